@@ -1,0 +1,273 @@
+"""The folder of one run: its paths, its description (run.json), its params, its status.
+
+Status is what run.json says, with one exception: RUNNING without a holder of the lock is KILLED.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, read_json, write_json
+from mlflow_track.record.metrics import MetricsFile
+
+LAYOUT_VERSION = 1
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+STATUSES = (RUNNING, FINISHED, FAILED, KILLED)
+# A reader that looks whether the lock is free holds it for an instant.
+_LOCK_PATIENCE_SECONDS = 1.0
+_MOST_NAME_BYTES = 200
+
+
+class RunHeldError(RuntimeError):
+    """Another live process writes this run."""
+
+
+class RunDirectory:
+    """Paths and state of one run's folder. Only the holder of the lock writes.
+
+    Attributes:
+        path: The folder.
+        info: The content of run.json.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.info: dict[str, Any] = read_json(path / "run.json")
+        self._lock_descriptor = -1
+        self._info_lock = threading.RLock()
+
+    @classmethod
+    def create(
+        cls, root: Path, *, experiment: str, name: str | None, tags: Mapping[str, str]
+    ) -> RunDirectory:
+        """Make the folder of a new run, locked by the caller.
+
+        Raises:
+            OSError: The folder cannot be written; the message names it.
+        """
+        created = time.time()
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{secrets.token_hex(3)}"
+        path = root / folder_name(experiment) / run_id
+        try:
+            path.mkdir(parents=True, mode=FOLDER_MODE)
+            lock = _lock(path / "run.lock")
+            write_json(
+                path / "run.json",
+                {
+                    "layout": LAYOUT_VERSION,
+                    "id": run_id,
+                    "name": name or run_id,
+                    "name_given": name is not None,
+                    "experiment": experiment,
+                    "status": RUNNING,
+                    "created": created,
+                    "ended": None,
+                    "attempts": [],
+                    "rewinds": [],
+                    "tags": dict(tags),
+                    "inputs": [],
+                    "provenance": {},
+                },
+            )
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"cannot write the run's folder {path}: {error.strerror}; set MLFLOW_TRACK_DIR "
+                "or start_run(directory=…) to a folder that is writable",
+            ) from error
+        directory = cls(path)
+        directory._lock_descriptor = lock
+        return directory
+
+    def acquire(self) -> None:
+        """Become the one writer.
+
+        Raises:
+            RunHeldError: Another live process is.
+        """
+        try:
+            self._lock_descriptor = _lock(self.path / "run.lock")
+        except BlockingIOError:
+            attempt = (self.info["attempts"] or [{}])[-1]
+            raise RunHeldError(
+                f"run {self.info['id']} is being written by process {attempt.get('pid')} on "
+                f"{attempt.get('host')}; wait for it, or start another run with resume='never'"
+            ) from None
+        self.info = read_json(self.path / "run.json")
+
+    def release(self) -> None:
+        if self._lock_descriptor >= 0:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = -1
+
+    def update(self, **fields: Any) -> None:
+        """Change fields of run.json, atomically on disk."""
+        with self._info_lock:
+            self.info.update(fields)
+            write_json(self.path / "run.json", self.info)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        with self._info_lock:
+            self.update(tags={**self.info["tags"], **tags})
+
+    def add(self, field: str, item: dict[str, Any]) -> None:
+        """Append one item to a list of run.json."""
+        with self._info_lock:
+            self.update(**{field: [*self.info[field], item]})
+
+    @property
+    def attempt(self) -> int:
+        return len(self.info["attempts"])
+
+    def start_attempt(self, details: Mapping[str, Any]) -> None:
+        """Begin the next attempt: RUNNING again, the one before ended as its status says."""
+        attempts = list(self.info["attempts"])
+        if attempts and attempts[-1].get("status") == RUNNING:
+            attempts[-1] = {**attempts[-1], "status": KILLED}
+        number = len(attempts) + 1
+        attempts.append(
+            {"attempt": number, "started": time.time(), "status": RUNNING, **details}
+        )
+        self.update(attempts=attempts, status=RUNNING, ended=None)
+
+    def end_attempt(self, status: str, error: str | None = None) -> None:
+        ended = time.time()
+        attempts = list(self.info["attempts"])
+        attempts[-1] = {**attempts[-1], "ended": ended, "status": status}
+        if error:
+            attempts[-1]["error"] = error
+        self.update(attempts=attempts, status=status, ended=ended)
+
+    def open_metrics(self) -> MetricsFile:
+        return MetricsFile(self.metrics_path)
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def artifacts_path(self) -> Path:
+        return self.path / "artifacts"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def mirror_path(self) -> Path:
+        return self.path / "mirror.json"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "training.log"
+
+    def read_config(self) -> dict[str, Any]:
+        """Params as given, and every later change: {"params": …, "changes": […]}."""
+        try:
+            return read_json(self.path / "config.json")
+        except FileNotFoundError:
+            return {"params": {}, "changes": []}
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        write_json(self.path / "config.json", config)
+
+    def append_log(self, line: str) -> None:
+        """Add one line to training.log, with the local time in front, by one write."""
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(self.log_path, flags, FILE_MODE)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+
+def true_status(path: Path, info: Mapping[str, Any]) -> str:
+    """The status of the run in `path`: KILLED where run.json says RUNNING and nobody holds it."""
+    status = info.get("status", KILLED)
+    if status == RUNNING and not is_held(path):
+        # It may have ended between the reading of run.json and the look at the lock.
+        status = read_json(path / "run.json").get("status", KILLED)
+        return KILLED if status == RUNNING else status
+    return status
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process holds the run's lock."""
+    try:
+        descriptor = os.open(path / "run.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def find_runs(root: Path, experiment: str | None = None) -> Iterator[Path]:
+    """The folders of runs under `root`, oldest first within an experiment."""
+    pattern = "*" if experiment is None else folder_name(experiment)
+    for folder in sorted(root.glob(pattern)) if pattern == "*" else [root / pattern]:
+        if folder.is_dir():
+            yield from sorted(p.parent for p in folder.glob("*/run.json"))
+
+
+def folder_name(name: str) -> str:
+    """A name as a folder: one component that stays inside its parent, legible, unique."""
+    encoded = re.sub(
+        r"[/\\%\x00-\x1f\x7f]|^\.|^~", lambda match: f"%{ord(match.group()):02X}", name
+    )
+    if len(encoded.encode()) <= _MOST_NAME_BYTES:
+        return encoded
+    import hashlib
+
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    short = encoded.encode()[: _MOST_NAME_BYTES - 13].decode(errors="ignore")
+    return f"{short}-{digest}"
+
+
+def _lock(path: Path) -> int:
+    """Take the lock file for this process, and for no child that it forks.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise
+            time.sleep(0.02)
+    _close_in_forked_children(descriptor)
+    return descriptor
+
+
+def _close_in_forked_children(descriptor: int) -> None:
+    """A forked data loader that outlives its trainer must not keep the run alive."""
+    identity = os.fstat(descriptor)
+
+    def close() -> None:
+        try:
+            now = os.fstat(descriptor)
+            if (now.st_dev, now.st_ino) == (identity.st_dev, identity.st_ino):
+                os.close(descriptor)
+        except OSError:
+            pass
+
+    os.register_at_fork(after_in_child=close)

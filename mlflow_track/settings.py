@@ -1,0 +1,118 @@
+"""What the environment asks for: variables and .env, read once into one frozen Settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+BACKENDS = ("local", "mlflow", "off")
+_MLFLOW_DEFAULT_STORE = "sqlite:///mlflow.db"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where runs go. An argument beats the environment, the environment beats `.env`.
+
+    Attributes:
+        backend: "local", "mlflow" or "off".
+        directory: The folder that holds all runs.
+        experiment: The experiment's name.
+        run_name: The run's name; None lets the run be named by its id.
+        resume: "never", "auto", "must" or a run id.
+        tracking_uri: The MLflow server, with local paths made absolute; None unless `backend`
+            is "mlflow".
+        mlflow_run_id: The MLflow run to attach to, as `mlflow run` hands it over.
+        finish_timeout_seconds: How long `finish` waits for the mirror.
+        mirror_environment: What `.env` adds to the environment of the mirror process.
+    """
+
+    backend: str
+    directory: Path
+    experiment: str
+    run_name: str | None
+    resume: str
+    tracking_uri: str | None
+    mlflow_run_id: str | None
+    finish_timeout_seconds: float
+    mirror_environment: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ValueError(
+                f"backend {self.backend!r} is unknown; MLFLOW_TRACK_BACKEND and "
+                f"start_run(backend=…) take one of {', '.join(BACKENDS)}"
+            )
+        if not self.experiment.strip():
+            raise ValueError("the experiment's name is empty; give it at least one character")
+        if not self.resume.strip():
+            raise ValueError("resume is empty; it takes never, auto, must or a run id")
+
+
+def read_settings(
+    *,
+    backend: str | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    experiment: str | None = None,
+    run_name: str | None = None,
+    resume: str | None = None,
+) -> Settings:
+    """Merge arguments, environment and `.env` of the working folder.
+
+    Raises:
+        ValueError: A value does not fit; the message names it, and what fits.
+    """
+    dotenv = _read_dotenv()
+    environment = {**dotenv, **os.environ}
+
+    def first(*names: str) -> str | None:
+        return next((environment[name] for name in names if environment.get(name)), None)
+
+    run_id = first("MLFLOW_RUN_ID")
+    uri = first("MLFLOW_TRACKING_URI")
+    if backend is None:
+        backend = first("MLFLOW_TRACK_BACKEND") or ("mlflow" if uri or run_id else "local")
+    timeout = first("MLFLOW_TRACK_FINISH_TIMEOUT") or "30"
+    try:
+        timeout_seconds = float(timeout)
+    except ValueError:
+        raise ValueError(
+            f"MLFLOW_TRACK_FINISH_TIMEOUT is {timeout!r}; it takes a number of seconds"
+        ) from None
+    is_mirrored = backend == "mlflow"
+    return Settings(
+        backend=backend,
+        directory=Path(directory or first("MLFLOW_TRACK_DIR") or "runs").expanduser().absolute(),
+        experiment=experiment
+        if experiment is not None
+        else first("MLFLOW_EXPERIMENT_NAME", "EXPERIMENT_NAME") or "default",
+        run_name=run_name if run_name is not None else first("MLFLOW_RUN_NAME"),
+        resume=resume if resume is not None else first("MLFLOW_TRACK_RESUME") or "never",
+        tracking_uri=absolute_uri(uri or _MLFLOW_DEFAULT_STORE) if is_mirrored else None,
+        mlflow_run_id=run_id if is_mirrored else None,
+        finish_timeout_seconds=timeout_seconds,
+        mirror_environment=dotenv,
+    )
+
+
+def absolute_uri(uri: str) -> str:
+    """The same store, whatever the working folder of the process that opens it.
+
+    A relative `sqlite:///x.db` names a file in the current folder; so does a bare path.
+    """
+    scheme, separator, rest = uri.partition(":///")
+    if separator and scheme.startswith("sqlite") and rest and not rest.startswith(("/", ":memory:")):
+        return f"{scheme}:///{Path(rest).absolute()}"
+    if "://" not in uri and not uri.startswith(("databricks", "file:")):
+        return Path(uri).expanduser().absolute().as_uri()
+    return uri
+
+
+def _read_dotenv() -> dict[str, str]:
+    path = Path(".env")
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    return {name: value for name, value in dotenv_values(path).items() if value is not None}
