@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,11 +103,21 @@ def absolute_uri(uri: str) -> str:
     A relative `sqlite:///x.db` names a file in the current folder; so does a bare path.
     """
     scheme, separator, rest = uri.partition(":///")
-    if separator and scheme.startswith("sqlite") and rest and not rest.startswith(("/", ":memory:")):
+    if (
+        separator
+        and scheme.startswith("sqlite")
+        and rest
+        and not rest.startswith(("/", ":memory:"))
+    ):
         return f"{scheme}:///{Path(rest).absolute()}"
     if "://" not in uri and not uri.startswith(("databricks", "file:")):
         return Path(uri).expanduser().absolute().as_uri()
     return uri
+
+
+def mask_password(uri: str) -> str:
+    """The URI without the password in it, for eyes and files."""
+    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", uri)
 
 
 def _read_dotenv() -> dict[str, str]:

@@ -72,6 +72,7 @@ class RunDirectory:
                     "ended": None,
                     "attempts": [],
                     "rewinds": [],
+                    "restores": [],
                     "tags": dict(tags),
                     "inputs": [],
                     "provenance": {},
@@ -121,7 +122,7 @@ class RunDirectory:
     def add(self, field: str, item: dict[str, Any]) -> None:
         """Append one item to a list of run.json."""
         with self._info_lock:
-            self.update(**{field: [*self.info[field], item]})
+            self.update(**{field: [*self.info.get(field, []), item]})
 
     @property
     def attempt(self) -> int:
@@ -133,9 +134,7 @@ class RunDirectory:
         if attempts and attempts[-1].get("status") == RUNNING:
             attempts[-1] = {**attempts[-1], "status": KILLED}
         number = len(attempts) + 1
-        attempts.append(
-            {"attempt": number, "started": time.time(), "status": RUNNING, **details}
-        )
+        attempts.append({"attempt": number, "started": time.time(), "status": RUNNING, **details})
         self.update(attempts=attempts, status=RUNNING, ended=None)
 
     def end_attempt(self, status: str, error: str | None = None) -> None:
@@ -148,6 +147,23 @@ class RunDirectory:
 
     def open_metrics(self) -> MetricsFile:
         return MetricsFile(self.metrics_path)
+
+    def rewind(self, metrics: MetricsFile, last_step: int) -> int:
+        """Move the rows after `last_step` aside, and note it in run.json; return how many."""
+        aside = self.path / f"metrics.rewound-{self.attempt}.csv"
+        rewind = metrics.rewind(last_step, aside)
+        if rewind.rows:
+            self.add(
+                "rewinds",
+                {
+                    "attempt": self.attempt,
+                    "step": last_step,
+                    "rows": rewind.rows,
+                    "removed": rewind.removed,
+                    "time": time.time(),
+                },
+            )
+        return rewind.rows
 
     @property
     def metrics_path(self) -> Path:

@@ -45,13 +45,16 @@ class MetricsFile:
     Args:
         path: The CSV file; made with an empty header if it does not exist. A torn last line, as a
             power loss leaves it, is cut off.
+
+    Attributes:
+        known: The tuples of names that were written before; others are new to the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
         # Which cells a tuple of names fills; None where they are the first columns in order.
-        self._plans: dict[tuple[str, ...], list[int] | None] = {}
+        self.known: dict[tuple[str, ...], list[int] | None] = {}
         if not path.exists():
             replace_file(path, header_line(()))
         self.names, self._header_bytes = read_header(path)
@@ -64,7 +67,7 @@ class MetricsFile:
         is_finite = total - total == 0
         with self._lock:
             try:
-                cells = self._plans[names]
+                cells = self.known[names]
             except KeyError:
                 cells = self._plan(names)
             now = time.time_ns() // 1_000_000 / 1000
@@ -136,9 +139,9 @@ class MetricsFile:
             self._widen(new)
         cells = [self._columns[name] for name in names]
         plan = None if cells == list(range(len(cells))) else cells
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans.clear()
-        self._plans[names] = plan
+        if len(self.known) >= _MOST_PLANS:
+            self.known.clear()
+        self.known[names] = plan
         return plan
 
     def _widen(self, new: list[str]) -> None:
@@ -199,9 +202,7 @@ def _step_of(line: bytes) -> int:
     return int(line[: line.index(b",")])
 
 
-def _sparse_line(
-    step: int, now: float, values: Sequence[float], cells: list[int] | None
-) -> bytes:
+def _sparse_line(step: int, now: float, values: Sequence[float], cells: list[int] | None) -> bytes:
     texts = [repr(value) for value in values]
     if cells is not None:
         row = [""] * (max(cells) + 1)
@@ -209,5 +210,3 @@ def _sparse_line(
             row[cell] = text
         texts = row
     return ",".join([str(step), repr(now), *texts]).encode() + b"\n"
-
-

@@ -78,9 +78,7 @@ def _parse(line: bytes, names: tuple[str, ...]) -> Row | None:
     if len(cells) < 2 or len(cells) > len(names) + 2:
         return None
     try:
-        values = {
-            name: float(cell) for name, cell in zip(names, cells[2:], strict=False) if cell
-        }
+        values = {name: float(cell) for name, cell in zip(names, cells[2:], strict=False) if cell}
         return Row(int(cells[0]), float(cells[1]), values)
     except ValueError:
         return None

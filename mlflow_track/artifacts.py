@@ -1,0 +1,116 @@
+"""What lies in the artifacts folder of a run: every file whole or not there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_track.checks import artifact_path as checked_path
+from mlflow_track.record.files import FOLDER_MODE, replace_file
+
+
+class Artifacts:
+    """Writes files below `root`, under names that cannot leave it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def copy(self, source: str | os.PathLike[str], folder: str | None) -> Path:
+        source = Path(source)
+        if not source.exists():
+            raise FileNotFoundError(f"there is no file or folder {source} to log as an artifact")
+        base = self._path(folder) if folder else self.root
+        target = base / source.name
+        if source.is_dir():
+            self._copy_folder(source, target)
+        else:
+            _copy_file(source, target)
+        return target
+
+    def copy_content(self, source: str | os.PathLike[str], folder: str | None) -> None:
+        source = Path(source)
+        if not source.is_dir():
+            raise NotADirectoryError(f"{source} is no folder; log_artifact takes single files")
+        self._copy_folder(source, self._path(folder) if folder else self.root)
+
+    def write_text(self, text: str, name: str) -> Path:
+        if not isinstance(text, str):
+            raise TypeError(f"text for {name!r} is {type(text).__name__}; log_text takes a string")
+        return self._write(name, text.encode())
+
+    def write_json(self, content: Any, name: str) -> Path:
+        try:
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"content for {name!r} is not serialisable as JSON: {error}") from None
+        return self._write(name, text.encode())
+
+    def write_figure(self, figure: Any, name: str) -> Path:
+        if not hasattr(figure, "savefig"):
+            raise TypeError(
+                f"figure for {name!r} is {type(figure).__name__}; it takes a matplotlib Figure"
+            )
+        buffer = io.BytesIO()
+        kind = Path(name).suffix.lstrip(".") or "png"
+        figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight")
+        return self._write(name, buffer.getvalue())
+
+    def write_table(self, data: Any, name: str) -> Path:
+        columns = _columns(data, name)
+        suffix = Path(name).suffix
+        if suffix == ".json":
+            return self.write_json(columns, name)
+        if suffix != ".csv":
+            raise ValueError(f"table name {name!r} ends in {suffix!r}; it takes .csv or .json")
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        return self._write(name, buffer.getvalue().encode())
+
+    def _path(self, name: str) -> Path:
+        return checked_path(self.root, name)
+
+    def _write(self, name: str, content: bytes) -> Path:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+        replace_file(path, content)
+        return path
+
+    def _copy_folder(self, source: Path, target: Path) -> None:
+        for file in sorted(source.rglob("*")):
+            if file.is_file():
+                _copy_file(file, target / file.relative_to(source))
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name}")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _columns(data: Any, name: str) -> dict[str, list[Any]]:
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):
+        data = data.to_dict(orient="list")
+    if not isinstance(data, Mapping):
+        raise TypeError(
+            f"table for {name!r} is {type(data).__name__}; it takes a mapping of columns or a "
+            "DataFrame"
+        )
+    columns = {str(key): list(column) for key, column in data.items()}
+    lengths = {key: len(column) for key, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"table for {name!r} has columns of different lengths: {lengths}")
+    return columns

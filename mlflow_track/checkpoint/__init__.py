@@ -1,0 +1,1 @@
+"""Checkpoints: when to save, what to keep, how state becomes files, where they live."""

@@ -1,0 +1,161 @@
+"""How nested state becomes tensors by path plus JSON, and back. Nothing is ever executed.
+
+Plain JSON stands for itself. What JSON lacks is an object with one key that begins with `$`.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+_MOST_DEPTH = 200
+_MOST_INLINE_BYTES = 16 << 10
+
+
+class Encoder:
+    """Takes state apart.
+
+    Attributes:
+        tensors: Every tensor met, by its path ("model.layers.0.weight"), not copied.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._seen: dict[tuple[Any, ...], str] = {}
+
+    def encode(self, value: Any, path: str, depth: int = 0) -> Any:
+        """The JSON form of `value`; its tensors are added to `tensors`.
+
+        Raises:
+            TypeError: Something that a checkpoint cannot hold; the message names its path.
+        """
+        if depth > _MOST_DEPTH:
+            raise TypeError(f"state at {path!r} is nested deeper than {_MOST_DEPTH}: a cycle?")
+        if value is None or type(value) in (bool, int, str):
+            return value
+        if type(value) is float:
+            return value if math.isfinite(value) else {"$float": repr(value)}
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value, path)
+        if isinstance(value, np.ndarray | np.generic):
+            return self._numpy(value, path)
+        if isinstance(value, Mapping):
+            return self._mapping(value, path, depth)
+        if isinstance(value, tuple) and type(value) in (tuple, torch.Size):
+            return {"$tuple": self._items(value, path, depth)}
+        if type(value) is list:
+            return self._items(value, path, depth)
+        if type(value) in (bytes, bytearray):
+            return {"$bytes": base64.b64encode(value).decode()}
+        if type(value) in (set, frozenset):
+            return {"$set": self._items(sorted(value, key=repr), path, depth)}
+        if isinstance(value, torch.dtype):
+            return {"$dtype": str(value).removeprefix("torch.")}
+        if isinstance(value, torch.device):
+            return {"$device": str(value)}
+        raise TypeError(
+            f"state at {path!r} is a {type(value).__module__}.{type(value).__qualname__}, which a "
+            "checkpoint cannot hold; it takes tensors, arrays, numbers, strings, bytes, lists, "
+            "tuples, sets, dicts, and objects with state_dict/load_state_dict at the top"
+        )
+
+    def _items(self, values: Any, path: str, depth: int) -> list[Any]:
+        return [self.encode(v, f"{path}.{i}", depth + 1) for i, v in enumerate(values)]
+
+    def _mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> Any:
+        if all(type(key) is str for key in value) and not any(k.startswith("$") for k in value):
+            return {k: self.encode(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
+        pairs = []
+        for key, item in value.items():
+            if not (key is None or isinstance(key, str | int | float | tuple)):
+                raise TypeError(f"state at {path!r} has the key {key!r} ({type(key).__name__})")
+            encoded = self.encode(key, f"{path}.<key>", depth + 1)
+            pairs.append([encoded, self.encode(item, f"{path}.{key}", depth + 1)])
+        return {"$dict": pairs}
+
+    def _tensor(self, value: torch.Tensor, path: str) -> Any:
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise TypeError(f"state at {path!r} is a {value.layout} tensor; only dense ones fit")
+        if type(value) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+            raise TypeError(
+                f"state at {path!r} is a {type(value).__name__}; only torch.Tensor fits"
+            )
+        value = value.detach()
+        if value.is_complex():
+            return {"$complex": self._name(torch.view_as_real(value.resolve_conj()), path)}
+        return {"$tensor": self._name(value.resolve_neg(), path)}
+
+    def _name(self, value: torch.Tensor, path: str) -> str:
+        # Tied weights are stored once, and come back as one tensor.
+        identity = (value.data_ptr(), value.dtype, value.shape, value.stride(), value.device)
+        if value.numel() and identity in self._seen:
+            return self._seen[identity]
+        name = path
+        while name in self.tensors:
+            name += "'"
+        self.tensors[name] = value
+        self._seen[identity] = name
+        return name
+
+    def _numpy(self, value: np.ndarray | np.generic, path: str) -> Any:
+        if isinstance(value, np.generic):
+            if value.dtype.kind not in "biufc":
+                raise TypeError(f"state at {path!r} is a NumPy {value.dtype}; only numbers fit")
+            raw = base64.b64encode(value.tobytes()).decode()
+            return {"$scalar": [value.dtype.str, raw]}
+        if value.dtype.kind not in "biufc":
+            raise TypeError(f"state at {path!r} is an array of {value.dtype}; only numbers fit")
+        # As bytes, so that every NumPy type fits, whatever torch knows of it.
+        raw = np.ascontiguousarray(value).tobytes()
+        if len(raw) <= _MOST_INLINE_BYTES:
+            place: Any = {"$bytes": base64.b64encode(raw).decode()}
+        else:
+            place = self._name(torch.frombuffer(bytearray(raw), dtype=torch.uint8), path)
+        return {"$array": [value.dtype.str, list(value.shape), place]}
+
+
+def decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """The state that was encoded as `value`, with its tensors taken from `tensors`.
+
+    Raises:
+        ValueError: `value` is no encoded state.
+        KeyError: A tensor is missing; the message names it.
+    """
+    if isinstance(value, list):
+        return [decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tag = next(iter(value), "")
+    if len(value) != 1 or not tag.startswith("$"):
+        return {key: decode(item, tensors) for key, item in value.items()}
+    content = value[tag]
+    if tag in ("$tensor", "$complex"):
+        tensor = tensors[content]
+        return torch.view_as_complex(tensor) if tag == "$complex" else tensor
+    if tag == "$array":
+        dtype, shape, place = content
+        raw = decode(place, {}) if isinstance(place, dict) else tensors[place].numpy().tobytes()
+        return np.frombuffer(raw, np.dtype(dtype)).reshape(shape).copy()
+    if tag == "$scalar":
+        return np.frombuffer(base64.b64decode(content[1]), np.dtype(content[0]))[0]
+    if tag == "$dict":
+        return {decode(key, tensors): decode(item, tensors) for key, item in content}
+    if tag == "$dtype":
+        dtype = getattr(torch, content, None)
+        if isinstance(dtype, torch.dtype):
+            return dtype
+    simple = {
+        "$tuple": lambda: tuple(decode(content, tensors)),
+        "$set": lambda: set(decode(content, tensors)),
+        "$float": lambda: float(content),
+        "$bytes": lambda: base64.b64decode(content),
+        "$device": lambda: torch.device(content),
+    }
+    if tag not in simple:
+        raise ValueError(f"{{{tag!r}: {content!r}}} is no encoded state")
+    return simple[tag]()

@@ -1,0 +1,42 @@
+"""Every random generator of a process: captured as plain data, put back exactly."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def capture() -> dict[str, Any]:
+    """The states of Python's, NumPy's, torch's and every CUDA device's global generator."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "cuda": [s.numpy().tobytes() for s in torch.cuda.get_rng_state_all()]
+        if torch.cuda.is_available()
+        else [],
+    }
+
+
+def restore(state: dict[str, Any]) -> list[str]:
+    """Put the generators back.
+
+    Returns:
+        What could not be restored here, in words: generators of CUDA devices that are not there.
+    """
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(_tensor(state["torch"]))
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index, device_state in enumerate(state["cuda"][:present]):
+        torch.cuda.set_rng_state(_tensor(device_state), index)
+    if len(state["cuda"]) == present:
+        return []
+    return [f"CUDA generators: {len(state['cuda'])} saved, {present} devices here"]
+
+
+def _tensor(state: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(state, dtype=np.uint8).copy())

@@ -1,0 +1,155 @@
+"""Convert at the door: what callers hand in becomes floats, strings and JSON, or a clear error."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+import os
+import re
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any
+
+MOST_STEP = 2**53
+_RESERVED = ("step", "time")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_MOST_NAME = 500
+
+
+def metric_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"metric name {name!r} is {type(name).__name__}; names are strings")
+    if not name.strip() or _CONTROL.search(name) or len(name) > _MOST_NAME:
+        raise ValueError(
+            f"metric name {name!r} does not fit; a name has 1 to {_MOST_NAME} characters, not all "
+            "blank, and no control characters"
+        )
+    if name in _RESERVED:
+        raise ValueError(f"metric name {name!r} is a column of metrics.csv; take another name")
+    return name
+
+
+def metric_value(name: str, value: Any) -> float:
+    """A number as float: Python's, NumPy's, or a tensor of one element."""
+    if isinstance(value, str | bytes) or value is None:
+        raise TypeError(
+            f"metric {name!r} is {type(value).__name__} ({value!r:.60}); log_metrics takes numbers. "
+            "Log text with log_text or set_tag"
+        )
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"metric {name!r} is too large for a float: {value!r:.40}…") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"metric {name!r} is {type(value).__name__}, which is not one number ({error})"
+        ) from None
+
+
+def step_number(step: Any) -> int:
+    if isinstance(step, bool):
+        raise TypeError(f"step is {step!r} (bool); it takes an integer of 0 or more")
+    try:
+        number = operator.index(step)
+    except TypeError:
+        raise TypeError(
+            f"step is {step!r} ({type(step).__name__}); it takes an integer of 0 or more"
+        ) from None
+    if not 0 <= number <= MOST_STEP:
+        raise ValueError(f"step is {number}; it takes an integer from 0 to 2**53")
+    return number
+
+
+def params(values: Any, path: str = "") -> dict[str, Any]:
+    """A mapping or dataclass, nested, as plain JSON.
+
+    Raises:
+        TypeError: A value is not serialisable; the message names its path.
+    """
+    if dataclasses.is_dataclass(values) and not isinstance(values, type):
+        values = {f.name: getattr(values, f.name) for f in dataclasses.fields(values)}
+    if hasattr(values, "__dict__") and type(values).__name__ == "Namespace":
+        values = vars(values)
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"params{path and ' ' + repr(path)} is {type(values).__name__}; it takes a mapping or "
+            "a dataclass"
+        )
+    result = {}
+    for key, value in values.items():
+        if not isinstance(key, str) or not key:
+            raise TypeError(
+                f"param name {key!r} in {path or 'params'!r}; names are non-empty strings"
+            )
+        result[key] = param_value(value, f"{path}.{key}" if path else key)
+    return result
+
+
+def param_value(value: Any, path: str) -> Any:
+    if value is None or isinstance(value, bool | int | str) and not isinstance(value, Enum):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(float(value))
+    if isinstance(value, Enum):
+        return param_value(value.value, path)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping) or (
+        dataclasses.is_dataclass(value) and not isinstance(value, type)
+    ):
+        return params(value, path)
+    if isinstance(value, list | tuple):
+        return [param_value(item, f"{path}.{i}") for i, item in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        return sorted((param_value(item, path) for item in value), key=repr)
+    if type(value).__module__ in ("torch", "numpy"):
+        if type(value).__name__ in ("dtype", "device") or hasattr(value, "dtype"):
+            if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+                return param_value(value.item(), path)
+            if not hasattr(value, "shape") or not value.shape:
+                return str(value)
+    raise TypeError(
+        f"param {path!r} is {type(value).__module__}.{type(value).__qualname__}, which is not "
+        "serialisable; params take numbers, strings, booleans, None, lists and mappings of them"
+    )
+
+
+def tags(values: Any) -> dict[str, str]:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"tags are {type(values).__name__}; they take a mapping of strings")
+    for key in values:
+        if not isinstance(key, str) or not key.strip() or _CONTROL.search(key):
+            raise ValueError(f"tag name {key!r} does not fit; names are non-empty strings")
+    return {key: str(value) for key, value in values.items()}
+
+
+def artifact_path(root: Path, name: Any) -> Path:
+    """Where the artifact `name` lies under `root`.
+
+    Raises:
+        ValueError: The name would leave the folder, or is empty.
+    """
+    text = os.fspath(name)
+    pure = PurePath(text) if isinstance(text, str) else PurePath()
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or _CONTROL.search(str(text)):
+        raise ValueError(
+            f"artifact name {name!r} does not fit; it is a relative path inside the run's artifacts"
+        )
+    path = root / pure
+    if not path.parent.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"artifact name {name!r} leads out of {root} through a link")
+    return path
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested params under dotted names; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,97 @@
+"""The backend `off`: the whole interface of a run, and nothing written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_track import checks
+from mlflow_track.run import Run
+from mlflow_track.stop import StopRequest
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class OffRun(Run):
+    """A run that checks what it is given, as every run does, and keeps none of it."""
+
+    def __init__(self) -> None:
+        self.id = self.name = "off"
+        self.directory = Path("off")
+        self._stop = StopRequest()
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        checks.step_number(step)
+        for name, value in metrics.items():
+            checks.metric_value(checks.metric_name(name), value)
+
+    def log_params(self, params: Any) -> None:
+        checks.params(params)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        checks.tags(tags)
+
+    def log_input(self, name: str, **description: Any) -> None: ...
+
+    def log_artifact(self, path: Any, artifact_path: str | None = None) -> Path:
+        return Path(path)
+
+    def log_artifacts(self, folder: Any, artifact_path: str | None = None) -> None: ...
+
+    def log_text(self, text: str, artifact_file: str) -> Path:
+        return self._nowhere(artifact_file)
+
+    def log_dict(self, content: Any, artifact_file: str) -> Path:
+        return self._nowhere(artifact_file)
+
+    def log_figure(self, figure: Any, artifact_file: str) -> Path:
+        return self._nowhere(artifact_file)
+
+    def log_table(self, data: Any, artifact_file: str) -> Path:
+        return self._nowhere(artifact_file)
+
+    def print(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    def checkpoints(self, *, save: Any = None, keep: Any = None) -> NoCheckpoints:
+        self._stop.listen()
+        return NoCheckpoints()
+
+    @property
+    def url(self) -> None:
+        return None
+
+    def metrics(self) -> pandas.DataFrame:
+        import pandas
+
+        return pandas.DataFrame(columns=["time"], index=pandas.Index([], name="step"))
+
+    def finish(self, status: str = "FINISHED", error: str | None = None) -> None:
+        self._stop.ignore()
+
+    def _nowhere(self, name: str) -> Path:
+        return checks.artifact_path(self.directory, name)
+
+
+class NoCheckpoints:
+    """Checkpoints of a run that writes nothing: nothing is saved, training begins at step 0."""
+
+    def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:
+        return 0
+
+    def step(
+        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> bool:
+        return False
+
+    def save(
+        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None: ...
+
+    def wait(self) -> None: ...
+
+    def list(self) -> list[Any]:
+        return []

@@ -1,0 +1,406 @@
+"""start_run and Run: the verbs. Check and convert once, write to the record."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mlflow_track import checks
+from mlflow_track.artifacts import Artifacts
+from mlflow_track.record import provenance
+from mlflow_track.record.directory import FAILED, FINISHED, KILLED, RunDirectory
+from mlflow_track.record.rows import iterate_rows
+from mlflow_track.resume import find_run_to_continue
+from mlflow_track.settings import Settings, mask_password, read_settings
+from mlflow_track.stop import StopRequest
+
+if TYPE_CHECKING:
+    import pandas
+
+    from mlflow_track.checkpoint.checkpointer import Checkpointer, NoCheckpoints
+    from mlflow_track.checkpoint.retention import Keep
+    from mlflow_track.checkpoint.schedule import SavePolicy
+    from mlflow_track.mirror.companion import Companion
+
+_EXACT_INT = 2**53
+
+
+def start_run(
+    *,
+    experiment: str | None = None,
+    run_name: str | None = None,
+    params: Any = None,
+    tags: Mapping[str, str] | None = None,
+    resume: str | None = None,
+    backend: str | None = None,
+    directory: str | os.PathLike[str] | None = None,
+) -> Run:
+    """Start a run, or continue one. Use it as `with start_run(…) as run:`.
+
+    What is None comes from the environment, then from `.env`, then from the defaults (README).
+
+    Args:
+        experiment: The experiment's name.
+        run_name: The run's name; without one the run is named by its id.
+        params: A mapping or dataclass, nested allowed.
+        tags: Strings by name.
+        resume: "never" starts a new run; "auto" continues the newest unfinished run of this
+            experiment and run name, if there is one; "must" insists on it; a run id names it.
+        backend: "local", "mlflow" or "off". Ranks above 0 of a torchrun job are "off".
+        directory: The folder that holds all runs.
+
+    Raises:
+        ValueError: An unknown backend or resume word; the message says what fits.
+        TypeError: A param that JSON cannot hold; the message names it.
+        RunHeldError: Another live process writes the run to continue.
+        LookupError: resume="must" or an id, and there is no such run.
+        OSError: The folder cannot be written.
+    """
+    settings = read_settings(
+        backend=backend,
+        directory=directory,
+        experiment=experiment,
+        run_name=run_name,
+        resume=resume,
+    )
+    checked_params = checks.params(params) if params is not None else {}
+    checked_tags = checks.tags(tags or {})
+    if settings.backend == "off" or int(os.environ.get("RANK") or 0) > 0:
+        from mlflow_track.off import OffRun
+
+        return OffRun()
+    found = find_run_to_continue(settings)
+    run_directory = found or RunDirectory.create(
+        settings.directory,
+        experiment=settings.experiment,
+        name=settings.run_name,
+        tags=checked_tags,
+    )
+    return Run(run_directory, settings, checked_params, checked_tags, is_resumed=found is not None)
+
+
+class Run:
+    """A run that is being written. Made by `start_run`; `finish` or the `with` block ends it.
+
+    Attributes:
+        id: The run's id, also the name of its folder.
+        name: The run's name.
+        directory: Its folder.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        settings: Settings,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        *,
+        is_resumed: bool,
+    ) -> None:
+        self._record = directory
+        self._settings = settings
+        self.id: str = directory.info["id"]
+        self.name: str = directory.info["name"]
+        self.directory: Path = directory.path
+        self._pid = os.getpid()
+        self._is_finished = False
+        self._stop = StopRequest()
+        self._config_lock = threading.Lock()
+        # A resumed run may log steps again that it has; the first row decides (see _first_row).
+        self._is_place_unknown = is_resumed
+        directory.start_attempt(provenance.describe_process())
+        if settings.tracking_uri:
+            directory.update(
+                mirror={
+                    "attach": settings.mlflow_run_id,
+                    "tracking_uri": mask_password(settings.tracking_uri),
+                }
+            )
+        self._metrics = directory.open_metrics()
+        self._artifacts = Artifacts(directory.artifacts_path)
+        self._write_params(params, is_start=True)
+        if tags and is_resumed:
+            directory.set_tags(tags)
+        self._companion = self._start_mirror()
+        self._provenance = threading.Thread(target=self._capture_provenance, daemon=True)
+        self._provenance.start()
+        atexit.register(self._finish_at_exit)
+        verb = f"continues (attempt {directory.attempt})" if is_resumed else "starts"
+        self.print(f"run {self.name} of {directory.info['experiment']} {verb} in {self.directory}")
+
+    # --- what is logged ---
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Write one row of metrics. When this returns, the row survives the process.
+
+        Args:
+            metrics: Numbers by name: Python's, NumPy's, or tensors of one element. NaN and
+                infinities are kept.
+            step: An integer of 0 or more.
+
+        Raises:
+            TypeError: A value is no number, a name no string, a step no integer.
+            ValueError: A name is empty or a step negative.
+            OSError: The disk is full.
+        """
+        if type(step) is not int or not 0 <= step <= checks.MOST_STEP:
+            step = checks.step_number(step)
+        names = tuple(metrics)
+        values = [v if type(v) is float else self._number(k, v) for k, v in metrics.items()]
+        if names not in self._metrics.known:
+            for name in names:
+                checks.metric_name(name)
+            if not names:
+                return
+        if self._is_place_unknown:
+            self._first_row(names, step)
+        self._metrics.append(step, names, values)
+
+    def log_metric(self, name: str, value: float, *, step: int) -> None:
+        """Write one metric; see `log_metrics`."""
+        self.log_metrics({name: value}, step=step)
+
+    def log_params(self, params: Any) -> None:
+        """Add params: a mapping or dataclass, nested allowed. A changed value is recorded as such.
+
+        Raises:
+            TypeError: A value is not serialisable; the message names its path.
+        """
+        self._write_params(checks.params(params), is_start=False)
+
+    def log_param(self, name: str, value: Any) -> None:
+        """Add one param; see `log_params`."""
+        self.log_params({name: value})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags; values become strings."""
+        self._record.set_tags(checks.tags(tags))
+
+    def set_tag(self, name: str, value: str) -> None:
+        """Set one tag; see `set_tags`."""
+        self.set_tags({name: value})
+
+    def log_input(
+        self,
+        name: str,
+        *,
+        sha256: str,
+        size_bytes: int,
+        source: str = "",
+        context: str = "training",
+    ) -> None:
+        """Note a dataset that the run reads; MLflow shows it as the run's dataset."""
+        item = {
+            "name": name,
+            "sha256": sha256,
+            "size_bytes": size_bytes,
+            "source": source,
+            "context": context,
+        }
+        if item not in self._record.info["inputs"]:
+            self._record.add("inputs", item)
+
+    def log_artifact(self, path: str | os.PathLike[str], artifact_path: str | None = None) -> Path:
+        """Copy a file, or a folder with all in it, to the artifacts, under `artifact_path` if given.
+
+        Raises:
+            FileNotFoundError: There is nothing at `path`.
+            ValueError: `artifact_path` would leave the artifacts.
+        """
+        return self._artifacts.copy(path, artifact_path)
+
+    def log_artifacts(
+        self, folder: str | os.PathLike[str], artifact_path: str | None = None
+    ) -> None:
+        """Copy what a folder holds to the artifacts."""
+        self._artifacts.copy_content(folder, artifact_path)
+
+    def log_text(self, text: str, artifact_file: str) -> Path:
+        """Write a text as an artifact."""
+        return self._artifacts.write_text(text, artifact_file)
+
+    def log_dict(self, content: Any, artifact_file: str) -> Path:
+        """Write JSON-serialisable content as an artifact."""
+        return self._artifacts.write_json(content, artifact_file)
+
+    def log_figure(self, figure: Any, artifact_file: str) -> Path:
+        """Draw a matplotlib figure into an artifact; its ending gives the format (png, svg, pdf)."""
+        return self._artifacts.write_figure(figure, artifact_file)
+
+    def log_table(self, data: Any, artifact_file: str) -> Path:
+        """Write a table as an artifact, `.csv` or `.json`: a mapping of columns, or a DataFrame."""
+        return self._artifacts.write_table(data, artifact_file)
+
+    def print(self, message: str) -> None:
+        """Say one line on the console (stderr) and in training.log."""
+        for line in str(message).splitlines() or [""]:
+            print(line, file=sys.stderr, flush=True)
+            self._record.append_log(line)
+
+    # --- checkpoints and the end ---
+
+    def checkpoints(
+        self, *, save: SavePolicy | None = None, keep: Keep | None = None
+    ) -> Checkpointer | NoCheckpoints:
+        """The run's checkpoints: `save` decides when, `keep` decides what stays.
+
+        From here on SIGTERM, Ctrl-C and SIGUSR1 ask for a checkpoint and a clean stop.
+        """
+        from mlflow_track.checkpoint.checkpointer import Checkpointer
+
+        self._stop.listen()
+        return Checkpointer(
+            self._record,
+            self._metrics,
+            save=save,
+            keep=keep,
+            announce=self.print,
+            should_stop=lambda: self.should_stop,
+            restored=self._place_is_known,
+        )
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a signal asked to stop. Looking at this promises to obey it."""
+        self._stop.listen()
+        return self._stop.reason is not None
+
+    @property
+    def url(self) -> str | None:
+        """The run's page in the MLflow UI, once known."""
+        return self._companion.url() if self._companion else None
+
+    def metrics(self) -> pandas.DataFrame:
+        """What was logged so far: one row per step, one column per metric; see `LoadedRun`."""
+        from mlflow_track.analysis.load import load_run
+
+        return load_run(self.directory).metrics()
+
+    def finish(self, status: str = FINISHED, error: str | None = None) -> None:
+        """End the run: rows durable, status and end time written, the mirror given time to end.
+
+        Args:
+            status: "FINISHED", "FAILED" or "KILLED".
+            error: What went wrong, in one line.
+
+        Raises:
+            ValueError: Another status.
+        """
+        if status not in (FINISHED, FAILED, KILLED):
+            raise ValueError(f"status is {status!r}; it takes FINISHED, FAILED or KILLED")
+        if self._is_finished:
+            return
+        self._is_finished = True
+        atexit.unregister(self._finish_at_exit)
+        self._stop.ignore()
+        self._provenance.join(timeout=30)
+        self.print(f"run {self.name} {status}{': ' + error if error else ''}")
+        self._metrics.sync()
+        self._record.end_attempt(status, error)
+        self._metrics.close()
+        self._record.release()
+        if self._companion is not None:
+            pending = self._companion.close(self._settings.finish_timeout_seconds)
+            self.print(str(pending))
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self.finish(KILLED, "interrupted")
+        elif error is not None and not (isinstance(error, SystemExit) and not error.code):
+            text = f"{type(error).__name__}: {error}".splitlines()
+            self.finish(FAILED, text[0])
+        elif self._stop.reason is not None:
+            self.finish(KILLED, f"stopped by {self._stop.reason}")
+        else:
+            self.finish()
+
+    # --- inside ---
+
+    def _number(self, name: str, value: Any) -> float:
+        if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:
+            return value
+        return checks.metric_value(name, value)
+
+    def _place_is_known(self) -> None:
+        self._is_place_unknown = False
+
+    def _first_row(self, names: tuple[str, ...], step: int) -> None:
+        """A resumed run that restored no checkpoint repeats steps: its old rows give way."""
+        self._is_place_unknown = False
+        logged = {
+            name
+            for row in iterate_rows(self._record.metrics_path)
+            if row.step >= step
+            for name in row.values
+        }
+        if logged & set(names):
+            self._record.rewind(self._metrics, step - 1)
+
+    def _write_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
+        with self._config_lock:
+            config = self._record.read_config()
+            old, new = checks.flatten(config["params"]), checks.flatten(params)
+            changed = {k: [old[k], v] for k, v in new.items() if k in old and old[k] != v}
+            if is_start and self._record.attempt > 1:
+                # Under `resume` a param that is new is a change, too.
+                changed |= {k: [None, v] for k, v in new.items() if k not in old}
+            if changed:
+                config["changes"].append(
+                    {"attempt": self._record.attempt, "time": time.time(), "params": changed}
+                )
+            _merge(config["params"], params)
+            self._record.write_config(config)
+        for name, (was, now) in changed.items():
+            self.print(f"param {name} changed from {was!r} to {now!r}")
+
+    def _start_mirror(self) -> Companion | None:
+        if self._settings.tracking_uri is None:
+            return None
+        from mlflow_track.mirror.companion import Companion
+
+        environment = {
+            **self._settings.mirror_environment,
+            **os.environ,
+            "MLFLOW_TRACKING_URI": self._settings.tracking_uri,
+        }
+        return Companion(self.directory, environment)
+
+    def _capture_provenance(self) -> None:
+        try:
+            captured = provenance.capture(self.directory)
+        except OSError as error:
+            self.print(f"provenance is incomplete: {error}")
+            return
+        self._record.update(provenance=captured)
+
+    def _finish_at_exit(self) -> None:
+        if os.getpid() != self._pid:
+            return
+        error = getattr(sys, "last_value", None)
+        if error is not None:
+            self.finish(FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
+        else:
+            self.finish(KILLED if self._stop.reason else FINISHED)
+
+
+def _merge(target: MutableMapping[str, Any], update: Mapping[str, Any]) -> None:
+    for key, value in update.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), MutableMapping):
+            _merge(target[key], value)
+        else:
+            target[key] = value
