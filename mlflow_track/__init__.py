@@ -1,13 +1,17 @@
 """Track PyTorch training: a run is a folder that survives anything, mirrored into MLflow.
 
-Importing this imports neither torch, mlflow, pandas nor matplotlib.
+Importing this imports neither torch, mlflow, pandas nor matplotlib: each name loads at first use.
 """
 
-from mlflow_track.analysis.load import LoadedRun, load_run, load_runs
-from mlflow_track.checkpoint.retention import Keep
-from mlflow_track.checkpoint.schedule import EvenlySpaced, EverySteps, SavePolicy
-from mlflow_track.record.directory import RunHeldError
-from mlflow_track.run import Run, start_run
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow_track.analysis.load import LoadedRun, load_run, load_runs
+    from mlflow_track.checkpoint.retention import Keep
+    from mlflow_track.checkpoint.schedule import EvenlySpaced, EverySteps, SavePolicy
+    from mlflow_track.record.directory import RunHeldError
+    from mlflow_track.run import Run, start_run
 
 __all__ = [
     "EvenlySpaced",
@@ -21,3 +25,24 @@ __all__ = [
     "load_runs",
     "start_run",
 ]
+
+_HOMES = {
+    "analysis.load": ("LoadedRun", "load_run", "load_runs"),
+    "checkpoint.retention": ("Keep",),
+    "checkpoint.schedule": ("EvenlySpaced", "EverySteps", "SavePolicy"),
+    "record.directory": ("RunHeldError",),
+    "run": ("Run", "start_run"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,7 +91,7 @@ class Artifacts:
 
 def _copy_file(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name}")
+    temporary = target.with_name(f".tmp-{os.urandom(4).hex()}-{target.name}")
     try:
         shutil.copyfile(source, temporary)
         os.replace(temporary, target)

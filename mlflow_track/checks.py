@@ -105,11 +105,10 @@ def param_value(value: Any, path: str) -> Any:
     if isinstance(value, set | frozenset):
         return sorted((param_value(item, path) for item in value), key=repr)
     if type(value).__module__ in ("torch", "numpy"):
-        if type(value).__name__ in ("dtype", "device") or hasattr(value, "dtype"):
-            if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-                return param_value(value.item(), path)
-            if not hasattr(value, "shape") or not value.shape:
-                return str(value)
+        if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+            return param_value(value.item(), path)
+        if type(value).__name__ in ("dtype", "device") or type(value).__name__.endswith("DType"):
+            return str(value)
     raise TypeError(
         f"param {path!r} is {type(value).__module__}.{type(value).__qualname__}, which is not "
         "serialisable; params take numbers, strings, booleans, None, lists and mappings of them"

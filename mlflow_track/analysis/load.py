@@ -87,7 +87,7 @@ class LoadedRun:
             on_bad_lines="skip",
             dtype=dict.fromkeys(["time", *names], float),
         )
-        if not path.read_bytes()[-1:] == b"\n":
+        if not _ends_with_newline(path):
             frame = frame.iloc[:-1]
         frame = frame.astype({"step": "int64"}).set_index("step")
         if frame.index.has_duplicates:
@@ -96,6 +96,12 @@ class LoadedRun:
 
     def __repr__(self) -> str:
         return f"<LoadedRun {self.experiment}/{self.name} {self.status} {self.path}>"
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def load_run(path: str | os.PathLike[str]) -> LoadedRun:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -150,7 +149,7 @@ class CheckpointStore:
                 f"a checkpoint of {total:,} bytes does not fit into the {free:,} bytes that are "
                 f"free in {self.path}"
             )
-        temporary = self.path / f".tmp-{step}-{secrets.token_hex(4)}"
+        temporary = self.path / f".tmp-{step}-{os.urandom(4).hex()}"
         final = self.path / folder_of_step(step)
         temporary.mkdir(mode=FOLDER_MODE)
         try:
@@ -174,7 +173,7 @@ class CheckpointStore:
 
     def remove(self, checkpoint: Checkpoint) -> None:
         """Delete a checkpoint: out of sight by one rename, then file by file."""
-        trash = self.path / f".trash-{checkpoint.path.name}-{secrets.token_hex(4)}"
+        trash = self.path / f".trash-{checkpoint.path.name}-{os.urandom(4).hex()}"
         os.rename(checkpoint.path, trash)
         sync_folder(self.path)
         shutil.rmtree(trash, ignore_errors=True)

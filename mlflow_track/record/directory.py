@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -54,7 +53,7 @@ class RunDirectory:
             OSError: The folder cannot be written; the message names it.
         """
         created = time.time()
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{secrets.token_hex(3)}"
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{os.urandom(3).hex()}"
         path = root / folder_name(experiment) / run_id
         try:
             path.mkdir(parents=True, mode=FOLDER_MODE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write `data` under a temporary name, fsync, rename over `path`, fsync the folder."""
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    temporary = path.with_name(f".tmp-{path.name}-{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         write_all(descriptor, data)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import secrets
 import shutil
 import threading
 import time
@@ -147,7 +146,7 @@ class MetricsFile:
     def _widen(self, new: list[str]) -> None:
         names = (*self.names, *new)
         header = header_line(names)
-        temporary = self.path.with_name(f".tmp-{self.path.name}-{secrets.token_hex(4)}")
+        temporary = self.path.with_name(f".tmp-{self.path.name}-{os.urandom(4).hex()}")
         try:
             with open(self.path, "rb") as old, open(temporary, "xb") as wider:
                 wider.write(header)

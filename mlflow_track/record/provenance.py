@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +18,7 @@ def describe_process() -> dict[str, Any]:
     """What identifies this attempt: pid, host, command line, versions."""
     return {
         "pid": os.getpid(),
-        "host": socket.gethostname(),
+        "host": os.uname().nodename,
         "command": sys.orig_argv[1:],
         "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "numpy", "mlflow-track")},
@@ -29,6 +27,8 @@ def describe_process() -> dict[str, Any]:
 
 def capture(folder: Path) -> dict[str, Any]:
     """Write requirements.txt and code.patch into `folder`; return the provenance of run.json."""
+    import importlib.metadata
+
     packages = sorted(
         {
             f"{d.metadata['Name']}=={d.version}"
@@ -80,6 +80,8 @@ def _run_git(*arguments: str) -> bytes | None:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -40,17 +40,16 @@ def read_rows(path: Path, position: int = 0, max_bytes: int = 1 << 20) -> Rows:
         ValueError: The file does not begin with the header of a metrics file.
     """
     try:
-        file = open(path, "rb")
+        # Header and body come from one open file: a rename in between cannot mix two versions.
+        with open(path, "rb") as file:
+            header = file.readline()
+            names = parse_header(header, path)
+            file.seek(len(header) + position)
+            data = file.read(max_bytes)
+            if len(data) == max_bytes:
+                data += file.readline()
     except FileNotFoundError:
         return Rows([], position, 0)
-    # Header and body come from one open file: a rename in between cannot mix two versions.
-    with file:
-        header = file.readline()
-        names = parse_header(header, path)
-        file.seek(len(header) + position)
-        data = file.read(max_bytes)
-        if len(data) == max_bytes:
-            data += file.readline()
     end = data.rfind(b"\n") + 1
     rows, damaged = [], 0
     for line in data[:end].split(b"\n")[:-1]:
