@@ -65,6 +65,8 @@ def _git(folder: Path) -> dict[str, Any] | None:
 
 def _run_git(*arguments: str) -> bytes | None:
     """The output of git about the working folder; None without git or outside a repository."""
+    import subprocess
+
     try:
         done = subprocess.run(
             ["git", "--no-optional-locks", *arguments],

@@ -1,0 +1,123 @@
+"""State becomes a safetensors file plus JSON, and comes back equal."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from mlflow_track.checkpoint import codec, image
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text() | st.integers() | st.none(), inner)
+    ),
+    max_leaves=20,
+)
+
+
+def there_and_back(value: Any) -> Any:
+    encoder = codec.Encoder()
+    text = json.dumps(encoder.encode(value, "state"), allow_nan=False)
+    layout = image.plan(encoder.tensors)
+    buffer = torch.empty(layout.total_bytes, dtype=torch.uint8)
+    image.fill(buffer, layout, encoder.tensors)
+    return codec.decode(json.loads(text), image.parse(buffer))
+
+
+def equal(left: Any, right: Any) -> bool:
+    if isinstance(left, torch.Tensor | np.ndarray):
+        return (
+            type(left) is type(right)
+            and left.dtype == right.dtype
+            and bool((left == right).all() and left.shape == right.shape)
+        )
+    if isinstance(left, float) and isinstance(right, float):
+        return left == right or (math.isnan(left) and math.isnan(right))
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(equal(left[k], right[k]) for k in left)
+    if isinstance(left, list | tuple):
+        return (
+            type(left) is type(right)
+            and len(left) == len(right)
+            and all(equal(a, b) for a, b in zip(left, right, strict=True))
+        )
+    return type(left) is type(right) and left == right
+
+
+@given(PLAIN)
+def test_plain_data_comes_back_equal(value: Any) -> None:
+    assert equal(value, there_and_back(value))
+
+
+DTYPES = [d for d in image._NAMES if d not in (torch.float8_e4m3fn, torch.float8_e5m2)]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3)), max_size=6
+    )
+)
+def test_tensors_of_every_dtype_and_shape_come_back_equal(
+    specification: list[tuple[torch.dtype, list[int]]],
+) -> None:
+    tensors = [torch.randint(0, 2, shape).to(dtype) for dtype, shape in specification]
+    assert equal(tensors, there_and_back(tensors))
+
+
+def test_the_image_is_a_safetensors_file(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3, 5).t(), "b": torch.tensor(1), "c": torch.ones(7).bfloat16()}
+    layout = image.plan(tensors)
+    buffer = torch.empty(layout.total_bytes, dtype=torch.uint8)
+    image.fill(buffer, layout, tensors)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(buffer.numpy().tobytes())
+    read = load_file(path)
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+def test_odd_things_come_back() -> None:
+    state = {
+        "array": np.arange(6, dtype=np.int16).reshape(2, 3),
+        "large": np.random.default_rng(0).normal(size=(64, 64)),
+        "scalar": np.float32(0.1),
+        "complex": torch.tensor([1 + 2j]),
+        "dtype": torch.bfloat16,
+        "device": torch.device("cpu"),
+        "$odd": {"$tuple": 1},
+        "set": {1, 2},
+    }
+    back = there_and_back(state)
+    assert all(equal(state[key], back[key]) for key in state)
+    assert list(back) == list(state)
+
+
+def test_tied_tensors_are_stored_once() -> None:
+    weight = torch.randn(4, 4)
+    encoder = codec.Encoder()
+    encoder.encode({"a": weight, "b": weight}, "m")
+    assert list(encoder.tensors) == ["m.a"]
+
+
+@pytest.mark.parametrize(
+    "thing", [lambda: 0, object(), open, torch.zeros(2).to_sparse(), {1: {2j: 1}}]
+)
+def test_what_cannot_be_held_is_refused_with_its_path(thing: Any) -> None:
+    with pytest.raises(TypeError, match=r"'run\.deep\.0"):
+        codec.Encoder().encode({"deep": [thing]}, "run")
+
+
+def test_a_cycle_is_refused() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(TypeError, match="cycle"):
+        codec.Encoder().encode(loop, "state")

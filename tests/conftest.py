@@ -1,0 +1,39 @@
+"""Fixtures that every test may use: no test sees the environment's backend or the user's runs."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test works in a folder of its own, with none of our variables set."""
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "EXPERIMENT_NAME")) or name in ("RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a Python script in a process of its own; it finds the packages of this checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(root), **variables},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,279 @@
+"""The verbs, through the door: what is logged is in the folder; what does not fit is refused."""
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import mlflow_track as mt
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@dataclass
+class Inner:
+    width: int = 3
+    path: Path = Path("data/x")
+
+
+@dataclass
+class Params:
+    lr: float = 1e-3
+    inner: Inner = field(default_factory=Inner)
+    layers: tuple[int, ...] = (1, 2)
+
+
+def test_a_run_leaves_the_record_of_the_design() -> None:
+    with mt.start_run(
+        experiment="my exp", run_name="a/b", params=Params(), tags={"stage": "x"}
+    ) as run:
+        for step in range(3):
+            run.log_metrics({"train/loss": 1.0 / (step + 1), "lr": 0.1}, step=step)
+        run.log_metric("val/loss", 0.5, step=2)
+        run.set_tag("n", 3)  # type: ignore[arg-type]
+        run.log_param("late", [1, "x"])
+        run.log_input("corpus", sha256="ab", size_bytes=3)
+        run.log_text("hello", "notes/hello.txt")
+        run.log_dict({"a": [1]}, "a.json")
+        run.log_table({"x": [1, 2], "y": ["a", "b"]}, "t.csv")
+        assert mt.load_run(run.directory).status == "RUNNING"
+    folder = run.directory
+    assert folder.parent.name == "my exp" and folder.parent.parent == Path("runs").absolute()
+    info = json.loads((folder / "run.json").read_text())
+    assert (info["status"], info["name"], info["experiment"]) == ("FINISHED", "a/b", "my exp")
+    assert info["tags"] == {"stage": "x", "n": "3"}
+    assert info["inputs"][0]["name"] == "corpus"
+    assert info["ended"] >= info["created"]
+    assert info["provenance"]["platform"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["params"] == {
+        "lr": 0.001,
+        "inner": {"width": 3, "path": "data/x"},
+        "layers": [1, 2],
+        "late": [1, "x"],
+    }
+    assert "torch==" in (folder / "requirements.txt").read_text()
+    assert "FINISHED" in (folder / "training.log").read_text()
+    assert (folder / "artifacts/notes/hello.txt").read_text() == "hello"
+    assert pd.read_csv(folder / "artifacts/t.csv")["y"].tolist() == ["a", "b"]
+    loaded = mt.load_runs("runs", experiment="my exp")[0]
+    assert (loaded.status, loaded.params["inner"]["width"]) == ("FINISHED", 3)
+    frame = loaded.metrics()
+    assert frame.index.tolist() == [0, 1, 2]
+    assert frame.loc[2, "val/loss"] == 0.5 and frame.loc[2, "train/loss"] == 1 / 3
+    assert math.isnan(frame.loc[1, "val/loss"])  # type: ignore[arg-type]
+
+
+def test_numbers_of_every_kind_are_kept_exactly() -> None:
+    values = {
+        "float": 0.1,
+        "int": 3,
+        "big": 2**70,
+        "bool": True,
+        "nan": math.nan,
+        "inf": math.inf,
+        "-inf": -math.inf,
+        "f32": np.float32(0.1),
+        "i64": np.int64(7),
+        "tensor": torch.tensor(0.25, requires_grad=True),
+        "one": torch.tensor([1.5]),
+    }
+    with mt.start_run() as run:
+        run.log_metrics(values, step=np.int64(4))  # type: ignore[arg-type]
+    text = (run.directory / "metrics.csv").read_text().splitlines()[1].split(",")[2:]
+    assert text[4:7] == ["nan", "inf", "-inf"]
+    row = mt.load_run(run.directory).metrics().iloc[0]
+    for name, value in values.items():
+        assert row[name] == float(value) or name == "nan" and math.isnan(row[name])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "step", "error", "words"),
+    [
+        ({"acc": "high"}, 0, TypeError, "metric 'acc' is str"),
+        ({"acc": None}, 0, TypeError, "NoneType"),
+        ({"acc": torch.zeros(2)}, 0, TypeError, "'acc' is Tensor"),
+        ({"acc": [1]}, 0, TypeError, "'acc' is list"),
+        ({"acc": 10**400}, 0, ValueError, "too large"),
+        ({"": 1.0}, 0, ValueError, "name ''"),
+        ({"a\nb": 1.0}, 0, ValueError, "control"),
+        ({"step": 1.0}, 0, ValueError, "column"),
+        ({3: 1.0}, 0, TypeError, "name 3"),
+        ({"acc": 1.0}, -1, ValueError, "step is -1"),
+        ({"acc": 1.0}, 1.5, TypeError, "step is 1.5"),
+        ({"acc": 1.0}, "1", TypeError, "step is '1'"),
+        ({"acc": 1.0}, True, TypeError, "bool"),
+        ({"acc": 1.0}, None, TypeError, "step is None"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["local", "off"])
+def test_bad_metrics_are_refused_and_harm_nothing(
+    metrics: Any, step: Any, error: type[Exception], words: str, backend: str
+) -> None:
+    with mt.start_run(backend=backend) as run:
+        run.log_metrics({"loss": 1.0}, step=0)
+        with pytest.raises(error, match=words):
+            run.log_metrics(metrics, step=step)
+        run.log_metrics({"loss": 2.0}, step=1)
+    if backend == "local":
+        frame = mt.load_run(run.directory).metrics()
+        assert frame["loss"].tolist() == [1.0, 2.0]
+        assert list(frame.columns) == ["time", "loss"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"params": {"a": {"f": open}}}, TypeError, r"'a\.f'"),
+        ({"params": {1: 2}}, TypeError, "name 1"),
+        ({"params": 3}, TypeError, "mapping or a dataclass"),
+        ({"backend": "cloud"}, ValueError, "local, mlflow, off"),
+        ({"resume": "maybe"}, LookupError, "never, auto, must"),
+        ({"resume": "must"}, LookupError, "no unfinished run"),
+        ({"experiment": " "}, ValueError, "empty"),
+        ({"tags": {"": "x"}}, ValueError, "tag name"),
+        ({"tags": "x"}, TypeError, "mapping"),
+        ({"directory": "file/runs"}, OSError, "MLFLOW_TRACK_DIR"),
+    ],
+)
+def test_a_start_that_does_not_fit_says_what_does_and_leaves_nothing(
+    arguments: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    Path("file").write_text("")
+    with pytest.raises(error, match=words):
+        mt.start_run(**arguments)
+    assert not Path("runs").exists()
+
+
+def test_artifacts_cannot_leave_their_folder(tmp_path: Path) -> None:
+    with mt.start_run() as run:
+        for name in ("../x.txt", "/x.txt", "", "a/../../x.txt"):
+            with pytest.raises(ValueError, match="artifact name"):
+                run.log_text("x", name)
+        (run.directory / "artifacts").mkdir()
+        (run.directory / "artifacts" / "link").symlink_to(tmp_path)
+        with pytest.raises(ValueError, match="link"):
+            run.log_text("x", "link/x.txt")
+        with pytest.raises(FileNotFoundError):
+            run.log_artifact("nothing.txt")
+        Path("folder/deep").mkdir(parents=True)
+        Path("folder/deep/f.txt").write_text("f")
+        run.log_artifact("folder")
+        run.log_artifacts("folder", "copies")
+    assert (run.directory / "artifacts/folder/deep/f.txt").read_text() == "f"
+    assert (run.directory / "artifacts/copies/deep/f.txt").read_text() == "f"
+
+
+def test_off_writes_nothing_and_keeps_the_interface() -> None:
+    with mt.start_run(backend="off", params={"a": 1}) as run:
+        run.log_metrics({"a": 1.0}, step=0)
+        run.log_text("x", "x.txt")
+        run.set_tags({"a": "b"})
+        checkpoints = run.checkpoints(save=mt.EverySteps(1), keep=mt.Keep(last=1))
+        assert checkpoints.restore({}) == 0
+        assert checkpoints.step(1, {}) is False
+        assert checkpoints.list() == []
+        assert len(run.metrics()) == 0 and run.url is None
+    assert list(Path().iterdir()) == []
+
+
+def test_off_has_every_verb_of_a_run() -> None:
+    from mlflow_track.off import OffRun
+
+    own = {name for name in vars(OffRun) if not name.startswith("_")}
+    inherited = {"log_metric", "log_param", "set_tag", "should_stop"}
+    assert {name for name in vars(mt.Run) if not name.startswith("_")} == own | inherited
+
+
+def test_the_environment_the_dotenv_and_arguments_in_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path(".env").write_text("MLFLOW_TRACK_DIR=from-dotenv\nEXPERIMENT_NAME=dotenv\n")
+    with mt.start_run() as run:
+        assert run.directory.parent == Path("from-dotenv/dotenv").absolute()
+    monkeypatch.setenv("EXPERIMENT_NAME", "plain")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mlflow's")
+    with mt.start_run() as run:
+        assert run.directory.parent.name == "mlflow's"
+    with mt.start_run(experiment="argument", directory="d") as run:
+        assert run.directory.parent == Path("d/argument").absolute()
+    assert "MLFLOW_TRACK_DIR" not in os.environ
+
+
+STATUS = """
+import sys, mlflow_track as mt
+how = sys.argv[1]
+if how == "plain":
+    run = mt.start_run(); run.log_metrics({"a": 1.0}, step=0)
+elif how == "plain error":
+    run = mt.start_run(); raise ValueError("broken")
+else:
+    with mt.start_run() as run:
+        run.log_metrics({"a": 1.0}, step=0)
+        if how == "error": raise ValueError("broken")
+        if how == "exit 0": sys.exit(0)
+        if how == "exit 3": sys.exit(3)
+        if how == "interrupt": raise KeyboardInterrupt
+        import os, signal
+        if how == "sigkill": os.kill(os.getpid(), 9)
+        if how == "sigterm": os.kill(os.getpid(), 15)
+        if how == "sigterm obeyed":
+            run.should_stop
+            os.kill(os.getpid(), 15)
+            assert run.should_stop
+        if how == "sigterm twice":
+            run.should_stop
+            os.kill(os.getpid(), 15)
+            os.kill(os.getpid(), 15)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "status"),
+    [
+        ("plain", 0, "FINISHED"),
+        ("plain error", 1, "FAILED"),
+        ("with", 0, "FINISHED"),
+        ("error", 1, "FAILED"),
+        ("exit 0", 0, "FINISHED"),
+        ("exit 3", 3, "FAILED"),
+        ("interrupt", -2, "KILLED"),
+        ("sigkill", -9, "KILLED"),
+        ("sigterm", -15, "KILLED"),
+        ("sigterm obeyed", 0, "KILLED"),
+        ("sigterm twice", -15, "KILLED"),
+    ],
+)
+def test_the_status_is_true_however_the_run_ends(
+    how: str, code: int, status: str, run_script: Script
+) -> None:
+    done = run_script(STATUS, how)
+    assert done.returncode in (code, 128 - code), done.stderr
+    (run,) = mt.load_runs("runs")
+    assert run.status == status
+    if how == "error":
+        assert run.info["attempts"][0]["error"] == "ValueError: broken"
+
+
+def test_importing_and_logging_locally_loads_no_heavy_package(run_script: Script) -> None:
+    code = """
+    import sys
+    def heavy():
+        return sorted({"torch", "mlflow", "pandas", "matplotlib"} & set(sys.modules))
+    import mlflow_track as mt
+    assert not heavy(), heavy()
+    with mt.start_run(backend="local", params={"a": 1}) as run:
+        run.log_metrics({"loss": 1.0}, step=0)
+    assert not heavy(), heavy()
+    """
+    done = run_script(code)
+    assert done.returncode == 0, done.stderr
