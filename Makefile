@@ -1,0 +1,78 @@
+# Set-up, the main job, and the checks. All of it happens in .venv; stamp files there say what is
+# done, so that only the first call takes minutes.
+
+PYTHON ?= python3
+EXPERIMENT ?= demo
+PORT ?= 5000
+JOBS ?= 2
+
+BIN := $(CURDIR)/.venv/bin
+STORE := sqlite:///$(CURDIR)/mlflow.db
+INSTALL := .venv/bin/python -m pip install -qq --constraint constraints.txt
+INSTALLED := .venv/.installed
+INSTALLED_DEV := .venv/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test faults lint bench
+.DELETE_ON_ERROR:
+
+# What another job left in the environment would send this one elsewhere.
+unexport MLFLOW_RUN_ID MLFLOW_EXPERIMENT_ID MLFLOW_EXPERIMENT_NAME MLFLOW_RUN_NAME
+unexport MLFLOW_TRACKING_URI MLFLOW_REGISTRY_URI PYTHONPATH
+unexport MLFLOW_TRACK_BACKEND MLFLOW_TRACK_RESUME MLFLOW_TRACK_DIR
+export MLFLOW_DISABLE_TELEMETRY := true
+export GIT_PYTHON_REFRESH := quiet
+
+help: ## what there is to do
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: export MLFLOW_TRACKING_URI := $(STORE)
+demo: export MLFLOW_EXPERIMENT_NAME := $(EXPERIMENT)
+demo: export MLFLOW_TRACK_BACKEND := mlflow
+demo: $(INSTALLED) mlflow.db ## train the language model into a local MLflow store (all set-up included)
+	@# mlflow starts the first `python` on the PATH.
+	@PATH="$(BIN):$$PATH" .venv/bin/mlflow run . --env-manager=local --experiment-name "$(EXPERIMENT)"
+	@echo
+	@echo "The run is a folder in runs/$(EXPERIMENT), and a run of the MLflow store mlflow.db. Look at it:"
+	@echo "  ls runs/$(EXPERIMENT)/*                 metrics.csv, checkpoints, curves.png, sample.txt"
+	@echo "  make ui                       the MLflow UI on http://127.0.0.1:$(PORT)"
+
+ui: export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
+ui: $(INSTALLED) mlflow.db ## the MLflow UI on the store of the demo; PORT=5000
+	@echo "http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning   (Ctrl-C ends it)"
+	@.venv/bin/mlflow ui --backend-store-uri "$(STORE)" --host 127.0.0.1 --port $(PORT) --workers 1
+
+test: $(INSTALLED_DEV) ## all tests
+	.venv/bin/python -m pytest -n $(JOBS)
+
+faults: $(INSTALLED_DEV) ## only the tests that kill, cut and take away
+	.venv/bin/python -m pytest -n $(JOBS) -m faults
+
+lint: $(INSTALLED_DEV) ## style, format and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+bench: $(INSTALLED_DEV) ## the benchmarks, one after the other
+	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; .venv/bin/python "$$file"; done
+
+# Two processes that open a fresh SQLite store together break it, so one makes it first.
+mlflow.db: | $(INSTALLED)
+	@echo "Making the MLflow store mlflow.db"
+	@MLFLOW_TRACKING_URI="$(STORE)" .venv/bin/mlflow experiments search > .venv/store.log 2>&1 \
+		|| { cat .venv/store.log; exit 1; }
+
+# pip comes last into a new environment: one that has it is whole.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is too old: 3.10 or newer is needed, as in make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv
+
+$(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing into .venv (a few minutes the first time)"
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@echo "Installing what the checks need"
+	@$(INSTALL) --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,216 @@
+"""Do the files that describe the package agree with each other and with the code?"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("mlflow_track", "train")
+HEAVY = ("torch", "mlflow", "pandas", "matplotlib", "numpy", "safetensors")
+IMPORT_MLFLOW = {"mlflow_track/mirror/mlflow.py", "mlflow_track/analysis/ui_store.py"}
+
+# Which rooms of mlflow_track a room may open. The modules beside them (run.py, cli.py, …) wire all.
+MAY_IMPORT = {
+    "record": {"record"},
+    "checkpoint": {"checkpoint", "record"},
+    "analysis": {"analysis", "checkpoint", "record"},
+    "mirror": {"mirror", "checkpoint", "record", "settings"},
+}
+
+
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def requirements(*extras: str) -> dict[str, Requirement]:
+    project = pyproject()["project"]
+    rows = project["dependencies"] + [
+        row for extra in extras for row in project["optional-dependencies"][extra]
+    ]
+    parsed = [Requirement(row) for row in rows]
+    # A back-port for an older Python than the tested one has no pin.
+    return {
+        canonicalize_name(row.name): row
+        for row in parsed
+        if row.marker is None or row.marker.evaluate({"python_version": "3.11"})
+    }
+
+
+def pins(rows: list[str]) -> dict[str, str]:
+    """Package to version; every row must be an exact pin."""
+    pinned = {}
+    for row in rows:
+        requirement = Requirement(row)
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", row
+        pinned[canonicalize_name(requirement.name)] = specifier.version
+    return pinned
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return pins([line for line in lines if line and not line.startswith("#")])
+
+
+def conda() -> dict:
+    return yaml.safe_load((ROOT / "conda.yaml").read_text())
+
+
+def mlproject() -> dict:
+    return yaml.safe_load((ROOT / "MLproject").read_text())
+
+
+# --- The four files ---
+
+
+def test_constraints_pin_every_dependency_inside_its_range():
+    pinned = constraints()
+    for name, requirement in requirements("dev").items():
+        assert name in pinned, f"constraints.txt lacks {name}"
+        assert requirement.specifier.contains(pinned[name]), f"{requirement}, pin {pinned[name]}"
+
+
+def test_constraints_name_no_build_of_torch():
+    assert "+" not in constraints()["torch"]
+    assert not [name for name in constraints() if name.startswith(("nvidia", "triton", "cuda"))]
+
+
+def test_conda_pins_the_dependencies_as_the_constraints_do():
+    (pip_rows,) = [row["pip"] for row in conda()["dependencies"] if isinstance(row, dict)]
+    pinned = constraints()
+    assert pins(pip_rows) == {name: pinned[name] for name in requirements()}
+
+
+def test_conda_holds_an_exact_python_that_the_package_supports_and_nothing_outside_pip():
+    # MLflow drops every other conda package where it builds the environment without conda.
+    python, pip, _ = conda()["dependencies"]
+    assert pip == "pip"
+    version = re.fullmatch(r"python=(\d+\.\d+\.\d+)", python)
+    assert version, python
+    assert SpecifierSet(pyproject()["project"]["requires-python"]).contains(version[1])
+
+
+def test_mlproject_names_the_conda_file():
+    assert (ROOT / mlproject()["conda_env"]).is_file()
+    assert set(mlproject()["entry_points"]) == {"main", "resume", "compare"}
+
+
+def test_the_console_script_is_callable():
+    module, _, name = pyproject()["project"]["scripts"]["mlflow-track"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+# --- MLproject and the flags of train ---
+
+
+def as_mlflow_says_it(value: object) -> str:
+    """A default on the command line of `mlflow run`: there is neither a None nor a bare flag."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def config_defaults() -> dict[str, str]:
+    from train.config import Config
+
+    config = Config()
+    return {field.name: as_mlflow_says_it(getattr(config, field.name)) for field in fields(Config)}
+
+
+@pytest.mark.parametrize(("entry_point", "changed"), [("main", {}), ("resume", {"resume": "auto"})])
+def test_an_entry_point_has_the_parameters_and_defaults_of_the_config(entry_point, changed):
+    parameters = mlproject()["entry_points"][entry_point]["parameters"]
+    defaults = {name: str(parameter["default"]) for name, parameter in parameters.items()}
+    assert defaults == config_defaults() | changed
+
+
+@pytest.mark.parametrize("entry_point", ["main", "resume"])
+def test_an_entry_point_passes_each_parameter_under_its_own_flag(entry_point):
+    command = mlproject()["entry_points"][entry_point]["command"]
+    program, *words = command.split(" --")
+    assert program == "python -m train"
+    assert words == [f"{name.replace('_', '-')} {{{name}}}" for name in config_defaults()]
+
+
+def test_no_parameter_is_of_a_type_that_mlflow_resolves():
+    # `path` must exist relative to the caller's folder, and `uri` must be one: both refuse ''.
+    for entry_point in mlproject()["entry_points"].values():
+        for name, parameter in entry_point["parameters"].items():
+            assert parameter["type"] in ("string", "float"), name
+
+
+# --- Who imports whom ---
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), path
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def imports_of(package: str, path: Path) -> list[str]:
+    return [name for name in imported(path) if name.split(".")[0] == package]
+
+
+def test_only_the_files_that_talk_to_mlflow_import_it():
+    assert {name for name, path in sources() if imports_of("mlflow", path)} <= IMPORT_MLFLOW
+
+
+def test_mlflow_track_does_not_know_train():
+    assert [
+        name
+        for name, path in sources()
+        if name.startswith("mlflow_track/") and imports_of("train", path)
+    ] == []
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_opens_only_the_rooms_below_it(room):
+    paths = [path for name, path in sources() if name.startswith(f"mlflow_track/{room}/")]
+    assert paths
+    opened = {
+        (path.name, name.split(".")[1])
+        for path in paths
+        for name in imports_of("mlflow_track", path)
+        if "." in name
+    }
+    assert {other for _, other in opened} <= MAY_IMPORT[room], sorted(opened)
+
+
+def test_importing_mlflow_track_loads_no_heavy_package():
+    program = f"import sys, mlflow_track; print([n for n in {HEAVY!r} if n in sys.modules])"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "[]"
