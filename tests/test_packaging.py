@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,10 +130,11 @@ def as_mlflow_says_it(value: object) -> str:
 
 
 def config_defaults() -> dict[str, str]:
+    """What MLproject says; without `config`, because MLflow passes every flag and flags beat it."""
     from train.config import Config
 
-    config = Config()
-    return {field.name: as_mlflow_says_it(getattr(config, field.name)) for field in fields(Config)}
+    names = [field.name for field in fields(Config) if field.name != "config"]
+    return {name: as_mlflow_says_it(getattr(Config(), name)) for name in names}
 
 
 @pytest.mark.parametrize(("entry_point", "changed"), [("main", {}), ("resume", {"resume": "auto"})])
@@ -148,6 +150,19 @@ def test_an_entry_point_passes_each_parameter_under_its_own_flag(entry_point):
     program, *words = command.split(" --")
     assert program == "python -m train"
     assert words == [f"{name.replace('_', '-')} {{{name}}}" for name in config_defaults()]
+
+
+def test_the_command_that_mlflow_builds_is_the_default_config():
+    from train.config import Config, parse
+
+    entry_point = mlproject()["entry_points"]["main"]
+    # As mlflow.projects does it: str, quoted for the shell, put into the command.
+    words = {
+        name: shlex.quote(str(parameter["default"]))
+        for name, parameter in entry_point["parameters"].items()
+    }
+    flags = shlex.split(entry_point["command"].format(**words))[3:]
+    assert parse(flags) == (Config(), {})
 
 
 def test_no_parameter_is_of_a_type_that_mlflow_resolves():
