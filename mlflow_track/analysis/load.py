@@ -81,7 +81,8 @@ class LoadedRun:
             path,
             header=0,
             names=["step", "time", *names],
-            float_precision="round_trip",
+            # From pandas 3 on every float is read exactly, and asking for it is deprecated.
+            float_precision="round_trip" if int(pandas.__version__.split(".")[0]) < 3 else None,
             na_values=[""],
             keep_default_na=False,
             on_bad_lines="skip",

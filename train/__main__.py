@@ -1,0 +1,96 @@
+"""The only wiring: settings to objects to train()."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+import mlflow_track as mt
+from train.config import Config, parse
+from train.curves import draw_curves
+from train.data import Corpus, load_corpus, require_length
+from train.hardware import Hardware, choose_hardware
+from train.loop import describe, train
+from train.model import Shape, Transformer
+from train.sample import sample
+
+_SAMPLE_TOKENS = 400
+
+
+def main(arguments: list[str] | None = None) -> int:
+    config, sources = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        corpus = load_corpus(config.data)
+        require_length(corpus, config.context_length)
+        hardware = choose_hardware(config.device, config.precision)
+        run = mt.start_run(
+            experiment=config.experiment,
+            run_name=config.run_name,
+            params=config.params(),
+            resume=config.resume,
+        )
+    except (ValueError, OSError, LookupError, mt.RunHeldError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    torch.set_float32_matmul_precision("medium" if hardware.is_bf16 else "highest")
+    with run:
+        run.print(describe(sources, config))
+        run.log_input(
+            corpus.name,
+            sha256=corpus.sha256,
+            size_bytes=corpus.size_bytes,
+            source=corpus.source,
+        )
+        torch.manual_seed(config.seed)
+        model = Transformer(_shape(config, corpus)).to(hardware.device)
+        run.print(
+            f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(corpus.train):,} "
+            f"tokens of {corpus.name}, {hardware.device}, {'bf16' if hardware.is_bf16 else 'fp32'}"
+        )
+        train(run, config, corpus, model, hardware)
+        if not run.should_stop:
+            _finish(run, config, corpus, model, hardware)
+    return 0
+
+
+def _shape(config: Config, corpus: Corpus) -> Shape:
+    return Shape(
+        vocab_size=corpus.vocab_size,
+        context_length=config.context_length,
+        d_model=config.d_model,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        d_ff=config.d_ff,
+        dropout=config.dropout,
+        position=config.position,
+        ffn=config.ffn,
+        norm=config.norm,
+        tie_embeddings=config.tie_embeddings,
+    )
+
+
+def _finish(
+    run: mt.Run, config: Config, corpus: Corpus, model: Transformer, hardware: Hardware
+) -> None:
+    """The artifacts of a run that came to its end: a sample and the curves."""
+    prompt = list(b"The ") if corpus.bytes_per_token else corpus.val.cut(0, 4).tolist()
+    tokens = sample(
+        model,
+        prompt,
+        length=_SAMPLE_TOKENS,
+        context_length=config.context_length,
+        device=hardware.device,
+        seed=config.seed,
+    )
+    is_text = corpus.bytes_per_token is not None
+    text = bytes(tokens).decode(errors="replace") if is_text else " ".join(map(str, tokens))
+    run.log_text(text, "sample.txt")
+    metrics = run.metrics()
+    if len(metrics):
+        run.log_figure(draw_curves(metrics, run.name), "curves.png")
+    run.print("sample: " + " ".join(text.split())[:200])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

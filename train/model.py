@@ -1,0 +1,232 @@
+"""The Transformer: a decoder-only language model, pre-norm, its parts written out.
+
+Sources: attention and blocks, arXiv:1706.03762; RMSNorm, 1910.07467; rotary positions, 2104.09864;
+SwiGLU, 2002.05202; GPT-2's parts (learned positions, LayerNorm, GELU) as options.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+_NORM_EPSILON = 1e-5
+_ROPE_BASE = 10000.0
+
+
+class Shape(NamedTuple):
+    """What decides the parameters of a model."""
+
+    vocab_size: int
+    context_length: int
+    d_model: int
+    num_layers: int
+    num_heads: int
+    d_ff: int
+    dropout: float = 0.0
+    position: str = "rope"
+    ffn: str = "swiglu"
+    norm: str = "rmsnorm"
+    tie_embeddings: bool = False
+
+
+class Linear(nn.Module):
+    """y = x W^T; the weight is (features_out, features_in)."""
+
+    def __init__(self, features_in: int, features_out: int, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_normal(features_out, features_in, std=std))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, self.weight)
+
+
+class Embedding(nn.Module):
+    """A row of the weight for each integer."""
+
+    def __init__(self, count: int, width: int, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_normal(count, width, std=std))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return functional.embedding(ids, self.weight)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, computed in fp32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + _NORM_EPSILON)
+        return (wide * scale * self.weight).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / std * weight, computed in fp32, without a bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        centred = wide - wide.mean(-1, keepdim=True)
+        scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + _NORM_EPSILON)
+        return (centred * scale * self.weight).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention. Rotary positions turn adjacent pairs of q and k."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        width, std = shape.d_model, shape.d_model**-0.5
+        self.num_heads, self.dropout = shape.num_heads, shape.dropout
+        self.q_proj = Linear(width, width, std)
+        self.k_proj = Linear(width, width, std)
+        self.v_proj = Linear(width, width, std)
+        self.output_proj = Linear(width, width, std / math.sqrt(2 * shape.num_layers))
+
+    def forward(self, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
+        batch, length, width = x.shape
+        heads = (batch, length, self.num_heads, width // self.num_heads)
+        # One product for the three: a third of the calls, the same numbers.
+        weights = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
+        q, k, v = functional.linear(x, weights).chunk(3, dim=-1)
+        q, k, v = (part.view(heads).transpose(1, 2) for part in (q, k, v))
+        if rotation is not None:
+            q, k = rotation.turn(q), rotation.turn(k)
+        scores = (q @ k.transpose(-2, -1)).float() * heads[-1] ** -0.5
+        future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        weights = torch.softmax(scores.masked_fill(future, float("-inf")), dim=-1).to(v.dtype)
+        weights = functional.dropout(weights, self.dropout, self.training)
+        return self.output_proj((weights @ v).transpose(1, 2).reshape(batch, length, width))
+
+
+class Rotation(NamedTuple):
+    """The cosines and sines of rotary positions, each (context_length, head_width / 2)."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    def turn(self, x: torch.Tensor) -> torch.Tensor:
+        """Turn each pair (2i, 2i + 1) of the last dimension by its position's angle."""
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = (table[: x.shape[-2]].to(x.dtype) for table in self)
+        return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+class SwiGLU(nn.Module):
+    """w2(silu(w1 x) * w3 x)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        std = shape.d_model**-0.5
+        self.w1 = Linear(shape.d_model, shape.d_ff, std)
+        self.w2 = Linear(
+            shape.d_ff, shape.d_model, shape.d_ff**-0.5 / math.sqrt(2 * shape.num_layers)
+        )
+        self.w3 = Linear(shape.d_model, shape.d_ff, std)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.w2(functional.silu(self.w1(x)) * self.w3(x))
+
+
+class GELU(nn.Module):
+    """w2(gelu(w1 x))."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.w1 = Linear(shape.d_model, shape.d_ff, shape.d_model**-0.5)
+        self.w2 = Linear(
+            shape.d_ff, shape.d_model, shape.d_ff**-0.5 / math.sqrt(2 * shape.num_layers)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.w2(functional.gelu(self.w1(x)))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.ln1 = _norm(shape)
+        self.attn = Attention(shape)
+        self.ln2 = _norm(shape)
+        self.ffn = SwiGLU(shape) if shape.ffn == "swiglu" else GELU(shape)
+        self.dropout = shape.dropout
+
+    def forward(self, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
+        x = x + self._drop(self.attn(self.ln1(x), rotation))
+        return x + self._drop(self.ffn(self.ln2(x)))
+
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(x, self.dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """Tokens (batch, length) to logits (batch, length, vocab_size)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        std = shape.d_model**-0.5 if shape.tie_embeddings else 1.0
+        self.token_embeddings = Embedding(shape.vocab_size, shape.d_model, std)
+        self.position_embeddings = (
+            Embedding(shape.context_length, shape.d_model, 0.02)
+            if shape.position == "learned"
+            else None
+        )
+        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
+        self.ln_final = _norm(shape)
+        self.lm_head = Linear(shape.d_model, shape.vocab_size, shape.d_model**-0.5)
+        if shape.tie_embeddings:
+            self.lm_head.weight = self.token_embeddings.weight
+        cos, sin = rotary_tables(shape.context_length, shape.d_model // shape.num_heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.token_embeddings(tokens)
+        if self.position_embeddings is not None:
+            x = x + self.position_embeddings.weight[: tokens.shape[1]]
+        x = functional.dropout(x, self.shape.dropout, self.training)
+        rotation = Rotation(self.cos, self.sin) if self.shape.position == "rope" else None
+        for layer in self.layers:
+            x = layer(x, rotation)
+        return self.lm_head(self.ln_final(x))
+
+
+def rotary_tables(length: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines (length, width // 2) of position times base^(-2i/width)."""
+    frequencies = _ROPE_BASE ** (-torch.arange(0, width - 1, 2, dtype=torch.float32) / width)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The mean of -log softmax(logits)[target] in nats, computed in fp32.
+
+    Args:
+        logits: (…, vocab_size).
+        targets: (…), int64.
+    """
+    wide = logits.float()
+    chosen = wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return (wide.logsumexp(-1) - chosen).mean()
+
+
+def _norm(shape: Shape) -> RMSNorm | LayerNorm:
+    return RMSNorm(shape.d_model) if shape.norm == "rmsnorm" else LayerNorm(shape.d_model)
+
+
+def _normal(*size: int, std: float) -> torch.Tensor:
+    return nn.init.trunc_normal_(torch.empty(*size), std=std, a=-3 * std, b=3 * std)

@@ -1,0 +1,63 @@
+"""What a person sees while the job runs: one live line on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+_PLAIN_SECONDS = 10.0
+
+
+class Progress:
+    """Use as a context; `update` may be called every step.
+
+    Args:
+        first_step: Where the job begins.
+        max_steps: Where it ends.
+        say: Takes a line for console and log.
+    """
+
+    def __init__(self, first_step: int, max_steps: int, say: Callable[[str], None]) -> None:
+        self._first, self._last, self._say = first_step, max_steps, say
+        self._said = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self._bar = _make_bar()
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._last, completed=self._first, facts="")
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, step: int, metrics: dict[str, float]) -> None:
+        """`step` is done."""
+        facts = (
+            f"loss {metrics['train/loss']:.3f}  lr {metrics['train/lr']:.2e}  "
+            f"{metrics['perf/tokens_per_second']:,.0f} tokens/s"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step + 1, facts=facts)
+        elif time.monotonic() - self._said >= _PLAIN_SECONDS:
+            self._said = time.monotonic()
+            self._say(f"step {step}/{self._last - 1}  {facts}")
+
+
+def _make_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

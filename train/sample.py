@@ -1,0 +1,32 @@
+"""What the model writes: a continuation, drawn with a generator of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    prompt: list[int],
+    *,
+    length: int,
+    context_length: int,
+    device: torch.device,
+    seed: int,
+    temperature: float = 0.8,
+    top_k: int = 50,
+) -> list[int]:
+    """Continue `prompt` by `length` tokens; returns prompt and continuation."""
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    tokens = list(prompt)
+    for _ in range(length):
+        window = torch.tensor([tokens[-context_length:]], device=device)
+        logits = model(window)[0, -1].float().cpu() / temperature
+        best = logits.topk(min(top_k, len(logits)))
+        index = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
+        tokens.append(int(best.indices[index]))
+    model.train()
+    return tokens
