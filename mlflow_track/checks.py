@@ -35,8 +35,8 @@ def metric_value(name: str, value: Any) -> float:
     """A number as float: Python's, NumPy's, or a tensor of one element."""
     if isinstance(value, str | bytes) or value is None:
         raise TypeError(
-            f"metric {name!r} is {type(value).__name__} ({value!r:.60}); log_metrics takes numbers. "
-            "Log text with log_text or set_tag"
+            f"metric {name!r} is {type(value).__name__} ({value!r:.60}); log_metrics takes "
+            "numbers. Log text with log_text or set_tag"
         )
     try:
         return float(value)
@@ -88,7 +88,7 @@ def params(values: Any, path: str = "") -> dict[str, Any]:
 
 
 def param_value(value: Any, path: str) -> Any:
-    if value is None or isinstance(value, bool | int | str) and not isinstance(value, Enum):
+    if value is None or (isinstance(value, bool | int | str) and not isinstance(value, Enum)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(float(value))
@@ -105,8 +105,9 @@ def param_value(value: Any, path: str) -> Any:
     if isinstance(value, set | frozenset):
         return sorted((param_value(item, path) for item in value), key=repr)
     if type(value).__module__ in ("torch", "numpy"):
-        if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-            return param_value(value.item(), path)
+        item = getattr(value, "item", None)
+        if item is not None and getattr(value, "ndim", None) == 0:
+            return param_value(item(), path)
         if type(value).__name__ in ("dtype", "device") or type(value).__name__.endswith("DType"):
             return str(value)
     raise TypeError(
@@ -140,15 +141,3 @@ def artifact_path(root: Path, name: Any) -> Path:
     if not path.parent.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"artifact name {name!r} leads out of {root} through a link")
     return path
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested params under dotted names; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat

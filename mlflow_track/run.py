@@ -16,6 +16,7 @@ from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
 from mlflow_track.record import provenance
 from mlflow_track.record.directory import FAILED, FINISHED, KILLED, RunDirectory
+from mlflow_track.record.params import flatten
 from mlflow_track.record.rows import iterate_rows
 from mlflow_track.resume import find_run_to_continue
 from mlflow_track.settings import Settings, mask_password, read_settings
@@ -24,10 +25,11 @@ from mlflow_track.stop import StopRequest
 if TYPE_CHECKING:
     import pandas
 
-    from mlflow_track.checkpoint.checkpointer import Checkpointer, NoCheckpoints
+    from mlflow_track.checkpoint.checkpointer import Checkpointer
     from mlflow_track.checkpoint.retention import Keep
     from mlflow_track.checkpoint.schedule import SavePolicy
     from mlflow_track.mirror.companion import Companion
+    from mlflow_track.off import NoCheckpoints
 
 _EXACT_INT = 2**53
 
@@ -208,7 +210,7 @@ class Run:
             self._record.add("inputs", item)
 
     def log_artifact(self, path: str | os.PathLike[str], artifact_path: str | None = None) -> Path:
-        """Copy a file, or a folder with all in it, to the artifacts, under `artifact_path` if given.
+        """Copy a file, or a folder with all in it, to the artifacts, below `artifact_path`.
 
         Raises:
             FileNotFoundError: There is nothing at `path`.
@@ -231,7 +233,7 @@ class Run:
         return self._artifacts.write_json(content, artifact_file)
 
     def log_figure(self, figure: Any, artifact_file: str) -> Path:
-        """Draw a matplotlib figure into an artifact; its ending gives the format (png, svg, pdf)."""
+        """Draw a matplotlib figure into an artifact; its ending says how (png, svg, pdf)."""
         return self._artifacts.write_figure(figure, artifact_file)
 
     def log_table(self, data: Any, artifact_file: str) -> Path:
@@ -354,7 +356,7 @@ class Run:
     def _write_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
         with self._config_lock:
             config = self._record.read_config()
-            old, new = checks.flatten(config["params"]), checks.flatten(params)
+            old, new = flatten(config["params"]), flatten(params)
             changed = {k: [old[k], v] for k, v in new.items() if k in old and old[k] != v}
             if is_start and self._record.attempt > 1:
                 # Under `resume` a param that is new is a change, too.

@@ -58,6 +58,7 @@ def read_settings(
     experiment: str | None = None,
     run_name: str | None = None,
     resume: str | None = None,
+    tracking_uri: str | None = None,
 ) -> Settings:
     """Merge arguments, environment and `.env` of the working folder.
 
@@ -71,7 +72,7 @@ def read_settings(
         return next((environment[name] for name in names if environment.get(name)), None)
 
     run_id = first("MLFLOW_RUN_ID")
-    uri = first("MLFLOW_TRACKING_URI")
+    uri = tracking_uri or first("MLFLOW_TRACKING_URI")
     if backend is None:
         backend = first("MLFLOW_TRACK_BACKEND") or ("mlflow" if uri or run_id else "local")
     timeout = first("MLFLOW_TRACK_FINISH_TIMEOUT") or "30"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_track.record.directory import find_runs, true_status
 from mlflow_track.record.files import read_json
 from mlflow_track.record.metrics import read_header
+from mlflow_track.record.params import read_config
 
 if TYPE_CHECKING:
     import pandas
@@ -53,11 +54,19 @@ class LoadedRun:
         """RUNNING, FINISHED, FAILED or KILLED; also true after a SIGKILL."""
         return true_status(self.path, self.info)
 
+    @property
+    def seconds(self) -> float:
+        """From the start to the end; of a run that has none, to its last sign of life."""
+        ended = self.info.get("ended")
+        if ended is None:
+            files = [p for p in (self.path / "metrics.csv", self.path / "run.json") if p.exists()]
+            ended = max(file.stat().st_mtime for file in files)
+        return ended - self.info["created"]
+
     @cached_property
     def params(self) -> dict[str, Any]:
         """The params, nested as they were given."""
-        path = self.path / "config.json"
-        return read_json(path)["params"] if path.exists() else {}
+        return read_config(self.path)["params"]
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -83,7 +92,7 @@ class LoadedRun:
             names=["step", "time", *names],
             # From pandas 3 on every float is read exactly, and asking for it is deprecated.
             float_precision="round_trip" if int(pandas.__version__.split(".")[0]) < 3 else None,
-            na_values=[""],
+            na_values=["", "nan"],
             keep_default_na=False,
             on_bad_lines="skip",
             dtype=dict.fromkeys(["time", *names], float),
@@ -113,7 +122,7 @@ def load_run(path: str | os.PathLike[str]) -> LoadedRun:
 def load_runs(
     root: str | os.PathLike[str] = "runs", *, experiment: str | None = None
 ) -> list[LoadedRun]:
-    """All runs under `root`, oldest first. Folders whose run.json cannot be read are passed over."""
+    """All runs under `root`, oldest first; folders whose run.json is damaged are passed over."""
     runs = []
     for path in find_runs(Path(root), experiment):
         try:

@@ -126,7 +126,7 @@ class Checkpointer:
         self._metrics.sync()
         checkpoint = self._store.publish(
             step,
-            {STATE_TENSORS: memoryview(buffer.numpy()), STATE_JSON: document},
+            {STATE_TENSORS: buffer.numpy().data, STATE_JSON: document},
             {
                 "run_id": self._directory.info["id"],
                 "attempt": self._directory.attempt,

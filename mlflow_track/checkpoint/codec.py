@@ -50,7 +50,7 @@ class Encoder:
             return {"$tuple": self._items(value, path, depth)}
         if type(value) is list:
             return self._items(value, path, depth)
-        if type(value) in (bytes, bytearray):
+        if isinstance(value, bytes | bytearray):
             return {"$bytes": base64.b64encode(value).decode()}
         if type(value) in (set, frozenset):
             return {"$set": self._items(sorted(value, key=repr), path, depth)}

@@ -38,7 +38,7 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each tensor lies: the header's bytes, and (name, dtype, shape, begin, end) in the file."""
+    """The header's bytes, and where each tensor lies: (name, dtype, shape, begin, end)."""
 
     header: bytes
     places: tuple[tuple[str, torch.dtype, tuple[int, ...], int, int], ...]

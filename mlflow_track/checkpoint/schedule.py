@@ -84,8 +84,8 @@ class EverySteps(SavePolicy):
 class EvenlySpaced(SavePolicy):
     """Saves the end of warm-up and the last step, and spreads the other slots evenly between.
 
-    With `n` slots between them, `interval = (max_steps - 1 - warmup_steps) / (n + 1)`. A warm-up that
-    is longer than the run ends with it. One slot is the last step's.
+    With `n` slots between them, `interval = (max_steps - 1 - warmup_steps) / (n + 1)`. A warm-up
+    that is longer than the run ends with it. One slot is the last step's.
 
     Args:
         max_steps: Steps of the whole run; the last one is `max_steps - 1`.

@@ -82,7 +82,8 @@ class Checkpoint:
                 size = os.fstat(file.fileno()).st_size
                 if size != entry["bytes"]:
                     raise CorruptCheckpointError(
-                        f"{self.path.name}/{name} has {size} bytes, the manifest says {entry['bytes']}"
+                        f"{self.path.name}/{name} has {size} bytes, the manifest says "
+                        f"{entry['bytes']}"
                     )
                 content = bytearray(size)
                 view = memoryview(content)
@@ -187,7 +188,7 @@ class CheckpointStore:
         return self._move(checkpoint, self.path / f"rewound-{attempt}")
 
     def sweep(self) -> None:
-        """Remove what interrupted saves and deletions left. Only for the holder of the run's lock."""
+        """Remove what interrupted saves and deletions left; only for the holder of the lock."""
         if self.path.is_dir():
             for entry in self.path.iterdir():
                 if entry.name.startswith((".tmp-", ".trash-")):

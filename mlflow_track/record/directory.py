@@ -5,7 +5,6 @@ Status is what run.json says, with one exception: RUNNING without a holder of th
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import threading
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, read_json, write_json
+from mlflow_track.record.lock import is_locked, take_lock
 from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.params import read_config
 
 LAYOUT_VERSION = 1
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 STATUSES = (RUNNING, FINISHED, FAILED, KILLED)
-# A reader that looks whether the lock is free holds it for an instant.
-_LOCK_PATIENCE_SECONDS = 1.0
 _MOST_NAME_BYTES = 200
 
 
@@ -57,7 +56,7 @@ class RunDirectory:
         path = root / folder_name(experiment) / run_id
         try:
             path.mkdir(parents=True, mode=FOLDER_MODE)
-            lock = _lock(path / "run.lock")
+            lock = take_lock(path / "run.lock")
             write_json(
                 path / "run.json",
                 {
@@ -71,6 +70,7 @@ class RunDirectory:
                     "ended": None,
                     "attempts": [],
                     "rewinds": [],
+                    "rewinding": None,
                     "restores": [],
                     "tags": dict(tags),
                     "inputs": [],
@@ -94,7 +94,7 @@ class RunDirectory:
             RunHeldError: Another live process is.
         """
         try:
-            self._lock_descriptor = _lock(self.path / "run.lock")
+            self._lock_descriptor = take_lock(self.path / "run.lock")
         except BlockingIOError:
             attempt = (self.info["attempts"] or [{}])[-1]
             raise RunHeldError(
@@ -145,24 +145,51 @@ class RunDirectory:
         self.update(attempts=attempts, status=status, ended=ended)
 
     def open_metrics(self) -> MetricsFile:
-        return MetricsFile(self.metrics_path)
+        metrics = MetricsFile(self.metrics_path)
+        self._finish_rewind(metrics)
+        return metrics
 
     def rewind(self, metrics: MetricsFile, last_step: int) -> int:
-        """Move the rows after `last_step` aside, and note it in run.json; return how many."""
-        aside = self.path / f"metrics.rewound-{self.attempt}.csv"
-        rewind = metrics.rewind(last_step, aside)
-        if rewind.rows:
-            self.add(
-                "rewinds",
-                {
-                    "attempt": self.attempt,
-                    "step": last_step,
-                    "rows": rewind.rows,
-                    "removed": rewind.removed,
-                    "time": time.time(),
-                },
-            )
-        return rewind.rows
+        """Move the rows after `last_step` aside, and note it in run.json; return how many.
+
+        run.json says what is about to happen before it happens: a reader that follows the file by
+        position must know, and a crash in between is completed by `open_metrics`.
+        """
+        plan = metrics.plan_rewind(last_step)
+        if plan.rows:
+            aside = self._path_aside()
+            entry = {
+                "attempt": self.attempt,
+                "step": last_step,
+                "rows": plan.rows,
+                "removed": plan.removed,
+                "size_before": metrics.position(),
+                "file": aside.name,
+                "time": time.time(),
+            }
+            self.update(rewinding=entry)
+            metrics.rewind(last_step, aside)
+            self._note_rewind()
+        return plan.rows
+
+    def _finish_rewind(self, metrics: MetricsFile) -> None:
+        """Complete the rewind in which a former attempt was killed."""
+        entry = self.info.get("rewinding")
+        if entry is not None:
+            if metrics.position() == entry["size_before"]:
+                metrics.rewind(entry["step"], self.path / entry["file"])
+            self._note_rewind()
+
+    def _note_rewind(self) -> None:
+        with self._info_lock:
+            entry = self.info["rewinding"]
+            self.update(rewinding=None, rewinds=[*self.info["rewinds"], entry])
+
+    def _path_aside(self) -> Path:
+        base = f"metrics.rewound-{self.attempt}"
+        names = [base, *(f"{base}-{count}" for count in range(2, 10_000))]
+        paths = (self.path / f"{name}.csv" for name in names)
+        return next(path for path in paths if not path.exists())
 
     @property
     def metrics_path(self) -> Path:
@@ -185,11 +212,7 @@ class RunDirectory:
         return self.path / "training.log"
 
     def read_config(self) -> dict[str, Any]:
-        """Params as given, and every later change: {"params": …, "changes": […]}."""
-        try:
-            return read_json(self.path / "config.json")
-        except FileNotFoundError:
-            return {"params": {}, "changes": []}
+        return read_config(self.path)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         write_json(self.path / "config.json", config)
@@ -216,18 +239,8 @@ def true_status(path: Path, info: Mapping[str, Any]) -> str:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a live process holds the run's lock."""
-    try:
-        descriptor = os.open(path / "run.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    """Whether a live process writes the run in the folder `path`."""
+    return is_locked(path / "run.lock")
 
 
 def find_runs(root: Path, experiment: str | None = None) -> Iterator[Path]:
@@ -250,39 +263,3 @@ def folder_name(name: str) -> str:
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
     short = encoded.encode()[: _MOST_NAME_BYTES - 13].decode(errors="ignore")
     return f"{short}-{digest}"
-
-
-def _lock(path: Path) -> int:
-    """Take the lock file for this process, and for no child that it forks.
-
-    Raises:
-        BlockingIOError: Another process holds it.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                raise
-            time.sleep(0.02)
-    _close_in_forked_children(descriptor)
-    return descriptor
-
-
-def _close_in_forked_children(descriptor: int) -> None:
-    """A forked data loader that outlives its trainer must not keep the run alive."""
-    identity = os.fstat(descriptor)
-
-    def close() -> None:
-        try:
-            now = os.fstat(descriptor)
-            if (now.st_dev, now.st_ino) == (identity.st_dev, identity.st_ino):
-                os.close(descriptor)
-        except OSError:
-            pass
-
-    os.register_at_fork(after_in_child=close)

@@ -2,8 +2,8 @@
 
 The layout, in full: a header `step,time,<names>`, then one row per call. A row is written by one
 `os.write` of one whole line, so whatever kills the process, the rows of calls that returned stay.
-An empty cell, or one past the end of a short row, means "not logged". Rows are never rewritten, so a
-position is "bytes after the header" and stays true when a new metric widens the header.
+An empty cell, or one past the end of a short row, means "not logged". Rows are never rewritten, so
+a position is "bytes after the header" and stays true when a new metric widens the header.
 """
 
 from __future__ import annotations
@@ -91,32 +91,40 @@ class MetricsFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def plan_rewind(self, last_step: int) -> Rewind:
+        """What `rewind` would take out."""
+        return self._split(last_step)[0]
+
     def rewind(self, last_step: int, aside: Path) -> Rewind:
         """Move the rows later than `last_step` to the file `aside`; nothing is deleted.
 
         A crash in between leaves the rows in both files, never in neither.
         """
         with self._lock:
-            data = self.path.read_bytes()
-            header, body = data[: self._header_bytes], data[self._header_bytes :]
-            kept, moved, removed, position = [], [], [], 0
-            for line in body.splitlines(keepends=True):
-                end = position + len(line)
-                if _step_of(line) > last_step:
-                    moved.append(line)
-                    if removed and removed[-1][1] == position:
-                        removed[-1] = (removed[-1][0], end)
-                    else:
-                        removed.append((position, end))
-                else:
-                    kept.append(line)
-                position = end
+            rewind, header, kept, moved = self._split(last_step)
             if moved:
                 replace_file(aside, header + b"".join(moved))
                 replace_file(self.path, header + b"".join(kept))
                 os.close(self._descriptor)
                 self._descriptor = self._open()
-            return Rewind(len(moved), removed)
+            return rewind
+
+    def _split(self, last_step: int) -> tuple[Rewind, bytes, list[bytes], list[bytes]]:
+        data = self.path.read_bytes()
+        header, body = data[: self._header_bytes], data[self._header_bytes :]
+        kept, moved, removed, position = [], [], [], 0
+        for line in body.splitlines(keepends=True):
+            end = position + len(line)
+            if _step_of(line) > last_step:
+                moved.append(line)
+                if removed and removed[-1][1] == position:
+                    removed[-1] = (removed[-1][0], end)
+                else:
+                    removed.append((position, end))
+            else:
+                kept.append(line)
+            position = end
+        return Rewind(len(moved), removed), header, kept, moved
 
     def _open(self) -> int:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)

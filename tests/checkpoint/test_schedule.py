@@ -1,5 +1,6 @@
 """When to save: tables and properties."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -57,12 +58,12 @@ def test_evenly_spaced_keeps_its_promises(
     assert list(steps) == sorted(set(steps))
     assert 1 <= len(steps) <= max_checkpoints
     assert steps[-1] == max_steps - 1
-    assert 0 <= steps[0]
+    assert steps[0] >= 0
     if max_checkpoints > 1:
         assert steps[0] == min(warmup_steps, max_steps - 1)
         free = max_steps - 1 - steps[0]
         assert len(steps) == min(max_checkpoints, free + 1)
-    gaps = [b - a for a, b in zip(steps, steps[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(steps)]
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 

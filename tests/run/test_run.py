@@ -93,7 +93,7 @@ def test_numbers_of_every_kind_are_kept_exactly() -> None:
     assert text[4:7] == ["nan", "inf", "-inf"]
     row = mt.load_run(run.directory).metrics().iloc[0]
     for name, value in values.items():
-        assert row[name] == float(value) or name == "nan" and math.isnan(row[name])
+        assert row[name] == float(value) or (name == "nan" and math.isnan(row[name]))
 
 
 @pytest.mark.parametrize(

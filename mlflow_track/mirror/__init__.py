@@ -1,0 +1,1 @@
+"""The mirror: a process that reads the record and feeds an MLflow server."""

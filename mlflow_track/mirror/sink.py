@@ -1,0 +1,99 @@
+"""What the mirror needs of a server. Every call is idempotent: it may come again after a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+
+class Cell(NamedTuple):
+    """One value of one metric; `timestamp` in milliseconds of Unix time."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+class Target(NamedTuple):
+    """The run at the server that receives the record.
+
+    Attributes:
+        url: Its page in the UI; None where there is no server with a UI.
+        params, tags: What it holds already, by key.
+        status: What it says of itself.
+    """
+
+    experiment_id: str
+    run_id: str
+    url: str | None
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    status: str
+
+
+class Unavailable(Exception):
+    """The server cannot take anything now; the message is for a person. Later it may."""
+
+
+class Gone(Exception):
+    """The run at the server does not exist any more."""
+
+
+class Refused(Exception):
+    """The server will never take this."""
+
+
+class Sink(Protocol):
+    """A server that takes runs.
+
+    Every method may raise `Unavailable`, and `Gone` where the run is not there any more. Those that
+    take several items return those that were refused for good, with the reason.
+    """
+
+    def find(self, experiment: str, record_id: str) -> Target | None:
+        """The run that was made for the record before, if there is one."""
+        ...
+
+    def attach(self, run_id: str) -> Target:
+        """The run of that id."""
+        ...
+
+    def create(
+        self, experiment: str, *, name: str, start_time: int, tags: Mapping[str, str]
+    ) -> Target:
+        """A new run; the experiment is made where it does not exist."""
+        ...
+
+    def legal_name(self, name: str) -> str:
+        """The nearest name that the server takes."""
+        ...
+
+    def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]: ...
+
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]: ...
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]: ...
+
+    def log_input(self, run_id: str, description: Mapping[str, Any]) -> None: ...
+
+    def upload(self, run_id: str, file: Path, name: str) -> None:
+        """Put one file to the path `name` of the run's artifacts.
+
+        Raises:
+            FileNotFoundError: The file is gone.
+        """
+        ...
+
+    def remove(self, run_id: str, name: str) -> None:
+        """Remove a folder of the run's artifacts.
+
+        Raises:
+            Refused: The store does not delete.
+        """
+        ...
+
+    def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
+        """RUNNING takes no end time; the others take one, in milliseconds of Unix time."""
+        ...

@@ -1,0 +1,64 @@
+"""Who writes: a lock on a file, which the kernel releases when its holder dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from mlflow_track.record.files import FILE_MODE
+
+# A reader that looks whether the lock is free holds it for an instant.
+_PATIENCE_SECONDS = 1.0
+
+
+def take_lock(path: Path) -> int:
+    """Take the lock file for this process, and for no child that it forks; closing releases it.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise
+            time.sleep(0.02)
+    close_in_forked_children(descriptor)
+    return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a live process holds the lock file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def close_in_forked_children(descriptor: int) -> None:
+    """A forked data loader that outlives its trainer must not seem to be the trainer."""
+    identity = os.fstat(descriptor)
+
+    def close() -> None:
+        try:
+            now = os.fstat(descriptor)
+            if (now.st_dev, now.st_ino) == (identity.st_dev, identity.st_ino):
+                os.close(descriptor)
+        except OSError:
+            pass
+
+    os.register_at_fork(after_in_child=close)

@@ -1,0 +1,29 @@
+"""The params of a run as they lie in config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_track.record.files import read_json
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Params as given, and every later change: {"params": …, "changes": […]}; `path`: the run's."""
+    try:
+        return read_json(path / "config.json")
+    except FileNotFoundError:
+        return {"params": {}, "changes": []}
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested params under dotted names; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
