@@ -39,7 +39,8 @@ def metric_value(name: str, value: Any) -> float:
             "numbers. Log text with log_text or set_tag"
         )
     try:
-        return float(value)
+        # A loss that still carries its graph is what people log.
+        return float(value.detach() if hasattr(value, "detach") else value)
     except OverflowError:
         raise ValueError(f"metric {name!r} is too large for a float: {value!r:.40}…") from None
     except (TypeError, ValueError, RuntimeError) as error:

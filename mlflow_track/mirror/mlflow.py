@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlflow_track.mirror.sink import Cell, Gone, Refused, Target, Unavailable
+from mlflow_track.settings import mask_password
 
 _MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
 _MOST_KEY, _MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 250, 6000, 8000, 36
@@ -210,7 +211,7 @@ def _translated(missing: type[Exception] = Unavailable) -> Iterator[None]:
     except (Unavailable, Gone, Refused, FileNotFoundError):
         raise
     except MlflowException as error:
-        text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        text = _first_line(error)
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise missing(text) from error
         if error.error_code in _ACCESS or "401" in text or "403" in text:
@@ -219,8 +220,13 @@ def _translated(missing: type[Exception] = Unavailable) -> Iterator[None]:
             raise Refused(text) from error
         raise Unavailable(text) from error
     except Exception as error:
-        text = str(error).splitlines()[0][:300] if str(error) else ""
-        raise Unavailable(f"{type(error).__name__}: {text}") from error
+        raise Unavailable(f"{type(error).__name__}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, short, and without the password that its URI may carry."""
+    lines = str(error).splitlines() or [""]
+    return mask_password(lines[0])[:300]
 
 
 def _storable(value: float) -> float:

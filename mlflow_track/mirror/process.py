@@ -121,15 +121,16 @@ def _follow(
                 shipper = Shipper(path, open_sink(tracking_uri), mask_password(tracking_uri))
                 shipper.state.pid = os.getpid()
             is_drained = shipper.ship()
+            if failures:
+                _report(path, "the MLflow server answers again; what was pending is on its way")
+            failures = 0
             if is_drained and ended_at is not None:
                 status = shipper.finish()
                 shipper.note_error(None)
                 _say(f"everything is sent; the run is {status}")
                 return
             shipper.note_error(None)
-            if failures:
-                _report(path, "the MLflow server answers again; what was pending is on its way")
-            pause, failures = (_INTERVAL_SECONDS if is_drained else 0.0), 0
+            pause = _INTERVAL_SECONDS if is_drained else 0.0
         except Exception as error:
             failures += 1
             text = str(error) if isinstance(error, Unavailable | Gone) else repr(error)

@@ -208,14 +208,19 @@ class Shipper:
             after = self._read_info()
             if after.get("rewinding") or len(after["rewinds"]) != len(info["rewinds"]):
                 continue
-            cells = self._cells(piece.rows)
-            while batch := list(islice(cells, _BATCH)):
-                self._note_refused(self._sink.log_metrics(self.state.run_id, batch))
             if piece.position == self.state.position:
                 return True
+            if self.state.sending < piece.position:
+                self.state.sending = piece.position
+                self._save()
+            self._send_cells(self._cells(piece.rows))
             self.state.position = piece.position
             self._save()
         return False
+
+    def _send_cells(self, cells: Iterator[Cell]) -> None:
+        while batch := list(islice(cells, _BATCH)):
+            self._note_refused(self._sink.log_metrics(self.state.run_id, batch))
 
     def _cells(self, rows: list[Row]) -> Iterator[Cell]:
         for row in rows:
@@ -249,28 +254,37 @@ class Shipper:
 
     def _account_for_rewinds(self, info: dict[str, Any]) -> None:
         """Rows that a rewind took out and that the server has are not sent a second time."""
+        for number, rewind in enumerate(info["rewinds"]):
+            if number >= len(self.state.rewinds):
+                self._account_for(rewind)
+            if number >= self._repeated_of:
+                self._remember(self.path / rewind["file"], self.state.rewinds[number])
+                self._repeated_of += 1
+
+    def _account_for(self, rewind: dict[str, Any]) -> None:
         state = self.state
-        for rewind in info["rewinds"][len(state.rewinds) :]:
-            acknowledged = sum(
-                max(0, min(end, state.position) - begin) for begin, end in rewind["removed"]
-            )
-            state.position -= acknowledged
-            state.rewinds.append(acknowledged)
-            self._save()
-        for rewind, acknowledged in zip(
-            info["rewinds"][self._repeated_of :], state.rewinds[self._repeated_of :], strict=True
-        ):
-            position = 0
-            aside = self.path / rewind["file"]
-            while position < acknowledged:
-                piece = read_rows(aside, position, min(1 << 20, acknowledged - position))
-                for row in piece.rows:
-                    for name, value in row.values.items():
-                        self._repeated.setdefault((name, row.step), value)
-                if piece.position == position:
-                    break
-                position = piece.position
-            self._repeated_of += 1
+        acknowledged = _bytes_before(state.position, rewind["removed"])
+        begun = _bytes_before(max(state.position, state.sending), rewind["removed"])
+        if begun > acknowledged:
+            # The answer to these rows got lost. Sent again as they were, they are there once.
+            piece = read_rows(self.path / rewind["file"], acknowledged, begun - acknowledged)
+            self._send_cells(self._cells(piece.rows))
+        state.position -= acknowledged
+        state.sending = max(state.position, state.sending - begun)
+        state.rewinds.append(begun)
+        self._save()
+
+    def _remember(self, aside: Path, size: int) -> None:
+        """The rows in the first `size` bytes of `aside` are at the server."""
+        position = 0
+        while position < size:
+            piece = read_rows(aside, position, min(1 << 20, size - position))
+            for row in piece.rows:
+                for name, value in row.values.items():
+                    self._repeated.setdefault((name, row.step), value)
+            if piece.position == position:
+                break
+            position = piece.position
 
     # --- files ---
 
@@ -349,6 +363,11 @@ def _context_tags(info: Mapping[str, Any]) -> dict[str, str]:
         "mlflow.source.git.branch": git.get("branch"),
     }
     return {key: value for key, value in tags.items() if value}
+
+
+def _bytes_before(position: int, ranges: list[list[int]]) -> int:
+    """How many bytes of the ranges (begin, end) lie before `position`."""
+    return sum(max(0, min(end, position) - begin) for begin, end in ranges)
 
 
 def _param_text(value: Any) -> str:

@@ -29,7 +29,8 @@ class MirrorState:
         experiment_id, run_id: The MLflow run that receives the record.
         url: The run's page in the MLflow UI; None where the store has no server.
         position: Bytes of metrics.csv after its header that are acknowledged.
-        rewinds: For each rewind of the record, how many of the bytes set aside were acknowledged.
+        sending: How far what was ever begun to be sent reaches; a lost answer leaves it ahead.
+        rewinds: For each rewind of the record, how many of the bytes set aside the server has.
         params, tags: What was sent last, by key.
         inputs: How many datasets were sent.
         artifacts: Size and time of change of each file sent, by its path on the server.
@@ -48,6 +49,7 @@ class MirrorState:
     run_id: str = ""
     url: str | None = None
     position: int = 0
+    sending: int = 0
     rewinds: list[int] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)

@@ -46,7 +46,7 @@ def read_rows(path: Path, position: int = 0, max_bytes: int = 1 << 20) -> Rows:
             names = parse_header(header, path)
             file.seek(len(header) + position)
             data = file.read(max_bytes)
-            if len(data) == max_bytes:
+            if len(data) == max_bytes and not data.endswith(b"\n"):
                 data += file.readline()
     except FileNotFoundError:
         return Rows([], position, 0)

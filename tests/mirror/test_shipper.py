@@ -1,0 +1,200 @@
+"""Does every kept row arrive exactly once, whatever fails in between? On a sink in memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlflow_track.mirror import shipper as shipper_module
+from mlflow_track.mirror.shipper import Shipper
+from mlflow_track.mirror.sink import Cell, Target, Unavailable
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.rows import iterate_rows
+
+URI = "memory"
+
+
+class MemorySink:
+    """Takes what a store takes; its primary key drops exact replays. Fails where it is told to.
+
+    A failure comes before or after the effect: an answer may be lost as well as a question.
+    """
+
+    def __init__(self, fails: Callable[[], bool]) -> None:
+        self.fails = fails
+        self.cells: set[Cell] = set()
+        self.runs: list[str] = []
+        self.status = ""
+
+    def _call(self, effect: Callable[[], Any]) -> Any:
+        if self.fails():
+            raise Unavailable("before")
+        result = effect()
+        if self.fails():
+            raise Unavailable("after")
+        return result
+
+    def find(self, experiment: str, record_id: str) -> Target | None:
+        return self._call(lambda: self._target() if self.runs else None)
+
+    def attach(self, run_id: str) -> Target:
+        return self._call(self._target)
+
+    def create(self, experiment: str, **details: Any) -> Target:
+        return self._call(lambda: self.runs.append(experiment) or self._target())
+
+    def _target(self) -> Target:
+        return Target("1", "run", None, {}, {}, "RUNNING")
+
+    def legal_name(self, name: str) -> str:
+        return name
+
+    def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+        return self._call(lambda: self.cells.update(cells)) or []
+
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
+        return self._call(list)
+
+    set_tags = log_params
+
+    def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
+        self._call(lambda: setattr(self, "status", status))
+
+    def upload(self, run_id: str, file: Path, name: str) -> None:
+        self._call(list)
+
+
+class Trainer:
+    """Attempts of one run, each beginning where the one before is rewound to."""
+
+    def __init__(self, root: Path) -> None:
+        self.directory = RunDirectory.create(root, experiment="e", name=None, tags={})
+        self.step = -1
+        self._begin()
+
+    def _begin(self) -> None:
+        self.directory.start_attempt({})
+        self.metrics = self.directory.open_metrics()
+
+    def log(self, names: tuple[str, ...]) -> None:
+        self.step += 1
+        values = [float(self.step * 10 + self.directory.attempt) for _ in names]
+        self.metrics.append(self.step, names, values)
+
+    def resume_after(self, step: int) -> None:
+        self.metrics.close()
+        self.directory.release()
+        self.directory.acquire()
+        self._begin()
+        self.directory.rewind(self.metrics, step)
+        self.step = step
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipper_module, "_PIECE_BYTES", 100)
+    monkeypatch.setattr(shipper_module, "_BATCH", 3)
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.sampled_from(["a", "ab", "b"]).map(lambda names: ("log", tuple(names))),
+        st.just(("ship", None)),
+        st.just(("crash of the mirror", None)),
+        st.integers(0, 12).map(lambda back: ("resume", back)),
+    ),
+    max_size=60,
+)
+
+
+def play(root: Path, events: list[tuple[str, Any]], seed: int) -> tuple[MemorySink, Trainer]:
+    chance = random.Random(seed)
+    trainer = Trainer(root)
+    sink = MemorySink(lambda: chance.random() < 0.15)
+    shipper = Shipper(trainer.directory.path, sink, URI)
+    for event, detail in events:
+        if event == "log":
+            trainer.log(detail)
+        elif event == "resume":
+            trainer.resume_after(max(-1, trainer.step - detail))
+        elif event == "crash of the mirror":
+            shipper = Shipper(trainer.directory.path, sink, URI)
+        else:
+            try:
+                shipper.ship()
+            except Unavailable:
+                pass
+    trainer.directory.end_attempt("FINISHED")
+    trainer.metrics.close()
+    trainer.directory.release()
+    sink.fails = lambda: False
+    shipper = Shipper(trainer.directory.path, sink, URI)
+    while not shipper.ship():
+        pass
+    assert shipper.finish() == "FINISHED"
+    return sink, trainer
+
+
+def repeated_steps(sink: MemorySink) -> list[tuple[str, int]]:
+    points = [(cell.key, cell.step) for cell in sink.cells]
+    return sorted({point for point in points if points.count(point) > 1})
+
+
+@settings(deadline=None, max_examples=100)
+@given(events=EVENTS, seed=st.integers(0, 10_000))
+def test_every_kept_cell_arrives_and_no_step_twice(events, seed):
+    with TemporaryDirectory() as folder:
+        sink, trainer = play(Path(folder), events, seed)
+        kept = {
+            (name, row.step)
+            for row in iterate_rows(trainer.directory.metrics_path)
+            for name in row.values
+        }
+        assert kept <= {(cell.key, cell.step) for cell in sink.cells}
+        assert repeated_steps(sink) == []
+        assert len(sink.runs) == 1
+        assert sink.status == "FINISHED"
+
+
+STORY = [
+    *[("log", ("a",))] * 9,
+    *[("ship", None)] * 4,
+    ("resume", 5),
+    *[("log", ("a",))] * 9,
+    *[("ship", None)] * 4,
+]
+
+
+def test_without_the_account_of_rewinds_a_step_arrives_twice(tmp_path, monkeypatch):
+    # The negative control of the test above.
+    assert repeated_steps(play(tmp_path / "good", STORY, seed=3)[0]) == []
+    monkeypatch.setattr(Shipper, "_compare", lambda *_: None)
+    account = Shipper._account_for_rewinds
+
+    def without_memory(self: Shipper, info: dict[str, Any]) -> None:
+        account(self, info)
+        self._repeated.clear()
+
+    monkeypatch.setattr(Shipper, "_account_for_rewinds", without_memory)
+    assert repeated_steps(play(tmp_path / "bad", STORY, seed=3)[0])
+
+
+def test_the_largest_difference_between_attempts_is_known(tmp_path):
+    trainer = Trainer(tmp_path)
+    for _ in range(6):
+        trainer.log(("a",))
+    sink = MemorySink(lambda: False)
+    Shipper(trainer.directory.path, sink, URI).ship()
+    trainer.resume_after(2)
+    trainer.log(("a",))
+    shipper = Shipper(trainer.directory.path, sink, URI)
+    shipper.ship()
+    # The second attempt logs one more than the first did.
+    assert shipper.state.differences == {"a": 1.0}

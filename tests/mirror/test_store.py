@@ -1,0 +1,236 @@
+"""Does a run arrive in an MLflow store as it lies in its folder? On real SQLite stores."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import mlflow_track as mt
+from mlflow_track.cli import main
+from mlflow_track.mirror.state import MirrorState
+from tests.mirror.conftest import ROOT, client_of, files_under, history, only_run, runs_of
+
+WHOLE = """
+import torch, mlflow_track as mt
+with mt.start_run(experiment="e", run_name="whole", params={"lr": 1e-3, "model": {"layers": 4}},
+                  tags={"stage": "test"}) as run:
+    checkpoints = run.checkpoints(save=mt.EverySteps(20), keep=mt.Keep(last=2))
+    state = {"w": torch.zeros(3)}
+    for step in range(checkpoints.restore(state), 100):
+        run.log_metrics({"train/loss": 1 / (step + 1), "acc": step / 7}, step=step)
+        checkpoints.step(step, state)
+    run.log_metrics({"odd name*": float("nan"), "inf": float("inf")}, step=100)
+    run.log_text("hello", "texts/a.txt")
+    run.log_input("corpus", sha256="ab" * 32, size_bytes=123, source="/data/corpus")
+"""
+
+
+def test_a_whole_run_arrives(run_script, store):
+    done = run_script(WHOLE, MLFLOW_TRACKING_URI=store)
+    assert done.returncode == 0, done.stderr
+    assert "MLflow has everything (101 rows)" in done.stderr
+    record = mt.load_runs("runs")[0]
+    run = only_run(store, "e")
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "whole"
+    assert run.info.start_time == round(1000 * record.info["created"])
+    assert run.info.end_time == round(1000 * record.info["ended"])
+    assert run.data.params == {"lr": "0.001", "model.layers": "4"}
+    assert run.data.tags["stage"] == "test"
+    assert run.data.tags["mlflow_track.latest_checkpoint"] == "step-000000080"
+    rows = pd.read_csv(record.path / "metrics.csv")
+    for name in ("train/loss", "acc"):
+        logged = rows[["step", name]].dropna()
+        assert history(store, run.info.run_id, name) == [
+            (int(step), value) for step, value in logged.itertuples(index=False)
+        ]
+    ((_, value),) = history(store, run.info.run_id, "odd name_")
+    assert math.isnan(value)
+    ((_, value),) = history(store, run.info.run_id, "inf")
+    assert value > 1e308
+    times = {round(1000 * t) for t in rows["time"]}
+    points = client_of(store).get_metric_history(run.info.run_id, "acc")
+    assert {point.timestamp for point in points} <= times
+    files = files_under(store, run.info.run_id)
+    assert files >= {"texts/a.txt", "record/config.json", "record/metrics.csv"}
+    for step in ("000000060", "000000080"):
+        for name in ("state.safetensors", "state.json", "manifest.json"):
+            assert f"checkpoints/step-{step}/{name}" in files
+    assert not [name for name in files if "step-000000020" in name]
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.name == "corpus"
+    # Nothing of the server's own tables is needed to say so.
+    assert MirrorState.read(record.path).position > 0
+
+
+def test_a_run_that_mlflow_began_receives_everything(run_script, store):
+    client = client_of(store)
+    experiment = client.create_experiment("projects")
+    began = client.create_run(experiment, tags={"mlflow.source.type": "PROJECT"})
+    client.log_param(began.info.run_id, "lr", "1e-3")
+    done = run_script(WHOLE, MLFLOW_TRACKING_URI=store, MLFLOW_RUN_ID=began.info.run_id)
+    assert done.returncode == 0, done.stderr
+    run = only_run(store, "projects")
+    assert runs_of(store, "e") == []
+    assert run.info.status == "FINISHED"
+    # What MLflow recorded stays as it was; what it lacked is there.
+    assert run.data.params == {"lr": "1e-3", "model.layers": "4"}
+    assert run.data.tags["mlflow.source.type"] == "PROJECT"
+    assert len(history(store, run.info.run_id, "acc")) == 100
+
+
+def test_an_exception_makes_the_run_failed_there_too(run_script, store):
+    code = """
+    import mlflow_track as mt
+    with mt.start_run(experiment="e") as run:
+        run.log_metric("a", 1, step=0)
+        raise RuntimeError("no such luck")
+    """
+    assert run_script(code, MLFLOW_TRACKING_URI=store).returncode == 1
+    run = only_run(store, "e")
+    assert run.info.status == "FAILED"
+    assert run.data.tags["mlflow_track.error"] == "RuntimeError: no such luck"
+
+
+ENDLESS = """
+import itertools, os, sys, time, torch, mlflow_track as mt
+run = mt.start_run(experiment="e", run_name="r", resume="auto")
+checkpoints = run.checkpoints(save=mt.EverySteps(50))
+state = {"w": torch.zeros(3)}
+last = int(sys.argv[1])
+for step in range(checkpoints.restore(state), last + 1):
+    run.log_metrics({"a": step * 1.5, "attempt": run._record.attempt}, step=step)
+    checkpoints.step(step, state)
+    time.sleep(0.01)
+    if step == last:
+        print("at", step, flush=True)
+        time.sleep(100)
+"""
+
+
+def train_and_kill(last: int, tmp_path: Path, **variables: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(ENDLESS), str(last)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"at {last}\n"
+        process.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.faults
+def test_kill_9_loses_no_row_and_a_resumed_curve_does_not_go_back(store, tmp_path, wait_for):
+    train_and_kill(320, tmp_path, MLFLOW_TRACKING_URI=store)
+    (record,) = mt.load_runs("runs")
+    assert record.status == "KILLED"
+    wait_for(lambda: [r for r in runs_of(store, "e") if r.info.status == "KILLED"])
+    run_id = only_run(store, "e").info.run_id
+    assert [step for step, _ in history(store, run_id, "a")] == list(range(321))
+    # The second attempt begins at 301 again.
+    train_and_kill(400, tmp_path, MLFLOW_TRACKING_URI=store)
+    wait_for(lambda: len(history(store, run_id, "a")) >= 401)
+    assert history(store, run_id, "a") == [(step, step * 1.5) for step in range(401)]
+    attempts = dict(history(store, run_id, "attempt"))
+    assert attempts[320] == 1
+    assert attempts[321] == 2
+    tags = only_run(store, "e").data.tags
+    assert '"to_step": 300' in tags["mlflow_track.rewinds"]
+    assert '"attempt": 1.0' in tags["mlflow_track.rewinds"]
+
+
+def test_a_resume_under_mlflow_run_fills_the_new_run_and_marks_the_old(run_script, store):
+    code = """
+    import sys, mlflow_track as mt
+    with mt.start_run(experiment="e", run_name="r", resume="auto") as run:
+        for step in range(int(sys.argv[1]), int(sys.argv[2])):
+            run.log_metric("a", step, step=step)
+        if sys.argv[2] == "5":
+            raise SystemExit(3)
+    """
+    client = client_of(store)
+    experiment = client.create_experiment("e")
+    first, second = (client.create_run(experiment).info.run_id for _ in range(2))
+    assert run_script(code, "0", "5", MLFLOW_TRACKING_URI=store, MLFLOW_RUN_ID=first).returncode
+    done = run_script(code, "3", "9", MLFLOW_TRACKING_URI=store, MLFLOW_RUN_ID=second)
+    assert done.returncode == 0, done.stderr
+    assert history(store, second, "a") == [(step, float(step)) for step in range(9)]
+    old, new = client.get_run(first), client.get_run(second)
+    assert old.data.tags["mlflow_track.superseded_by"] == second
+    assert (old.info.status, new.info.status) == ("FAILED", "FINISHED")
+
+
+def test_a_local_run_is_synced_later_and_twice_changes_nothing(run_script, store):
+    assert run_script(WHOLE).returncode == 0
+    results = [CliRunner().invoke(main, ["sync", "runs", "--tracking-uri", store]) for _ in "12"]
+    for result in results:
+        assert result.exit_code == 0, result.output
+        assert "MLflow has everything (101 rows)" in result.output
+    run = only_run(store, "e")
+    assert run.info.status == "FINISHED"
+    assert len(history(store, run.info.run_id, "acc")) == 100
+
+
+def test_without_mirror_json_a_sync_finds_the_run_again(run_script, store):
+    assert run_script(WHOLE, MLFLOW_TRACKING_URI=store).returncode == 0
+    (record,) = mt.load_runs("runs")
+    (record.path / "mirror.json").unlink()
+    result = CliRunner().invoke(main, ["sync", "runs", "--tracking-uri", store])
+    assert result.exit_code == 0, result.output
+    run = only_run(store, "e")
+    assert len(history(store, run.info.run_id, "acc")) == 100
+
+
+def test_a_run_deleted_at_the_server_is_made_again(run_script, store):
+    assert run_script(WHOLE, MLFLOW_TRACKING_URI=store).returncode == 0
+    deleted = only_run(store, "e").info.run_id
+    client_of(store).delete_run(deleted)
+    result = CliRunner().invoke(main, ["sync", "runs", "--tracking-uri", store])
+    assert result.exit_code == 0, result.output
+    run = only_run(store, "e")
+    assert run.info.run_id != deleted
+    assert len(history(store, run.info.run_id, "acc")) == 100
+
+
+def test_a_server_that_is_not_there_costs_a_line_and_the_rest_arrives_later(run_script, store):
+    done = run_script(
+        WHOLE,
+        MLFLOW_TRACKING_URI="http://127.0.0.1:9",
+        MLFLOW_TRACK_FINISH_TIMEOUT="6",
+        MLFLOW_TRACK_MIRROR_LINGER="0",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "101 of 101 rows" in done.stderr
+    assert "mlflow-track sync" in done.stderr
+    (record,) = mt.load_runs("runs")
+    assert record.status == "FINISHED"
+    log = (record.path / "training.log").read_text()
+    assert log.count("WARNING: MLflow cannot be reached") == 1
+    result = CliRunner().invoke(main, ["sync", str(record.path), "--tracking-uri", store])
+    assert result.exit_code == 0, result.output
+    assert len(history(store, only_run(store, "e").info.run_id, "acc")) == 100
+
+
+def test_no_password_reaches_the_record(run_script, tmp_path):
+    done = run_script(
+        "import mlflow_track as mt\nwith mt.start_run() as run: run.log_metric('a', 1, step=0)",
+        MLFLOW_TRACKING_URI="http://user:secret-word@127.0.0.1:9",
+        MLFLOW_TRACK_FINISH_TIMEOUT="6",
+        MLFLOW_TRACK_MIRROR_LINGER="0",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "secret-word" not in done.stderr
+    for file in (tmp_path / "runs").rglob("*"):
+        if file.is_file():
+            assert b"secret-word" not in file.read_bytes(), file
