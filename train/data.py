@@ -1,4 +1,4 @@
-"""Which tokens the model sees: the corpus, its split, and batches as a pure function of the step."""
+"""Which tokens the model sees: the corpus, its split, batches as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -179,8 +179,8 @@ def _token_file(path: Path) -> Corpus:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim != 1 or array.dtype.kind not in "ui":
             raise ValueError(
-                f"--data {path} is an array of {array.dtype} with {array.ndim} dimensions; it takes "
-                "one dimension of integers"
+                f"--data {path} is an array of {array.dtype} with {array.ndim} dimensions; "
+                "it takes one dimension of integers"
             )
         dtype, offset = array.dtype, array.offset  # type: ignore[attr-defined]
     size = path.stat().st_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ def train(
     optimizer = make_optimizer(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
     )
-    forward = torch.compile(model) if config.compile else model
+    forward = cast(nn.Module, torch.compile(model)) if config.compile else model
     state: dict[str, Any] = {
         "model": model,
         "optimizer": optimizer,

@@ -175,6 +175,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Tokens (batch, length) to logits (batch, length, vocab_size)."""
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
