@@ -114,6 +114,7 @@ class Run:
         self._pid = os.getpid()
         self._is_finished = False
         self._stop = StopRequest()
+        self._checkpointer: Checkpointer | None = None
         self._config_lock = threading.Lock()
         # A resumed run may log steps again that it has; the first row decides (see _first_row).
         self._is_place_unknown = is_resumed
@@ -258,7 +259,9 @@ class Run:
         from mlflow_track.checkpoint.checkpointer import Checkpointer
 
         self._stop.listen()
-        return Checkpointer(
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+        self._checkpointer = Checkpointer(
             self._record,
             self._metrics,
             save=save,
@@ -267,6 +270,7 @@ class Run:
             should_stop=lambda: self.should_stop,
             restored=self._place_is_known,
         )
+        return self._checkpointer
 
     @property
     def should_stop(self) -> bool:
@@ -301,6 +305,8 @@ class Run:
             return
         self._is_finished = True
         atexit.unregister(self._finish_at_exit)
+        if self._checkpointer is not None:
+            self._checkpointer.close()
         self._stop.ignore()
         self._provenance.join(timeout=30)
         self.print(f"run {self.name} {status}{': ' + error if error else ''}")

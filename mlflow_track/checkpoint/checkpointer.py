@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, MutableMapping
@@ -10,20 +9,13 @@ from typing import Any
 
 import torch
 
-from mlflow_track.checkpoint import codec, image, randomness
+from mlflow_track.checkpoint import loading, randomness
 from mlflow_track.checkpoint.retention import Candidate, Keep
+from mlflow_track.checkpoint.saving import Outcome, Saver, SaveRequest
 from mlflow_track.checkpoint.schedule import Moment, Saved, SavePolicy
-from mlflow_track.checkpoint.store import (
-    STATE_JSON,
-    STATE_TENSORS,
-    Checkpoint,
-    CheckpointStore,
-    CorruptCheckpointError,
-)
+from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
-
-_PREFIXES = ("_orig_mod.", "module.")
 
 
 class Checkpointer:
@@ -60,10 +52,14 @@ class Checkpointer:
         self._restored = restored
         self._store = CheckpointStore(directory.checkpoints_path)
         self._store.sweep()
+        self._saver = Saver(self._store, metrics)
         self._saved: list[Saved] = []
+        # Why each save in flight was made, by its step.
+        self._reasons: dict[int, dict[str, str]] = {}
 
     def list(self) -> list[Checkpoint]:
-        """The committed checkpoints, newest last."""
+        """The committed checkpoints, newest last; waits for the save in flight."""
+        self._saver.wait()
         return self._store.list()
 
     def step(
@@ -76,6 +72,7 @@ class Checkpointer:
         Returns:
             Whether it saved.
         """
+        self._settle()
         reasons: dict[str, str] = {}
         if self._policy is not None:
             now = Moment(step, time.time(), dict(metrics or {}))
@@ -103,51 +100,75 @@ class Checkpointer:
         return self._commit(step, state, metrics or {}, {"save": "asked for by the caller"})
 
     def wait(self) -> None:
-        """Return when every save is durable. A save is durable when its call returns."""
+        """Return when every save is durable.
+
+        Raises:
+            OSError: The save that was in flight failed. What was saved before is untouched.
+        """
+        self._saver.wait()
+        errors = self._settle()
+        if errors:
+            raise errors[-1]
+
+    def close(self) -> None:
+        """Wait for the save in flight, say how it ended, give back memory and processes."""
+        self._saver.close()
+        self._settle()
 
     def _commit(
         self,
         step: int,
         state: Mapping[str, Any],
         metrics: Mapping[str, float],
-        reasons: Mapping[str, str],
+        reasons: dict[str, str],
     ) -> Checkpoint:
+        if self._saver.in_flight is not None:
+            self._saver.wait()
+            self._settle()
         for existing in self._store.list():
             if existing.step == step:
                 return existing
-        started = time.perf_counter()
         saved = Saved(step, tuple(reasons))
-        tensors, document = _take_apart(state, [*self._saved, saved])
-        layout = image.plan(tensors)
-        buffer = torch.empty(layout.total_bytes, dtype=torch.uint8)
-        image.fill(buffer, layout, tensors)
-        is_finite = _is_finite(image.views(buffer, layout))
-        # The rows that the manifest counts must be as durable as the checkpoint.
-        self._metrics.sync()
-        checkpoint = self._store.publish(
-            step,
-            {STATE_TENSORS: buffer.numpy().data, STATE_JSON: document},
-            {
-                "run_id": self._directory.info["id"],
-                "attempt": self._directory.attempt,
-                "time": time.time(),
-                "metrics": {k: _json_number(v) for k, v in metrics.items()},
-                "policies": dict(reasons),
-                "is_finite": is_finite,
-                "versions": {"torch": torch.__version__},
-                "threads": torch.get_num_threads(),
-                "world_size": 1,
-                "metrics_position": self._metrics.position(),
-            },
+        history = [[s.step, list(s.policies)] for s in [*self._saved, saved]]
+        self._saver.save(
+            SaveRequest(
+                step=step,
+                state=state,
+                beside={"random": randomness.capture(), "saved": history},
+                manifest={
+                    "run_id": self._directory.info["id"],
+                    "attempt": self._directory.attempt,
+                    "time": time.time(),
+                    "metrics": {k: _json_number(v) for k, v in metrics.items()},
+                    "policies": dict(reasons),
+                    "versions": {"torch": torch.__version__},
+                    "threads": torch.get_num_threads(),
+                    "world_size": 1,
+                },
+            )
         )
+        self._reasons[step] = reasons
         self._saved.append(saved)
-        milliseconds = 1000 * (time.perf_counter() - started)
-        self._announce(
-            f"saved step {step} ({layout.total_bytes / 1e6:.1f} MB in {milliseconds:.0f} ms: "
-            f"{'; '.join(reasons.values())})"
-        )
-        self._prune()
-        return checkpoint
+        self._settle()
+        return self._store.expected(step)
+
+    def _settle(self) -> list[OSError]:
+        """Say how the saves ended that ended meanwhile; only then may older ones go."""
+        errors = []
+        for outcome in self._saver.outcomes():
+            reasons = self._reasons.pop(outcome.step, {})
+            if outcome.error is None:
+                self._announce(_describe(outcome, reasons))
+                self._prune()
+            else:
+                # It was not saved, so that the policy may ask again.
+                self._saved = [s for s in self._saved if s.step != outcome.step]
+                errors.append(outcome.error)
+                self._announce(
+                    f"step {outcome.step} was NOT saved: {outcome.error}; training goes on, the "
+                    "checkpoints before it are untouched, the next save that is due tries again"
+                )
+        return errors
 
     def _prune(self) -> None:
         if self._keep is None:
@@ -196,8 +217,7 @@ class Checkpointer:
         failures = []
         for checkpoint in reversed(candidates):
             try:
-                checkpoint.verify()
-                content = _read(checkpoint)
+                content = loading.read(checkpoint)
             except CorruptCheckpointError as error:
                 failures.append(str(error))
                 moved = self._store.quarantine(checkpoint)
@@ -211,20 +231,7 @@ class Checkpointer:
         self, checkpoint: Checkpoint, content: dict[str, Any], state: MutableMapping[str, Any]
     ) -> None:
         saved = content["state"]
-        missing, unexpected = sorted(set(state) - set(saved)), sorted(set(saved) - set(state))
-        if missing or unexpected:
-            raise ValueError(
-                f"the state has other names than {checkpoint.path.name}: "
-                f"not in the checkpoint: {missing}; only in the checkpoint: {unexpected}"
-            )
-        for name, value in saved.items():
-            target = state[name]
-            if hasattr(target, "load_state_dict"):
-                target.load_state_dict(_fit_prefix(target, value))
-            elif isinstance(target, torch.Tensor) and isinstance(value, torch.Tensor):
-                state[name] = value.to(target.device)
-            else:
-                state[name] = value
+        loading.load_into(state, saved, checkpoint)
         differences = randomness.restore(content["random"])
         self._saved = [Saved(s, tuple(p)) for s, p in content["saved"]]
         differences += self._differences(checkpoint)
@@ -269,67 +276,10 @@ class Checkpointer:
             self._announce(f"moved {rows} rows after step {step} out of metrics.csv")
 
 
-def _take_apart(
-    state: Mapping[str, Any], saved: list[Saved]
-) -> tuple[dict[str, torch.Tensor], bytes]:
-    encoder = codec.Encoder()
-    parts = {}
-    for name, entry in state.items():
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"the state has the name {name!r}; names are non-empty strings")
-        plain = _strip_prefix(entry.state_dict()) if hasattr(entry, "state_dict") else entry
-        parts[name] = encoder.encode(plain, name)
-    document = {
-        "state": parts,
-        "random": codec.Encoder().encode(randomness.capture(), "random"),
-        "saved": [[s.step, list(s.policies)] for s in saved],
-    }
-    return encoder.tensors, (json.dumps(document) + "\n").encode()
-
-
-def _read(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of a checkpoint, each byte checked before it is looked at."""
-    document = json.loads(checkpoint.read(STATE_JSON))
-    buffer = torch.frombuffer(checkpoint.read(STATE_TENSORS), dtype=torch.uint8)
-    try:
-        return {
-            "state": {
-                name: codec.decode(value, tensors)
-                for tensors in [image.parse(buffer)]
-                for name, value in document["state"].items()
-            },
-            "random": codec.decode(document["random"], {}),
-            "saved": document["saved"],
-        }
-    except (KeyError, ValueError, TypeError) as error:
-        raise CorruptCheckpointError(f"{checkpoint.path.name} cannot be read: {error}") from error
-
-
-def _strip_prefix(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without the prefix that torch.compile or DistributedDataParallel puts before every key."""
-    for prefix in _PREFIXES:
-        if state_dict and all(isinstance(k, str) and k.startswith(prefix) for k in state_dict):
-            return _strip_prefix({k[len(prefix) :]: v for k, v in state_dict.items()})
-    return state_dict
-
-
-def _fit_prefix(target: Any, saved: Any) -> Any:
-    """`saved`, with the prefix that the keys of `target` have."""
-    if not isinstance(target, torch.nn.Module) or not saved:
-        return saved
-    own, bare = (
-        next(iter(target.state_dict()), ""),
-        next(iter(_strip_prefix(target.state_dict())), ""),
-    )
-    prefix = own[: len(own) - len(bare)]
-    return {prefix + key: value for key, value in saved.items()} if prefix else saved
-
-
-def _is_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
-    return all(
-        bool(torch.isfinite(t if t.element_size() > 1 else t.float()).all())
-        for t in tensors.values()
-        if t.is_floating_point()
+def _describe(outcome: Outcome, reasons: Mapping[str, str]) -> str:
+    return (
+        f"saved step {outcome.step} ({outcome.size_bytes / 1e6:.1f} MB in "
+        f"{1000 * outcome.durable_seconds:.0f} ms: {'; '.join(reasons.values())})"
     )
 
 

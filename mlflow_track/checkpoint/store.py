@@ -129,6 +129,10 @@ class CheckpointStore:
         ]
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
+    def expected(self, step: int) -> Checkpoint:
+        """The checkpoint of `step`, whether or not it is committed yet."""
+        return Checkpoint(self.path / folder_of_step(step), step)
+
     def publish(
         self, step: int, files: Mapping[str, bytes | memoryview], manifest: Mapping[str, Any]
     ) -> Checkpoint:
