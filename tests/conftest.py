@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+# The workers of a parallel run share the cores: threads of torch that wait for each other on a
+# core that somebody else has cost more than they bring. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
