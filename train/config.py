@@ -79,18 +79,18 @@ class Config:
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
         if self.d_model % self.num_heads:
             raise ValueError(
-                f"d_model is {self.d_model} and num_heads {self.num_heads}; "
-                "d_model must be a multiple of num_heads"
+                f"--d-model is {self.d_model}; with --num-heads {self.num_heads} it takes a "
+                f"multiple of {self.num_heads}"
             )
         if self.position == "rope" and self.d_model // self.num_heads % 2:
             raise ValueError(
-                f"d_model is {self.d_model} and num_heads {self.num_heads}; position rope needs "
-                "an even width per head"
+                f"--d-model is {self.d_model}; with --num-heads {self.num_heads} and --position "
+                f"rope, which turns pairs, it takes an even multiple of {self.num_heads}"
             )
         if self.min_learning_rate > self.learning_rate:
             raise ValueError(
-                f"min_learning_rate is {self.min_learning_rate} and learning_rate "
-                f"{self.learning_rate}; the minimum may not be above the peak"
+                f"--min-learning-rate is {self.min_learning_rate}; with --learning-rate "
+                f"{self.learning_rate} it takes at most that"
             )
 
     def params(self) -> dict[str, Any]:

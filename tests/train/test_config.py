@@ -1,0 +1,124 @@
+"""Do the flags, the config file and the defaults become one checked Config?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.config import Config, parse
+from train.loop import describe
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr with which a command line is refused, with status 2."""
+    with pytest.raises(SystemExit) as ended:
+        parse(arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_every_field_has_a_flag_and_every_flag_a_field(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for item in dataclasses.fields(Config):
+        assert f"--{item.name.replace('_', '-')} " in text
+
+
+def test_without_flags_the_defaults_hold_and_nothing_differs():
+    assert parse([]) == (Config(), {})
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("1000", 1000), ("1e3", 1000), ("1000.0", 1000), ("+7", 7)]
+)
+def test_integers_accept_integral_floats(word, value):
+    config, _ = parse(["--max-steps", word])
+    assert config.max_steps == value
+    assert type(config.max_steps) is int
+
+
+@given(st.integers(min_value=1, max_value=2**62))
+def test_an_integer_arrives_digit_for_digit(number):
+    config, _ = parse(["--seed", str(number)])
+    assert config.seed == number
+
+
+@pytest.mark.parametrize("word", ["true", "True", "1"])
+def test_words_for_true(word):
+    assert parse(["--compile", word])[0].compile is True
+
+
+@pytest.mark.parametrize("word", ["false", "FALSE", "0"])
+def test_words_for_false(word):
+    assert parse(["--tie-embeddings", word])[0].tie_embeddings is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--max-steps", "10.5"], ("--max-steps", "'10.5'", "integer")),
+        (["--max-steps", "ten"], ("--max-steps", "'ten'", "integer")),
+        (["--max-steps", "inf"], ("--max-steps", "'inf'", "integer")),
+        (["--max-steps", "0"], ("--max-steps", "0", "1 or more")),
+        (["--learning-rate", "fast"], ("--learning-rate", "'fast'", "number")),
+        (["--learning-rate", "nan"], ("--learning-rate", "nan", "finite")),
+        (["--learning-rate=-1"], ("--learning-rate", "-1", "0 or more")),
+        (["--compile", "maybe"], ("--compile", "'maybe'", "true or false")),
+        (["--position", "relative"], ("--position", "'relative'", "rope or learned or none")),
+        (["--dropout", "1"], ("--dropout", "1.0", "below 1")),
+        (["--max-step", "3"], ("--max-step", "--max-steps")),
+        (["--bogus"], ("--bogus", "--help")),
+        (["stray"], ("stray",)),
+        (["--max-steps"], ("--max-steps", "expected one argument")),
+        (["--d-model", "30"], ("--d-model", "30", "--num-heads", "multiple")),
+        (["--d-model", "12"], ("--d-model", "12", "even")),
+        (["--learning-rate", "1e-5"], ("--min-learning-rate", "0.0002", "--learning-rate")),
+        (["--config", "missing.json"], ("--config", "missing.json")),
+    ],
+)
+def test_what_does_not_fit_ends_with_one_line_that_names_it(arguments, parts, capsys):
+    line = refusal(arguments, capsys)
+    for part in parts:
+        assert part in line, line
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("[1]", "object"),
+        ("{", "not JSON"),
+        ('{"max_step": 3}', "'max_steps'"),
+        ('{"max_steps": "3"}', "--max-steps"),
+        ('{"compile": 1}', "--compile"),
+        ('{"max_steps": 2.5}', "--max-steps"),
+    ],
+)
+def test_a_wrong_config_file_is_named(content, part, tmp_path: Path, capsys):
+    (tmp_path / "c.json").write_text(content)
+    assert part in refusal(["--config", str(tmp_path / "c.json")], capsys)
+
+
+def test_flags_beat_the_file_and_both_are_told(tmp_path: Path):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"max_steps": 1e3, "seed": 5, "dropout": 0, "batch_size": 6}))
+    config, sources = parse(["--config", str(file), "--seed", "7"])
+    assert (config.max_steps, config.seed, config.dropout, config.batch_size) == (1000, 7, 0.0, 6)
+    text = describe(sources, config)
+    assert f"batch_size=6 (config file {file})" in text
+    assert "seed=7 (command line)" in text
+    assert "max_steps" not in text  # it has the value of the default
+
+
+def test_a_config_written_by_hand_is_checked_too():
+    with pytest.raises(ValueError, match="--norm is 'batch'; it takes rmsnorm or layernorm"):
+        Config(norm="batch")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="--max-steps is True"):
+        Config(max_steps=True)
