@@ -12,6 +12,9 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
+from mlflow_track.device import CudaNumber
+from mlflow_track.record.late import Arriving
+
 MOST_STEP = 2**53
 _RESERVED = ("step", "time")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -31,16 +34,21 @@ def metric_name(name: Any) -> str:
     return name
 
 
-def metric_value(name: str, value: Any) -> float:
-    """A number as float: Python's, NumPy's, or a tensor of one element."""
-    if isinstance(value, str | bytes) or value is None:
+def metric_value(name: str, value: Any) -> float | Arriving:
+    """A number as float: Python's, NumPy's, or a tensor of one element.
+
+    One that lies on a CUDA device is not waited for.
+    """
+    if isinstance(value, str | bytes | bytearray) or value is None:
         raise TypeError(
             f"metric {name!r} is {type(value).__name__} ({value!r:.60}); log_metrics takes "
             "numbers. Log text with log_text or set_tag"
         )
     try:
-        # A loss that still carries its graph is what people log.
-        return float(value.detach() if hasattr(value, "detach") else value)
+        if getattr(value, "is_cuda", False):
+            return CudaNumber(value)
+        # NumPy's float() of a complex number or of an array only warns; item() tells them apart.
+        return float(value.item() if hasattr(value, "item") else value)
     except OverflowError:
         raise ValueError(f"metric {name!r} is too large for a float: {value!r:.40}…") from None
     except (TypeError, ValueError, RuntimeError) as error:

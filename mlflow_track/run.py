@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
 from mlflow_track.record import provenance
 from mlflow_track.record.directory import FAILED, FINISHED, KILLED, RunDirectory
+from mlflow_track.record.late import Arriving
 from mlflow_track.record.params import flatten
 from mlflow_track.record.rows import iterate_rows
 from mlflow_track.resume import find_run_to_continue
@@ -111,8 +113,8 @@ class Run:
         self.id: str = directory.info["id"]
         self.name: str = directory.info["name"]
         self.directory: Path = directory.path
-        self._pid = os.getpid()
         self._is_finished = False
+        self._why_closed = ""
         self._stop = StopRequest()
         self._checkpointer: Checkpointer | None = None
         self._config_lock = threading.Lock()
@@ -135,6 +137,7 @@ class Run:
         self._provenance = threading.Thread(target=self._capture_provenance, daemon=True)
         self._provenance.start()
         atexit.register(self._finish_at_exit)
+        _after_fork(self)
         verb = f"continues (attempt {directory.attempt})" if is_resumed else "starts"
         self.print(f"run {self.name} of {directory.info['experiment']} {verb} in {self.directory}")
 
@@ -142,6 +145,10 @@ class Run:
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Write one row of metrics. When this returns, the row survives the process.
+
+        A tensor on a CUDA device is not waited for: its row, and those logged after it, are written
+        in their order by the first call that finds its value arrived, at the latest by a checkpoint
+        or by `finish`. Threads may log at the same time.
 
         Args:
             metrics: Numbers by name: Python's, NumPy's, or tensors of one element. NaN and
@@ -151,7 +158,8 @@ class Run:
         Raises:
             TypeError: A value is no number, a name no string, a step no integer.
             ValueError: A name is empty or a step negative.
-            OSError: The disk is full.
+            RuntimeError: The run has ended, or this process was forked from the one that writes it.
+            OSError: The disk is full; the row is not logged.
         """
         if type(step) is not int or not 0 <= step <= checks.MOST_STEP:
             step = checks.step_number(step)
@@ -184,7 +192,7 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; values become strings."""
-        self._record.set_tags(checks.tags(tags))
+        self._open_record().set_tags(checks.tags(tags))
 
     def set_tag(self, name: str, value: str) -> None:
         """Set one tag; see `set_tags`."""
@@ -207,8 +215,9 @@ class Run:
             "source": source,
             "context": context,
         }
-        if item not in self._record.info["inputs"]:
-            self._record.add("inputs", item)
+        record = self._open_record()
+        if item not in record.info["inputs"]:
+            record.add("inputs", item)
 
     def log_artifact(self, path: str | os.PathLike[str], artifact_path: str | None = None) -> Path:
         """Copy a file, or a folder with all in it, to the artifacts, below `artifact_path`.
@@ -217,29 +226,29 @@ class Run:
             FileNotFoundError: There is nothing at `path`.
             ValueError: `artifact_path` would leave the artifacts.
         """
-        return self._artifacts.copy(path, artifact_path)
+        return self._open_artifacts().copy(path, artifact_path)
 
     def log_artifacts(
         self, folder: str | os.PathLike[str], artifact_path: str | None = None
     ) -> None:
         """Copy what a folder holds to the artifacts."""
-        self._artifacts.copy_content(folder, artifact_path)
+        self._open_artifacts().copy_content(folder, artifact_path)
 
     def log_text(self, text: str, artifact_file: str) -> Path:
         """Write a text as an artifact."""
-        return self._artifacts.write_text(text, artifact_file)
+        return self._open_artifacts().write_text(text, artifact_file)
 
     def log_dict(self, content: Any, artifact_file: str) -> Path:
         """Write JSON-serialisable content as an artifact."""
-        return self._artifacts.write_json(content, artifact_file)
+        return self._open_artifacts().write_json(content, artifact_file)
 
     def log_figure(self, figure: Any, artifact_file: str) -> Path:
         """Draw a matplotlib figure into an artifact; its ending says how (png, svg, pdf)."""
-        return self._artifacts.write_figure(figure, artifact_file)
+        return self._open_artifacts().write_figure(figure, artifact_file)
 
     def log_table(self, data: Any, artifact_file: str) -> Path:
         """Write a table as an artifact, `.csv` or `.json`: a mapping of columns, or a DataFrame."""
-        return self._artifacts.write_table(data, artifact_file)
+        return self._open_artifacts().write_table(data, artifact_file)
 
     def print(self, message: str) -> None:
         """Say one line on the console (stderr) and in training.log."""
@@ -298,6 +307,8 @@ class Run:
 
         Raises:
             ValueError: Another status.
+
+        In a process that was forked from the one that writes the run, this does nothing.
         """
         if status not in (FINISHED, FAILED, KILLED):
             raise ValueError(f"status is {status!r}; it takes FINISHED, FAILED or KILLED")
@@ -311,8 +322,11 @@ class Run:
         self._provenance.join(timeout=30)
         self.print(f"run {self.name} {status}{': ' + error if error else ''}")
         self._metrics.sync()
+        if self._metrics.lost:
+            self.print(f"{self._metrics.lost} metric values never came: their device failed")
         self._record.end_attempt(status, error)
-        self._metrics.close()
+        self._why_closed = f"run {self.id} has ended; log before finish, or continue it with resume"
+        self._metrics.close(self._why_closed)
         self._record.release()
         if self._companion is not None:
             pending = self._companion.close(self._settings.finish_timeout_seconds)
@@ -339,7 +353,25 @@ class Run:
 
     # --- inside ---
 
-    def _number(self, name: str, value: Any) -> float:
+    def _open_record(self) -> RunDirectory:
+        if self._why_closed:
+            raise RuntimeError(self._why_closed)
+        return self._record
+
+    def _open_artifacts(self) -> Artifacts:
+        self._open_record()
+        return self._artifacts
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the run is the parent's to write and to finish."""
+        self._is_finished = True
+        self._why_closed = (
+            f"run {self.id} is written by the process that this one ({os.getpid()}) was forked "
+            "from; hand the values over to it, or start_run a run of its own here"
+        )
+        self._metrics.abandon(self._why_closed)
+
+    def _number(self, name: str, value: Any) -> float | Arriving:
         if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:
             return value
         return checks.metric_value(name, value)
@@ -361,7 +393,7 @@ class Run:
 
     def _write_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
         with self._config_lock:
-            config = self._record.read_config()
+            config = self._open_record().read_config()
             old, new = flatten(config["params"]), flatten(params)
             changed = {k: [old[k], v] for k, v in new.items() if k in old and old[k] != v}
             if is_start and self._record.attempt > 1:
@@ -397,13 +429,22 @@ class Run:
         self._record.update(provenance=captured)
 
     def _finish_at_exit(self) -> None:
-        if os.getpid() != self._pid:
-            return
         error = getattr(sys, "last_value", None)
         if error is not None:
             self.finish(FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
         else:
             self.finish(KILLED if self._stop.reason else FINISHED)
+
+
+def _after_fork(run: Run) -> None:
+    # The hook stays for the life of the process; the run need not.
+    reference = weakref.ref(run)
+
+    def leave_to_parent() -> None:
+        if (run := reference()) is not None:
+            run._leave_to_parent()
+
+    os.register_at_fork(after_in_child=leave_to_parent)
 
 
 def _merge(target: MutableMapping[str, Any], update: Mapping[str, Any]) -> None:

@@ -29,6 +29,8 @@ class StopRequest:
             return
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._arrived)
+        # Whoever ends a forked worker, as multiprocessing does with SIGTERM, means it.
+        os.register_at_fork(after_in_child=self.ignore)
 
     def ignore(self) -> None:
         """Give the signals back to whoever had them."""

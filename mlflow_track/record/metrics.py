@@ -14,16 +14,21 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
+from mlflow_track.record.late import Arriving, LateRow, LateRows
 
 _FIXED = ("step", "time")
 _MOST_PLANS = 1024
+
+# Puts the values of a row in the order of the columns; None where they are in that order already.
+_Plan = Callable[[Sequence[Any]], tuple[Any, ...]] | None
 
 
 class Rewind(NamedTuple):
@@ -47,52 +52,79 @@ class MetricsFile:
 
     Attributes:
         known: The tuples of names that were written before; others are new to the file.
+        lost: How many values never came, because their device failed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        # Which cells a tuple of names fills; None where they are the first columns in order.
-        self.known: dict[tuple[str, ...], list[int] | None] = {}
+        # Reentrant: a signal handler that logs may have interrupted a call that logs.
+        self._lock = threading.RLock()
+        self._late = LateRows()
+        self.known: dict[tuple[str, ...], _Plan] = {}
         if not path.exists():
             replace_file(path, header_line(()))
         self.names, self._header_bytes = read_header(path)
         self._columns = {name: index for index, name in enumerate(self.names)}
         self._descriptor = self._open()
+        self._why_closed = ""
 
-    def append(self, step: int, names: tuple[str, ...], values: Sequence[float]) -> None:
-        """Write one row. `values` are floats or ints below 2**53, one for each of the `names`."""
-        total = sum(values)
-        is_finite = total - total == 0
+    def append(self, step: int, names: tuple[str, ...], values: Sequence[float | Arriving]) -> None:
+        """Write one row, or keep it until its values have arrived and those before it.
+
+        Args:
+            step: The row's step.
+            names: Names of metrics, each once.
+            values: One for each name. Ints are below 2**64.
+
+        Raises:
+            RuntimeError: The file was closed.
+            OSError: The disk is full; the row is not there.
+        """
+        now = time.time_ns() // 1_000_000 / 1000
+        try:
+            total: Any = sum(values)  # type: ignore[arg-type]
+        except TypeError:
+            total = None  # Not all are numbers yet.
         with self._lock:
-            try:
-                cells = self.known[names]
-            except KeyError:
-                cells = self._plan(names)
-            now = time.time_ns() // 1_000_000 / 1000
-            if is_finite and cells is None:
-                # A JSON array of numbers is a CSV row in brackets.
-                line = orjson.dumps([step, now, *values])[1:-1] + b"\n"
+            if total is None or self._late:
+                self._late.add(LateRow(step, now, names, values))
+                self._write_late(wait=False)
             else:
-                line = _sparse_line(step, now, values, cells)
-            if os.write(self._descriptor, line) != len(line):
-                self._drop_torn_row(len(line))
+                self._write(step, now, names, values, total - total == 0)
 
     def sync(self) -> None:
-        """Make every row survive a power loss, too."""
-        os.fsync(self._descriptor)
+        """Make every row survive a power loss, too; waits for values that are on their way."""
+        with self._lock:
+            self._write_late(wait=True)
+            os.fsync(self._descriptor)
 
     def position(self) -> int:
-        """The bytes written after the header."""
-        return os.fstat(self._descriptor).st_size - self._header_bytes
+        """The bytes written after the header, once every value has arrived."""
+        with self._lock:
+            self._write_late(wait=True)
+            return os.fstat(self._descriptor).st_size - self._header_bytes
 
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+    @property
+    def lost(self) -> int:
+        return self._late.lost
+
+    def close(self, why: str = "the metrics file is closed") -> None:
+        """Write nothing any more; `why` is what later calls of `append` say."""
+        with self._lock:
+            if self._descriptor >= 0:
+                self._write_late(wait=True)
+                self._forget(why)
+
+    def abandon(self, why: str) -> None:
+        """In a forked child: the file is the parent's, and so is every row on its way."""
+        # A thread that does not exist here may have held the lock.
+        self._lock = threading.RLock()
+        self._late = LateRows()
+        self._forget(why)
 
     def plan_rewind(self, last_step: int) -> Rewind:
         """What `rewind` would take out."""
+        self._write_late(wait=True)
         return self._split(last_step)[0]
 
     def rewind(self, last_step: int, aside: Path) -> Rewind:
@@ -101,6 +133,7 @@ class MetricsFile:
         A crash in between leaves the rows in both files, never in neither.
         """
         with self._lock:
+            self._write_late(wait=True)
             rewind, header, kept, moved = self._split(last_step)
             if moved:
                 replace_file(aside, header + b"".join(moved))
@@ -140,16 +173,62 @@ class MetricsFile:
             os.ftruncate(descriptor, size - torn)
         return descriptor
 
-    def _plan(self, names: tuple[str, ...]) -> list[int] | None:
+    def _write(
+        self,
+        step: int,
+        now: float,
+        names: tuple[str, ...],
+        values: Sequence[Any],
+        is_finite: bool,
+    ) -> None:
+        try:
+            plan = self.known[names]
+        except KeyError:
+            plan = self._plan(names)
+        if plan is not None:
+            values = plan((*values, None))
+        if is_finite:
+            # A JSON array of numbers is a CSV row in brackets.
+            line = orjson.dumps([step, now, *values])[1:-1] + b"\n"
+            if plan is not None:
+                line = line.replace(b"null", b"")
+        else:
+            line = _line(step, now, values)
+        try:
+            written = os.write(self._descriptor, line)
+        except OSError as error:
+            why = f"{error.strerror}; the row is not logged"
+            raise OSError(error.errno, why, str(self.path)) from error
+        if written != len(line):
+            self._drop_torn_row(len(line))
+
+    def _write_late(self, *, wait: bool) -> None:
+        with self._lock:
+            for row in self._late.take(wait=wait):
+                total: Any = sum(row.values)  # type: ignore[arg-type]
+                self._write(row.step, row.time, row.names, row.values, total - total == 0)
+
+    def _plan(self, names: tuple[str, ...]) -> _Plan:
+        if self._descriptor < 0:
+            raise RuntimeError(self._why_closed)
         new = [name for name in names if name not in self._columns]
         if new:
             self._widen(new)
-        cells = [self._columns[name] for name in names]
-        plan = None if cells == list(range(len(cells))) else cells
+        place_of = {self._columns[name]: place for place, name in enumerate(names)}
+        # The last place is that of None, an empty cell.
+        places = [place_of.get(column, len(names)) for column in range(max(place_of) + 1)]
+        plan = None if places == list(range(len(names))) else _picker(places)
         if len(self.known) >= _MOST_PLANS:
             self.known.clear()
         self.known[names] = plan
         return plan
+
+    def _forget(self, why: str) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor, self._why_closed = -1, why
+        # So that `append` looks for a plan, and finds the reason.
+        self.known = {}
 
     def _widen(self, new: list[str]) -> None:
         names = (*self.names, *new)
@@ -209,11 +288,12 @@ def _step_of(line: bytes) -> int:
     return int(line[: line.index(b",")])
 
 
-def _sparse_line(step: int, now: float, values: Sequence[float], cells: list[int] | None) -> bytes:
-    texts = [repr(value) for value in values]
-    if cells is not None:
-        row = [""] * (max(cells) + 1)
-        for cell, text in zip(cells, texts, strict=True):
-            row[cell] = text
-        texts = row
-    return ",".join([str(step), repr(now), *texts]).encode() + b"\n"
+def _picker(places: list[int]) -> _Plan:
+    if len(places) == 1:
+        return lambda values: (values[places[0]],)
+    return itemgetter(*places)
+
+
+def _line(step: int, now: float, values: Sequence[Any]) -> bytes:
+    cells = ("" if value is None else repr(value) for value in values)
+    return ",".join([str(step), repr(now), *cells]).encode() + b"\n"

@@ -83,6 +83,9 @@ def test_numbers_of_every_kind_are_kept_exactly() -> None:
         "inf": math.inf,
         "-inf": -math.inf,
         "f32": np.float32(0.1),
+        "f16": np.float16(0.1),
+        "array": np.array([2.5]),
+        "bf16": torch.tensor(0.1, dtype=torch.bfloat16),
         "i64": np.int64(7),
         "tensor": torch.tensor(0.25, requires_grad=True),
         "one": torch.tensor([1.5]),
@@ -93,7 +96,8 @@ def test_numbers_of_every_kind_are_kept_exactly() -> None:
     assert text[4:7] == ["nan", "inf", "-inf"]
     row = mt.load_run(run.directory).metrics().iloc[0]
     for name, value in values.items():
-        assert row[name] == float(value) or (name == "nan" and math.isnan(row[name]))
+        number = float(value.item() if hasattr(value, "item") else value)
+        assert row[name] == number or (name == "nan" and math.isnan(row[name]))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,10 @@ def test_numbers_of_every_kind_are_kept_exactly() -> None:
         ({"acc": None}, 0, TypeError, "NoneType"),
         ({"acc": torch.zeros(2)}, 0, TypeError, "'acc' is Tensor"),
         ({"acc": [1]}, 0, TypeError, "'acc' is list"),
+        ({"acc": 1 + 2j}, 0, TypeError, "'acc' is complex"),
+        ({"acc": np.complex64(1 + 2j)}, 0, TypeError, "'acc' is complex64"),
+        ({"acc": np.datetime64("2026-01-01")}, 0, TypeError, "'acc' is datetime64"),
+        ({"acc": bytearray(b"1")}, 0, TypeError, "'acc' is bytearray"),
         ({"acc": 10**400}, 0, ValueError, "too large"),
         ({"": 1.0}, 0, ValueError, "name ''"),
         ({"a\nb": 1.0}, 0, ValueError, "control"),
