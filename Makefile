@@ -13,7 +13,7 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test faults lint bench
+.PHONY: help demo ui server test faults lint bench
 .DELETE_ON_ERROR:
 
 # What another job left in the environment would send this one elsewhere.
@@ -42,11 +42,14 @@ ui: $(INSTALLED) mlflow.db ## the MLflow UI on the store of the demo; PORT=5000
 	@echo "http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning   (Ctrl-C ends it)"
 	@.venv/bin/mlflow ui --backend-store-uri "$(STORE)" --host 127.0.0.1 --port $(PORT) --workers 1
 
+server: $(INSTALLED_DEV) ## an MLflow server on PostgreSQL, data in .server/; PORT=5000
+	@.venv/bin/python -m tests.servers --port $(PORT)
+
 test: $(INSTALLED_DEV) ## all tests
-	.venv/bin/python -m pytest -n $(JOBS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 faults: $(INSTALLED_DEV) ## only the tests that kill, cut and take away
-	.venv/bin/python -m pytest -n $(JOBS) -m faults
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup -m faults
 
 lint: $(INSTALLED_DEV) ## style, format and types
 	.venv/bin/ruff check .
@@ -74,5 +77,5 @@ $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Installing what the checks need"
-	@$(INSTALL) --editable ".[dev]"
+	@$(INSTALL) --editable ".[dev,server]"
 	@touch $@

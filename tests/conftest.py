@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.fixtures import postgres, postgres_server, s3, sqlite_server
+
+__all__ = ["postgres", "postgres_server", "s3", "sqlite_server"]
+
 # The workers of a parallel run share the cores: threads of torch that wait for each other on a
 # core that somebody else has cost more than they bring. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

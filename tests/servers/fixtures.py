@@ -1,0 +1,84 @@
+"""Servers for tests: each starts when the first test asks for it, once per test process.
+
+Tests that use one carry `pytest.mark.xdist_group("server")`: then one process runs them all, and
+no server starts twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.mlflow_server import MlflowServer
+from tests.servers.postgres import Postgres, find_programs
+from tests.servers.s3 import S3
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; `.uri("name")` is a database of it."""
+    require_postgres()
+    # Not below pytest's own temporary folder, which only the current user may enter.
+    folder = Path(tempfile.mkdtemp(prefix="postgres-of-tests-"))
+    server = Postgres(folder, is_durable=False)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """An S3 endpoint with a bucket."""
+    server = S3(tmp_path_factory.mktemp("s3"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(
+    postgres: Postgres, s3: S3, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    """`mlflow server` as a team runs it: PostgreSQL, and artifacts through the server to S3."""
+    server = MlflowServer(
+        tmp_path_factory.mktemp("mlflow-on-postgres"),
+        postgres.uri("mlflow"),
+        s3.uri,
+        environment=s3.environment,
+    )
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """`mlflow server` on a SQLite file, artifacts through the server into a folder."""
+    folder = tmp_path_factory.mktemp("mlflow-on-sqlite")
+    server = MlflowServer(folder, f"sqlite:///{folder}/server.db", str(folder / "artifacts"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def require_postgres() -> None:
+    """Skip where PostgreSQL is not installed; where it must be, fail."""
+    if find_programs() is None:
+        reason = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
