@@ -7,7 +7,7 @@ import math
 import operator
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
@@ -132,6 +132,17 @@ def tags(values: Any) -> dict[str, str]:
         if not isinstance(key, str) or not key.strip() or _CONTROL.search(key):
             raise ValueError(f"tag name {key!r} does not fit; names are non-empty strings")
     return {key: str(value) for key, value in values.items()}
+
+
+def word(name: str, value: Any, words: Sequence[str]) -> str:
+    """One of a few words.
+
+    Raises:
+        ValueError: It is another; the message names those that fit.
+    """
+    if value not in words:
+        raise ValueError(f"{name} is {value!r}; it takes one of {', '.join(words)}")
+    return value
 
 
 def artifact_path(root: Path, name: Any) -> Path:

@@ -14,6 +14,8 @@ from mlflow_track.stop import StopRequest
 if TYPE_CHECKING:
     import pandas
 
+    from mlflow_track.mirror.status import SyncStatus
+
 
 class OffRun(Run):
     """A run that checks what it is given, as every run does, and keeps none of it."""
@@ -56,13 +58,18 @@ class OffRun(Run):
     def print(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    def checkpoints(self, *, save: Any = None, keep: Any = None) -> NoCheckpoints:
+    def checkpoints(
+        self, *, save: Any = None, keep: Any = None, upload: Any = None
+    ) -> NoCheckpoints:
         self._stop.listen()
         return NoCheckpoints()
 
     @property
     def url(self) -> None:
         return None
+
+    def sync_status(self) -> SyncStatus:
+        raise RuntimeError("this run writes nothing, so nothing of it is sent to a server")
 
     def metrics(self) -> pandas.DataFrame:
         import pandas

@@ -21,7 +21,7 @@ from mlflow_track.record.late import Arriving
 from mlflow_track.record.params import flatten
 from mlflow_track.record.rows import iterate_rows
 from mlflow_track.resume import find_run_to_continue
-from mlflow_track.settings import Settings, mask_password, read_settings
+from mlflow_track.settings import UPLOADS, Settings, mask_password, read_settings
 from mlflow_track.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlflow_track.checkpoint.retention import Keep
     from mlflow_track.checkpoint.schedule import SavePolicy
     from mlflow_track.mirror.companion import Companion
+    from mlflow_track.mirror.status import SyncStatus
     from mlflow_track.off import NoCheckpoints
 
 _EXACT_INT = 2**53
@@ -43,6 +44,7 @@ def start_run(
     params: Any = None,
     tags: Mapping[str, str] | None = None,
     resume: str | None = None,
+    rewind: str | None = None,
     backend: str | None = None,
     directory: str | os.PathLike[str] | None = None,
 ) -> Run:
@@ -57,6 +59,10 @@ def start_run(
         tags: Strings by name.
         resume: "never" starts a new run; "auto" continues the newest unfinished run of this
             experiment and run name, if there is one; "must" insists on it; a run id names it.
+        rewind: What happens at the MLflow server when a resume repeats steps that it has: with
+            "continue" (the default) they stay as they are there, and a tag tells by how much the
+            repetition differs; with "fork" a new MLflow run receives the kept history and goes on,
+            and the old one is marked superseded.
         backend: "local", "mlflow" or "off". Ranks above 0 of a torchrun job are "off".
         directory: The folder that holds all runs.
 
@@ -73,6 +79,7 @@ def start_run(
         experiment=experiment,
         run_name=run_name,
         resume=resume,
+        rewind=rewind,
     )
     checked_params = checks.params(params) if params is not None else {}
     checked_tags = checks.tags(tags or {})
@@ -126,6 +133,8 @@ class Run:
                 mirror={
                     "attach": settings.mlflow_run_id,
                     "tracking_uri": mask_password(settings.tracking_uri),
+                    "rewind": settings.rewind,
+                    "upload": settings.upload,
                 }
             )
         self._metrics = directory.open_metrics()
@@ -259,12 +268,26 @@ class Run:
     # --- checkpoints and the end ---
 
     def checkpoints(
-        self, *, save: SavePolicy | None = None, keep: Keep | None = None
+        self,
+        *,
+        save: SavePolicy | None = None,
+        keep: Keep | None = None,
+        upload: str | None = None,
     ) -> Checkpointer | NoCheckpoints:
         """The run's checkpoints: `save` decides when, `keep` decides what stays.
 
         From here on SIGTERM, Ctrl-C and SIGUSR1 ask for a checkpoint and a clean stop.
+
+        Args:
+            save: When to save; None saves only when `save()` is called.
+            keep: What to keep; None keeps all.
+            upload: Which of the kept ones the MLflow server gets, too: "all", the "best" by the
+                metric of `keep`, the "last", or "none"; else MLFLOW_TRACK_UPLOAD, else all.
+
+        Raises:
+            ValueError: `upload` is another word, or "best" without a metric to compare.
         """
+        self._set_upload(upload or self._settings.upload, keep)
         from mlflow_track.checkpoint.checkpointer import Checkpointer
 
         self._stop.listen()
@@ -291,6 +314,19 @@ class Run:
     def url(self) -> str | None:
         """The run's page in the MLflow UI, once known."""
         return self._companion.url() if self._companion else None
+
+    def sync_status(self) -> SyncStatus:
+        """What the MLflow server has of the run and what it lacks, by count, and why.
+
+        Raises:
+            RuntimeError: The run has no server: its backend is not "mlflow".
+        """
+        if self._companion is None:
+            raise RuntimeError(
+                "this run is not sent to a server; start it with backend='mlflow', or set "
+                "MLFLOW_TRACKING_URI"
+            )
+        return self._companion.status()
 
     def metrics(self) -> pandas.DataFrame:
         """What was logged so far: one row per step, one column per metric; see `LoadedRun`."""
@@ -370,6 +406,17 @@ class Run:
             "from; hand the values over to it, or start_run a run of its own here"
         )
         self._metrics.abandon(self._why_closed)
+
+    def _set_upload(self, upload: str, keep: Keep | None) -> None:
+        """Note for the mirror which checkpoints it sends."""
+        checks.word("upload", upload, UPLOADS)
+        metric = keep.metric if keep is not None else None
+        if upload == "best" and metric is None:
+            raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
+        mirror = self._record.info.get("mirror")
+        if mirror is not None:
+            mode = keep.mode if keep is not None else "min"
+            self._record.update(mirror={**mirror, "upload": upload, "metric": metric, "mode": mode})
 
     def _number(self, name: str, value: Any) -> float | Arriving:
         if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BACKENDS = ("local", "mlflow", "off")
+REWINDS = ("continue", "fork")
+UPLOADS = ("all", "best", "last", "none")
 _MLFLOW_DEFAULT_STORE = "sqlite:///mlflow.db"
 
 
@@ -24,7 +26,11 @@ class Settings:
         resume: "never", "auto", "must" or a run id.
         tracking_uri: The MLflow server, with local paths made absolute; None unless `backend`
             is "mlflow".
+        named_tracking_uri: The same, but None where no argument and no variable names it.
         mlflow_run_id: The MLflow run to attach to, as `mlflow run` hands it over.
+        rewind: What a resume that repeats steps does at the server: "continue" in the same MLflow
+            run, or "fork" a new one that holds the kept history.
+        upload: Which checkpoints go to the server: "all", "best", "last" or "none".
         finish_timeout_seconds: How long `finish` waits for the mirror.
         mirror_environment: What `.env` adds to the environment of the mirror process.
     """
@@ -35,7 +41,10 @@ class Settings:
     run_name: str | None
     resume: str
     tracking_uri: str | None
+    named_tracking_uri: str | None
     mlflow_run_id: str | None
+    rewind: str
+    upload: str
     finish_timeout_seconds: float
     mirror_environment: Mapping[str, str]
 
@@ -47,6 +56,15 @@ class Settings:
             )
         if not self.experiment.strip():
             raise ValueError("the experiment's name is empty; give it at least one character")
+        for name, value, words in (
+            ("rewind", self.rewind, REWINDS),
+            ("upload", self.upload, UPLOADS),
+        ):
+            if value not in words:
+                raise ValueError(
+                    f"{name} is {value!r}; {name}=… and MLFLOW_TRACK_{name.upper()} take one of "
+                    f"{', '.join(words)}"
+                )
         if not self.resume.strip():
             raise ValueError("resume is empty; it takes never, auto, must or a run id")
 
@@ -59,6 +77,7 @@ def read_settings(
     run_name: str | None = None,
     resume: str | None = None,
     tracking_uri: str | None = None,
+    rewind: str | None = None,
 ) -> Settings:
     """Merge arguments, environment and `.env` of the working folder.
 
@@ -92,7 +111,10 @@ def read_settings(
         run_name=run_name if run_name is not None else first("MLFLOW_RUN_NAME"),
         resume=resume if resume is not None else first("MLFLOW_TRACK_RESUME") or "never",
         tracking_uri=absolute_uri(uri or _MLFLOW_DEFAULT_STORE) if is_mirrored else None,
+        named_tracking_uri=absolute_uri(uri) if uri and is_mirrored else None,
         mlflow_run_id=run_id if is_mirrored else None,
+        rewind=rewind or first("MLFLOW_TRACK_REWIND") or "continue",
+        upload=first("MLFLOW_TRACK_UPLOAD") or "all",
         finish_timeout_seconds=timeout_seconds,
         mirror_environment=dotenv,
     )

@@ -26,7 +26,11 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mlflow_track", "train")
 HEAVY = ("torch", "mlflow", "pandas", "matplotlib", "numpy", "safetensors")
-IMPORT_MLFLOW = {"mlflow_track/mirror/mlflow.py", "mlflow_track/analysis/ui_store.py"}
+IMPORT_MLFLOW = {
+    "mlflow_track/mirror/mlflow.py",
+    "mlflow_track/mirror/mlflow_errors.py",
+    "mlflow_track/analysis/ui_store.py",
+}
 
 # Which rooms of mlflow_track a room may open. The modules beside them (run.py, cli.py, …) wire all.
 MAY_IMPORT = {

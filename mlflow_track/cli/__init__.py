@@ -11,6 +11,7 @@ _HOMES = {
     "ls": "runs",
     "compare": "runs",
     "sync": "mirror",
+    "doctor": "mirror",
 }
 
 

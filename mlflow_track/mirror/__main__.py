@@ -1,4 +1,8 @@
-"""`python -m mlflow_track.mirror RUNFOLDER`, with MLFLOW_TRACKING_URI set: started by a run."""
+"""`python -m mlflow_track.mirror RUNFOLDER`, with MLFLOW_TRACKING_URI set: started by a run.
+
+Standard input is the pipe that ends with the trainer; each line on standard output is for the
+trainer's console; standard error is mirror.log.
+"""
 
 import os
 import sys
@@ -6,5 +10,20 @@ from pathlib import Path
 
 from mlflow_track.mirror.process import mirror_run, open_mlflow
 
+
+def main() -> None:
+    # What libraries print is not for the trainer's console.
+    console = os.dup(1)
+    os.dup2(2, 1)
+
+    def tell(text: str) -> None:
+        try:
+            os.write(console, (text.replace("\n", " ") + "\n").encode())
+        except OSError:
+            pass  # the trainer has ended
+
+    mirror_run(Path(sys.argv[1]), os.environ["MLFLOW_TRACKING_URI"], open_mlflow, tell)
+
+
 if __name__ == "__main__":
-    mirror_run(Path(sys.argv[1]), os.environ["MLFLOW_TRACKING_URI"], open_mlflow)
+    main()

@@ -5,22 +5,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import mlflow_track
-from mlflow_track.mirror.state import MirrorState, SyncStatus, read_status
+from mlflow_track.mirror.state import MirrorState
+from mlflow_track.mirror.status import SyncStatus, read_status
 from mlflow_track.record.files import FILE_MODE
 from mlflow_track.record.lock import close_in_forked_children
 
 _LOG_FILE = "mirror.log"
+_MOST_RESTARTS = 5
+_RESTART_PAUSE_SECONDS = 0.5
+_PROGRESS_SECONDS = 0.5
 
 
 class Companion:
     """The mirror process of a run.
 
     It sees the end of the trainer by the end of the pipe, which the kernel closes however the
-    trainer ends. It has a session of its own, so that Ctrl-C does not reach it.
+    trainer ends. It has a session of its own, so that Ctrl-C does not reach it. A thread waits for
+    what it says, which goes to the console, and for its end: one that was killed is replaced.
 
     Args:
         path: The run's folder.
@@ -32,17 +40,55 @@ class Companion:
 
     def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
         self._path = path
+        self._environment = {**environment, "PYTHONPATH": _python_path(environment)}
+        self._lock = threading.Lock()
+        self._is_closing = False
+        self._has_ended = threading.Event()
+        self._start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True, name="mirror-watcher")
+        self._watcher.start()
+
+    @property
+    def pid(self) -> int:
+        """The process that mirrors now."""
+        return self._process.pid
+
+    def url(self) -> str | None:
+        """The run's page in the MLflow UI, once the server has said so."""
+        return MirrorState.read(self._path).url
+
+    def status(self) -> SyncStatus:
+        """What the server has, and what it lacks."""
+        return read_status(self._path)
+
+    def close(self, timeout_seconds: float) -> SyncStatus:
+        """Tell the mirror that the trainer ends, and give it time to send the rest."""
+        with self._lock:
+            self._is_closing = True
+            self._close_pipe()
+        deadline = time.monotonic() + timeout_seconds
+        progress = _Progress(sys.stderr, self._path)
+        while (left := deadline - time.monotonic()) > 0:
+            if self._has_ended.wait(min(left, _PROGRESS_SECONDS)):
+                break
+            progress.show(left)
+        progress.clear()
+        # If it goes on by itself, nobody waits for it, and that is meant.
+        self._process.returncode = self._process.returncode or 0
+        return read_status(self._path)
+
+    def _start(self) -> None:
         read_end, self._pipe = os.pipe()
-        log = os.open(path / _LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
+        log = os.open(self._path / _LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow_track.mirror", str(path)],
+                [sys.executable, "-m", "mlflow_track.mirror", str(self._path)],
                 stdin=read_end,
-                stdout=log,
+                stdout=subprocess.PIPE,
                 stderr=log,
                 # Not the trainer's folder: what lies there must not hide a module.
-                cwd=path,
-                env={**environment, "PYTHONPATH": _python_path(environment)},
+                cwd=self._path,
+                env=self._environment,
                 start_new_session=True,
             )
         except OSError:
@@ -53,19 +99,73 @@ class Companion:
             os.close(log)
         close_in_forked_children(self._pipe)
 
-    def url(self) -> str | None:
-        """The run's page in the MLflow UI, once the server has said so."""
-        return MirrorState.read(self._path).url
+    def _watch(self) -> None:
+        """Pass on what the mirror says; when it ends before its time, start another."""
+        restarts = 0
+        while True:
+            process = self._process
+            assert process.stdout is not None
+            with process.stdout as said:
+                for line in said:
+                    print(line.decode(errors="replace").rstrip(), file=sys.stderr, flush=True)
+            code = process.wait()
+            if code == 0:
+                break
+            if restarts == _MOST_RESTARTS:
+                self._warn(
+                    f"the mirror ended {restarts + 1} times ({_how(code)}; mirror.log says more) "
+                    f"and is not started again: the record goes on, and mlflow-track sync "
+                    f"{self._path} sends it later"
+                )
+                break
+            restarts += 1
+            self._warn(f"the mirror ended ({_how(code)}); another takes over")
+            time.sleep(_RESTART_PAUSE_SECONDS * restarts)
+            with self._lock:
+                try:
+                    self._close_pipe()
+                    self._start()
+                except OSError as error:
+                    self._warn(f"the mirror cannot be started: {error}")
+                    break
+                if self._is_closing:
+                    self._close_pipe()
+        self._has_ended.set()
 
-    def close(self, timeout_seconds: float) -> SyncStatus:
-        """Tell the mirror that the trainer ends, and give it time to send the rest."""
-        os.close(self._pipe)
-        try:
-            self._process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
-            # It goes on by itself; nobody waits for it, and that is meant.
-            self._process.returncode = 0
-        return read_status(self._path)
+    def _close_pipe(self) -> None:
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+
+    def _warn(self, text: str) -> None:
+        print(f"WARNING: {text}", file=sys.stderr, flush=True)
+
+
+class _Progress:
+    """One line on a terminal that is written over and over; elsewhere nothing."""
+
+    def __init__(self, stream: IO[str], path: Path) -> None:
+        self._stream = stream if stream.isatty() else None
+        self._path = path
+        self._width = 0
+
+    def show(self, seconds_left: float) -> None:
+        if self._stream is None:
+            return
+        pending = read_status(self._path).pending or "the status"
+        text = f"sending to MLflow: {pending} pending (waiting {seconds_left:.0f} s more at most)"
+        self._stream.write("\r" + text.ljust(self._width))
+        self._stream.flush()
+        self._width = len(text)
+
+    def clear(self) -> None:
+        if self._stream is not None and self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
+
+
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 def _python_path(environment: Mapping[str, str]) -> str:

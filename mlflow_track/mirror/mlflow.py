@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 # Read by mlflow when it is imported or first used. Seven retries with growing pauses would hold one
-# call for minutes (FACTS: 246 s); the mirror itself tries again.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+# call for minutes (FACTS: 246 s), and a `create_run` that is repeated unseen makes two runs; the
+# mirror itself tries again.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -21,18 +22,19 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from mlflow_track.mirror.mlflow_errors import translated
 from mlflow_track.mirror.sink import Cell, Gone, Refused, Target, Unavailable
-from mlflow_track.settings import mask_password
 
 _MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
 _MOST_KEY, _MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 250, 6000, 8000, 36
+_MOST_DATASET_NAME = 500
 _ILLEGAL = re.compile(r"[^\w./\- :]")
 _LARGEST = 1.7976931348623157e308
-_FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
-_ACCESS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
-_ACCESS_HINT = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+# An upload may take as long as a slow line needs, beside the usual patience.
+_SLOWEST_BYTES_PER_SECOND = 2_000_000
 _Item = TypeVar("_Item")
 
 
@@ -45,22 +47,30 @@ class MlflowSink:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         self._uri = tracking_uri
         self._client = MlflowClient(tracking_uri=tracking_uri)
+        self._repositories: dict[str, ArtifactRepository] = {}
 
-    def find(self, experiment: str, record_id: str) -> Target | None:
-        with _translated():
+    def check(self) -> None:
+        with translated():
+            self._client.search_experiments(max_results=1)
+
+    # --- runs ---
+
+    def find(self, experiment: str, tags: Mapping[str, str]) -> list[Target]:
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        with translated():
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
-                return None
+                return []
             runs = self._client.search_runs(
                 [found.experiment_id],
-                f"tags.`mlflow_track.run_id` = '{record_id}'",
+                wanted,
                 run_view_type=ViewType.ACTIVE_ONLY,
-                max_results=1,
+                order_by=["attributes.start_time DESC"],
             )
-        return self._target(runs[0]) if runs else None
+        return [self._target(run) for run in runs]
 
     def attach(self, run_id: str) -> Target:
-        with _translated(missing=Gone):
+        with translated(missing=Gone):
             run = self._client.get_run(run_id)
         if run.info.lifecycle_stage != "active":
             raise Gone(f"the MLflow run {run_id} was deleted")
@@ -69,14 +79,27 @@ class MlflowSink:
     def create(
         self, experiment: str, *, name: str, start_time: int, tags: Mapping[str, str]
     ) -> Target:
-        with _translated():
+        with translated(), _without_retries():
             run = self._client.create_run(
                 self._experiment_id(experiment),
                 start_time=start_time,
-                run_name=name,
-                tags={key: value[:_MOST_TAG_VALUE] for key, value in tags.items()},
+                run_name=_clean(name),
+                tags={key: _clean(value)[:_MOST_TAG_VALUE] for key, value in tags.items()},
             )
         return self._target(run)
+
+    def discard(self, run_id: str) -> None:
+        with translated():
+            self._client.delete_run(run_id)
+
+    def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
+        with self._on(run_id):
+            if status == "RUNNING":
+                self._client.update_run(run_id, status=status)
+            else:
+                self._client.set_terminated(run_id, status, end_time)
+
+    # --- what a run holds ---
 
     def legal_name(self, name: str) -> str:
         cleaned = _ILLEGAL.sub("_", name)
@@ -93,7 +116,7 @@ class MlflowSink:
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
         def send(batch: Sequence[tuple[str, str]]) -> None:
-            items = [Param(self.legal_name(k), v[:_MOST_PARAM_VALUE]) for k, v in batch]
+            items = [Param(k, _clean(v)[:_MOST_PARAM_VALUE]) for k, v in batch]
             self._client.log_batch(run_id, params=items)
 
         refused = self._send(run_id, list(params.items()), _MOST_PARAMS, send)
@@ -101,52 +124,81 @@ class MlflowSink:
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
         def send(batch: Sequence[tuple[str, str]]) -> None:
-            items = [RunTag(self.legal_name(k), v[:_MOST_TAG_VALUE]) for k, v in batch]
+            items = [RunTag(k, _clean(v)[:_MOST_TAG_VALUE]) for k, v in batch]
             self._client.log_batch(run_id, tags=items)
 
         refused = self._send(run_id, list(tags.items()), _MOST_TAGS, send)
         return [(f"tag {item[0]!r}", why) for item, why in refused]
 
+    def remove_tag(self, run_id: str, name: str) -> None:
+        run = self.attach(run_id)
+        if name in run.tags:
+            with self._on(run_id):
+                self._client.delete_tag(run_id, name)
+
     def log_input(self, run_id: str, description: Mapping[str, Any]) -> None:
         profile = {key: description[key] for key in ("size_bytes", "sha256")}
         dataset = Dataset(
-            name=description["name"],
+            name=_clean(description["name"])[:_MOST_DATASET_NAME],
             digest=description["sha256"][:_MOST_DIGEST],
             source_type="local",
             source=json.dumps({"uri": description["source"]}),
             profile=json.dumps(profile),
         )
-        tag = InputTag("mlflow.data.context", description["context"])
-        with _translated(missing=Gone):
+        tag = InputTag("mlflow.data.context", _clean(description["context"]))
+        with self._on(run_id):
             self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
+    def history(self, run_id: str, key: str) -> list[Cell]:
+        with translated(missing=Gone):
+            points = self._client.get_metric_history(run_id, key)
+        return [Cell(key, _as_logged(p.value), p.timestamp, p.step) for p in points]
+
+    # --- files ---
+
     def upload(self, run_id: str, file: Path, name: str) -> None:
-        folder = os.path.dirname(name)
         if os.path.basename(name) != file.name:
             raise Refused(f"the artifact {name} must be called {file.name}")
-        if not file.exists():
-            raise FileNotFoundError(file)
-        with _translated(missing=Gone):
-            self._client.log_artifact(run_id, str(file), folder or None)
+        with open(file, "rb") as content:
+            size = os.fstat(content.fileno()).st_size
+        with self._on(run_id), _patient(size):
+            self._repository(run_id).log_artifact(str(file), os.path.dirname(name) or None)
+
+    def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
+        with translated():
+            found = self._repository(run_id).list_artifacts(folder or None)
+        return [(item.path, bool(item.is_dir)) for item in found]
+
+    def download(self, run_id: str, name: str, folder: Path) -> None:
+        sizes = {item.path: item.file_size or 0 for item in self._listed_beside(run_id, name)}
+        if name not in sizes:
+            raise FileNotFoundError(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with translated(), _patient(sizes[name]):
+            self._repository(run_id)._download_file(name, str(folder / os.path.basename(name)))
 
     def remove(self, run_id: str, name: str) -> None:
-        with _translated(missing=Gone):
-            artifact_uri = self._client.get_run(run_id).info.artifact_uri
-            if artifact_uri is None:
-                return
-            repository = get_artifact_repository(artifact_uri, tracking_uri=self._uri)
+        with translated(missing=Gone):
+            repository = self._repository(run_id)
             try:
-                if repository.list_artifacts(name):
+                if repository.list_artifacts(name) or any(
+                    item.path == name for item in self._listed_beside(run_id, name)
+                ):
                     repository.delete_artifacts(name)
             except NotImplementedError:
                 raise Refused("this artifact store does not delete") from None
 
-    def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
-        with _translated(missing=Gone):
-            if status == "RUNNING":
-                self._client.update_run(run_id, status=status)
-            else:
-                self._client.set_terminated(run_id, status, end_time)
+    # --- inside ---
+
+    @contextlib.contextmanager
+    def _on(self, run_id: str) -> Iterator[None]:
+        """A refusal may mean the whole run: then it is Gone."""
+        try:
+            with translated(missing=Gone):
+                yield
+        except Refused:
+            self.attach(run_id)
+            raise
 
     def _send(
         self,
@@ -161,16 +213,27 @@ class MlflowSink:
         while batches:
             batch = batches.pop(0)
             try:
-                with _translated(missing=Gone):
+                with self._on(run_id):
                     send(batch)
             except Refused as error:
-                self.attach(run_id)  # raises Gone where the whole run is the reason
                 if len(batch) == 1:
                     refused.append((batch[0], str(error)))
                 else:
                     middle = len(batch) // 2
                     batches[:0] = [batch[:middle], batch[middle:]]
         return refused
+
+    def _repository(self, run_id: str) -> ArtifactRepository:
+        if run_id not in self._repositories:
+            uri = self._client.get_run(run_id).info.artifact_uri
+            if uri is None:
+                raise Refused("the run has no place for artifacts")
+            self._repositories[run_id] = get_artifact_repository(uri, tracking_uri=self._uri)
+        return self._repositories[run_id]
+
+    def _listed_beside(self, run_id: str, name: str) -> list[Any]:
+        with translated():
+            return self._repository(run_id).list_artifacts(os.path.dirname(name) or None)
 
     def _experiment_id(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -200,35 +263,47 @@ class MlflowSink:
             params=run.data.params,
             tags=run.data.tags,
             status=info.status,
+            metrics=frozenset(run.data.metrics),
+            name=info.run_name or "",
+            start_time=info.start_time or 0,
         )
 
 
 @contextlib.contextmanager
-def _translated(missing: type[Exception] = Unavailable) -> Iterator[None]:
-    """Errors of MLflow as those of the sink; what is unknown counts as an outage."""
+def _environment(name: str, value: str) -> Iterator[None]:
+    """MLflow reads its variables at each call; nothing else runs in this process meanwhile."""
+    former = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
-    except (Unavailable, Gone, Refused, FileNotFoundError):
-        raise
-    except MlflowException as error:
-        text = _first_line(error)
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise missing(text) from error
-        if error.error_code in _ACCESS or "401" in text or "403" in text:
-            raise Unavailable(f"the server refuses access ({text}); {_ACCESS_HINT}") from error
-        if error.error_code in _FOR_GOOD:
-            raise Refused(text) from error
-        raise Unavailable(text) from error
-    except Exception as error:
-        raise Unavailable(f"{type(error).__name__}: {_first_line(error)}") from error
+    finally:
+        if former is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = former
 
 
-def _first_line(error: Exception) -> str:
-    """What an error says, short, and without the password that its URI may carry."""
-    lines = str(error).splitlines() or [""]
-    return mask_password(lines[0])[:300]
+def _without_retries() -> contextlib.AbstractContextManager[None]:
+    return _environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def _patient(size_bytes: int) -> contextlib.AbstractContextManager[None]:
+    seconds = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or 10)
+    seconds += size_bytes / _SLOWEST_BYTES_PER_SECOND
+    return _environment("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(seconds)))
+
+
+def _clean(text: str) -> str:
+    """Text that every database takes: PostgreSQL has no NUL, and half a surrogate is no UTF-8."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _storable(value: float) -> float:
     """SQL has no infinity; MLflow's own substitute is the largest finite number."""
     return min(max(value, -_LARGEST), _LARGEST) if value == value else value
+
+
+def _as_logged(value: float) -> float:
+    return (
+        value if abs(value) < _LARGEST or value != value else float("inf" if value > 0 else "-inf")
+    )

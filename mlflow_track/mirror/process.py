@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import select
 import sys
 import time
@@ -11,9 +10,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from mlflow_track.mirror.outage import Outage
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.sink import Gone, Sink, Unavailable
-from mlflow_track.mirror.state import SyncStatus, read_status
+from mlflow_track.mirror.status import SyncStatus, read_status
 from mlflow_track.record.directory import RUNNING, RunDirectory, is_held
 from mlflow_track.record.files import read_json
 from mlflow_track.record.lock import take_lock
@@ -21,8 +21,8 @@ from mlflow_track.settings import mask_password
 
 LOCK_FILE = "mirror.lock"
 _INTERVAL_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 60.0
 _DEFAULT_LINGER_SECONDS = 3600.0
+_DEFAULT_NICENESS = 19
 _RELEASE_SECONDS = 5.0
 
 
@@ -35,29 +35,6 @@ def open_mlflow(tracking_uri: str) -> Sink:
 
 class AlreadyMirrored(RuntimeError):
     """Another process is sending this run."""
-
-
-def mirror_run(path: Path, tracking_uri: str, open_sink: Callable[[str], Sink]) -> None:
-    """Send what the trainer writes until the trainer has ended and the server has everything.
-
-    The trainer is alive while standard input is open; how it ended, the record says. With a server
-    that does not answer, the process goes on trying for MLFLOW_TRACK_MIRROR_LINGER seconds after
-    the trainer's end; what is left then, `sync_run` sends.
-    """
-    _be_unobtrusive()
-    attempt = len(read_json(path / "run.json")["attempts"])
-    is_ended = False
-    while (lock := _try_lock(path)) is None:
-        # The mirror of the attempt before is still at work; it hands over.
-        is_ended = is_ended or _trainer_ended(0.2)
-        if is_ended:
-            time.sleep(0.2)
-        if _is_replaced(path, attempt):
-            return
-    try:
-        _follow(path, tracking_uri, open_sink, attempt, is_ended)
-    finally:
-        os.close(lock)
 
 
 def sync_run(path: Path, tracking_uri: str, open_sink: Callable[[str], Sink]) -> SyncStatus:
@@ -96,54 +73,125 @@ def _ship_all(shipper: Shipper) -> None:
                 raise Unavailable(str(error)) from error
 
 
-def _follow(
+def mirror_run(
     path: Path,
     tracking_uri: str,
     open_sink: Callable[[str], Sink],
-    attempt: int,
-    is_ended: bool,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> None:
-    linger = float(os.environ.get("MLFLOW_TRACK_MIRROR_LINGER") or _DEFAULT_LINGER_SECONDS)
-    ended_at = time.monotonic() if is_ended else None
-    shipper: Shipper | None = None
-    pause, failures = 0.0, 0
-    while True:
-        if ended_at is None:
-            if _trainer_ended(pause):
-                ended_at = time.monotonic()
-                _await_release(path)
-        else:
-            time.sleep(pause)
+    """Send what the trainer writes until the trainer has ended and the server has everything.
+
+    The trainer is alive while standard input is open; how it ended, the record says. With a server
+    that does not answer, the process goes on trying for MLFLOW_TRACK_MIRROR_LINGER seconds after
+    the trainer's end; what is left then, `sync_run` sends.
+
+    Args:
+        path: The run's folder.
+        tracking_uri: The server.
+        open_sink: Connects to it.
+        tell: Takes a line for the trainer's console.
+    """
+    _be_unobtrusive()
+    attempt = len(read_json(path / "run.json")["attempts"])
+    is_ended = False
+    while (lock := _try_lock(path)) is None:
+        # The mirror of the attempt before is still at work; it hands over.
+        is_ended = is_ended or _trainer_ended(0.2)
+        if is_ended:
+            time.sleep(0.2)
         if _is_replaced(path, attempt):
             return
+    try:
+        _Follower(path, tracking_uri, open_sink, tell, attempt).follow(is_ended)
+    finally:
+        os.close(lock)
+
+
+class _Follower:
+    """The loop of the companion process."""
+
+    def __init__(
+        self,
+        path: Path,
+        tracking_uri: str,
+        open_sink: Callable[[str], Sink],
+        tell: Callable[[str], None],
+        attempt: int,
+    ) -> None:
+        self._path = path
+        self._uri = tracking_uri
+        self._open_sink = open_sink
+        self._tell = tell
+        self._attempt = attempt
+        self._shipper: Shipper | None = None
+        self._outage = Outage(self._report, lambda: read_status(path).pending)
+
+    def follow(self, is_ended: bool) -> None:
+        linger = float(os.environ.get("MLFLOW_TRACK_MIRROR_LINGER") or _DEFAULT_LINGER_SECONDS)
+        ended_at = time.monotonic() if is_ended else None
+        pause = 0.0
+        while True:
+            if ended_at is not None:
+                time.sleep(pause)
+            elif _trainer_ended(pause):
+                ended_at = time.monotonic()
+                _await_release(self._path)
+            if _is_replaced(self._path, self._attempt):
+                return
+            try:
+                if self._round(has_ended=ended_at is not None):
+                    return
+                pause = self._pause
+            except Exception as error:
+                pause = self._outage.failed(self._explain(error))
+                if ended_at is not None and time.monotonic() + pause > ended_at + linger:
+                    self._report(str(read_status(self._path)))
+                    return
+
+    def _round(self, *, has_ended: bool) -> bool:
+        """Send what there is; whether that was all, for ever."""
+        if self._shipper is None:
+            sink = self._open_sink(self._uri)
+            self._shipper = Shipper(self._path, sink, mask_password(self._uri))
+            self._shipper.state.pid = os.getpid()
+        shipper = self._shipper
         try:
-            if shipper is None:
-                shipper = Shipper(path, open_sink(tracking_uri), mask_password(tracking_uri))
-                shipper.state.pid = os.getpid()
             is_drained = shipper.ship()
-            if failures:
-                _report(path, "the MLflow server answers again; what was pending is on its way")
-            failures = 0
-            if is_drained and ended_at is not None:
-                status = shipper.finish()
-                shipper.note_error(None)
-                _say(f"everything is sent; the run is {status}")
-                return
-            shipper.note_error(None)
-            pause = _INTERVAL_SECONDS if is_drained else 0.0
-        except Exception as error:
-            failures += 1
-            text = str(error) if isinstance(error, Unavailable | Gone) else repr(error)
-            if not isinstance(error, Unavailable | Gone):
-                traceback.print_exc()
-            if shipper is not None:
-                shipper.note_error(text)
-            if failures == 1:
-                _report(path, f"WARNING: MLflow cannot be reached, training goes on: {text}")
-            pause = min(_LONGEST_PAUSE_SECONDS, 2.0 ** (failures - 1)) * random.uniform(0.75, 1.25)
-            if ended_at is not None and time.monotonic() + pause > ended_at + linger:
-                _report(path, str(read_status(path)))
-                return
+        except Gone as error:
+            # Not an outage, unless it comes again and again.
+            self._report(f"{error}: the record goes to another MLflow run, with all it has")
+            is_drained = shipper.ship()
+        if not has_ended:
+            shipper.beat()
+        self._outage.ended()
+        self._pause = _INTERVAL_SECONDS if is_drained else 0.0
+        is_done = is_drained and has_ended
+        if is_done:
+            status = shipper.finish()
+            _say(f"everything is sent; the run is {status}")
+        shipper.note_error(None)
+        return is_done
+
+    def _explain(self, error: Exception) -> str:
+        text = str(error)
+        if not isinstance(error, Unavailable | Gone):
+            traceback.print_exc()
+            text = repr(error)
+        if self._shipper is not None:
+            try:
+                self._shipper.note_error(text)
+            except OSError as disk:
+                # The record's own disk may be the reason.
+                text = f"{text}; {disk}"
+        return text
+
+    def _report(self, text: str) -> None:
+        _say(text)
+        self._tell(text)
+        try:
+            RunDirectory(self._path).append_log(text)
+        except OSError as error:
+            _say(f"not in training.log: {error}")
 
 
 def _trainer_ended(timeout_seconds: float) -> bool:
@@ -176,33 +224,30 @@ def _try_lock(path: Path) -> int | None:
 
 
 def _be_unobtrusive() -> None:
-    """Training comes first wherever both want the same core.
+    """Training comes first wherever both want the same core, but the mirror is not starved.
 
-    A process with a session of its own is scheduled as a group of its own on Linux with autogroups
-    (man 7 sched): there its niceness counts only inside the group, and the group has one as well.
+    Niceness 19 leaves it some 1.5% of a core that others want whole; SCHED_IDLE left it so little
+    that on a busy machine a run was not to be seen at the server for minutes. A process with a
+    session of its own is scheduled as a group of its own on Linux with autogroups (man 7 sched):
+    there its niceness counts only inside the group, and the group has one as well.
     """
-    for yield_cores in (_lower_group, _lower_process):
+    niceness = int(os.environ.get("MLFLOW_TRACK_MIRROR_NICE") or _DEFAULT_NICENESS)
+    for lower in (_lower_group, _lower_process):
         try:
-            yield_cores()
+            lower(niceness)
         except OSError:
             pass
 
 
-def _lower_group() -> None:
+def _lower_group(niceness: int) -> None:
     with open("/proc/self/autogroup", "w") as file:
-        file.write("19")
+        file.write(str(niceness))
 
 
-def _lower_process() -> None:
-    os.nice(19)
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
-def _report(path: Path, text: str) -> None:
-    _say(text)
-    RunDirectory(path).append_log(text)
+def _lower_process(niceness: int) -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _say(text: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
+    """Into mirror.log."""
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)

@@ -23,6 +23,9 @@ class Target(NamedTuple):
         url: Its page in the UI; None where there is no server with a UI.
         params, tags: What it holds already, by key.
         status: What it says of itself.
+        metrics: The keys that it has values of.
+        name: Its name.
+        start_time: In milliseconds of Unix time.
     """
 
     experiment_id: str
@@ -31,10 +34,23 @@ class Target(NamedTuple):
     params: Mapping[str, str]
     tags: Mapping[str, str]
     status: str
+    metrics: frozenset[str] = frozenset()
+    name: str = ""
+    start_time: int = 0
 
 
 class Unavailable(Exception):
-    """The server cannot take anything now; the message is for a person. Later it may."""
+    """The server cannot take anything now; the message is for a person. Later it may.
+
+    Args:
+        message: Why.
+        is_answer: Whether the server did answer, if only to say that it cannot: then something
+            else may be possible.
+    """
+
+    def __init__(self, message: str, *, is_answer: bool = False) -> None:
+        super().__init__(message)
+        self.is_answer = is_answer
 
 
 class Gone(Exception):
@@ -52,8 +68,14 @@ class Sink(Protocol):
     take several items return those that were refused for good, with the reason.
     """
 
-    def find(self, experiment: str, record_id: str) -> Target | None:
-        """The run that was made for the record before, if there is one."""
+    def check(self) -> None:
+        """Ask for something small, to see whether the server answers and lets us in."""
+        ...
+
+    # --- runs ---
+
+    def find(self, experiment: str, tags: Mapping[str, str]) -> list[Target]:
+        """The runs of the experiment that have all these tags, the newest first."""
         ...
 
     def attach(self, run_id: str) -> Target:
@@ -66,6 +88,16 @@ class Sink(Protocol):
         """A new run; the experiment is made where it does not exist."""
         ...
 
+    def discard(self, run_id: str) -> None:
+        """Delete a run that holds nothing."""
+        ...
+
+    def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
+        """RUNNING takes no end time; the others take one, in milliseconds of Unix time."""
+        ...
+
+    # --- what a run holds ---
+
     def legal_name(self, name: str) -> str:
         """The nearest name that the server takes."""
         ...
@@ -76,24 +108,43 @@ class Sink(Protocol):
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]: ...
 
+    def remove_tag(self, run_id: str, name: str) -> None:
+        """Take a tag away; one that is not there is no error."""
+        ...
+
     def log_input(self, run_id: str, description: Mapping[str, Any]) -> None: ...
+
+    def history(self, run_id: str, key: str) -> list[Cell]:
+        """Every value of a metric."""
+        ...
+
+    # --- files ---
 
     def upload(self, run_id: str, file: Path, name: str) -> None:
         """Put one file to the path `name` of the run's artifacts.
 
         Raises:
             FileNotFoundError: The file is gone.
+            Refused: The store will never take it.
+        """
+        ...
+
+    def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
+        """What lies in a folder of the run's artifacts: (path, whether it is a folder)."""
+        ...
+
+    def download(self, run_id: str, name: str, folder: Path) -> None:
+        """Fetch one file of the run's artifacts into `folder`.
+
+        Raises:
+            FileNotFoundError: The store does not have it.
         """
         ...
 
     def remove(self, run_id: str, name: str) -> None:
-        """Remove a folder of the run's artifacts.
+        """Remove a file, or a folder with all in it, of the run's artifacts.
 
         Raises:
             Refused: The store does not delete.
         """
-        ...
-
-    def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
-        """RUNNING takes no end time; the others take one, in milliseconds of Unix time."""
         ...

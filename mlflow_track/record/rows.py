@@ -22,11 +22,13 @@ class Rows(NamedTuple):
 
     Attributes:
         rows: The rows, in the order in which they were written.
+        ends: For each row, the position after it.
         position: Bytes after the header where the next piece begins.
         damaged: How many lines were no rows and have been passed over.
     """
 
     rows: list[Row]
+    ends: list[int]
     position: int
     damaged: int
 
@@ -49,16 +51,19 @@ def read_rows(path: Path, position: int = 0, max_bytes: int = 1 << 20) -> Rows:
             if len(data) == max_bytes and not data.endswith(b"\n"):
                 data += file.readline()
     except FileNotFoundError:
-        return Rows([], position, 0)
+        return Rows([], [], position, 0)
     end = data.rfind(b"\n") + 1
-    rows, damaged = [], 0
+    rows, ends, damaged = [], [], 0
+    at = position
     for line in data[:end].split(b"\n")[:-1]:
+        at += len(line) + 1
         row = _parse(line, names)
         if row is None:
             damaged += 1
         else:
             rows.append(row)
-    return Rows(rows, position + end, damaged)
+            ends.append(at)
+    return Rows(rows, ends, position + end, damaged)
 
 
 def iterate_rows(path: Path) -> Iterator[Row]:

@@ -18,6 +18,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def wide_awake_mirror(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests wait for the mirror: it does not yield to what else the machine does."""
+    monkeypatch.setenv("MLFLOW_TRACK_MIRROR_NICE", "0")
+    monkeypatch.setenv("MLFLOW_TRACK_FINISH_TIMEOUT", "100")
+
+
 class Server:
     """An `mlflow server` that can be taken away and brought back."""
 
@@ -91,7 +98,7 @@ def store(migrated_database: Path, tmp_path: Path) -> str:
 def wait_for() -> Callable[..., Any]:
     """Call until the answer is true; at most so many seconds."""
 
-    def wait(condition: Callable[[], Any], seconds: float = 40.0) -> Any:
+    def wait(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if answer := condition():

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlflow_track.mirror import shipper as shipper_module
+from mlflow_track.mirror import metric_rows
+from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.sink import Cell, Target, Unavailable
 from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows
 
 URI = "memory"
@@ -41,8 +43,8 @@ class MemorySink:
             raise Unavailable("after")
         return result
 
-    def find(self, experiment: str, record_id: str) -> Target | None:
-        return self._call(lambda: self._target() if self.runs else None)
+    def find(self, experiment: str, tags: Mapping[str, str]) -> list[Target]:
+        return self._call(lambda: [self._target()] if self.runs else [])
 
     def attach(self, run_id: str) -> Target:
         return self._call(self._target)
@@ -51,7 +53,11 @@ class MemorySink:
         return self._call(lambda: self.runs.append(experiment) or self._target())
 
     def _target(self) -> Target:
-        return Target("1", "run", None, {}, {}, "RUNNING")
+        keys = frozenset(cell.key for cell in self.cells)
+        return Target("1", "run", None, {}, {}, "RUNNING", keys)
+
+    def history(self, run_id: str, key: str) -> list[Cell]:
+        return self._call(lambda: [cell for cell in self.cells if cell.key == key])
 
     def legal_name(self, name: str) -> str:
         return name
@@ -69,6 +75,12 @@ class MemorySink:
 
     def upload(self, run_id: str, file: Path, name: str) -> None:
         self._call(list)
+
+    def remove_tag(self, run_id: str, name: str) -> None:
+        self._call(list)
+
+    def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
+        return self._call(list)
 
 
 class Trainer:
@@ -88,19 +100,34 @@ class Trainer:
         values = [float(self.step * 10 + self.directory.attempt) for _ in names]
         self.metrics.append(self.step, names, values)
 
-    def resume_after(self, step: int) -> None:
+    def end(self) -> None:
         self.metrics.close()
         self.directory.release()
+
+    def resume_after(self, step: int) -> None:
+        self.end()
         self.directory.acquire()
         self._begin()
         self.directory.rewind(self.metrics, step)
         self.step = step
 
+    def die_rewinding_to(self, step: int, has_happened: bool) -> None:
+        """SIGKILL in the middle of a rewind: it is announced, and has happened or not."""
+        with pytest.MonkeyPatch.context() as patch:
+            if has_happened:
+                patch.setattr(RunDirectory, "_note_rewind", lambda _: None)
+            else:
+                patch.setattr(MetricsFile, "rewind", lambda *_: None)
+                patch.setattr(RunDirectory, "_note_rewind", lambda _: None)
+            self.directory.rewind(self.metrics, step)
+        self.end()
+        self.step = step
+
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipper_module, "_PIECE_BYTES", 100)
-    monkeypatch.setattr(shipper_module, "_BATCH", 3)
+    monkeypatch.setattr(metric_rows, "_PIECE_BYTES", 100)
+    monkeypatch.setattr(metric_rows, "_BATCH", 3)
 
 
 EVENTS = st.lists(
@@ -108,7 +135,9 @@ EVENTS = st.lists(
         st.sampled_from(["a", "ab", "b"]).map(lambda names: ("log", tuple(names))),
         st.just(("ship", None)),
         st.just(("crash of the mirror", None)),
+        st.just(("loss of mirror.json", None)),
         st.integers(0, 12).map(lambda back: ("resume", back)),
+        st.tuples(st.integers(0, 12), st.booleans()).map(lambda how: ("die in a rewind", how)),
     ),
     max_size=60,
 )
@@ -124,7 +153,17 @@ def play(root: Path, events: list[tuple[str, Any]], seed: int) -> tuple[MemorySi
             trainer.log(detail)
         elif event == "resume":
             trainer.resume_after(max(-1, trainer.step - detail))
-        elif event == "crash of the mirror":
+        elif event == "die in a rewind":
+            back, has_happened = detail
+            trainer.die_rewinding_to(max(-1, trainer.step - back), has_happened)
+            try:
+                shipper.ship()
+            except Unavailable:
+                pass
+            trainer.resume_after(trainer.step)
+        elif event in ("crash of the mirror", "loss of mirror.json"):
+            if event == "loss of mirror.json":
+                (trainer.directory.path / "mirror.json").unlink(missing_ok=True)
             shipper = Shipper(trainer.directory.path, sink, URI)
         else:
             try:
@@ -132,8 +171,7 @@ def play(root: Path, events: list[tuple[str, Any]], seed: int) -> tuple[MemorySi
             except Unavailable:
                 pass
     trainer.directory.end_attempt("FINISHED")
-    trainer.metrics.close()
-    trainer.directory.release()
+    trainer.end()
     sink.fails = lambda: False
     shipper = Shipper(trainer.directory.path, sink, URI)
     while not shipper.ship():
@@ -175,14 +213,7 @@ STORY = [
 def test_without_the_account_of_rewinds_a_step_arrives_twice(tmp_path, monkeypatch):
     # The negative control of the test above.
     assert repeated_steps(play(tmp_path / "good", STORY, seed=3)[0]) == []
-    monkeypatch.setattr(Shipper, "_compare", lambda *_: None)
-    account = Shipper._account_for_rewinds
-
-    def without_memory(self: Shipper, info: dict[str, Any]) -> None:
-        account(self, info)
-        self._repeated.clear()
-
-    monkeypatch.setattr(Shipper, "_account_for_rewinds", without_memory)
+    monkeypatch.setattr(Repeated, "get", lambda *_: None)
     assert repeated_steps(play(tmp_path / "bad", STORY, seed=3)[0])
 
 

@@ -69,7 +69,7 @@ def test_a_whole_run_arrives(run_script, store):
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.name == "corpus"
     # Nothing of the server's own tables is needed to say so.
-    assert MirrorState.read(record.path).position > 0
+    assert MirrorState.read(record.path).position("metrics.csv").acknowledged > 0
 
 
 def test_a_run_that_mlflow_began_receives_everything(run_script, store):
@@ -175,7 +175,8 @@ def test_a_resume_under_mlflow_run_fills_the_new_run_and_marks_the_old(run_scrip
 
 def test_a_local_run_is_synced_later_and_twice_changes_nothing(run_script, store):
     assert run_script(WHOLE).returncode == 0
-    results = [CliRunner().invoke(main, ["sync", "runs", "--tracking-uri", store]) for _ in "12"]
+    words = ["sync", "--all", "runs", "--tracking-uri", store]
+    results = [CliRunner().invoke(main, words) for _ in "12"]
     for result in results:
         assert result.exit_code == 0, result.output
         assert "MLflow has everything (101 rows)" in result.output

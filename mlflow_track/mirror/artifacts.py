@@ -1,0 +1,103 @@
+"""Which files of a record go to the server's artifacts, and how they get there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlflow_track.mirror.ledger import Ledger
+from mlflow_track.mirror.sink import Refused, Unavailable
+from mlflow_track.mirror.state import MirrorState
+
+# What of the record itself goes along, and under which folder of the artifacts.
+RECORD_FOLDER = "record"
+RECORD_FILES = ("config.json", "requirements.txt", "code.patch")
+RECORD_FILES_AT_END = ("run.json", "training.log", "metrics.csv", "system_metrics.csv")
+# Of the time that passes, this part may go into looking whether files have changed.
+_LOOKING_SHARE = 0.02
+_MOST_FAILURES = 3
+
+
+class Artifacts:
+    """Sends files that are new or have changed; a file that changes meanwhile comes once more."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._look_after = 0.0
+
+    def send(self, *, is_at_end: bool) -> None:
+        """Send what is pending.
+
+        Raises:
+            Unavailable: Some are still pending; the others have been sent nevertheless.
+        """
+        began = time.monotonic()
+        if began < self._look_after and not is_at_end:
+            return
+        pending = list(pending_artifacts(self._ledger.path, self._ledger.state, is_at_end))
+        self._look_after = began + (time.monotonic() - began) / _LOOKING_SHARE
+        failures: list[Unavailable] = []
+        for file, name, stamp in pending:
+            try:
+                self.send_one(file, name, stamp)
+            except Unavailable as error:
+                # One file that the store chokes on does not keep the others here.
+                failures.append(error)
+                self._look_after = 0.0
+                if len(failures) >= _MOST_FAILURES or not error.is_answer:
+                    break
+        if failures:
+            raise failures[0]
+
+    def send_one(self, file: Path, name: str, stamp: list[int]) -> None:
+        try:
+            self._ledger.sink.upload(self._ledger.run_id, file, name)
+        except FileNotFoundError:
+            return
+        except Refused as error:
+            self._ledger.state.refuse([f"artifact {name}"], str(error))
+        self._ledger.state.artifacts[name] = stamp
+        self._ledger.save()
+
+    def send_record_file(self, name: str) -> None:
+        """Send one file of the record itself, if it has changed."""
+        for file, target, stamp in _pending(
+            [(self._ledger.path / name, f"{RECORD_FOLDER}/{name}")], self._ledger.state
+        ):
+            self.send_one(file, target, stamp)
+
+
+def pending_artifacts(
+    path: Path, state: MirrorState, is_at_end: bool
+) -> Iterator[tuple[Path, str, list[int]]]:
+    """Files that the server lacks or has in an older form: (file, path on the server, stamp)."""
+    return _pending(all_artifacts(path, is_at_end), state)
+
+
+def all_artifacts(path: Path, is_at_end: bool) -> Iterator[tuple[Path, str]]:
+    """(file, path on the server) of everything that belongs there. Links are not followed."""
+    for name in RECORD_FILES + (RECORD_FILES_AT_END if is_at_end else ()):
+        if (path / name).is_file():
+            yield path / name, f"{RECORD_FOLDER}/{name}"
+    root = path / "artifacts"
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            file = Path(folder, name)
+            if not name.startswith(".tmp-") and not file.is_symlink():
+                yield file, file.relative_to(root).as_posix()
+
+
+def _pending(
+    files: Iterator[tuple[Path, str]] | list[tuple[Path, str]], state: MirrorState
+) -> Iterator[tuple[Path, str, list[int]]]:
+    for file, name in files:
+        try:
+            stat = file.stat()
+        except FileNotFoundError:
+            continue
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        if state.artifacts.get(name) != stamp:
+            yield file, name, stamp

@@ -1,0 +1,134 @@
+"""How checkpoints get to the server and leave it: payload first, manifest last, then the hint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_track.checkpoint import lease
+from mlflow_track.checkpoint.store import MANIFEST, Checkpoint, CheckpointStore, folder_of_step
+from mlflow_track.mirror.artifacts import Artifacts
+from mlflow_track.mirror.ledger import Ledger
+from mlflow_track.mirror.sink import Refused, Unavailable
+from mlflow_track.mirror.state import MirrorState
+from mlflow_track.mirror.upload_policy import wanted_checkpoints
+
+LATEST_TAG = "mlflow_track.latest_checkpoint"
+FOLDER = "checkpoints"
+_MOST_REMOVALS = 5
+
+
+class Checkpoints:
+    """Keeps the checkpoints at the server as those in the record, under the upload policy."""
+
+    def __init__(self, ledger: Ledger, artifacts: Artifacts) -> None:
+        self._ledger = ledger
+        self._artifacts = artifacts
+        self._failed_removals: dict[str, int] = {}
+
+    def send(self, info: Mapping[str, Any]) -> None:
+        state = self._ledger.state
+        for checkpoint in pending_checkpoints(self._ledger.path, state, info):
+            if self._upload(checkpoint):
+                state.uploading.pop(checkpoint.path.name, None)
+                state.checkpoints.append(checkpoint.path.name)
+                self._ledger.save()
+        self._point_at_latest()
+        # Only now: at no moment does the server hold fewer than it should.
+        self._remove_superfluous(info)
+        self._point_at_latest()
+
+    def recover(self) -> None:
+        """Find out what lies at the server, when mirror.json was lost."""
+        state, run_id = self._ledger.state, self._ledger.run_id
+        for path, is_folder in self._ledger.sink.list_files(run_id, FOLDER):
+            name = path.rsplit("/", 1)[-1]
+            if is_folder and name not in state.checkpoints:
+                files = [
+                    p.rsplit("/", 1)[-1] for p, _ in self._ledger.sink.list_files(run_id, path)
+                ]
+                # Without a manifest it is none, and nothing says how whole its files are.
+                state.uploading[name] = []
+                if MANIFEST in files:
+                    state.checkpoints.append(name)
+                    del state.uploading[name]
+        self._ledger.save()
+
+    # --- upload ---
+
+    def _upload(self, checkpoint: Checkpoint) -> bool:
+        """Whether it arrived; retention may take it away meanwhile."""
+        # What resumes from it on another machine needs to know the run, too.
+        self._artifacts.send_record_file("config.json")
+        self._artifacts.send_record_file("run.json")
+        name = checkpoint.path.name
+        done = self._ledger.state.uploading.setdefault(name, [])
+        self._ledger.save()
+        try:
+            with lease.reading(checkpoint.path):
+                files = sorted(p.name for p in checkpoint.path.iterdir() if p.name != MANIFEST)
+                for file in [*files, MANIFEST]:
+                    if file not in done:
+                        self._upload_file(checkpoint.path / file, f"{FOLDER}/{name}/{file}")
+                        done.append(file)
+                        self._ledger.save()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _upload_file(self, file: Path, name: str) -> None:
+        try:
+            self._ledger.sink.upload(self._ledger.run_id, file, name)
+        except Refused as error:
+            self._ledger.state.refuse([name], str(error))
+
+    # --- retention ---
+
+    def _remove_superfluous(self, info: Mapping[str, Any]) -> None:
+        state, root = self._ledger.state, self._ledger.path / FOLDER
+        wanted = {c.path.name for c in _wanted(self._ledger.path, info)}
+        for name in [n for n in (*state.checkpoints, *state.uploading) if n not in wanted]:
+            if name in state.checkpoints and list((root / "quarantine").glob(f"{name}*")):
+                # A damaged checkpoint stays at the server: that copy may be whole.
+                continue
+            if self._remove(name):
+                state.checkpoints = [n for n in state.checkpoints if n != name]
+                state.uploading.pop(name, None)
+                self._ledger.save()
+
+    def _remove(self, name: str) -> bool:
+        """Whether it is settled: gone from the server, or known to stay there."""
+        sink, run_id, folder = self._ledger.sink, self._ledger.run_id, f"{FOLDER}/{name}"
+        try:
+            # Without its manifest it is no checkpoint, however far the rest gets.
+            sink.remove(run_id, f"{folder}/{MANIFEST}")
+            sink.remove(run_id, folder)
+        except Refused as error:
+            self._ledger.state.refuse([f"removal of {folder}"], str(error))
+        except Unavailable as error:
+            self._failed_removals[name] = self._failed_removals.get(name, 0) + 1
+            if self._failed_removals[name] < _MOST_REMOVALS or not error.is_answer:
+                raise
+            # A store that answers, and never by doing it: its space is not worth waiting for.
+            self._ledger.state.refuse([f"removal of {folder}"], str(error))
+        return True
+
+    def _point_at_latest(self) -> None:
+        steps = [int(name[5:]) for name in self._ledger.state.checkpoints]
+        if steps:
+            self._ledger.set_tags({LATEST_TAG: folder_of_step(max(steps))})
+
+
+def pending_checkpoints(
+    path: Path, state: MirrorState, info: Mapping[str, Any]
+) -> Iterator[Checkpoint]:
+    """Committed checkpoints that the server is to hold and does not have in full, oldest first."""
+    for checkpoint in _wanted(path, info):
+        if checkpoint.path.name not in state.checkpoints:
+            yield checkpoint
+
+
+def _wanted(path: Path, info: Mapping[str, Any]) -> list[Checkpoint]:
+    checkpoints = CheckpointStore(path / FOLDER).list()
+    return wanted_checkpoints(checkpoints, info.get("mirror") or {})

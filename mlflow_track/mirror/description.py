@@ -1,0 +1,138 @@
+"""What the server is told about a run beside its numbers and files: params, tags, datasets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_track.mirror.ledger import Ledger
+from mlflow_track.mirror.metric_rows import last_step
+from mlflow_track.mirror.names import name_at_server
+from mlflow_track.mirror.sink import Refused
+from mlflow_track.record.params import flatten, read_config
+
+RECORD_TAG = "mlflow_track.run_id"
+ERROR_TAG = "mlflow_track.error"
+CONFIG_ARTIFACT = "record/config.json"
+# What MLflow's tables take of a value; the rest of a longer one is in the record only.
+_MOST_PARAM_VALUE, _MOST_TAG_VALUE = 6000, 8000
+
+
+class Description:
+    """Sends params, tags and datasets as they change."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        # What MLflow itself said of the run, as `mlflow run` does, stays.
+        self.own_tags: set[str] = set()
+        self._rewound_from: dict[str, int] = {}
+
+    def send(self, info: Mapping[str, Any]) -> None:
+        config = read_config(self._ledger.path)
+        params = {k: _param_text(v) for k, v in flatten(config["params"]).items()}
+        self._send_params(params)
+        context = context_tags(info)
+        known = self._ledger.state.tags
+        tags = {k: v for k, v in context.items() if k not in self.own_tags or k in known}
+        tags |= {self._tag_name(k, info["tags"]): v for k, v in info["tags"].items()}
+        tags |= self._our_tags(info, config, params)
+        self._ledger.set_tags(tags)
+        if ERROR_TAG not in tags:
+            # The attempt before failed; this one has not.
+            self._ledger.remove_tag(ERROR_TAG)
+        self._send_inputs(info["inputs"])
+
+    def _send_params(self, params: Mapping[str, str]) -> None:
+        ledger, state = self._ledger, self._ledger.state
+        new = {k: v for k, v in params.items() if k not in state.params}
+        if not new:
+            return
+        at_server = {name_at_server(ledger, "params", k, params): v for k, v in new.items()}
+        ledger.note_refused(ledger.sink.log_params(ledger.run_id, at_server))
+        state.params |= new
+        ledger.save()
+
+    def _tag_name(self, name: str, others: Mapping[str, str]) -> str:
+        return name_at_server(self._ledger, "tags", name, others)
+
+    def _our_tags(
+        self, info: Mapping[str, Any], config: Mapping[str, Any], params: Mapping[str, str]
+    ) -> dict[str, str]:
+        state = self._ledger.state
+        tags = {
+            RECORD_TAG: info["id"],
+            "mlflow_track.attempts": str(len(info["attempts"])),
+            "mlflow_track.name_given": str(info["name_given"]).lower(),
+        }
+        if config["changes"]:
+            tags["mlflow_track.param_changes"] = json.dumps(config["changes"])
+        if info["attempts"] and info["attempts"][-1].get("error"):
+            tags[ERROR_TAG] = info["attempts"][-1]["error"]
+        if info["rewinds"]:
+            tags["mlflow_track.rewinds"] = self._describe_rewinds(info)
+        if any(state.renamed.values()):
+            renamed = {kind: names for kind, names in state.renamed.items() if names}
+            tags["mlflow_track.renamed"] = json.dumps(renamed, ensure_ascii=False)
+        if state.infinite:
+            tags["mlflow_track.infinite"] = json.dumps(
+                {
+                    "metrics, by the first step that is infinite": state.infinite,
+                    "shown as": "the largest finite number, where the store has no infinity",
+                },
+                ensure_ascii=False,
+            )
+        cut = [k for k, v in params.items() if len(v) > _MOST_PARAM_VALUE]
+        cut += [f"tag {k}" for k, v in info["tags"].items() if len(v) > _MOST_TAG_VALUE]
+        if cut:
+            tags["mlflow_track.cut"] = json.dumps(
+                {"whole in": "record/", "cut here": cut}, ensure_ascii=False
+            )
+        return tags
+
+    def _describe_rewinds(self, info: Mapping[str, Any]) -> str:
+        rewinds = [
+            {
+                "attempt": r["attempt"],
+                "from_step": self._from_step(r["file"]),
+                "to_step": r["step"],
+                "rows": r["rows"],
+            }
+            for r in info["rewinds"]
+        ]
+        differences = self._ledger.state.differences
+        return json.dumps({"rewinds": rewinds, "largest_difference": differences})
+
+    def _from_step(self, file: str) -> int:
+        """The step that the run had reached before the rewind."""
+        if file not in self._rewound_from:
+            self._rewound_from[file] = last_step(self._ledger.path / file)
+        return self._rewound_from[file]
+
+    def _send_inputs(self, inputs: list[Mapping[str, Any]]) -> None:
+        for description in inputs[self._ledger.state.inputs :]:
+            try:
+                self._ledger.sink.log_input(self._ledger.run_id, description)
+            except Refused as error:
+                self._ledger.state.refuse([f"dataset {description['name']!r}"], str(error))
+            self._ledger.state.inputs += 1
+            self._ledger.save()
+
+
+def context_tags(info: Mapping[str, Any]) -> dict[str, str]:
+    """What MLflow's own client would say of user, source and commit."""
+    provenance = info["provenance"]
+    git = provenance.get("git") or {}
+    tags = {
+        "mlflow.user": provenance.get("user"),
+        "mlflow.source.name": provenance.get("script"),
+        "mlflow.source.type": "LOCAL" if provenance else None,
+        "mlflow.source.git.commit": git.get("commit"),
+        "mlflow.source.git.branch": git.get("branch"),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def _param_text(value: Any) -> str:
+    """A param as MLflow's own client writes it: `str` of the value."""
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)

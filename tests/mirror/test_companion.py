@@ -1,0 +1,121 @@
+"""Does the trainer's side cope with a mirror that dies, and does it say what is pending?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from click.testing import CliRunner
+
+import mlflow_track as mt
+from mlflow_track.cli import main
+from mlflow_track.mirror import companion as companion_module
+from mlflow_track.mirror.companion import Companion
+from tests.mirror.conftest import ROOT, history, only_run
+
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.mark.faults
+def test_a_killed_mirror_is_replaced_and_every_row_arrives_once(store, wait_for, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    with mt.start_run(experiment="e") as run:
+        killed = []
+        for step in range(300):
+            if step in (100, 200):
+                wait_for(lambda: run.sync_status().acknowledged_rows >= 50)
+                killed.append(run._companion.pid)
+                os.kill(killed[-1], signal.SIGKILL)
+                wait_for(lambda: run._companion.pid != killed[-1])
+            run.log_metric("a", step / 3, step=step)
+    assert len(set(killed)) == 2
+    run_id = only_run(store, "e").info.run_id
+    assert history(store, run_id, "a") == [(step, step / 3) for step in range(300)]
+    assert only_run(store, "e").info.status == "FINISHED"
+
+
+def test_a_mirror_that_always_dies_is_given_up_and_the_run_is_told_so(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(companion_module, "_RESTART_PAUSE_SECONDS", 0.0)
+    run = mt.start_run(experiment="e", backend="local")
+    # Without a server in its environment the process ends at once.
+    companion = Companion(run.directory, {"PATH": os.environ["PATH"]})
+    assert companion._has_ended.wait(60)
+    said = capfd.readouterr().err
+    assert said.count("another takes over") == 5
+    assert f"mlflow-track sync {run.directory}" in said
+    status = companion.close(timeout_seconds=60)
+    assert not status.is_complete
+    run.finish()
+
+
+def test_at_a_terminal_the_end_of_a_run_shows_what_it_waits_for(tmp_path):
+    code = """
+    import mlflow_track as mt
+    with mt.start_run(experiment="e") as run:
+        for step in range(7):
+            run.log_metric("a", 1.0, step=step)
+    """
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stderr=theirs,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "MLFLOW_TRACKING_URI": DEAD,
+            "MLFLOW_TRACK_FINISH_TIMEOUT": "3",
+            "MLFLOW_TRACK_MIRROR_LINGER": "0",
+        },
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while piece := _read(ours):
+            seen += piece
+        assert process.wait(100) == 0
+    os.close(ours)
+    text = seen.decode()
+    assert "\rsending to MLflow: 7 of 7 rows, " in text
+    assert "MLflow does not have yet: 7 of 7 rows" in text.rsplit("\r", 1)[-1] or "7 of 7" in text
+    (run,) = mt.load_runs(tmp_path / "runs")
+    assert f"mlflow-track sync {run.path} ships the rest" in text
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # the other side of a terminal is closed
+        return b""
+
+
+def test_the_doctor_counts_and_says_why_and_what_to_do(run_script, store):
+    code = """
+    import mlflow_track as mt
+    with mt.start_run(experiment="e") as run:
+        run.log_metric("a", 1, step=0)
+    """
+    done = run_script(code, MLFLOW_TRACKING_URI=DEAD, MLFLOW_TRACK_MIRROR_LINGER="0")
+    assert done.returncode == 0, done.stderr
+    (run,) = mt.load_runs("runs")
+    result = CliRunner().invoke(main, ["doctor", run.id])
+    assert result.exit_code == 1
+    assert "rows         1 written, 0 acknowledged, 1 pending" in result.output
+    assert "Connection refused" in result.output
+    assert f"mlflow-track sync {run.path.absolute()}" in result.output
+    assert CliRunner().invoke(main, ["sync", run.id, "--tracking-uri", store]).exit_code == 0
+    result = CliRunner().invoke(main, ["doctor", run.id, "--tracking-uri", store])
+    assert result.exit_code == 0, result.output
+    assert "rows         1 written, 1 acknowledged, 0 pending" in result.output
+    assert "server       answers" in result.output
+
+
+def test_a_run_without_a_server_says_so_when_asked_how_far_it_is(tmp_path):
+    with (
+        mt.start_run(backend="local") as run,
+        pytest.raises(RuntimeError, match="MLFLOW_TRACKING_URI"),
+    ):
+        run.sync_status()

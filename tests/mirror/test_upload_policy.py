@@ -1,0 +1,49 @@
+"""Which checkpoints belong on the server? Tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mlflow_track as mt
+from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.mirror.upload_policy import wanted_checkpoints
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for step, loss in ((10, 3.0), (20, 1.0), (30, 1.0), (40, "nan")):
+        store.publish(step, {}, {"metrics": {"loss": loss}})
+    return store.list()
+
+
+@pytest.mark.parametrize(
+    ("mirror", "steps"),
+    [
+        ({}, [10, 20, 30, 40]),
+        ({"upload": "all"}, [10, 20, 30, 40]),
+        ({"upload": "last"}, [40]),
+        ({"upload": "none"}, []),
+        ({"upload": "best", "metric": "loss", "mode": "min"}, [20]),
+        ({"upload": "best", "metric": "loss", "mode": "max"}, [10]),
+        ({"upload": "best", "metric": "acc", "mode": "max"}, []),
+    ],
+)
+def test_the_policy_chooses(checkpoints, mirror, steps):
+    assert [c.step for c in wanted_checkpoints(checkpoints, mirror)] == steps
+    assert wanted_checkpoints([], mirror) == []
+
+
+def test_best_needs_a_metric_and_other_words_are_refused_at_the_call(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACK_FINISH_TIMEOUT", "0")
+    monkeypatch.setenv("MLFLOW_TRACK_MIRROR_LINGER", "0")
+    with mt.start_run() as run:
+        with pytest.raises(ValueError, match="metric"):
+            run.checkpoints(upload="best")
+        with pytest.raises(ValueError, match="all, best, last, none"):
+            run.checkpoints(upload="newest")
+        run.checkpoints(upload="best", keep=mt.Keep(best=1, metric="loss", mode="max"))
+        assert run._record.info["mirror"]["mode"] == "max"
