@@ -26,10 +26,15 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mlflow_track", "train")
 HEAVY = ("torch", "mlflow", "pandas", "matplotlib", "numpy", "safetensors")
+# Two talk to a server. Four are plugins that run inside MLflow: the store, what it says of a
+# run, its artifacts, its registry; each is loaded by MLflow and by nothing else.
 IMPORT_MLFLOW = {
     "mlflow_track/mirror/mlflow.py",
     "mlflow_track/mirror/mlflow_errors.py",
     "mlflow_track/analysis/ui_store.py",
+    "mlflow_track/analysis/ui_entities.py",
+    "mlflow_track/analysis/ui_artifacts.py",
+    "mlflow_track/analysis/ui_registry.py",
 }
 
 # Which rooms of mlflow_track a room may open. The modules beside them (run.py, cli.py, …) wire all.

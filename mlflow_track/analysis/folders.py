@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -158,11 +157,6 @@ def last_sign_of_life(path: Path, info: Mapping[str, Any]) -> float:
         except OSError:
             continue
     return max(times)
-
-
-def param_text(value: Any) -> str:
-    """A param as people read it, and as MLflow's own client writes it."""
-    return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -26,7 +26,7 @@ from mlflow_track.analysis.folders import (
 from mlflow_track.record.directory import RUNNING
 from mlflow_track.record.params import flatten
 
-METRICS_FILE = "metrics.csv"
+METRICS_FILE, SYSTEM_FILE = "metrics.csv", "system_metrics.csv"
 _PIECE_BYTES = 1 << 20
 _GUARD_BYTES = 64
 
@@ -66,6 +66,7 @@ class Summary:
         steps_per_second: Over the time in which rows came; pauses between attempts do not count.
             None below two rows.
         problems: What of the record could not be read, in words.
+        system_metrics: What the machine did meanwhile, from system_metrics.csv.
     """
 
     path: Path
@@ -78,6 +79,7 @@ class Summary:
     last_step: int = -1
     steps_per_second: float | None = None
     problems: tuple[str, ...] = ()
+    system_metrics: dict[str, MetricSummary] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -169,13 +171,12 @@ class SummaryReader:
         self.path = path
         self._stamps: tuple[Any, ...] = ()
         self._summary: Summary | None = None
-        self._fold = _Fold()
+        self._fold, self._system = _Fold(), _Fold()
 
     def read(self) -> Summary:
         """See `read_summary`."""
-        stamps = tuple(
-            _stamp(self.path / name) for name in ("run.json", "config.json", METRICS_FILE)
-        )
+        files = ("run.json", "config.json", METRICS_FILE, SYSTEM_FILE)
+        stamps = tuple(_stamp(self.path / name) for name in files)
         summary = self._summary
         if summary is None or stamps != self._stamps:
             summary = self._summary = self._read()
@@ -195,16 +196,9 @@ class SummaryReader:
             params = {}
             problems.append(str(error))
         starts = [attempt.get("started") for attempt in info["attempts"][1:]]
-        try:
-            self._fold = self._fold.continued(self.path / METRICS_FILE, [s for s in starts if s])
-        except FileNotFoundError:
-            self._fold = _Fold()
-        except (OSError, ValueError) as error:
-            self._fold = _Fold()
-            problems.append(f"{METRICS_FILE} cannot be read: {error}")
-        fold = self._fold
-        if fold.damaged:
-            problems.append(f"{METRICS_FILE} has {fold.damaged} damaged lines, passed over")
+        starts = [start for start in starts if start]
+        self._fold = fold = self._continued(self._fold, METRICS_FILE, starts, problems)
+        self._system = self._continued(self._system, SYSTEM_FILE, starts, problems)
         return Summary(
             path=self.path,
             info=info,
@@ -216,7 +210,23 @@ class SummaryReader:
             last_step=fold.last_step,
             steps_per_second=fold.steps_per_second(),
             problems=tuple(problems),
+            system_metrics=dict(self._system.metrics),
         )
+
+    def _continued(
+        self, fold: _Fold, file: str, attempts: list[float], problems: list[str]
+    ) -> _Fold:
+        """`fold` with the rows that `file` has gained; what cannot be read goes to `problems`."""
+        try:
+            fold = fold.continued(self.path / file, attempts)
+        except FileNotFoundError:
+            return _Fold()
+        except (OSError, ValueError) as error:
+            problems.append(f"{file} cannot be read: {error}")
+            return _Fold()
+        if fold.damaged:
+            problems.append(f"{file} has {fold.damaged} damaged lines, passed over")
+        return fold
 
 
 class _Fold:

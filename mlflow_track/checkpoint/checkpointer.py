@@ -51,9 +51,8 @@ class Checkpointer:
         self._should_stop = should_stop
         self._restored = restored
         self._store = CheckpointStore(directory.checkpoints_path)
-        # It waits for the writer of a former process, whose folder must not be swept.
-        self._saver = Saver(self._store, metrics, announce)
         self._store.sweep()
+        self._saver = Saver(self._store, metrics)
         self._saved: list[Saved] = []
         # Why each save in flight was made, by its step.
         self._reasons: dict[int, dict[str, str]] = {}
@@ -74,7 +73,6 @@ class Checkpointer:
             Whether it saved.
         """
         self._settle()
-        self._saver.prepare(state)
         reasons: dict[str, str] = {}
         if self._policy is not None:
             now = Moment(step, time.time(), dict(metrics or {}))
@@ -186,7 +184,7 @@ class Checkpointer:
         kept = self._keep.kept_steps(candidates)
         for candidate in candidates:
             if candidate.step not in kept:
-                self._saver.remove(checkpoints[candidate.step])
+                self._store.remove(checkpoints[candidate.step])
                 self._announce(f"removed step {candidate.step} (not among those to keep)")
 
     def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:

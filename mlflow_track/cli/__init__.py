@@ -12,6 +12,7 @@ _HOMES = {
     "compare": "runs",
     "sync": "mirror",
     "doctor": "mirror",
+    "ui": "ui",
 }
 
 

@@ -13,8 +13,8 @@ from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.sink import Refused, Unavailable
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.upload_policy import wanted_checkpoints
+from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG
 
-LATEST_TAG = "mlflow_track.latest_checkpoint"
 FOLDER = "checkpoints"
 _MOST_REMOVALS = 5
 
@@ -117,7 +117,7 @@ class Checkpoints:
     def _point_at_latest(self) -> None:
         steps = [int(name[5:]) for name in self._ledger.state.checkpoints]
         if steps:
-            self._ledger.set_tags({LATEST_TAG: folder_of_step(max(steps))})
+            self._ledger.set_tags({LATEST_CHECKPOINT_TAG: folder_of_step(max(steps))})
 
 
 def pending_checkpoints(

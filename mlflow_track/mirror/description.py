@@ -10,10 +10,9 @@ from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.metric_rows import last_step
 from mlflow_track.mirror.names import name_at_server
 from mlflow_track.mirror.sink import Refused
-from mlflow_track.record.params import flatten, read_config
+from mlflow_track.record.params import flatten, param_text, read_config
+from mlflow_track.record.tags import ERROR_TAG, context_tags, record_tags
 
-RECORD_TAG = "mlflow_track.run_id"
-ERROR_TAG = "mlflow_track.error"
 CONFIG_ARTIFACT = "record/config.json"
 # What MLflow's tables take of a value; the rest of a longer one is in the record only.
 _MOST_PARAM_VALUE, _MOST_TAG_VALUE = 6000, 8000
@@ -30,7 +29,7 @@ class Description:
 
     def send(self, info: Mapping[str, Any]) -> None:
         config = read_config(self._ledger.path)
-        params = {k: _param_text(v) for k, v in flatten(config["params"]).items()}
+        params = {k: param_text(v) for k, v in flatten(config["params"]).items()}
         self._send_params(params)
         context = context_tags(info)
         known = self._ledger.state.tags
@@ -60,15 +59,7 @@ class Description:
         self, info: Mapping[str, Any], config: Mapping[str, Any], params: Mapping[str, str]
     ) -> dict[str, str]:
         state = self._ledger.state
-        tags = {
-            RECORD_TAG: info["id"],
-            "mlflow_track.attempts": str(len(info["attempts"])),
-            "mlflow_track.name_given": str(info["name_given"]).lower(),
-        }
-        if config["changes"]:
-            tags["mlflow_track.param_changes"] = json.dumps(config["changes"])
-        if info["attempts"] and info["attempts"][-1].get("error"):
-            tags[ERROR_TAG] = info["attempts"][-1]["error"]
+        tags = record_tags(info, config)
         if info["rewinds"]:
             tags["mlflow_track.rewinds"] = self._describe_rewinds(info)
         if any(state.renamed.values()):
@@ -117,22 +108,3 @@ class Description:
                 self._ledger.state.refuse([f"dataset {description['name']!r}"], str(error))
             self._ledger.state.inputs += 1
             self._ledger.save()
-
-
-def context_tags(info: Mapping[str, Any]) -> dict[str, str]:
-    """What MLflow's own client would say of user, source and commit."""
-    provenance = info["provenance"]
-    git = provenance.get("git") or {}
-    tags = {
-        "mlflow.user": provenance.get("user"),
-        "mlflow.source.name": provenance.get("script"),
-        "mlflow.source.type": "LOCAL" if provenance else None,
-        "mlflow.source.git.commit": git.get("commit"),
-        "mlflow.source.git.branch": git.get("branch"),
-    }
-    return {key: value for key, value in tags.items() if value}
-
-
-def _param_text(value: Any) -> str:
-    """A param as MLflow's own client writes it: `str` of the value."""
-    return json.dumps(value) if isinstance(value, list | dict) else str(value)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_track.mirror.description import RECORD_TAG, context_tags
 from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.sink import Gone, Target
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.directory import KILLED, RUNNING, is_held
+from mlflow_track.record.tags import RECORD_TAG, context_tags
 
 SUPERSEDED_TAG = "mlflow_track.superseded_by"
 _SUPERSEDES_TAG = "mlflow_track.supersedes"

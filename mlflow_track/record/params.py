@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,3 +28,8 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def param_text(value: Any) -> str:
+    """A param as MLflow's own client writes it: `str` of the value, lists and dicts as JSON."""
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)

@@ -1,0 +1,52 @@
+"""The command that shows runs in MLflow's own UI."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import click
+
+
+@click.command()
+@click.argument("root", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option("--port", default=0, help="The port on 127.0.0.1; without it, a free one.")
+@click.option("--no-browser", is_flag=True, help="Print the address, and open no browser.")
+def ui(root: Path, port: int, no_browser: bool) -> None:
+    """Show the runs under ROOT (default: runs) in the MLflow UI, without importing them anywhere.
+
+    The page shows the records as they are at that moment, also while they grow, and opens on the
+    comparison of the newest experiment. Nothing can be changed from it. Ctrl-C ends it.
+
+    Example: mlflow-track ui runs --port 5000 --no-browser
+    """
+    from mlflow_track.analysis.summary import read_summaries
+    from mlflow_track.analysis.ui_address import page_of
+    from mlflow_track.analysis.ui_server import UiServer, UiServerError
+
+    summaries, skipped = read_summaries(root)
+    for folder in skipped:
+        click.echo(f"passed over: {folder.path}: {folder.reason}", err=True)
+    if not summaries:
+        raise click.ClickException(f"there are no runs in {root}")
+    click.echo(f"starting the MLflow UI over {len(summaries)} runs in {root}", err=True)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        with UiServer(root, port) as server:
+            page = page_of(server.url, summaries[-1].experiment)
+            click.echo(page)
+            click.echo("Ctrl-C ends it", err=True)
+            if not no_browser:
+                click.launch(page)
+            sys.exit(server.wait())
+    except UiServerError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        pass
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
