@@ -8,16 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun, load_run, load_runs
+    from mlflow_track.checkpoint.budget import Budget
+    from mlflow_track.checkpoint.improvement import EarlyStopping, OnImprovement
     from mlflow_track.checkpoint.retention import Keep
-    from mlflow_track.checkpoint.schedule import EvenlySpaced, EverySteps, SavePolicy
+    from mlflow_track.checkpoint.schedule import (
+        AtSteps,
+        EvenlySpaced,
+        EveryMinutes,
+        EverySteps,
+        SavePolicy,
+    )
     from mlflow_track.record.directory import RunHeldError
     from mlflow_track.run import Run, start_run
 
 __all__ = [
+    "AtSteps",
+    "Budget",
+    "EarlyStopping",
     "EvenlySpaced",
+    "EveryMinutes",
     "EverySteps",
     "Keep",
     "LoadedRun",
+    "OnImprovement",
     "Run",
     "RunHeldError",
     "SavePolicy",
@@ -29,7 +42,9 @@ __all__ = [
 _HOMES = {
     "analysis.load": ("LoadedRun", "load_run", "load_runs"),
     "checkpoint.retention": ("Keep",),
-    "checkpoint.schedule": ("EvenlySpaced", "EverySteps", "SavePolicy"),
+    "checkpoint.budget": ("Budget",),
+    "checkpoint.improvement": ("EarlyStopping", "OnImprovement"),
+    "checkpoint.schedule": ("AtSteps", "EvenlySpaced", "EveryMinutes", "EverySteps", "SavePolicy"),
     "record.directory": ("RunHeldError",),
     "run": ("Run", "start_run"),
 }

@@ -8,19 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
+from mlflow_track.checkpoint.decision import agree, stop_words
+from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.run import Run
 from mlflow_track.stop import StopRequest
 
 if TYPE_CHECKING:
     import pandas
 
+    from mlflow_track.checkpoint.follower import Follower
     from mlflow_track.mirror.status import SyncStatus
 
 
 class OffRun(Run):
-    """A run that checks what it is given, as every run does, and keeps none of it."""
+    """A run that checks what it is given, as every run does, and keeps none of it.
 
-    def __init__(self) -> None:
+    Args:
+        is_follower: This is a rank above 0 of a job whose rank 0 writes: it says nothing, and
+            takes part in checkpoints.
+    """
+
+    def __init__(self, *, is_follower: bool = False) -> None:
+        self._is_follower = is_follower
         self.id = self.name = "off"
         self.directory = Path("off")
         self._stop = StopRequest()
@@ -56,13 +65,17 @@ class OffRun(Run):
         return self._nowhere(artifact_file)
 
     def print(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        if not self._is_follower:
+            print(message, file=sys.stderr, flush=True)
 
-    def checkpoints(
-        self, *, save: Any = None, keep: Any = None, upload: Any = None
-    ) -> NoCheckpoints:
+    def checkpoints(self, **plan: Any) -> Follower | NoCheckpoints:
         self._stop.listen()
-        return NoCheckpoints()
+        ranks = Ranks.here()
+        if self._is_follower and not ranks.is_alone:
+            from mlflow_track.checkpoint.follower import Follower
+
+            return Follower(ranks, self._stop)
+        return NoCheckpoints(ranks, self._stop)
 
     @property
     def url(self) -> None:
@@ -84,7 +97,17 @@ class OffRun(Run):
 
 
 class NoCheckpoints:
-    """Checkpoints of a run that writes nothing: nothing is saved, training begins at step 0."""
+    """Checkpoints of a run that writes nothing: nothing is saved, training begins at step 0.
+
+    Args:
+        ranks: The job, whose ranks stop together.
+        stop: What signals ask of this process.
+    """
+
+    def __init__(self, ranks: Ranks, stop: StopRequest) -> None:
+        self._ranks, self._stop = ranks, stop
+        if not ranks.is_alone:
+            stop.share()
 
     def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:
         return 0
@@ -92,6 +115,9 @@ class NoCheckpoints:
     def step(
         self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> bool:
+        code, _ = agree(self._ranks, self._stop, 0, False)
+        if code:
+            self._stop.agree(stop_words(code, ""))
         return False
 
     def save(

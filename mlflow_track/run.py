@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas
 
     from mlflow_track.checkpoint.checkpointer import Checkpointer
+    from mlflow_track.checkpoint.follower import Follower
     from mlflow_track.checkpoint.retention import Keep
     from mlflow_track.checkpoint.schedule import SavePolicy
     from mlflow_track.mirror.companion import Companion
@@ -86,7 +87,7 @@ def start_run(
     if settings.backend == "off" or int(os.environ.get("RANK") or 0) > 0:
         from mlflow_track.off import OffRun
 
-        return OffRun()
+        return OffRun(is_follower=settings.backend != "off")
     found = find_run_to_continue(settings)
     run_directory = found or RunDirectory.create(
         settings.directory,
@@ -273,40 +274,60 @@ class Run:
         save: SavePolicy | None = None,
         keep: Keep | None = None,
         upload: str | None = None,
-    ) -> Checkpointer | NoCheckpoints:
+        max_steps: int | None = None,
+        must_match: Sequence[str] = (),
+        free: Sequence[str] = (),
+    ) -> Checkpointer | Follower | NoCheckpoints:
         """The run's checkpoints: `save` decides when, `keep` decides what stays.
 
-        From here on SIGTERM, Ctrl-C and SIGUSR1 ask for a checkpoint and a clean stop.
+        From here on SIGTERM, Ctrl-C and SIGUSR1 ask for a checkpoint and a clean stop, and so does
+        `MLFLOW_TRACK_DEADLINE`. In a job of several ranks (torchrun) all of them call this, after
+        `torch.distributed.init_process_group`, and then the same methods at the same steps.
 
         Args:
             save: When to save; None saves only when `save()` is called.
             keep: What to keep; None keeps all.
             upload: Which of the kept ones the MLflow server gets, too: "all", the "best" by the
                 metric of `keep`, the "last", or "none"; else MLFLOW_TRACK_UPLOAD, else all.
+            max_steps: Steps of the whole run, so that the last one is saved whatever `save` says.
+            must_match: Params (shell patterns of dotted names, `data.*` for the sha256 of inputs)
+                that must be those of the checkpoint: a resume that changed one is refused.
+            free: Params that may differ and leave the continuation exact. Any other that differs
+                makes the report say "exact: no".
 
         Raises:
-            ValueError: `upload` is another word, or "best" without a metric to compare.
+            TypeError, ValueError: An argument does not fit; the message names it; or `upload` is
+                "best" without a metric to compare.
         """
         self._set_upload(upload or self._settings.upload, keep)
-        from mlflow_track.checkpoint.checkpointer import Checkpointer
+        from mlflow_track.checkpoint.checkpointer import Checkpointer, Plan
+        from mlflow_track.checkpoint.decision import Limits
 
         self._stop.listen()
         if self._checkpointer is not None:
             self._checkpointer.close()
+        limits = Limits(
+            max_steps=max_steps,
+            deadline=self._settings.deadline,
+            replay_step=self._settings.replay_step,
+        )
         self._checkpointer = Checkpointer(
             self._record,
             self._metrics,
-            save=save,
-            keep=keep,
+            plan=Plan(save=save, keep=keep, must_match=must_match, free=free, limits=limits),
             announce=self.print,
-            should_stop=lambda: self.should_stop,
+            stop=self._stop,
             restored=self._place_is_known,
         )
         return self._checkpointer
 
     @property
     def should_stop(self) -> bool:
-        """Whether a signal asked to stop. Looking at this promises to obey it."""
+        """Whether to leave the loop. Looking at this promises to obey it.
+
+        A signal, or a deadline, asked to stop. Where `checkpoints.step` is called it turns true
+        there, after a checkpoint was saved, and on all ranks at the same step.
+        """
         self._stop.listen()
         return self._stop.reason is not None
 
@@ -383,7 +404,7 @@ class Run:
             text = f"{type(error).__name__}: {error}".splitlines()
             self.finish(FAILED, text[0])
         elif self._stop.reason is not None:
-            self.finish(KILLED, f"stopped by {self._stop.reason}")
+            self.finish(KILLED, f"stopped: {self._stop.reason}")
         else:
             self.finish()
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from mlflow_track.checkpoint.deadline import parse_deadline
 
 BACKENDS = ("local", "mlflow", "off")
 REWINDS = ("continue", "fork")
@@ -33,6 +37,8 @@ class Settings:
         upload: Which checkpoints go to the server: "all", "best", "last" or "none".
         finish_timeout_seconds: How long `finish` waits for the mirror.
         mirror_environment: What `.env` adds to the environment of the mirror process.
+        deadline: Unix time by which the process must have ended; None where there is none.
+        replay_step: The step at which a replay stops; None where this is none.
     """
 
     backend: str
@@ -47,6 +53,8 @@ class Settings:
     upload: str
     finish_timeout_seconds: float
     mirror_environment: Mapping[str, str]
+    deadline: float | None = None
+    replay_step: int | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -90,6 +98,12 @@ def read_settings(
     def first(*names: str) -> str | None:
         return next((environment[name] for name in names if environment.get(name)), None)
 
+    replay = first("MLFLOW_TRACK_REPLAY")
+    if replay is not None:
+        # A replay runs a recorded command, whose arguments must not lead it to the original.
+        target = json.loads(replay)
+        backend, directory, resume = "local", target["directory"], target["run_id"]
+    deadline = first("MLFLOW_TRACK_DEADLINE") if replay is None else None
     run_id = first("MLFLOW_RUN_ID")
     uri = tracking_uri or first("MLFLOW_TRACKING_URI")
     if backend is None:
@@ -117,6 +131,8 @@ def read_settings(
         upload=first("MLFLOW_TRACK_UPLOAD") or "all",
         finish_timeout_seconds=timeout_seconds,
         mirror_environment=dotenv,
+        deadline=parse_deadline(deadline, now=time.time()) if deadline else None,
+        replay_step=json.loads(replay)["step"] if replay else None,
     )
 
 

@@ -6,21 +6,30 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# torchrun passes on a Ctrl-C that the terminal has sent to its workers already.
+_SAME_REQUEST_SECONDS = 2.0
 
 
 class StopRequest:
     """Catches the first signal; the second one ends the process at once.
 
     Attributes:
-        reason: The name of the signal that arrived, None before.
+        arrived: The signal that came to this process; None before.
+        reason: Why to stop; None while there is no reason.
+        is_agreed: Whether the reason came from `agree`.
     """
 
     def __init__(self) -> None:
+        self.arrived: signal.Signals | None = None
         self.reason: str | None = None
+        self.is_agreed = False
+        self._is_shared = False
+        self._arrived_at = 0.0
         self._previous: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -28,7 +37,7 @@ class StopRequest:
         if self._previous or threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._arrived)
+            self._previous[number] = signal.signal(number, self._on_signal)
         # Whoever ends a forked worker, as multiprocessing does with SIGTERM, means it.
         os.register_at_fork(after_in_child=self.ignore)
 
@@ -39,14 +48,33 @@ class StopRequest:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
             self._previous.clear()
 
-    def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None:
-            self.ignore()
-            os.kill(os.getpid(), number)
+    def share(self) -> None:
+        """From here on a signal is only a wish, and `agree` decides.
+
+        A loop that stopped between two boundaries would stop without a checkpoint, and a rank that
+        stopped by itself would leave the others waiting.
+        """
+        self._is_shared = True
+
+    def agree(self, reason: str) -> None:
+        """Stop at this boundary."""
+        self.reason, self.is_agreed = self.reason or reason, True
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.arrived is not None:
+            is_echo = "TORCHELASTIC_RUN_ID" in os.environ and (
+                time.monotonic() - self._arrived_at < _SAME_REQUEST_SECONDS
+            )
+            if not is_echo:
+                self.ignore()
+                os.kill(os.getpid(), number)
             return
-        self.reason = signal.Signals(number).name
+        self.arrived, self._arrived_at = signal.Signals(number), time.monotonic()
+        if not self._is_shared:
+            self.reason = self.arrived.name
         # Not print: the signal may have arrived in the middle of one.
         text = (
-            f"\n{self.reason}: stopping after this step with a checkpoint; again to end at once\n"
+            f"\n{self.arrived.name}: stopping after this step with a checkpoint; "
+            "again to end at once\n"
         )
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())

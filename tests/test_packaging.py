@@ -40,7 +40,8 @@ IMPORT_MLFLOW = {
 # Which rooms of mlflow_track a room may open. The modules beside them (run.py, cli.py, …) wire all.
 MAY_IMPORT = {
     "record": {"record"},
-    "checkpoint": {"checkpoint", "record"},
+    # stop: a request to stop is decided at the boundary of a step, with a checkpoint.
+    "checkpoint": {"checkpoint", "record", "stop"},
     "analysis": {"analysis", "checkpoint", "record"},
     "mirror": {"mirror", "checkpoint", "record", "settings"},
 }

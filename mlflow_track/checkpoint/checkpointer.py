@@ -3,32 +3,73 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
-
-from mlflow_track.checkpoint import loading, randomness
-from mlflow_track.checkpoint.retention import Candidate, Keep
+from mlflow_track.checkpoint import decision, loading, pruning, randomness
+from mlflow_track.checkpoint.decision import Limits
+from mlflow_track.checkpoint.exactness import (
+    Report,
+    differences_of_params,
+    differences_of_surroundings,
+    fingerprint,
+    surroundings,
+)
+from mlflow_track.checkpoint.history import History, Moment, Saved
+from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.checkpoint.retention import Keep
 from mlflow_track.checkpoint.saving import Outcome, Saver, SaveRequest
-from mlflow_track.checkpoint.schedule import Moment, Saved, SavePolicy
+from mlflow_track.checkpoint.schedule import Ask, SavePolicy
 from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.params import flatten
+from mlflow_track.stop import StopRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `run.checkpoints(...)` was given.
+
+    Attributes:
+        save: When to save; None saves only at `save()`.
+        keep: What to keep; None keeps all.
+        must_match: Shell patterns of params without which a resume makes no sense.
+        free: Shell patterns of params that may differ and leave the continuation exact.
+        limits: What ends the run.
+    """
+
+    save: SavePolicy | None = None
+    keep: Keep | None = None
+    must_match: Sequence[str] = ()
+    free: Sequence[str] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.save is not None and not isinstance(self.save, SavePolicy):
+            raise TypeError(f"save is {self.save!r}; it takes a policy, like mt.EverySteps(100)")
+        if self.keep is not None and not isinstance(self.keep, Keep):
+            raise TypeError(f"keep is {self.keep!r}; it takes mt.Keep(last=2)")
+        for name in ("must_match", "free"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} is a string; it takes a list of names")
 
 
 class Checkpointer:
     """Made by `run.checkpoints(...)`.
 
+    In a job of several ranks every rank calls the same methods; rank 0 has this one.
+
     Args:
         directory: The run's folder; the caller holds its lock.
         metrics: The run's metrics file: made durable before a checkpoint refers to it, and
             rewound when an older step is restored.
-        save: When to save; None saves only at `save()`.
-        keep: What to keep; None keeps all.
+        plan: When to save and what to keep.
         announce: Takes one line of text for the log.
-        should_stop: Whether the run was asked to stop, which is a reason to save.
+        stop: What signals ask for, and where the decision to stop goes.
         restored: Called once the place to continue from is known.
     """
 
@@ -37,51 +78,72 @@ class Checkpointer:
         directory: RunDirectory,
         metrics: MetricsFile,
         *,
-        save: SavePolicy | None,
-        keep: Keep | None,
+        plan: Plan,
         announce: Callable[[str], None],
-        should_stop: Callable[[], bool],
+        stop: StopRequest,
         restored: Callable[[], None] = lambda: None,
     ) -> None:
         self._directory = directory
         self._metrics = metrics
-        self._policy = save
-        self._keep = keep
+        self._plan = plan
         self._announce = announce
-        self._should_stop = should_stop
+        self._stop = stop
         self._restored = restored
+        self._ranks = Ranks.here()
+        if not self._ranks.is_alone:
+            stop.share()
+        self._pruning: threading.Thread | None = None
+        self._clock, self._times = decision.Clock(), decision.StepTimes()
         self._store = CheckpointStore(directory.checkpoints_path)
         self._store.sweep()
         self._saver = Saver(self._store, metrics)
-        self._saved: list[Saved] = []
-        # Why each save in flight was made, by its step.
-        self._reasons: dict[int, dict[str, str]] = {}
+        self._patience = decision.PatientLog(announce)
+        self._watched = plan.save.watched if plan.save is not None else frozenset()
+        self._history = History(since=self._clock.now())
+        # What asked for each save in flight, by its step, and the history before it.
+        self._in_flight: dict[int, tuple[tuple[Ask, ...], History]] = {}
+        self._resumed_from: set[int] = set()
+        directory.update(
+            checkpoints={
+                "save": None if plan.save is None else str(plan.save),
+                "keep": None if plan.keep is None else asdict(plan.keep),
+            }
+        )
 
     def list(self) -> list[Checkpoint]:
         """The committed checkpoints, newest last; waits for the save in flight."""
-        self._saver.wait()
+        self.wait()
         return self._store.list()
 
     def step(
         self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> bool:
-        """Save after `step` if a policy asks for it, or the run was asked to stop.
+        """Save after `step` if a policy asks for it, or the run is to stop.
 
-        Call it at the boundary of an optimizer step.
+        Call it at the boundary of an optimizer step. In a job of several ranks it is also where
+        all of them learn whether to stop.
 
         Returns:
             Whether it saved.
         """
         self._settle()
-        reasons: dict[str, str] = {}
-        if self._policy is not None:
-            now = Moment(step, time.time(), dict(metrics or {}))
-            reasons = self._policy.asking(now, self._saved)
-        if not reasons and self._should_stop():
-            reasons = {"stop": "the run was asked to stop"}
-        if reasons:
-            self._commit(step, state, metrics or {}, reasons)
-        return bool(reasons)
+        # From the first boundary on a stop is decided at one, so that it comes with a checkpoint.
+        self._stop.share()
+        now = Moment(step, self._clock.now(), _numbers(metrics))
+        self._times.boundary(now.time)
+        asks = self._asks(now)
+        code, reason = decision.reason_to_stop(
+            self._plan.limits, now, self._history, self._times, time.time()
+        )
+        code, is_saving = decision.agree(self._ranks, self._stop, code, bool(asks))
+        if code:
+            words = decision.stop_words(code, reason)
+            self._stop.agree(words)
+            asks = asks or (Ask("stop", f"the run is to stop: {words}"),)
+        if is_saving:
+            self._commit(now, state, asks)
+        self._history = self._history.after_step(now, self._watched)
+        return is_saving
 
     def save(
         self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
@@ -97,7 +159,8 @@ class Checkpointer:
             TypeError: The state holds something that a checkpoint cannot; the message has its path.
             OSError: The disk is full or failed. What was saved before is untouched.
         """
-        return self._commit(step, state, metrics or {}, {"save": "asked for by the caller"})
+        now = Moment(step, self._clock.now(), _numbers(metrics))
+        return self._commit(now, state, (Ask("save", "asked for by the caller"),))
 
     def wait(self) -> None:
         """Return when every save is durable.
@@ -107,6 +170,7 @@ class Checkpointer:
         """
         self._saver.wait()
         errors = self._settle()
+        self._wait_for_pruning()
         if errors:
             raise errors[-1]
 
@@ -114,55 +178,87 @@ class Checkpointer:
         """Wait for the save in flight, say how it ended, give back memory and processes."""
         self._saver.close()
         self._settle()
+        self._wait_for_pruning()
 
-    def _commit(
-        self,
-        step: int,
-        state: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        reasons: dict[str, str],
-    ) -> Checkpoint:
+    def _asks(self, now: Moment) -> tuple[Ask, ...]:
+        plan = self._plan
+        asks = decision.reasons_to_save(plan.save, plan.limits, now, self._history)
+        in_flight = self._saver.in_flight
+        if asks and in_flight is not None and all(ask.may_wait for ask in asks):
+            self._patience.waits(now.step, asks, in_flight)
+            return ()
+        return asks
+
+    def _commit(self, now: Moment, state: Mapping[str, Any], asks: tuple[Ask, ...]) -> Checkpoint:
+        generators = self._ranks.gather(randomness.capture())
+        self._patience.goes()
         if self._saver.in_flight is not None:
             self._saver.wait()
             self._settle()
         for existing in self._store.list():
-            if existing.step == step:
+            if existing.step == now.step:
                 return existing
-        saved = Saved(step, tuple(reasons))
-        history = [[s.step, list(s.policies)] for s in [*self._saved, saved]]
+        names, is_milestone = tuple(a.policy for a in asks), any(a.is_milestone for a in asks)
+        before = self._history
+        history = before.after_save(now, Saved(now.step, names, is_milestone), self._watched)
         self._saver.save(
             SaveRequest(
-                step=step,
+                step=now.step,
                 state=state,
-                beside={"random": randomness.capture(), "saved": history},
-                manifest={
-                    "run_id": self._directory.info["id"],
-                    "attempt": self._directory.attempt,
-                    "time": time.time(),
-                    "metrics": {k: _json_number(v) for k, v in metrics.items()},
-                    "policies": dict(reasons),
-                    "versions": {"torch": torch.__version__},
-                    "threads": torch.get_num_threads(),
-                    "world_size": 1,
-                },
+                beside={"random": generators, "history": history.to_plain()},
+                manifest={**self._facts(now, state, asks), "is_milestone": is_milestone},
             )
         )
-        self._reasons[step] = reasons
-        self._saved.append(saved)
+        self._history = history
+        self._in_flight[now.step] = (asks, before)
         self._settle()
-        return self._store.expected(step)
+        return self._store.expected(now.step)
+
+    def _facts(self, now: Moment, state: Mapping[str, Any], asks: Sequence[Ask]) -> dict[str, Any]:
+        """What the manifest says, but for what the saver knows."""
+        params = flatten(self._directory.read_config()["params"])
+        policies: dict[str, str] = {}
+        for ask in asks:
+            policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
+        return {
+            "run_id": self._directory.info["id"],
+            "attempt": self._directory.attempt,
+            "time": time.time(),
+            "metrics": {name: _json_number(value) for name, value in now.metrics.items()},
+            "policies": policies,
+            **surroundings(state, self._ranks.world_size),
+            "params": params,
+            "params_sha256": fingerprint(params),
+            "data": self._data(),
+        }
+
+    def _data(self) -> dict[str, str]:
+        return {item["name"]: item["sha256"] for item in self._directory.info["inputs"]}
 
     def _settle(self) -> list[OSError]:
         """Say how the saves ended that ended meanwhile; only then may older ones go."""
         errors = []
         for outcome in self._saver.outcomes():
-            reasons = self._reasons.pop(outcome.step, {})
+            asks, before = self._in_flight.pop(outcome.step, ((), self._history))
             if outcome.error is None:
-                self._announce(_describe(outcome, reasons))
-                self._prune()
+                self._history = self._history.with_cost(
+                    outcome.step,
+                    stall_seconds=outcome.stall_seconds,
+                    durable_seconds=outcome.durable_seconds,
+                )
+                self._announce(_describe(outcome, asks))
+                self._wait_for_pruning()
+                # Removing gigabytes takes longer than the copy that the loop pays for a save.
+                self._pruning = threading.Thread(target=self._prune, name="prune", daemon=True)
+                self._pruning.start()
             else:
-                # It was not saved, so that the policy may ask again.
-                self._saved = [s for s in self._saved if s.step != outcome.step]
+                # It was not saved, so that a policy may ask again.
+                self._history = replace(
+                    self._history,
+                    saved=before.saved,
+                    lowest=before.lowest,
+                    highest=before.highest,
+                )
                 errors.append(outcome.error)
                 self._announce(
                     f"step {outcome.step} was NOT saved: {outcome.error}; training goes on, the "
@@ -170,28 +266,26 @@ class Checkpointer:
                 )
         return errors
 
+    def _wait_for_pruning(self) -> None:
+        if self._pruning is not None:
+            self._pruning.join()
+            self._pruning = None
+
     def _prune(self) -> None:
-        if self._keep is None:
+        if self._plan.keep is None:
             return
-        candidates = []
-        checkpoints = {checkpoint.step: checkpoint for checkpoint in self._store.list()}
-        for step, checkpoint in checkpoints.items():
-            try:
-                finite = checkpoint.manifest["is_finite"]
-                candidates.append(Candidate(step, checkpoint.metrics, finite))
-            except CorruptCheckpointError as error:
-                self._announce(f"checkpoint left alone by retention: {error}")
-        kept = self._keep.kept_steps(candidates)
-        for candidate in candidates:
-            if candidate.step not in kept:
-                self._store.remove(checkpoints[candidate.step])
-                self._announce(f"removed step {candidate.step} (not among those to keep)")
+        removed, busy = pruning.prune(self._store, self._plan.keep, self._resumed_from)
+        for verdict in removed:
+            self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
+        for verdict in busy:
+            self._announce(f"step {verdict.checkpoint.step} stays for now: {verdict.reason}")
 
     def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:
         """Put the newest checkpoint that verifies back into `state`, and the generators with it.
 
         Objects with `load_state_dict` are loaded; plain data replaces the entry of `state`. Rows of
-        metrics and checkpoints after the restored step are moved aside: they will come again.
+        metrics and checkpoints after the restored step are moved aside: they will come again. What
+        was restored, and whether the continuation is exact, goes to the log and to run.json.
 
         Args:
             state: The same names as at the save.
@@ -203,67 +297,76 @@ class Checkpointer:
         Raises:
             FileNotFoundError: `step` was given and is not there.
             CorruptCheckpointError: There are checkpoints, and none verifies; each is named.
-            ValueError: The names of `state` are not those of the checkpoint.
+            ValueError: The names of `state` are not those of the checkpoint, or a param that must
+                match differs.
         """
+        try:
+            found = self._newest_that_verifies(step)
+            self._restored()
+            if found is None:
+                if self._directory.attempt > 1:
+                    self._rewind(-1)
+                self._ranks.same({"next_step": 0})
+                return 0
+            checkpoint, content = found
+            report = self._compare(checkpoint, state)
+        except (OSError, ValueError) as error:
+            # The other ranks wait for an answer.
+            self._ranks.same({"error": str(error)})
+            raise
+        self._ranks.same(
+            {
+                "next_step": checkpoint.step + 1,
+                "name": checkpoint.path.name,
+                "state": content["state"],
+                "random": content["random"],
+            }
+        )
+        loading.load_into(state, content["state"], checkpoint)
+        lost = randomness.restore_rank(content["random"], self._ranks.rank)
+        report = replace(report, differences=(*report.differences, *lost))
+        self._history = History.from_plain(content["history"], since=self._clock.now())
+        self._resumed_from = {checkpoint.step}
+        self._rewind(checkpoint.step)
+        self._announce(str(report))
+        self._directory.add("restores", {"attempt": self._directory.attempt, **report.to_json()})
+        return checkpoint.step + 1
+
+    def _newest_that_verifies(self, step: int | None) -> tuple[Checkpoint, dict[str, Any]] | None:
         candidates = [c for c in self._store.list() if step is None or c.step == step]
-        self._restored()
-        if not candidates:
-            if step is not None:
-                known = ", ".join(str(c.step) for c in self._store.list()) or "none"
-                raise FileNotFoundError(f"no checkpoint of step {step}; there are: {known}")
-            if self._directory.attempt > 1:
-                self._rewind(-1)
-            return 0
+        if not candidates and step is not None:
+            known = ", ".join(str(c.step) for c in self._store.list()) or "none"
+            raise FileNotFoundError(f"no checkpoint of step {step}; there are: {known}")
         failures = []
         for checkpoint in reversed(candidates):
             try:
-                content = loading.read(checkpoint)
+                return checkpoint, loading.read(checkpoint)
             except CorruptCheckpointError as error:
                 failures.append(str(error))
                 moved = self._store.quarantine(checkpoint)
                 self._announce(f"DAMAGED checkpoint moved to {moved}: {error}")
-                continue
-            self._load(checkpoint, content, state)
-            return checkpoint.step + 1
-        raise CorruptCheckpointError("no checkpoint verifies: " + "; ".join(failures))
+        if failures:
+            raise CorruptCheckpointError("no checkpoint verifies: " + "; ".join(failures))
+        return None
 
-    def _load(
-        self, checkpoint: Checkpoint, content: dict[str, Any], state: MutableMapping[str, Any]
-    ) -> None:
-        saved = content["state"]
-        loading.load_into(state, saved, checkpoint)
-        differences = randomness.restore(content["random"])
-        self._saved = [Saved(s, tuple(p)) for s, p in content["saved"]]
-        differences += self._differences(checkpoint)
-        self._rewind(checkpoint.step)
-        exact = "exact: yes" if not differences else f"exact: no ({'; '.join(differences)})"
-        self._announce(
-            f"restored {', '.join(saved)} and the random generators from step {checkpoint.step}; "
-            f"{exact}"
+    def _compare(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Report:
+        """What differs between the save and here; raises where something must not."""
+        manifest, plan = checkpoint.manifest, self._plan
+        params = flatten(self._directory.read_config()["params"])
+        warned, free = differences_of_params(
+            manifest["params"], params, must_match=plan.must_match, free=plan.free
         )
-        self._directory.add(
-            "restores",
-            {
-                "attempt": self._directory.attempt,
-                "step": checkpoint.step,
-                "restored": [*saved, "random generators"],
-                "differences": differences,
-                "is_exact": not differences,
-            },
+        # A run that has not said what it reads yet is not one that reads something else.
+        data = {k: v for k, v in manifest["data"].items() if k in self._data()}
+        prefixed = [{f"data.{k}": v for k, v in d.items()} for d in (data, self._data())]
+        changed, _ = differences_of_params(*prefixed, must_match=plan.must_match, free=())
+        here = surroundings(state, self._ranks.world_size)
+        return Report(
+            step=checkpoint.step,
+            restored=(*state, "random generators"),
+            differences=(*differences_of_surroundings(manifest, here), *changed, *warned),
+            free=free,
         )
-
-    def _differences(self, checkpoint: Checkpoint) -> list[str]:
-        """What may make the continuation another run: versions, threads, params."""
-        manifest = checkpoint.manifest
-        pairs = {
-            "torch": (manifest["versions"]["torch"], torch.__version__),
-            "threads": (manifest["threads"], torch.get_num_threads()),
-        }
-        found = [f"{k} {then} -> {now}" for k, (then, now) in pairs.items() if then != now]
-        for change in self._directory.read_config()["changes"]:
-            if change["attempt"] > manifest["attempt"]:
-                found += [f"{k} {then!r} -> {now!r}" for k, (then, now) in change["params"].items()]
-        return found
 
     def _rewind(self, step: int) -> None:
         attempt = self._directory.attempt
@@ -276,13 +379,18 @@ class Checkpointer:
             self._announce(f"moved {rows} rows after step {step} out of metrics.csv")
 
 
-def _describe(outcome: Outcome, reasons: Mapping[str, str]) -> str:
+def _describe(outcome: Outcome, asks: Sequence[Ask]) -> str:
+    reasons = "; ".join(f"{ask.policy}: {ask.reason}" for ask in asks)
     return (
-        f"saved step {outcome.step} ({outcome.size_bytes / 1e6:.1f} MB in "
-        f"{1000 * outcome.durable_seconds:.0f} ms: {'; '.join(reasons.values())})"
+        f"saved step {outcome.step} ({outcome.size_bytes / 1e6:.1f} MB, durable in "
+        f"{1000 * outcome.durable_seconds:.0f} ms, stall {1000 * outcome.stall_seconds:.1f} ms; "
+        f"{reasons})"
     )
 
 
+def _numbers(metrics: Mapping[str, float] | None) -> dict[str, float]:
+    return {name: float(value) for name, value in (metrics or {}).items()}
+
+
 def _json_number(value: float) -> float | str:
-    number = float(value)
-    return number if math.isfinite(number) else repr(number)
+    return value if math.isfinite(value) else repr(value)

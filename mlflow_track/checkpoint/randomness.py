@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,19 @@ def restore(state: dict[str, Any]) -> list[str]:
     if len(state["cuda"]) == present:
         return []
     return [f"CUDA generators: {len(state['cuda'])} saved, {present} devices here"]
+
+
+def restore_rank(states: Sequence[dict[str, Any]], rank: int) -> list[str]:
+    """Put the generators of one rank back, where its state was saved.
+
+    Args:
+        states: The captured states of all ranks of the job that saved them, in order.
+        rank: Which one this process is.
+
+    Returns:
+        What could not be restored here. A rank that is new keeps the generators that it has.
+    """
+    return restore(states[rank]) if rank < len(states) else []
 
 
 def _tensor(state: bytes) -> torch.Tensor:

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mlflow_track.checkpoint.arguments import require_int, require_metric, require_mode
+
 
 class Candidate(NamedTuple):
-    """What retention knows of a checkpoint: its step, its metrics, whether all of it is finite."""
+    """What retention knows of a checkpoint.
+
+    Attributes:
+        step: Its step.
+        metrics: The metrics that it was saved with.
+        is_finite: Whether no value of its tensors is NaN or infinite.
+        is_milestone: Whether a policy had planned this very step.
+        is_pinned: Whether a person said to keep it.
+        is_verified: Whether its manifest and the sizes of its files are right.
+        size_bytes: What it takes on disk.
+    """
 
     step: int
     metrics: Mapping[str, float]
     is_finite: bool
+    is_milestone: bool = False
+    is_pinned: bool = False
+    is_verified: bool = True
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """Keeps the newest `last`, the `best` by a metric, and always the newest finite one.
+    """Keeps the newest `last`, the `best` by a metric, the milestones and the pinned ones.
+
+    Whatever the numbers say, never removed are: the newest that verifies, the newest in which all
+    values are finite, those that a person pinned, the one that the run was resumed from, and one
+    that is being read (uploaded, exported, verified) by another process.
 
     Args:
         last: How many of the newest to keep; at least 1.
@@ -26,37 +46,79 @@ class Keep:
             NaN, is never among the best; of equals the older one is.
         metric: The metric that `best` compares, as it was given to `checkpoints.step`.
         mode: "min" or "max".
+        milestones: Whether to keep what a policy had planned (`EvenlySpaced`, `AtSteps`).
+        max_bytes: What all of them may take on disk. Where it does not suffice, milestones go
+            first, the oldest first, then the worst of the best, then the older of the last.
 
     Raises:
-        ValueError: A value does not fit.
+        TypeError, ValueError: A value does not fit; the message names it.
     """
 
     last: int = 1
     best: int = 0
     metric: str | None = None
     mode: str = "min"
+    milestones: bool = True
+    max_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.last < 1:
-            raise ValueError(f"last is {self.last}; keep at least the newest checkpoint")
-        if self.best < 0:
-            raise ValueError(f"best is {self.best}; it takes 0 or more")
-        if self.mode not in ("min", "max"):
-            raise ValueError(f"mode is {self.mode!r}; it takes 'min' or 'max'")
-        if self.best and not self.metric:
+        require_int("last", self.last, at_least=1)
+        require_int("best", self.best, at_least=0)
+        require_mode(self.mode)
+        if self.metric is not None:
+            require_metric(self.metric)
+        if self.best and self.metric is None:
             raise ValueError(f"best is {self.best}, but no metric says what is best; give metric=")
+        if self.max_bytes is not None:
+            require_int("max_bytes", self.max_bytes, at_least=1)
 
-    def kept_steps(self, candidates: Sequence[Candidate]) -> set[int]:
-        """The steps to keep of `candidates` (any order)."""
+    def kept(self, candidates: Sequence[Candidate], in_use: Collection[int] = ()) -> dict[int, str]:
+        """The steps to keep of `candidates` (any order), each with the reason.
+
+        Args:
+            candidates: All checkpoints of a run.
+            in_use: Steps that must stay because of something outside: the one resumed from.
+        """
         by_step = sorted(candidates, key=lambda c: c.step)
-        kept = {c.step for c in by_step[-self.last :]}
-        kept |= {c.step for c in [c for c in by_step if c.is_finite][-1:]}
+        kept = dict(_protected(by_step, in_use))
+        size = {c.step: c.size_bytes for c in by_step}
+        used = sum(size[step] for step in kept)
+        for step, reason in self._wanted(by_step):
+            if step in kept:
+                continue
+            if self.max_bytes is not None and used + size[step] > self.max_bytes:
+                continue
+            kept[step] = reason
+            used += size[step]
+        return kept
+
+    def _wanted(self, by_step: Sequence[Candidate]) -> Iterator[tuple[int, str]]:
+        """What the numbers ask for, most valuable first."""
+        for count, candidate in enumerate(reversed(by_step[-self.last :])):
+            yield candidate.step, f"number {count + 1} of the last {self.last}"
         if self.best and self.metric:
             sign = 1 if self.mode == "min" else -1
-            scored = [
+            scored = sorted(
                 (sign * c.metrics[self.metric], c.step)
                 for c in by_step
                 if not math.isnan(c.metrics.get(self.metric, math.nan))
-            ]
-            kept |= {step for _, step in sorted(scored)[: self.best]}
-        return kept
+            )
+            for count, (_, step) in enumerate(scored[: self.best]):
+                yield step, f"number {count + 1} of the best {self.best} by {self.metric}"
+        if self.milestones:
+            for candidate in reversed(by_step):
+                if candidate.is_milestone:
+                    yield candidate.step, "a milestone"
+
+
+def _protected(by_step: Sequence[Candidate], in_use: Collection[int]) -> Iterator[tuple[int, str]]:
+    """What stays whatever the numbers say."""
+    for candidate in by_step:
+        if candidate.step in in_use:
+            yield candidate.step, "the one resumed from"
+        if candidate.is_pinned:
+            yield candidate.step, "pinned"
+    for candidate in [c for c in by_step if c.is_finite and c.is_verified][-1:]:
+        yield candidate.step, "the newest with only finite values"
+    for candidate in [c for c in by_step if c.is_verified][-1:]:
+        yield candidate.step, "the newest"

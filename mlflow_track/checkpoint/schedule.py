@@ -1,47 +1,65 @@
-"""WHEN to save: policies as pure functions of the step and of what was saved before."""
+"""WHEN to save: policies as pure functions of the moment and of what was before it.
+
+A policy that looks at a metric is in `improvement.py`, one that looks at costs in `budget.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
+
+from mlflow_track.checkpoint.arguments import require_int, require_number
+from mlflow_track.checkpoint.history import History, Moment
 
 
-class Moment(NamedTuple):
-    """A step boundary at which a policy is asked: the step just done, Unix time, its metrics."""
+class Ask(NamedTuple):
+    """A policy asks for a save: its name, and why, in words.
 
-    step: int
-    time: float
-    metrics: dict[str, float]
+    Attributes:
+        policy: The policy's name.
+        reason: What a person reads in the manifest and in the log.
+        is_milestone: The policy had planned this very step; `Keep(milestones=True)` keeps it.
+        may_wait: While another save is being written this one may come some steps later.
+    """
 
-
-class Saved(NamedTuple):
-    """A checkpoint that was committed: its step, and the policies that asked for it."""
-
-    step: int
-    policies: tuple[str, ...]
+    policy: str
+    reason: str
+    is_milestone: bool = False
+    may_wait: bool = False
 
 
 class SavePolicy:
-    """Decides at which steps to save. Combine policies with `|`: any of them may ask."""
+    """Decides at which steps to save. Combine policies with `|`: any of them may ask.
+
+    A policy of your own defines `due`; it is asked after every step, so keep it quick.
+    """
+
+    is_milestone: ClassVar[bool] = False
+    may_wait: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
         return type(self).__name__
 
-    def due(self, now: Moment, saved: Sequence[Saved]) -> str | None:
+    @property
+    def watched(self) -> frozenset[str]:
+        """The metrics whose history this policy looks at."""
+        return frozenset()
+
+    def due(self, now: Moment, history: History) -> str | None:
         """Why to save at `now`, in words; None where this policy does not ask.
 
         Args:
             now: The step just done.
-            saved: What was saved before it, oldest first.
+            history: What was before it.
         """
-        raise NotImplementedError(f"{self.name} must define due(now, saved)")
+        raise NotImplementedError(f"{self.name} must define due(now, history)")
 
-    def asking(self, now: Moment, saved: Sequence[Saved]) -> dict[str, str]:
-        """The policies that ask for a save at `now`, each with its reason."""
-        reason = self.due(now, saved)
-        return {self.name: reason} if reason else {}
+    def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
+        """The policies that ask for a save at `now`."""
+        reason = self.due(now, history)
+        return (Ask(self.name, reason, self.is_milestone, self.may_wait),) if reason else ()
 
     def __or__(self, other: SavePolicy) -> SavePolicy:
         if not isinstance(other, SavePolicy):
@@ -55,14 +73,18 @@ class AnyOf(SavePolicy):
 
     policies: tuple[SavePolicy, ...]
 
-    def due(self, now: Moment, saved: Sequence[Saved]) -> str | None:
-        return "; ".join(self.asking(now, saved).values()) or None
+    @property
+    def watched(self) -> frozenset[str]:
+        return frozenset().union(*(policy.watched for policy in self.policies))
 
-    def asking(self, now: Moment, saved: Sequence[Saved]) -> dict[str, str]:
-        reasons: dict[str, str] = {}
-        for policy in self.policies:
-            reasons |= policy.asking(now, saved)
-        return reasons
+    def due(self, now: Moment, history: History) -> str | None:
+        return "; ".join(ask.reason for ask in self.asking(now, history)) or None
+
+    def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
+        return tuple(ask for policy in self.policies for ask in policy.asking(now, history))
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.policies))
 
 
 @dataclass(frozen=True)
@@ -72,12 +94,54 @@ class EverySteps(SavePolicy):
     interval: int
 
     def __post_init__(self) -> None:
-        _require_int("interval", self.interval, at_least=1)
+        require_int("interval", self.interval, at_least=1)
 
-    def due(self, now: Moment, saved: Sequence[Saved]) -> str | None:
+    def due(self, now: Moment, history: History) -> str | None:
         if now.step > 0 and now.step % self.interval == 0:
             return f"every {self.interval} steps"
         return None
+
+
+@dataclass(frozen=True)
+class EveryMinutes(SavePolicy):
+    """Saves when the newest save, whoever asked for it, is `minutes` old.
+
+    So no more than `minutes` of training and one save can be lost. An attempt counts from its
+    begin. While another save is being written it waits instead of stalling the loop.
+    """
+
+    minutes: float
+    may_wait: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_number("minutes", self.minutes, above=0)
+
+    def due(self, now: Moment, history: History) -> str | None:
+        elapsed = (now.time - history.since) / 60
+        if elapsed < self.minutes:
+            return None
+        return f"{elapsed:.1f} minutes without a save, {self.minutes:g} allowed"
+
+
+@dataclass(frozen=True, init=False)
+class AtSteps(SavePolicy):
+    """Saves at the steps given: `AtSteps(1000, 10_000)` or `AtSteps([1000, 10_000])`."""
+
+    steps: tuple[int, ...]
+    is_milestone: ClassVar[bool] = True
+
+    def __init__(self, *steps: int | Sequence[int]) -> None:
+        given: list[Any] = []
+        for item in steps:
+            given += item if isinstance(item, Sequence) and not isinstance(item, str) else [item]
+        if not given:
+            raise ValueError("steps is empty; AtSteps takes at least one step")
+        for step in given:
+            require_int("steps", step, at_least=0)
+        object.__setattr__(self, "steps", tuple(sorted(set(given))))
+
+    def due(self, now: Moment, history: History) -> str | None:
+        return f"step {now.step} was asked for" if now.step in self.steps else None
 
 
 @dataclass(frozen=True)
@@ -100,19 +164,20 @@ class EvenlySpaced(SavePolicy):
     max_steps: int
     warmup_steps: int
     max_checkpoints: int = 5
-    steps: tuple[int, ...] = field(init=False, compare=False)
+    steps: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    is_milestone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_int("max_steps", self.max_steps, at_least=1)
-        _require_int("warmup_steps", self.warmup_steps, at_least=0)
-        _require_int("max_checkpoints", self.max_checkpoints, at_least=1)
+        require_int("max_steps", self.max_steps, at_least=1)
+        require_int("warmup_steps", self.warmup_steps, at_least=0)
+        require_int("max_checkpoints", self.max_checkpoints, at_least=1)
         last = self.max_steps - 1
         first = min(self.warmup_steps, last)
         steps = (last,) if self.max_checkpoints == 1 else _spread(first, last, self.max_checkpoints)
         object.__setattr__(self, "steps", steps)
 
-    def due(self, now: Moment, saved: Sequence[Saved]) -> str | None:
-        plan = self.steps_after([s.step for s in saved if self.name in s.policies])
+    def due(self, now: Moment, history: History) -> str | None:
+        plan = self.steps_after([s.step for s in history.saved if self.name in s.policies])
         if now.step not in plan:
             return None
         if now.step == self.max_steps - 1:
@@ -147,10 +212,3 @@ def _spread(first: int, last: int, count: int) -> tuple[int, ...]:
 
 def _members(policy: SavePolicy) -> tuple[SavePolicy, ...]:
     return policy.policies if isinstance(policy, AnyOf) else (policy,)
-
-
-def _require_int(name: str, value: object, *, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it takes an int")
-    if value < at_least:
-        raise ValueError(f"{name} is {value}; it takes an int of at least {at_least}")

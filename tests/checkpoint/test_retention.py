@@ -25,38 +25,109 @@ FOUR = [Candidate(s, {"loss": v}, True) for s, v in LOSS.items()]
     ],
 )
 def test_what_is_kept_of_four(keep: Keep, expected: set[int]) -> None:
-    assert keep.kept_steps(FOUR) == expected
-    assert keep.kept_steps(FOUR[::-1]) == expected
+    assert keep.kept(FOUR).keys() == expected
+    assert keep.kept(FOUR[::-1]).keys() == expected
 
 
 def test_nan_weights_never_rotate_out_the_newest_finite_checkpoint() -> None:
     sick = [Candidate(s, {"loss": math.nan}, False) for s in (50, 60, 70)]
-    assert Keep(last=2, best=1, metric="loss").kept_steps([*FOUR, *sick]) == {20, 40, 60, 70}
+    assert Keep(last=2, best=1, metric="loss").kept([*FOUR, *sick]).keys() == {20, 40, 60, 70}
 
 
 CANDIDATES = st.lists(
     st.builds(
         Candidate,
-        st.integers(0, 50),
-        st.dictionaries(st.just("loss"), st.floats()),
-        st.booleans(),
+        step=st.integers(0, 50),
+        metrics=st.dictionaries(st.just("loss"), st.floats()),
+        is_finite=st.booleans(),
+        is_milestone=st.booleans(),
+        is_pinned=st.booleans(),
+        is_verified=st.booleans(),
+        size_bytes=st.integers(0, 100),
     ),
     unique_by=lambda c: c.step,
 )
+KEEPS = st.builds(
+    Keep,
+    last=st.integers(1, 5),
+    best=st.integers(0, 5),
+    metric=st.just("loss"),
+    mode=st.sampled_from(["min", "max"]),
+    milestones=st.booleans(),
+    max_bytes=st.none() | st.integers(1, 400),
+)
 
 
-@given(CANDIDATES, st.integers(1, 5), st.integers(0, 5), st.sampled_from(["min", "max"]))
-def test_the_newest_and_the_newest_finite_always_stay(
-    candidates: list[Candidate], last: int, best: int, mode: str
+def newest(candidates: list[Candidate], **attributes: bool) -> set[int]:
+    fit = [c.step for c in candidates if all(getattr(c, k) == v for k, v in attributes.items())]
+    return {max(fit)} if fit else set()
+
+
+def protected(candidates: list[Candidate], in_use: set[int]) -> set[int]:
+    return (
+        newest(candidates, is_verified=True)
+        | newest(candidates, is_verified=True, is_finite=True)
+        | {c.step for c in candidates if c.is_pinned or c.step in in_use}
+    )
+
+
+@given(CANDIDATES, KEEPS, st.sets(st.integers(0, 50)))
+def test_what_must_never_go_stays_whatever_the_numbers_say(
+    candidates: list[Candidate], keep: Keep, in_use: set[int]
 ) -> None:
-    kept = Keep(last=last, best=best, metric="loss", mode=mode).kept_steps(candidates)
-    steps = sorted(c.step for c in candidates)
-    assert kept >= set(steps[-last:])
-    assert kept >= set(sorted(c.step for c in candidates if c.is_finite)[-1:])
-    assert kept <= set(steps) and len(kept) <= last + best + 1
+    kept = keep.kept(candidates, in_use)
+    assert protected(candidates, in_use) <= kept.keys() <= {c.step for c in candidates}
+    assert all(kept.values())
 
 
-@pytest.mark.parametrize("arguments", [{"last": 0}, {"best": -1}, {"best": 1}, {"mode": "lowest"}])
+@given(CANDIDATES, KEEPS)
+def test_the_bytes_stay_within_the_limit_but_for_what_must_stay(
+    candidates: list[Candidate], keep: Keep
+) -> None:
+    kept = keep.kept(candidates).keys()
+    size = {c.step: c.size_bytes for c in candidates}
+    must = sum(size[s] for s in protected(candidates, set()))
+    if keep.max_bytes is not None:
+        assert sum(size[s] for s in kept) <= max(keep.max_bytes, must)
+    # Without a limit the numbers alone decide, and a limit only takes away.
+    whole = Keep(last=keep.last, best=keep.best, metric="loss", mode=keep.mode, milestones=True)
+    steps = sorted(size)
+    assert whole.kept(candidates).keys() >= {
+        *steps[-keep.last :],
+        *(c.step for c in candidates if c.is_milestone),
+    }
+    assert kept <= whole.kept(candidates).keys()
+
+
+@given(CANDIDATES, KEEPS)
+def test_pruning_what_is_left_removes_nothing_more(candidates: list[Candidate], keep: Keep) -> None:
+    kept = keep.kept(candidates).keys()
+    left = [c for c in candidates if c.step in kept]
+    assert keep.kept(left).keys() == kept
+
+
+def test_milestones_stay_beside_the_last_and_give_way_first_where_bytes_are_short() -> None:
+    planned = [Candidate(s, {"loss": s}, True, is_milestone=s < 3, size_bytes=10) for s in range(6)]
+    assert Keep(last=2).kept(planned).keys() == {0, 1, 2, 4, 5}
+    assert Keep(last=2, milestones=False).kept(planned).keys() == {4, 5}
+    assert Keep(last=2, max_bytes=35).kept(planned).keys() == {2, 4, 5}
+    assert Keep(last=3, best=1, metric="loss", max_bytes=40).kept(planned).keys() == {0, 3, 4, 5}
+    assert Keep(last=3, max_bytes=1).kept(planned) == {5: "the newest"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"last": 0},
+        {"best": -1},
+        {"best": 1},
+        {"mode": "lowest"},
+        {"max_bytes": 0},
+        {"last": 1.5},
+        {"metric": ""},
+        {"metric": 3},
+    ],
+)
 def test_keep_refuses(arguments: dict[str, object]) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises((ValueError, TypeError), match=next(iter(arguments))):
         Keep(**arguments)  # type: ignore[arg-type]

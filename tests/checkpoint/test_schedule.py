@@ -1,13 +1,21 @@
 """When to save: tables and properties."""
 
 import itertools
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.checkpoint.schedule import EvenlySpaced, EverySteps, Moment, Saved, SavePolicy
+from mlflow_track.checkpoint.history import History, Moment, Saved
+from mlflow_track.checkpoint.schedule import (
+    AtSteps,
+    EvenlySpaced,
+    EveryMinutes,
+    EverySteps,
+    SavePolicy,
+)
 
 VALID = {
     "max_steps": st.integers(1, 5000),
@@ -16,13 +24,17 @@ VALID = {
 }
 
 
-def saves(policy: SavePolicy, steps: range, saved: list[Saved] | None = None) -> list[int]:
-    history = list(saved or [])
-    new = []
+def saves(
+    policy: SavePolicy, steps: range, saved: list[Saved] | None = None, seconds: float = 1.0
+) -> list[int]:
+    """The steps that `policy` saves, each of which takes `seconds`."""
+    history, new = History(tuple(saved or []), since=steps.start * seconds), []
     for step in steps:
-        reasons = policy.asking(Moment(step, 0.0, {}), history)
-        if reasons:
-            history.append(Saved(step, tuple(reasons)))
+        now = Moment(step, (step + 1) * seconds, {})
+        asks = policy.asking(now, history)
+        if asks:
+            names, planned = tuple(a.policy for a in asks), any(a.is_milestone for a in asks)
+            history = history.after_save(now, Saved(step, names, planned), policy.watched)
             new.append(step)
     return new
 
@@ -73,7 +85,7 @@ def test_asking_step_by_step_saves_the_plan_also_across_a_resume(
 ) -> None:
     policy = EvenlySpaced(max_steps, warmup_steps, max_checkpoints)
     before = saves(policy, range(min(killed_at, max_steps)))
-    history = [Saved(s, ("EvenlySpaced",)) for s in before]
+    history = [Saved(s, ("EvenlySpaced",), True) for s in before]
     after = saves(policy, range(min(killed_at, max_steps), max_steps), history)
     assert tuple(before + after) == policy.steps
 
@@ -83,7 +95,7 @@ def test_a_changed_max_steps_spreads_the_slots_that_are_left(
     max_steps: int, warmup_steps: int, max_checkpoints: int, new_max_steps: int, resumed_at: int
 ) -> None:
     old = [
-        Saved(s, ("EvenlySpaced",))
+        Saved(s, ("EvenlySpaced",), True)
         for s in EvenlySpaced(max_steps, warmup_steps, max_checkpoints).steps
         if s < resumed_at
     ]
@@ -114,8 +126,72 @@ def test_every_steps_and_or() -> None:
     assert saves(EverySteps(3), range(10)) == [3, 6, 9]
     either = EverySteps(4) | EvenlySpaced(10, 3, 2) | EverySteps(5)
     assert saves(either, range(10)) == [3, 4, 5, 8, 9]
-    assert either.due(Moment(4, 0.0, {}), []) == "every 4 steps"
+    assert either.due(Moment(4, 0.0, {}), History()) == "every 4 steps"
     with pytest.raises(ValueError, match="interval is 0"):
         EverySteps(0)
     with pytest.raises(TypeError):
         EverySteps(1) | 3  # type: ignore[operator]
+
+
+def test_at_steps_saves_what_it_was_given_however_it_was_given() -> None:
+    for policy in (AtSteps(3, 7, 3), AtSteps([7, 3]), AtSteps((3,), 7)):
+        assert policy.steps == (3, 7)
+        assert saves(policy, range(10)) == [3, 7]
+    assert all(ask.is_milestone for ask in AtSteps(3).asking(Moment(3, 0, {}), History()))
+
+
+@pytest.mark.parametrize("steps", [(), ([],), (-1,), (1.5,), ("3",), (True,)])
+def test_at_steps_refuses(steps: tuple[Any, ...]) -> None:
+    with pytest.raises((TypeError, ValueError), match="steps"):
+        AtSteps(*steps)
+
+
+def test_every_minutes_counts_from_the_newest_save_whoever_asked_for_it() -> None:
+    # Steps of 20 s: the third one ends a minute.
+    assert saves(EveryMinutes(1), range(12), seconds=20) == [2, 5, 8, 11]
+    assert saves(EveryMinutes(1) | EverySteps(4), range(12), seconds=20) == [2, 4, 7, 8, 11]
+    # A resumed attempt counts from its own begin, however old the checkpoint is.
+    assert saves(EveryMinutes(1), range(100, 106), [Saved(2)], seconds=20) == [102, 105]
+
+
+@given(st.floats(0.1, 100), st.lists(st.floats(0.1, 1000), min_size=1, max_size=60))
+def test_no_more_than_the_minutes_and_one_step_is_ever_unsaved(
+    minutes: float, durations: list[float]
+) -> None:
+    policy, history, time = EveryMinutes(minutes), History(since=0.0), 0.0
+    for step, duration in enumerate(durations):
+        time += duration
+        now = Moment(step, time, {})
+        if policy.due(now, history):
+            history = history.after_save(now, Saved(step), frozenset())
+        assert time - history.since < 60 * minutes
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), "5", None, True])
+def test_every_minutes_refuses(minutes: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="minutes"):
+        EveryMinutes(minutes)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.floats(allow_nan=True)), max_size=80),
+    st.integers(0, 50),
+)
+def test_history_comes_back_from_plain_data_and_does_not_grow(
+    steps: list[tuple[bool, float]], milestones: int
+) -> None:
+    history, watched = History(), frozenset({"loss"})
+    for step, (is_saved, value) in enumerate(steps):
+        now = Moment(step, float(step), {"loss": value, "other": 1.0})
+        if is_saved:
+            saved = Saved(step, ("P",), step < milestones)
+            history = history.after_save(now, saved, watched)
+            history = history.with_cost(step, stall_seconds=0.1, durable_seconds=0.2)
+        history = history.after_step(now, watched)
+    back = History.from_plain(json.loads(json.dumps(history.to_plain())), since=history.since)
+    assert back == history
+    assert sum(not s.is_milestone for s in history.saved) <= 16
+    assert {s.step for s in history.saved} >= {
+        i for i, (is_saved, _) in enumerate(steps) if is_saved and i < milestones
+    }
+    assert set(history.values) <= {"loss"} and len(history.values.get("loss", ())) <= 16

@@ -1,0 +1,58 @@
+"""The checkpoints of a rank above 0: it decides nothing, gives its generators, gets its state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_track.checkpoint import loading, randomness
+from mlflow_track.checkpoint.decision import agree, stop_words
+from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.checkpoint.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.stop import StopRequest
+
+
+class Follower:
+    """Has the methods of `Checkpointer`, each of which is a collective with the one on rank 0.
+
+    Args:
+        ranks: The job; this process is not its first.
+        stop: What signals ask of this process.
+    """
+
+    def __init__(self, ranks: Ranks, stop: StopRequest) -> None:
+        self._ranks, self._stop = ranks, stop
+        stop.share()
+
+    def step(
+        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> bool:
+        code, is_saving = agree(self._ranks, self._stop, 0, False)
+        if code:
+            self._stop.agree(stop_words(code, ""))
+        if is_saving:
+            self._ranks.gather(randomness.capture())
+        return is_saving
+
+    def save(
+        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None:
+        self._ranks.gather(randomness.capture())
+
+    def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:
+        answer = self._ranks.same(None)
+        if "error" in answer:
+            raise CorruptCheckpointError(f"rank 0 could not restore: {answer['error']}")
+        if answer["next_step"]:
+            name = Checkpoint(Path(answer["name"]), answer["next_step"] - 1)
+            loading.load_into(state, answer["state"], name)
+            randomness.restore_rank(answer["random"], self._ranks.rank)
+        return answer["next_step"]
+
+    def list(self) -> list[Checkpoint]:
+        return []
+
+    def wait(self) -> None: ...
+
+    def close(self) -> None: ...

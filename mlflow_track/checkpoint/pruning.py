@@ -1,0 +1,99 @@
+"""What retention decides, done to the store: by the run after a commit, or by a command."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from mlflow_track.checkpoint import lease
+from mlflow_track.checkpoint.retention import Candidate, Keep
+from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+
+# A file beside the manifest: it moves with the folder, and `touch` and `rm` do what one thinks.
+_PIN = "pinned"
+
+
+class Verdict(NamedTuple):
+    """Whether a checkpoint stays, and why."""
+
+    checkpoint: Checkpoint
+    is_kept: bool
+    reason: str
+
+
+def is_pinned(checkpoint: Checkpoint) -> bool:
+    """Whether a person said to keep it."""
+    return (checkpoint.path / _PIN).exists()
+
+
+def pin(checkpoint: Checkpoint) -> None:
+    """Keep it, whatever retention says."""
+    (checkpoint.path / _PIN).touch()
+
+
+def unpin(checkpoint: Checkpoint) -> None:
+    """Leave it to retention again."""
+    (checkpoint.path / _PIN).unlink(missing_ok=True)
+
+
+def has_right_sizes(checkpoint: Checkpoint) -> bool:
+    """Whether the manifest is whole and every file has the size that it says; no content is read.
+
+    A whole read would take as long as the save did, after each save.
+    """
+    try:
+        files = checkpoint.manifest["files"]
+        return all((checkpoint.path / n).stat().st_size == f["bytes"] for n, f in files.items())
+    except (CorruptCheckpointError, OSError):
+        return False
+
+
+def judge(store: CheckpointStore, keep: Keep, in_use: Collection[int] = ()) -> list[Verdict]:
+    """What `keep` says of each checkpoint, oldest first. One with a damaged manifest stays."""
+    candidates, verdicts = [], []
+    for checkpoint in store.list():
+        try:
+            candidates.append(_candidate(checkpoint))
+            verdicts.append(Verdict(checkpoint, False, "not among those to keep"))
+        except CorruptCheckpointError as error:
+            verdicts.append(Verdict(checkpoint, True, f"left alone: {error}"))
+    kept = keep.kept(candidates, in_use)
+    return [
+        Verdict(v.checkpoint, True, kept[v.checkpoint.step]) if v.checkpoint.step in kept else v
+        for v in verdicts
+    ]
+
+
+def prune(
+    store: CheckpointStore, keep: Keep, in_use: Collection[int] = ()
+) -> tuple[list[Verdict], list[Verdict]]:
+    """Remove what `keep` does not keep. Call it after a commit, never before.
+
+    Returns:
+        What was removed, and what was to be and is being read by another process: it stays.
+    """
+    removed, busy = [], []
+    for verdict in judge(store, keep, in_use):
+        if verdict.is_kept:
+            continue
+        with lease.removing(verdict.checkpoint.path) as is_free:
+            # A pin may have come since the judgement.
+            if is_free and not is_pinned(verdict.checkpoint):
+                store.remove(verdict.checkpoint)
+                removed.append(verdict)
+            else:
+                busy.append(verdict._replace(is_kept=True, reason="another process reads it"))
+    return removed, busy
+
+
+def _candidate(checkpoint: Checkpoint) -> Candidate:
+    manifest = checkpoint.manifest
+    return Candidate(
+        step=checkpoint.step,
+        metrics=checkpoint.metrics,
+        is_finite=manifest["is_finite"],
+        is_milestone=manifest.get("is_milestone", False),
+        is_pinned=is_pinned(checkpoint),
+        is_verified=has_right_sizes(checkpoint),
+        size_bytes=checkpoint.size_bytes,
+    )

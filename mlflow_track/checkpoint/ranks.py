@@ -1,0 +1,126 @@
+"""The processes of one torchrun job: what they must agree on, so that none waits for ever.
+
+Everything goes through gloo, as numbers and bytes: no pickle, and no synchronisation of a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+FIRST = 0
+
+
+class Ranks:
+    """The job as one of its processes sees it; a process without a job is alone.
+
+    Every method is a collective: all ranks call it, in the same order.
+
+    Attributes:
+        rank: Which process this is, from 0.
+        world_size: How many there are.
+    """
+
+    _of_this_process: ClassVar[Ranks | None] = None
+
+    def __init__(self, rank: int, world_size: int, group: Any = None) -> None:
+        self.rank, self.world_size, self._group = rank, world_size, group
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """The job that this process belongs to. The first call in a job is a collective."""
+        # A process that has not imported it cannot have joined a job.
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is None or not distributed.is_available():
+            return cls(FIRST, 1)
+        if not distributed.is_initialized() or distributed.get_world_size() == 1:
+            cls._of_this_process = None
+            return cls(FIRST, 1)
+        if cls._of_this_process is None:
+            has_gloo = distributed.get_backend() == "gloo"
+            group = None if has_gloo else distributed.new_group(backend="gloo")
+            size = distributed.get_world_size()
+            cls._of_this_process = cls(distributed.get_rank(), size, group)
+        return cls._of_this_process
+
+    @property
+    def is_alone(self) -> bool:
+        return self.world_size == 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == FIRST
+
+    def largest(self, numbers: Sequence[int]) -> list[int]:
+        """Of each number the largest that any rank gave."""
+        if self.is_alone:
+            return list(numbers)
+        import torch
+
+        tensor = torch.tensor(numbers, dtype=torch.int64)
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=self._group)
+        return tensor.tolist()
+
+    def same_number(self, number: float) -> float:
+        """The number of rank 0."""
+        if self.is_alone:
+            return number
+        import torch
+
+        tensor = torch.tensor([number], dtype=torch.float64)
+        torch.distributed.broadcast(tensor, FIRST, group=self._group)
+        return tensor.item()
+
+    def same(self, value: Any) -> Any:
+        """The value of rank 0: nested plain data and tensors; the others' values do not count."""
+        if self.is_alone:
+            return value
+        import torch
+
+        from mlflow_track.checkpoint import codec
+
+        encoder = codec.Encoder()
+        text = b""
+        if self.is_first:
+            form = encoder.encode(value, "value")
+            tensors = {k: (str(t.dtype)[6:], list(t.shape)) for k, t in encoder.tensors.items()}
+            text = json.dumps([form, tensors]).encode()
+        form, shapes = json.loads(self._same_bytes(text))
+        tensors = {}
+        for name, (dtype, shape) in shapes.items():
+            if self.is_first:
+                tensor = encoder.tensors[name].cpu().contiguous()
+            else:
+                tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+            if tensor.numel():
+                flat = tensor.view(-1).view(torch.uint8)
+                torch.distributed.broadcast(flat, FIRST, group=self._group)
+            tensors[name] = tensor
+        return value if self.is_first else codec.decode(form, tensors)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order, on every rank: nested plain data."""
+        if self.is_alone:
+            return [value]
+        import torch
+
+        from mlflow_track.checkpoint import codec
+
+        text = bytearray(json.dumps(codec.Encoder().encode(value, "value")).encode())
+        (longest,) = self.largest([len(text)])
+        mine = torch.frombuffer(text.ljust(longest), dtype=torch.uint8)
+        pieces = [torch.empty_like(mine) for _ in range(self.world_size)]
+        torch.distributed.all_gather(pieces, mine, group=self._group)
+        return [codec.decode(json.loads(bytes(piece.numpy())), {}) for piece in pieces]
+
+    def _same_bytes(self, data: bytes) -> bytes:
+        import torch
+
+        (size,) = self.largest([len(data)])
+        tensor = torch.empty(size, dtype=torch.uint8)
+        if self.is_first:
+            tensor.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        torch.distributed.broadcast(tensor, FIRST, group=self._group)
+        return bytes(tensor.numpy())
