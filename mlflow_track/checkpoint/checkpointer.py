@@ -139,7 +139,7 @@ class Checkpointer:
         if code:
             words = decision.stop_words(code, reason)
             self._stop.agree(words)
-            asks = asks or (Ask("stop", f"the run is to stop: {words}"),)
+            asks = asks or (Ask("stop", f"the run was asked to stop: {words}"),)
         if is_saving:
             self._commit(now, state, asks)
         self._history = self._history.after_step(now, self._watched)
