@@ -4,6 +4,8 @@
 PYTHON ?= python3
 EXPERIMENT ?= demo
 PORT ?= 5000
+# More words for `mlflow run .`, as in make demo ARGS="-P max_steps=200".
+ARGS ?=
 JOBS ?= 2
 
 BIN := $(CURDIR)/.venv/bin
@@ -31,7 +33,7 @@ demo: export MLFLOW_EXPERIMENT_NAME := $(EXPERIMENT)
 demo: export MLFLOW_TRACK_BACKEND := mlflow
 demo: $(INSTALLED) mlflow.db ## train the language model into a local MLflow store (all set-up included)
 	@# mlflow starts the first `python` on the PATH.
-	@PATH="$(BIN):$$PATH" .venv/bin/mlflow run . --env-manager=local --experiment-name "$(EXPERIMENT)"
+	@PATH="$(BIN):$$PATH" .venv/bin/mlflow run . --env-manager=local --experiment-name "$(EXPERIMENT)" $(ARGS)
 	@echo
 	@echo "The run is a folder in runs/$(EXPERIMENT), and a run of the MLflow store mlflow.db. Look at it:"
 	@echo "  ls runs/$(EXPERIMENT)/*                 metrics.csv, checkpoints, curves.png, sample.txt"

@@ -23,6 +23,7 @@ from mlflow_track.record.rows import iterate_rows
 from mlflow_track.resume import find_run_to_continue
 from mlflow_track.settings import UPLOADS, Settings, mask_password, read_settings
 from mlflow_track.stop import StopRequest
+from mlflow_track.system import SystemMonitor
 
 if TYPE_CHECKING:
     import pandas
@@ -144,6 +145,7 @@ class Run:
         if tags and is_resumed:
             directory.set_tags(tags)
         self._companion = self._start_mirror()
+        self._system = self._start_system_monitor()
         self._provenance = threading.Thread(target=self._capture_provenance, daemon=True)
         self._provenance.start()
         atexit.register(self._finish_at_exit)
@@ -376,6 +378,8 @@ class Run:
         if self._checkpointer is not None:
             self._checkpointer.close()
         self._stop.ignore()
+        if self._system is not None:
+            self._system.close()
         self._provenance.join(timeout=30)
         self.print(f"run {self.name} {status}{': ' + error if error else ''}")
         self._metrics.sync()
@@ -487,6 +491,12 @@ class Run:
             "MLFLOW_TRACKING_URI": self._settings.tracking_uri,
         }
         return Companion(self.directory, environment)
+
+    def _start_system_monitor(self) -> SystemMonitor | None:
+        interval = self._settings.system_metrics_seconds
+        if interval <= 0:
+            return None
+        return SystemMonitor(self._record.system_metrics_path, interval, self.print)
 
     def _capture_provenance(self) -> None:
         try:

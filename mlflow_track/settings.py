@@ -36,6 +36,7 @@ class Settings:
             run, or "fork" a new one that holds the kept history.
         upload: Which checkpoints go to the server: "all", "best", "last" or "none".
         finish_timeout_seconds: How long `finish` waits for the mirror.
+        system_metrics_seconds: Time between two samples of the machine; 0 takes none.
         mirror_environment: What `.env` adds to the environment of the mirror process.
         deadline: Unix time by which the process must have ended; None where there is none.
         replay_step: The step at which a replay stops; None where this is none.
@@ -52,6 +53,7 @@ class Settings:
     rewind: str
     upload: str
     finish_timeout_seconds: float
+    system_metrics_seconds: float
     mirror_environment: Mapping[str, str]
     deadline: float | None = None
     replay_step: int | None = None
@@ -108,13 +110,20 @@ def read_settings(
     uri = tracking_uri or first("MLFLOW_TRACKING_URI")
     if backend is None:
         backend = first("MLFLOW_TRACK_BACKEND") or ("mlflow" if uri or run_id else "local")
-    timeout = first("MLFLOW_TRACK_FINISH_TIMEOUT") or "30"
-    try:
-        timeout_seconds = float(timeout)
-    except ValueError:
-        raise ValueError(
-            f"MLFLOW_TRACK_FINISH_TIMEOUT is {timeout!r}; it takes a number of seconds"
-        ) from None
+
+    def seconds(name: str, default: str) -> float:
+        text = first(name) or default
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"{name} is {text!r}; it takes a number of seconds") from None
+
+    system_name = "MLFLOW_TRACK_SYSTEM_METRICS"
+    if not first(system_name):
+        # MLflow's own variables; there sampling is off unless asked for, here on.
+        system_name = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
+        if (first("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING") or "true").lower() in ("false", "0"):
+            system_name = ""
     is_mirrored = backend == "mlflow"
     return Settings(
         backend=backend,
@@ -129,7 +138,8 @@ def read_settings(
         mlflow_run_id=run_id if is_mirrored else None,
         rewind=rewind or first("MLFLOW_TRACK_REWIND") or "continue",
         upload=first("MLFLOW_TRACK_UPLOAD") or "all",
-        finish_timeout_seconds=timeout_seconds,
+        finish_timeout_seconds=seconds("MLFLOW_TRACK_FINISH_TIMEOUT", "30"),
+        system_metrics_seconds=seconds(system_name, "10") if system_name else 0,
         mirror_environment=dotenv,
         deadline=parse_deadline(deadline, now=time.time()) if deadline else None,
         replay_step=json.loads(replay)["step"] if replay else None,

@@ -95,8 +95,9 @@ class Checkpointer:
         self._pruning: threading.Thread | None = None
         self._clock, self._times = decision.Clock(), decision.StepTimes()
         self._store = CheckpointStore(directory.checkpoints_path)
+        # It waits for the writer of a former process, whose folder must not be swept.
+        self._saver = Saver(self._store, metrics, announce)
         self._store.sweep()
-        self._saver = Saver(self._store, metrics)
         self._patience = decision.PatientLog(announce)
         self._watched = plan.save.watched if plan.save is not None else frozenset()
         self._history = History(since=self._clock.now())
@@ -127,6 +128,7 @@ class Checkpointer:
             Whether it saved.
         """
         self._settle()
+        self._saver.prepare(state)
         # From the first boundary on a stop is decided at one, so that it comes with a checkpoint.
         self._stop.share()
         now = Moment(step, self._clock.now(), _numbers(metrics))

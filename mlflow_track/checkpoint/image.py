@@ -8,13 +8,15 @@ the data begins aligned.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-PAGE_BYTES = 4096
+from mlflow_track.checkpoint.publish import PAGE_BYTES
+from mlflow_track.checkpoint.transfer import copy_all
 
 _NAMES = {
     torch.float64: "F64",
@@ -38,11 +40,19 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 @dataclass(frozen=True)
 class Layout:
-    """The header's bytes, and where each tensor lies: (name, dtype, shape, begin, end)."""
+    """A file's header, and what lies where in it.
+
+    Attributes:
+        header: The bytes before the first tensor.
+        places: Of each tensor name, dtype, shape, first byte and the byte after its last.
+        total_bytes: The size of the file.
+        float_spans: The stretches that hold floats: begin, end, name of the dtype.
+    """
 
     header: bytes
     places: tuple[tuple[str, torch.dtype, tuple[int, ...], int, int], ...]
     total_bytes: int
+    float_spans: tuple[tuple[int, int, str], ...]
 
 
 def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
@@ -56,7 +66,8 @@ def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
             raise TypeError(
                 f"state at {name!r} has dtype {tensor.dtype}, which has no safetensors name"
             )
-    order = sorted(tensors, key=lambda name: -tensors[name].element_size())
+    # Of one width, one type after the other: few stretches of floats.
+    order = sorted(tensors, key=lambda n: (-tensors[n].element_size(), _NAMES[tensors[n].dtype]))
     entries: dict[str, Any] = {}
     offset = 0
     for name in order:
@@ -81,7 +92,20 @@ def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
         )
         for name in order
     )
-    return Layout(header, places, len(header) + offset)
+    return Layout(header, places, len(header) + offset, _float_spans(places))
+
+
+def _float_spans(places: Iterable[tuple[Any, ...]]) -> tuple[tuple[int, int, str], ...]:
+    spans: list[tuple[int, int, str]] = []
+    for _, dtype, _, begin, end in places:
+        name = _NAMES[dtype]
+        if not dtype.is_floating_point or begin == end:
+            continue
+        if spans and spans[-1][1:] == (begin, name):
+            spans[-1] = (spans[-1][0], end, name)
+        else:
+            spans.append((begin, end, name))
+    return tuple(spans)
 
 
 def views(buffer: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
@@ -92,12 +116,47 @@ def views(buffer: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
     }
 
 
-def fill(buffer: torch.Tensor, layout: Layout, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Copy header and `tensors` into `buffer` (uint8, `layout.total_bytes` long)."""
-    buffer[: len(layout.header)] = torch.frombuffer(bytearray(layout.header), dtype=torch.uint8)
-    targets = views(buffer, layout)
-    if targets:
-        torch._foreach_copy_(list(targets.values()), [tensors[name] for name in targets])
+def fill(
+    buffer: torch.Tensor,
+    layout: Layout,
+    tensors: Mapping[str, torch.Tensor],
+    targets: Sequence[torch.Tensor] | None = None,
+) -> None:
+    """Copy header and `tensors` into `buffer` (uint8, at least `layout.total_bytes` long).
+
+    Args:
+        targets: The views of `buffer` for the places of `layout`, where they are at hand.
+    """
+    buffer.numpy().data[: len(layout.header)] = layout.header
+    into = list(views(buffer, layout).values()) if targets is None else targets
+    copy_all(into, [tensors[place[0]] for place in layout.places])
+
+
+def blocks(layout: Layout, tensors: Mapping[str, torch.Tensor], size: int) -> Iterator[memoryview]:
+    """The file of `tensors` in pieces of `size` bytes, with two pieces in memory at a time.
+
+    A piece is overwritten when the next but one is asked for.
+    """
+    staging = [mmap.mmap(-1, size) for _ in range(2)]
+    header = torch.frombuffer(bytearray(layout.header), dtype=torch.uint8)
+    parts = [(header, 0, len(layout.header))]
+    parts += [(tensors[name], begin, end) for name, _, _, begin, end in layout.places]
+    part = 0
+    for number, first in enumerate(range(0, layout.total_bytes, size)):
+        last = min(first + size, layout.total_bytes)
+        piece = torch.frombuffer(staging[number % 2], dtype=torch.uint8)
+        while part < len(parts):
+            tensor, begin, end = parts[part]
+            if begin >= last:
+                break
+            lower, upper = max(begin, first), min(end, last)
+            if lower < upper:
+                flat = tensor.detach().reshape(-1).view(torch.uint8)
+                piece[lower - first : upper - first].copy_(flat[lower - begin : upper - begin])
+            if end > last:
+                break
+            part += 1
+        yield memoryview(staging[number % 2])[: last - first]
 
 
 def parse(buffer: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -120,3 +179,29 @@ def parse(buffer: torch.Tensor) -> dict[str, torch.Tensor]:
         piece = buffer[begin:end]
         tensors[name] = piece.view(_DTYPES[entry["dtype"]]).view(entry["shape"])
     return tensors
+
+
+class CachedPlan:
+    """The plan of the state that was saved last: most saves are of the same tensors."""
+
+    def __init__(self) -> None:
+        self._key: tuple[list[Any], ...] = ([],)
+        self._layout: Layout | None = None
+        self._targets: list[torch.Tensor] = []
+        self._address = 0
+
+    def of(self, tensors: Mapping[str, torch.Tensor]) -> Layout:
+        """The layout for `tensors`."""
+        every = tensors.values()
+        key = (list(tensors), [t.dtype for t in every], [t.shape for t in every])
+        if self._layout is None or key != self._key:
+            self._layout, self._key, self._targets = plan(tensors), key, []
+        return self._layout
+
+    def targets(self, buffer: torch.Tensor) -> list[torch.Tensor]:
+        """Where in the flat uint8 `buffer` each tensor goes, in the order of the layout."""
+        assert self._layout is not None
+        if not self._targets or self._address != buffer.data_ptr():
+            self._targets = list(views(buffer, self._layout).values())
+            self._address = buffer.data_ptr()
+        return self._targets

@@ -27,7 +27,7 @@ def read(checkpoint: Checkpoint) -> dict[str, Any]:
         CorruptCheckpointError: A file does not match the manifest; the message says which.
     """
     checkpoint.verify()
-    document = json.loads(checkpoint.read(STATE_JSON))
+    document = json.loads(bytes(checkpoint.read(STATE_JSON)))
     buffer = torch.frombuffer(checkpoint.read(STATE_TENSORS), dtype=torch.uint8)
     try:
         tensors = image.parse(buffer)

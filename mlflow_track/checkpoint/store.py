@@ -1,34 +1,48 @@
 """Where checkpoints live: one folder per step, published by a single rename, verified before use.
 
-The commit: write into `.tmp-<step>-<random>`, fsync every file, manifest last, fsync the folder,
-rename to `step-<step>`, fsync the parent. The rename is the commit: before it nothing exists, after
-it everything does. "The latest" is found by looking.
+`publish.py` has the commit protocol. "The latest" is found by looking.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, read_json, sync_folder, write_all
+from mlflow_track.checkpoint import verify
+from mlflow_track.checkpoint.digests import digest_of_manifest
+from mlflow_track.checkpoint.publish import (
+    MANIFEST,
+    STATE_JSON,
+    STATE_TENSORS,
+    Content,
+    empty_trash,
+    folder_of_step,
+    publish,
+)
+from mlflow_track.checkpoint.verify import CorruptCheckpointError
+from mlflow_track.record.files import FOLDER_MODE, read_json, sync_folder
+from mlflow_track.record.lock import FileLock
 
-CHUNK_BYTES = 16 << 20
-ALGORITHM = "sha256"
-STATE_TENSORS, STATE_JSON, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+__all__ = [
+    "MANIFEST",
+    "STATE_JSON",
+    "STATE_TENSORS",
+    "Checkpoint",
+    "CheckpointStore",
+    "CorruptCheckpointError",
+]
+
 _STEP_FOLDER = re.compile(r"step-(\d{9,})")
-
-
-class CorruptCheckpointError(ValueError):
-    """A checkpoint does not match its manifest."""
+_LOCK_FILE = ".lock"
+# A writer that a killed trainer left has one checkpoint to finish.
+_MOST_SECONDS_TO_WAIT = 600.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class Checkpoint:
         try:
             manifest = read_json(self.path / MANIFEST)
             sealed = manifest.pop("digest")
-            if sealed != _digest_of_manifest(manifest) or manifest["step"] != self.step:
+            if sealed != digest_of_manifest(manifest) or manifest["step"] != self.step:
                 raise ValueError("its content does not match its digest and folder")
             return manifest
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -68,39 +82,19 @@ class Checkpoint:
     def size_bytes(self) -> int:
         return sum(entry["bytes"] for entry in self.manifest["files"].values())
 
-    def read(self, name: str) -> bytearray:
-        """The bytes of one file, every chunk checked against the manifest.
+    def read(self, name: str) -> memoryview:
+        """The bytes of one file, mapped, every chunk checked against the manifest by all cores.
 
         Raises:
             CorruptCheckpointError: Size or digest differ; the message says where.
         """
-        entry = self.manifest["files"].get(name)
-        if entry is None or self.manifest["algorithm"] != ALGORITHM:
+        manifest = self.manifest
+        entry = manifest["files"].get(name)
+        if entry is None:
             raise CorruptCheckpointError(f"{self.path.name}/{name} is not in the manifest")
-        try:
-            with open(self.path / name, "rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != entry["bytes"]:
-                    raise CorruptCheckpointError(
-                        f"{self.path.name}/{name} has {size} bytes, the manifest says "
-                        f"{entry['bytes']}"
-                    )
-                content = bytearray(size)
-                view = memoryview(content)
-                filled = 0
-                while filled < size and (count := file.readinto(view[filled:])):
-                    filled += count
-        except OSError as error:
-            raise CorruptCheckpointError(f"{self.path.name}/{name}: {error}") from error
-        for number, (found, expected) in enumerate(
-            zip(chunk_digests(view), entry["chunks"], strict=True)
-        ):
-            if found != expected:
-                raise CorruptCheckpointError(
-                    f"{self.path.name}/{name}: chunk {number} of {CHUNK_BYTES >> 20} MiB has "
-                    f"{ALGORITHM} {found[:12]}…, the manifest says {expected[:12]}…"
-                )
-        return content
+        return verify.map_verified(
+            self.path / name, entry, manifest["algorithm"], manifest["chunk_bytes"]
+        )
 
     def verify(self) -> None:
         """Read and check every file.
@@ -146,42 +140,41 @@ class CheckpointStore:
         Raises:
             OSError: The disk is full or failed; nothing of this checkpoint is left.
         """
+        content = {name: Content.of(value) for name, value in files.items()}
+        return Checkpoint(publish(self.path, step, content, manifest), step)
+
+    def lock(self, announce: Callable[[str], None]) -> FileLock:
+        """Become the one publisher, once the writer of a former process is done.
+
+        Raises:
+            TimeoutError: It does not end.
+        """
         self.path.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        total = sum(len(content) for content in files.values())
-        free = shutil.disk_usage(self.path).free
-        if free < total:
-            raise OSError(
-                f"a checkpoint of {total:,} bytes does not fit into the {free:,} bytes that are "
-                f"free in {self.path}"
-            )
-        temporary = self.path / f".tmp-{step}-{os.urandom(4).hex()}"
-        final = self.path / folder_of_step(step)
-        temporary.mkdir(mode=FOLDER_MODE)
-        try:
-            entries = {name: _write(temporary / name, content) for name, content in files.items()}
-            sealed = {
-                **manifest,
-                "step": step,
-                "algorithm": ALGORITHM,
-                "chunk_bytes": CHUNK_BYTES,
-                "files": entries,
-            }
-            text = json.dumps({**sealed, "digest": _digest_of_manifest(sealed)}, indent=1)
-            _write(temporary / MANIFEST, text.encode())
-            sync_folder(temporary)
-            os.rename(temporary, final)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        sync_folder(self.path)
-        return Checkpoint(final, step)
+        lock = FileLock(self.path / _LOCK_FILE)
+        began = time.monotonic()
+        has_said = False
+        while not lock.take():
+            waited = time.monotonic() - began
+            if waited > _MOST_SECONDS_TO_WAIT:
+                raise TimeoutError(
+                    f"another process still writes a checkpoint in {self.path} after "
+                    f"{waited:.0f} s; `fuser {lock.path}` names it: wait for it, or end it"
+                )
+            if waited > 1 and not has_said:
+                announce("waiting for the checkpoint that a former process still writes")
+                has_said = True
+            time.sleep(0.02)
+        return lock
 
     def remove(self, checkpoint: Checkpoint) -> None:
         """Delete a checkpoint: out of sight by one rename, then file by file."""
+        empty_trash(self.hide(checkpoint))
+
+    def hide(self, checkpoint: Checkpoint) -> Path:
+        """Rename a checkpoint out of sight; `publish.empty_trash` deletes what is returned."""
         trash = self.path / f".trash-{checkpoint.path.name}-{os.urandom(4).hex()}"
         os.rename(checkpoint.path, trash)
-        sync_folder(self.path)
-        shutil.rmtree(trash, ignore_errors=True)
+        return trash
 
     def quarantine(self, checkpoint: Checkpoint) -> Path:
         """Move a damaged checkpoint out of the way, for a person to look at."""
@@ -194,6 +187,8 @@ class CheckpointStore:
     def sweep(self) -> None:
         """Remove what interrupted saves and deletions left; only for the holder of the lock."""
         if self.path.is_dir():
+            # What was renamed out of sight must not come back with half of its files.
+            sync_folder(self.path)
             for entry in self.path.iterdir():
                 if entry.name.startswith((".tmp-", ".trash-")):
                     shutil.rmtree(entry, ignore_errors=True)
@@ -207,31 +202,3 @@ class CheckpointStore:
         sync_folder(folder)
         sync_folder(self.path)
         return target
-
-
-def folder_of_step(step: int) -> str:
-    return f"step-{step:09d}"
-
-
-def chunk_digests(content: bytes | memoryview | bytearray) -> Sequence[str]:
-    """The digest of every chunk of `CHUNK_BYTES`, in order; empty content has none."""
-    view = memoryview(content)
-    return [
-        hashlib.new(ALGORITHM, view[begin : begin + CHUNK_BYTES]).hexdigest()
-        for begin in range(0, len(view), CHUNK_BYTES)
-    ]
-
-
-def _write(path: Path, content: bytes | memoryview) -> dict[str, Any]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    try:
-        write_all(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return {"bytes": len(content), "chunks": chunk_digests(content)}
-
-
-def _digest_of_manifest(manifest: Mapping[str, Any]) -> str:
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    return hashlib.new(ALGORITHM, text.encode()).hexdigest()

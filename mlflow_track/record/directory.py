@@ -196,6 +196,10 @@ class RunDirectory:
         return self.path / "metrics.csv"
 
     @property
+    def system_metrics_path(self) -> Path:
+        return self.path / "system_metrics.csv"
+
+    @property
     def artifacts_path(self) -> Path:
         return self.path / "artifacts"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+import weakref
 from pathlib import Path
 
 from mlflow_track.record.files import FILE_MODE
@@ -32,6 +33,35 @@ def take_lock(path: Path) -> int:
             time.sleep(0.02)
     close_in_forked_children(descriptor)
     return descriptor
+
+
+class FileLock:
+    """A lock that a child process shares when it inherits the descriptor: free when both are gone.
+
+    Attributes:
+        path: The lock file.
+        descriptor: The open file; -1 where the lock is not held.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = -1
+
+    def take(self) -> bool:
+        """Take it without waiting; whether it was free."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self.descriptor = descriptor
+        self.close = weakref.finalize(self, os.close, descriptor)
+        close_in_forked_children(descriptor)
+        return True
+
+    def close(self) -> None:
+        """Let it go; a child that holds it, too, keeps it."""
 
 
 def is_locked(path: Path) -> bool:

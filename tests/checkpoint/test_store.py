@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_track.checkpoint import store as store_module
+from mlflow_track.checkpoint import digests
 from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 
 FILES = {"state.safetensors": b"tensors" * 999, "state.json": b'{"a": 1}'}
@@ -55,7 +55,7 @@ def test_every_damage_to_every_file_is_found(tmp_path: Path, damage: str, name: 
 def test_a_chunk_is_named_where_the_damage_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(digests, "CHUNK_BYTES", 1000)
     checkpoint = publish(CheckpointStore(tmp_path), 1)
     content = bytearray((checkpoint.path / "state.safetensors").read_bytes())
     content[3500] ^= 1
@@ -111,7 +111,7 @@ def test_removed_quarantined_and_rewound_ones_are_no_longer_listed(tmp_path: Pat
 SAVING = """
 import os, sys, threading, time
 from pathlib import Path
-from mlflow_track.checkpoint import store as module
+from mlflow_track.checkpoint import publish as module
 from mlflow_track.checkpoint.store import CheckpointStore
 store = CheckpointStore(Path("checkpoints"))
 if sys.argv[2] == "straight into the folder":
@@ -119,7 +119,7 @@ if sys.argv[2] == "straight into the folder":
         folder = Path("checkpoints") / module.folder_of_step(step)
         folder.mkdir(parents=True)
         for name, content in files.items():
-            module._write(folder / name, content)
+            (folder / name).write_bytes(content)
     store.publish = publish
 threading.Timer(float(sys.argv[1]), lambda: os.kill(os.getpid(), 9)).start()
 for step in range(100000):

@@ -1,0 +1,174 @@
+"""System metrics: MLflow's names, a file of their own, and never a reason to stop training."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import mlflow_track as mt
+from mlflow_track.record.rows import iterate_rows
+from mlflow_track.settings import read_settings
+from mlflow_track.system import Machine
+
+
+def rows_of(run: mt.Run) -> list:
+    return list(iterate_rows(run.directory / "system_metrics.csv"))
+
+
+def wait_for_rows(run: mt.Run, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(rows_of(run)) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_samples_lie_in_a_file_of_their_own_and_a_resumed_run_goes_on_counting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACK_SYSTEM_METRICS", "0.05")
+    with mt.start_run() as run:
+        wait_for_rows(run, 2)
+        run.finish("FAILED")
+    first = rows_of(run)
+    with mt.start_run(resume=run.id) as run:
+        pass
+    steps = [row.step for row in rows_of(run)]
+    assert len(first) >= 3 and len(steps) > len(first)
+    assert steps == list(range(len(steps)))
+    assert "system" not in (run.directory / "metrics.csv").read_text()
+    values = first[-1].values
+    assert 0 <= values["system/cpu_utilization_percentage"] <= 100
+    assert 0 < values["system/system_memory_usage_percentage"] < 100
+
+
+def test_a_run_shorter_than_the_interval_has_one_sample() -> None:
+    with mt.start_run() as run:
+        pass
+    assert len(rows_of(run)) == 1
+
+
+@pytest.mark.parametrize("off", ["0", "0.0"])
+def test_zero_seconds_is_off(off: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACK_SYSTEM_METRICS", off)
+    with mt.start_run() as run:
+        pass
+    assert not (run.directory / "system_metrics.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "seconds"),
+    [
+        ({}, 10),
+        ({"MLFLOW_TRACK_SYSTEM_METRICS": "2.5"}, 2.5),
+        ({"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"}, 0),
+        ({"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true"}, 10),
+        ({"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "3"}, 3),
+        (
+            {"MLFLOW_TRACK_SYSTEM_METRICS": "4", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"},
+            4,
+        ),
+    ],
+)
+def test_the_interval_is_ours_then_mlflows(
+    variables: dict[str, str], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings().system_metrics_seconds == seconds
+
+
+def test_an_interval_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACK_SYSTEM_METRICS", "often")
+    with pytest.raises(ValueError, match="MLFLOW_TRACK_SYSTEM_METRICS is 'often'"):
+        read_settings()
+
+
+class NVMLError(Exception):
+    pass
+
+
+class FakeNvml:
+    """The driver of two GPUs, of which the second one tells no power."""
+
+    NVMLError = NVMLError
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(used=20e9, total=80e9)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(gpu=97)
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        if handle == 1:
+            raise NVMLError("Not Supported")
+        return 350_000
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> int:
+        return 700_000
+
+
+def test_gpus_are_sampled_where_the_driver_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())  # type: ignore[arg-type]
+    sample = Machine(tmp_path).sample()
+    gpus = {name: value for name, value in sample.items() if "/gpu_" in name}
+    assert gpus == {
+        "system/gpu_0_memory_usage_percentage": 25.0,
+        "system/gpu_0_memory_usage_megabytes": 20000.0,
+        "system/gpu_0_utilization_percentage": 97.0,
+        "system/gpu_0_power_usage_watts": 350.0,
+        "system/gpu_0_power_usage_percentage": 50.0,
+        "system/gpu_1_memory_usage_percentage": 25.0,
+        "system/gpu_1_memory_usage_megabytes": 20000.0,
+        "system/gpu_1_utilization_percentage": 97.0,
+    }
+
+
+def test_the_names_are_those_of_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mlflow.system_metrics.metrics import (
+        cpu_monitor,
+        disk_monitor,
+        gpu_monitor,
+        network_monitor,
+    )
+
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())  # type: ignore[arg-type]
+    monkeypatch.setattr(gpu_monitor, "pynvml", FakeNvml(), raising=False)
+    theirs: set[str] = set()
+    for monitor in (
+        cpu_monitor.CPUMonitor(),
+        disk_monitor.DiskMonitor(),
+        network_monitor.NetworkMonitor(),
+        gpu_monitor.GPUMonitor(),
+    ):
+        monitor.collect_metrics()
+        theirs |= {f"system/{name}" for name in monitor.aggregate_metrics()}
+    assert set(Machine(tmp_path).sample()) == theirs
+
+
+def test_a_machine_that_cannot_be_sampled_is_said_once_and_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(self: Machine) -> dict[str, float]:
+        raise OSError("no /proc")
+
+    monkeypatch.setattr(Machine, "sample", broken)
+    monkeypatch.setenv("MLFLOW_TRACK_SYSTEM_METRICS", "0.01")
+    with mt.start_run() as run:
+        run.log_metrics({"a": 1.0}, step=0)
+    log = (run.directory / "training.log").read_text()
+    assert len(re.findall("WARNING: no system metrics from here on: .*no /proc", log)) == 1
+    assert mt.load_run(run.directory).status == "FINISHED"

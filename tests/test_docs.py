@@ -1,0 +1,187 @@
+"""Do the commands and code blocks of README.md and docs/ run as they stand there?
+
+A file's blocks run in order, in one copy of this checkout whose `.venv` is this environment, with
+`.venv/bin` on the PATH. Which blocks run is said by the word after the three backticks:
+
+    python          a program of its own
+    bash            a script; the first command that fails ends it
+    console         the lines that begin with "$ "; what stands below them is shown, not compared
+    console server  one command that serves until it is ended; it must answer at the URL it prints
+    … no-run WHY    shown only; the reason is part of the line
+
+`ARGS` in the environment shortens `make demo` to a few steps, and `PORT` is a free one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+FENCE = re.compile(r"^( *)```(.*)$")
+RUNNABLE = ("python", "bash", "console", "console server")
+SHOWN = ("", "text", "json", "csv", "yaml", "ini", "toml")
+
+
+class Block(NamedTuple):
+    """One fenced block: where it begins, what follows its backticks, what it holds."""
+
+    line: int
+    kind: str
+    text: str
+
+
+def blocks(document: Path) -> Iterator[Block]:
+    lines = iter(enumerate(document.read_text().splitlines(), 1))
+    for number, line in lines:
+        opened = FENCE.match(line)
+        if opened:
+            indent, kind = len(opened[1]), opened[2].strip()
+            held = []
+            for _, inner in lines:
+                if inner.strip() == "```":
+                    break
+                held.append(inner[indent:])
+            else:
+                raise AssertionError(f"{document.name}:{number}: this block has no end")
+            yield Block(number, kind, "\n".join(held) + "\n")
+
+
+def commands(text: str) -> str:
+    """The commands of a console block as one script."""
+    kept, is_open = [], False
+    for line in text.splitlines():
+        if line.startswith("$ "):
+            kept.append(line[2:])
+        elif is_open:
+            kept.append(line.removeprefix("> "))
+        else:
+            continue
+        is_open = kept[-1].endswith("\\")
+    return "\n".join(kept) + "\n"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of this checkout, with this environment as `.venv`."""
+    folder = tmp_path_factory.mktemp("checkout")
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    return {
+        **os.environ,
+        "PORT": str(port),
+        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(checkout),
+        "ARGS": "-P max_steps=60 -P warmup_steps=10 -P eval_interval=20 -P eval_batches=2",
+    }
+
+
+def run(program: list[str], checkout: Path, where: str) -> None:
+    done = subprocess.run(
+        program,
+        cwd=checkout,
+        env=environment(checkout),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{where}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def serve(command: str, checkout: Path, where: str) -> None:
+    """Start it, wait for an answer at the URL that it prints, end it."""
+    log = checkout / ".server.log"
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command}"],
+            cwd=checkout,
+            env=environment(checkout),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            address = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+            try:
+                if address and urllib.request.urlopen(address[0], timeout=5).status == 200:
+                    return
+            except OSError:
+                pass
+            time.sleep(0.3)
+        raise AssertionError(f"{where}: it did not answer\n{log.read_text()[-3000:]}")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_blocks_of_a_document_run(document, checkout):
+    for block in blocks(document):
+        where = f"{document.name}:{block.line}"
+        if block.kind == "python":
+            run([sys.executable, "-c", block.text], checkout, where)
+        elif block.kind == "bash":
+            run(["bash", "-euo", "pipefail", "-c", block.text], checkout, where)
+        elif block.kind == "console":
+            run(["bash", "-euo", "pipefail", "-c", commands(block.text)], checkout, where)
+        elif block.kind == "console server":
+            serve(commands(block.text).strip(), checkout, where)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_runs_or_says_why_not(document):
+    for block in blocks(document):
+        reason = block.kind.partition("no-run")[2].strip()
+        assert block.kind in (*RUNNABLE, *SHOWN) or reason, f"{document.name}:{block.line}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_the_documents_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+        if not target.startswith(("http:", "https:", "mailto:")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_a_block_that_fails_fails_the_test(checkout):
+    """The negative control."""
+    with pytest.raises(AssertionError, match="here"):
+        run(
+            ["bash", "-euo", "pipefail", "-c", commands("$ false\nout\n$ true\n")], checkout, "here"
+        )
+    assert commands("$ a \\\n>   b\nout\n$ c\n") == "a \\\n  b\nc\n"
