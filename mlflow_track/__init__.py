@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlflow_track.analysis.load import LoadedRun, load_run, load_runs
+    from mlflow_track.analysis.load import LoadedRun, load_metrics, load_run, load_runs
+    from mlflow_track.analysis.table import Comparison, compare
     from mlflow_track.checkpoint.budget import Budget
     from mlflow_track.checkpoint.improvement import EarlyStopping, OnImprovement
     from mlflow_track.checkpoint.retention import Keep
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AtSteps",
     "Budget",
+    "Comparison",
     "EarlyStopping",
     "EvenlySpaced",
     "EveryMinutes",
@@ -34,13 +36,16 @@ __all__ = [
     "Run",
     "RunHeldError",
     "SavePolicy",
+    "compare",
+    "load_metrics",
     "load_run",
     "load_runs",
     "start_run",
 ]
 
 _HOMES = {
-    "analysis.load": ("LoadedRun", "load_run", "load_runs"),
+    "analysis.load": ("LoadedRun", "load_metrics", "load_run", "load_runs"),
+    "analysis.table": ("Comparison", "compare"),
     "checkpoint.retention": ("Keep",),
     "checkpoint.budget": ("Budget",),
     "checkpoint.improvement": ("EarlyStopping", "OnImprovement"),

@@ -357,6 +357,11 @@ class Run:
 
         return load_run(self.directory).metrics()
 
+    def _repr_html_(self) -> str:
+        from mlflow_track.analysis.load import load_run
+
+        return load_run(self.directory)._repr_html_()
+
     def finish(self, status: str = FINISHED, error: str | None = None) -> None:
         """End the run: rows durable, status and end time written, the mirror given time to end.
 

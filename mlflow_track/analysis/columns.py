@@ -41,11 +41,13 @@ class Piece(NamedTuple):
         names: The metrics, in the order of the columns.
         body: The bytes of the rows, from the `position` asked for up to the last whole row.
         before: The bytes right before `position`, at most as many as were asked for.
+        position: Where the body begins, in bytes after the header.
     """
 
     names: tuple[str, ...]
     body: bytes
     before: bytes
+    position: int = 0
 
 
 def read_piece(path: Path, position: int = 0, max_bytes: int = -1, before: int = 0) -> Piece:
@@ -76,7 +78,7 @@ def read_piece(path: Path, position: int = 0, max_bytes: int = -1, before: int =
         body = file.read(max_bytes)
         if 0 <= max_bytes == len(body) and not body.endswith(b"\n"):
             body += file.readline()
-    return Piece(names, body[: body.rfind(b"\n") + 1], lead)
+    return Piece(names, body[: body.rfind(b"\n") + 1], lead, position)
 
 
 def parse_columns(names: tuple[str, ...], body: bytes) -> Columns:

@@ -1,50 +1,109 @@
-"""Runs side by side: one row per run, what differs between them and what came of it."""
+"""Runs side by side, as plain values: what differs between them and what came of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from mlflow_track.analysis.load import LoadedRun
-from mlflow_track.record.params import flatten
+from mlflow_track.analysis.summary import MetricSummary, Summary
 
-if TYPE_CHECKING:
-    import pandas
+Direction = Literal["min", "max"]
+
+# Metrics of which more is better, by a part of their name; of all others less is.
+_MORE_IS_BETTER = (
+    *("acc", "f1", "auc", "bleu", "rouge", "precision", "recall", "reward", "score", "iou"),
+    *("per_second", "throughput", "psnr", "ssim", "success", "win"),
+)
+FIXED = ("name", "experiment", "status", "seconds", "steps", "steps_per_second")
 
 
-def compare(runs: Sequence[LoadedRun]) -> pandas.DataFrame:
-    """One row per run, by id: name, status, duration, params that differ, metrics.
+def direction(metric: str) -> Direction:
+    """Whether of this metric the smallest value is the best, or the largest; by its name."""
+    name = metric.lower()
+    return "max" if any(word in name for word in _MORE_IS_BETTER) else "min"
 
-    Returns:
-        A DataFrame with the columns `name`, `experiment`, `status`, `seconds`, `steps`; a column
-        `params.<name>` for each param that is not the same in all runs; and for each metric
-        `<metric>` (its last value), `<metric> min` and `<metric> max`.
+
+def best(metric: str, summary: MetricSummary, wanted: Direction | None = None) -> tuple[float, int]:
+    """The best value that the metric had, and the first step with it."""
+    if (wanted or direction(metric)) == "max":
+        return summary.max, summary.max_step
+    return summary.min, summary.min_step
+
+
+def differing_params(runs: Sequence[Summary]) -> list[str]:
+    """The dotted names of the params that are not the same in all runs, sorted."""
+    names = sorted({name for run in runs for name in run.params})
+    return [n for n in names if len({_identity(run.params, n) for run in runs}) > 1]
+
+
+def metric_names(runs: Sequence[Summary]) -> list[str]:
+    """The metrics of all runs, in the order in which they were first logged."""
+    return list({name: None for run in runs for name, m in run.metrics.items() if m.count})
+
+
+def compare_rows(
+    runs: Sequence[Summary],
+    metrics: Sequence[str] | None = None,
+    directions: Mapping[str, Direction] | None = None,
+) -> list[dict[str, Any]]:
+    """One mapping per run: `FIXED`, `params.<name>` where they differ, and of each metric three.
+
+    The three are `<metric>` (its last value), `<metric> best` and `<metric> best step`; what a run
+    lacks is None.
     """
-    import pandas
-
-    params = [flatten(run.params) for run in runs]
-    names = sorted({name for one in params for name in one})
-    differing = [name for name in names if len({_text(one.get(name)) for one in params}) > 1]
+    params = differing_params(runs)
+    names = metric_names(runs) if metrics is None else list(metrics)
     rows = []
-    for run, one in zip(runs, params, strict=True):
-        frame = run.metrics()
+    for run in runs:
         row: dict[str, Any] = {
             "name": run.name,
             "experiment": run.experiment,
             "status": run.status,
             "seconds": run.seconds,
-            "steps": int(frame.index[-1]) + 1 if len(frame) else 0,
+            "steps": run.last_step + 1,
+            "steps_per_second": run.steps_per_second,
         }
-        row |= {f"params.{name}": one.get(name) for name in differing}
-        for metric in frame.columns.drop("time"):
-            logged = frame[metric].dropna()
-            if len(logged):
-                row[metric] = float(logged.iloc[-1])
-                row[f"{metric} min"], row[f"{metric} max"] = logged.min(), logged.max()
+        row |= {f"params.{name}": run.params.get(name) for name in params}
+        for name in names:
+            found = run.metrics.get(name)
+            values: tuple[Any, Any, Any] = (None, None, None)
+            if found is not None and found.count:
+                values = (found.last, *best(name, found, (directions or {}).get(name)))
+            row |= zip((name, f"{name} best", f"{name} best step"), values, strict=True)
         rows.append(row)
-    return pandas.DataFrame(rows, index=pandas.Index([run.id for run in runs], name="id"))
+    return rows
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def best_run(runs: Sequence[Summary], metric: str, wanted: Direction | None = None) -> int | None:
+    """Which of the runs has the best value of the metric; None where no run is better."""
+    values = [
+        (best(metric, run.metrics[metric], wanted)[0], number)
+        for number, run in enumerate(runs)
+        if metric in run.metrics
+    ]
+    values = [pair for pair in values if not math.isnan(pair[0])]
+    if len({value for value, _ in values}) < min(2, len(runs)):
+        # None has it, or all are equally good.
+        return None
+    pick = max if (wanted or direction(metric)) == "max" else min
+    return pick(values, key=lambda pair: pair[0])[1]
+
+
+def main_metric(runs: Sequence[Summary]) -> str | None:
+    """The metric that a person looks at first: a validation loss, else a loss, else the first."""
+    return main_metric_of(metric_names(runs))
+
+
+def main_metric_of(names: Sequence[str]) -> str | None:
+    """See `main_metric`."""
+    for words in (("val", "loss"), ("eval", "loss"), ("test", "loss"), ("val",), ("loss",)):
+        for name in names:
+            if all(word in name.lower() for word in words):
+                return name
+    return names[0] if names else None
+
+
+def _identity(params: Mapping[str, Any], name: str) -> str:
+    return json.dumps(params[name], sort_keys=True, default=str) if name in params else ""

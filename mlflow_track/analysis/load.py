@@ -1,16 +1,25 @@
-"""A run's folder as Python objects and DataFrames, whoever wrote it and whether it still grows."""
+"""A run's folder as Python objects, whoever wrote it and whether it still grows."""
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_track.record.directory import find_runs, true_status
-from mlflow_track.record.files import read_json
-from mlflow_track.record.metrics import read_header
-from mlflow_track.record.params import read_config
+from mlflow_track.analysis.filters import parse_filter
+from mlflow_track.analysis.folders import (
+    Skipped,
+    UnreadableRun,
+    find_folders,
+    last_sign_of_life,
+    read_info,
+    read_params,
+    read_status,
+)
+from mlflow_track.analysis.summary import METRICS_FILE, Summary, SummaryReader
 
 if TYPE_CHECKING:
     import pandas
@@ -19,19 +28,22 @@ if TYPE_CHECKING:
 
 
 class LoadedRun:
-    """A run as it lies on disk.
+    """A run as it lies on disk. Only run.json is read at once, the rest when it is asked for.
 
     Args:
         path: The run's folder.
 
     Raises:
         FileNotFoundError: There is no run.json in it.
-        ValueError: run.json is damaged.
+        ValueError: run.json is damaged, or a newer version wrote it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.info: dict[str, Any] = read_json(self.path / "run.json")
+        if not (self.path / "run.json").exists():
+            raise FileNotFoundError(f"{self.path} is no run: there is no run.json in it")
+        self.info: dict[str, Any] = read_info(self.path)
+        self._summaries = SummaryReader(self.path)
 
     @property
     def id(self) -> str:
@@ -52,21 +64,26 @@ class LoadedRun:
     @property
     def status(self) -> str:
         """RUNNING, FINISHED, FAILED or KILLED; also true after a SIGKILL."""
-        return true_status(self.path, self.info)
+        return read_status(self.path, self.info)
 
     @property
     def seconds(self) -> float:
         """From the start to the end; of a run that has none, to its last sign of life."""
-        ended = self.info.get("ended")
-        if ended is None:
-            files = [p for p in (self.path / "metrics.csv", self.path / "run.json") if p.exists()]
-            ended = max(file.stat().st_mtime for file in files)
-        return ended - self.info["created"]
+        return max(0.0, last_sign_of_life(self.path, self.info) - self.info["created"])
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """The params, nested as they were given."""
-        return read_config(self.path)["params"]
+        """The params, nested as they were given.
+
+        Raises:
+            ValueError: config.json is damaged.
+        """
+        return read_params(self.path)
+
+    @property
+    def summary(self) -> Summary:
+        """The run in a few numbers, as of now: params, times, and of each metric last and best."""
+        return self._summaries.read()
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -75,43 +92,29 @@ class LoadedRun:
 
         return CheckpointStore(self.path / "checkpoints").list()
 
-    def metrics(self, file: str = "metrics.csv") -> pandas.DataFrame:
+    def metrics(self, file: str = METRICS_FILE) -> pandas.DataFrame:
         """One row per step (the index), `time` in Unix seconds, one float column per metric.
 
         Rows of the same step are merged; where a metric was logged twice the later value counts.
-        """
-        import pandas
 
-        path = self.path / file
-        if not path.exists():
-            return pandas.DataFrame(columns=["time"], index=pandas.Index([], name="step"))
-        names, _ = read_header(path)
-        frame = pandas.read_csv(
-            path,
-            header=0,
-            names=["step", "time", *names],
-            # From pandas 3 on every float is read exactly, and asking for it is deprecated.
-            float_precision="round_trip" if int(pandas.__version__.split(".")[0]) < 3 else None,
-            na_values=["", "nan"],
-            keep_default_na=False,
-            on_bad_lines="skip",
-            dtype=dict.fromkeys(["time", *names], float),
-        )
-        if not _ends_with_newline(path):
-            frame = frame.iloc[:-1]
-        frame = frame.astype({"step": "int64"}).set_index("step")
-        if frame.index.has_duplicates:
-            frame = frame.groupby(level="step").last()
-        return frame
+        Args:
+            file: Another file of the same form, as `"system_metrics.csv"` or a
+                `"metrics.rewound-2.csv"`. One that does not exist has no rows.
+
+        Raises:
+            ValueError: The file does not begin as a metrics file does.
+        """
+        from mlflow_track.analysis.frames import read_frame
+
+        return read_frame(self.path / file)
+
+    def _repr_html_(self) -> str:
+        from mlflow_track.analysis.notebook import run_as_html
+
+        return run_as_html(self.summary)
 
     def __repr__(self) -> str:
         return f"<LoadedRun {self.experiment}/{self.name} {self.status} {self.path}>"
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
 
 
 def load_run(path: str | os.PathLike[str]) -> LoadedRun:
@@ -120,13 +123,55 @@ def load_run(path: str | os.PathLike[str]) -> LoadedRun:
 
 
 def load_runs(
-    root: str | os.PathLike[str] = "runs", *, experiment: str | None = None
+    root: str | os.PathLike[str] = "runs",
+    *,
+    experiment: str | None = None,
+    where: str | Callable[[LoadedRun], bool] | None = None,
 ) -> list[LoadedRun]:
-    """All runs under `root`, oldest first; folders whose run.json is damaged are passed over."""
+    """All runs under `root`, oldest first. A folder that cannot be read is warned about.
+
+    Args:
+        root: A folder of experiments, of runs, or of one run.
+        experiment: Only the runs of this experiment.
+        where: Only the runs for which this holds: a function of the run, or a filter like
+            `"params.lr < 0.01 and status = 'FINISHED' and metrics.val/loss < 2"`.
+
+    Raises:
+        ValueError: `where` is no filter; the message says what fits.
+    """
+    holds = _condition(where)
+    folders, skipped = find_folders(Path(root), experiment)
     runs = []
-    for path in find_runs(Path(root), experiment):
+    for path in folders:
         try:
             runs.append(LoadedRun(path))
-        except ValueError:
-            continue
-    return sorted(runs, key=lambda run: run.info.get("created", 0))
+        except (UnreadableRun, FileNotFoundError) as error:
+            skipped.append(Skipped(path, str(error)))
+    for path, reason in skipped:
+        warnings.warn(f"{path} is left out: {reason}", stacklevel=2)
+    runs = [run for run in runs if experiment in (None, run.experiment) and holds(run)]
+    return sorted(runs, key=lambda run: (run.info["created"], run.id))
+
+
+def load_metrics(runs: Sequence[LoadedRun], file: str = METRICS_FILE) -> pandas.DataFrame:
+    """The metrics of many runs in one DataFrame.
+
+    Returns:
+        One row per run and step, indexed by `run` (the id, categorical) and `step`, with the
+        columns of `LoadedRun.metrics`; a metric that a run lacks is NaN in its rows.
+
+    Raises:
+        ValueError: A file is no metrics file.
+    """
+    from mlflow_track.analysis.frames import read_frames
+
+    return read_frames([run.path / file for run in runs], [run.id for run in runs])
+
+
+def _condition(where: str | Callable[[LoadedRun], bool] | None) -> Callable[[LoadedRun], bool]:
+    if where is None:
+        return lambda run: True
+    if callable(where):
+        return where
+    matches = parse_filter(where)
+    return lambda run: matches(run.summary)

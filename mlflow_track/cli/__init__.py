@@ -8,8 +8,15 @@ import click
 
 # Which module of this package holds a command; there it is a click command of the same name.
 _HOMES = {
-    "ls": "runs",
-    "compare": "runs",
+    "ls": "listing",
+    "show": "show",
+    "compare": "compare",
+    "plot": "plot",
+    "tail": "show",
+    "export": "export",
+    "rm": "trash",
+    "gc": "trash",
+    "completion": "completion",
     "sync": "mirror",
     "doctor": "mirror",
     "ui": "ui",

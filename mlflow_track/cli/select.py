@@ -2,59 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlflow_track.analysis.load import LoadedRun, load_run, load_runs
+if TYPE_CHECKING:
+    from mlflow_track.analysis.load import LoadedRun
+    from mlflow_track.analysis.summary import Summary
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def runs_at(path: Path) -> list[LoadedRun]:
-    """The run in the folder `path`, or all runs below it.
+def default_root() -> Path:
+    """Where runs go when nobody says otherwise."""
+    from mlflow_track.settings import read_settings
+
+    try:
+        root = read_settings(backend="local").directory
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    here = Path.cwd()
+    return root.relative_to(here) if root.is_relative_to(here) else root
+
+
+def directory_option(command: _F) -> _F:
+    """`-d`: the folder of all runs."""
+    return click.option(
+        "-d",
+        "--directory",
+        "root",
+        type=click.Path(path_type=Path),
+        default=default_root,
+        help="The folder of all runs; else MLFLOW_TRACK_DIR, else runs.",
+    )(command)
+
+
+def run_argument(command: _F) -> _F:
+    """One RUN."""
+    return click.argument("run", shell_complete=complete_run)(command)
+
+
+def runs_argument(command: _F) -> _F:
+    """One RUN or several; none stands for all."""
+    return click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_run)(
+        command
+    )
+
+
+def one_run(root: Path, word: str) -> Summary:
+    """The run that `word` names.
 
     Raises:
-        click.ClickException: There is none.
+        click.ClickException: None, or several.
     """
-    return [load_run(path)] if (path / "run.json").exists() else runs_under(path)
+    from mlflow_track.analysis.select import NoSuchRun, RunSelector
+
+    try:
+        return RunSelector(root).find_one(word)
+    except NoSuchRun as error:
+        raise click.ClickException(str(error)) from None
 
 
-def runs_under(root: Path, experiment: str | None = None) -> list[LoadedRun]:
-    """All runs below `root`, oldest first.
+def some_runs(root: Path, words: Sequence[str]) -> list[Summary]:
+    """The runs that the words name, each once, in their order; all where there are no words.
 
     Raises:
-        click.ClickException: There is none.
+        click.ClickException: A word names none, or there is none at all.
     """
-    runs = load_runs(root, experiment=experiment)
-    if not runs:
-        of = f" of experiment {experiment!r}" if experiment else ""
-        raise click.ClickException(f"there are no runs{of} in {root}")
-    return runs
+    from mlflow_track.analysis.select import NoSuchRun, RunSelector
+
+    selector = RunSelector(root)
+    if not words:
+        if not selector.runs():
+            raise click.ClickException(f"there are no runs in {root}")
+        return selector.runs()
+    try:
+        found = {run.path.resolve(): run for word in words for run in selector.find(word)}
+    except NoSuchRun as error:
+        raise click.ClickException(str(error)) from None
+    return list(found.values())
+
+
+def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """What the shell offers for a RUN: ids and names."""
+    from click.shell_completion import CompletionItem
+
+    from mlflow_track.analysis.folders import UnreadableRun, find_folders, read_info
+
+    items = [CompletionItem("@last"), CompletionItem("@best:")]
+    for path in find_folders(ctx.params.get("root") or default_root())[0]:
+        try:
+            info = read_info(path)
+        except UnreadableRun:
+            continue
+        items += [CompletionItem(info["id"], help=info["name"]), CompletionItem(info["name"])]
+    return [item for item in items if item.value.startswith(incomplete)]
 
 
 def runs_named(words: Sequence[str]) -> list[LoadedRun]:
-    """The runs that `words` name: ids in MLFLOW_TRACK_DIR, folders of runs, or folders of many.
+    """The runs that `words` name in MLFLOW_TRACK_DIR, as every command names runs.
 
     Without a word: every run in MLFLOW_TRACK_DIR; none is no error then.
 
     Raises:
         click.ClickException: A word names none.
     """
-    from mlflow_track.settings import read_settings
+    from mlflow_track.analysis.load import load_run, load_runs
 
-    home = read_settings().directory
     if not words:
-        return load_runs(home)
-    runs: list[LoadedRun] = []
-    for word in words:
-        path = Path(word)
-        if not path.is_dir():
-            named = [run for run in load_runs(home) if run.id == word]
-            if not named:
-                raise click.ClickException(f"{word} is no folder, and no id of a run in {home}")
-            runs += named
-        elif found := [load_run(file.parent) for file in sorted(path.glob("*/run.json"))]:
-            runs += found  # the folder of an experiment
-        else:
-            runs += runs_at(path)
-    return runs
+        return load_runs(default_root())
+    return [load_run(run.path) for run in some_runs(default_root(), words)]

@@ -1,6 +1,5 @@
 """The summary of a run: what pandas says of the same file, whatever state the folder is in."""
 
-import json
 import math
 import os
 import signal
@@ -22,6 +21,7 @@ from mlflow_track.analysis.summary import (
     read_summary,
 )
 from mlflow_track.record.metrics import MetricsFile
+from tests.analysis.records import append, write
 
 NUMBERS = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True),
@@ -29,25 +29,11 @@ NUMBERS = st.one_of(
 )
 ROWS = st.lists(
     st.tuples(
-        st.integers(0, 30), st.dictionaries(st.sampled_from(["a", "b/c", 'd "e", f']), NUMBERS)
+        st.integers(0, 30),
+        st.dictionaries(st.sampled_from(["a", "b/c", 'd "e", f']), NUMBERS, min_size=1),
     ),
     max_size=40,
 )
-
-
-def write(folder: Path, rows: list[tuple[int, dict[str, float]]], **info: object) -> Path:
-    """A record made of as little as a reader needs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({"status": "FINISHED", **info}))
-    append(folder, rows)
-    return folder
-
-
-def append(folder: Path, rows: list[tuple[int, dict[str, float]]]) -> None:
-    metrics = MetricsFile(folder / "metrics.csv")
-    for step, values in rows:
-        metrics.append(step, tuple(values), list(values.values()))
-    metrics.close()
 
 
 def same(left: float, right: float) -> bool:

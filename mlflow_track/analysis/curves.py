@@ -1,0 +1,149 @@
+"""The curve of a metric: which points, over which axis, how smooth, how many of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from mlflow_track.analysis.columns import parse_columns, read_piece
+from mlflow_track.analysis.summary import METRICS_FILE, Summary
+
+Axis = Literal["step", "time", "tokens"]
+AXES: tuple[Axis, ...] = ("step", "time", "tokens")
+SYSTEM_FILE = "system_metrics.csv"
+_SEQUENCE_PARAMS = ("context_length", "sequence_length", "seq_len", "block_size")
+
+
+class Curve(NamedTuple):
+    """Points of one metric of one run; NaN and infinities are not among them."""
+
+    label: str
+    xs: list[float]
+    ys: list[float]
+
+
+def read_curve(run: Summary, metric: str, axis: Axis = "step", label: str = "") -> Curve:
+    """The curve of a metric, also of one in system_metrics.csv; without points where it has none.
+
+    Args:
+        run: The run.
+        metric: The metric's name.
+        axis: "step"; "time" is seconds since the run's first row; "tokens" is the steps done times
+            the tokens in each.
+        label: What to call it; the run's name otherwise.
+
+    Raises:
+        ValueError: The axis is tokens, and the params do not say how many a step has.
+    """
+    file = METRICS_FILE if metric in run.metrics or "system/" not in metric else SYSTEM_FILE
+    steps, times, values = _read(run.path / file, metric)
+    xs: Sequence[float] = steps
+    if axis == "time":
+        start = times[0] if times else 0.0
+        xs = [time - start for time in times]
+    elif axis == "tokens":
+        each = tokens_per_step(run.params)
+        xs = [(step + 1) * each for step in steps]
+    points = [
+        (float(x), float(y))
+        for x, y in zip(xs, values, strict=True)
+        if y is not None and math.isfinite(y)
+    ]
+    points.sort(key=lambda point: point[0])
+    return Curve(label or run.name, [x for x, _ in points], [y for _, y in points])
+
+
+def tokens_per_step(params: Mapping[str, Any]) -> float:
+    """From the params: `tokens_per_step`, or `batch_size` times the length of a sequence.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    by_name = {name.rsplit(".", 1)[-1]: value for name, value in params.items()}
+    length = next((by_name[name] for name in _SEQUENCE_PARAMS if name in by_name), None)
+    for factors in ([by_name.get("tokens_per_step")], [by_name.get("batch_size"), length]):
+        if all(isinstance(f, int | float) and not isinstance(f, bool) for f in factors):
+            return math.prod(f for f in factors if f is not None)
+    raise ValueError(
+        "the axis 'tokens' needs the param tokens_per_step, or batch_size and one of "
+        f"{', '.join(_SEQUENCE_PARAMS)}; take the axis step or time"
+    )
+
+
+def smoothed(curve: Curve, weight: float) -> Curve:
+    """An exponential moving average without the bias towards its start, as in TensorBoard's UI.
+
+    Args:
+        curve: The curve.
+        weight: Of the past, from 0 (none: the curve as it is) to below 1.
+
+    Raises:
+        ValueError: Another weight.
+    """
+    if not 0 <= weight < 1:
+        raise ValueError(f"smoothing is {weight}; it takes a number from 0 to below 1")
+    if weight == 0:
+        return curve
+    ys, mean, mass = [], 0.0, 0.0
+    for y in curve.ys:
+        mean = weight * mean + (1 - weight) * y
+        mass = weight * mass + (1 - weight)
+        ys.append(mean / mass)
+    return curve._replace(ys=ys)
+
+
+def thinned(curve: Curve, most: int) -> Curve:
+    """At most `most` points that look the same: of each stretch its lowest and its highest."""
+    count = len(curve.xs)
+    if count <= most:
+        return curve
+    stretches = max(1, most // 2 - 1)
+    kept = {0, count - 1}
+    for number in range(stretches):
+        indices = range(number * count // stretches, (number + 1) * count // stretches)
+        kept.add(min(indices, key=curve.ys.__getitem__))
+        kept.add(max(indices, key=curve.ys.__getitem__))
+    order = sorted(kept)
+    return curve._replace(xs=[curve.xs[i] for i in order], ys=[curve.ys[i] for i in order])
+
+
+def labels(runs: Sequence[Summary]) -> list[str]:
+    """A name for each run that no other has, as short as that allows."""
+    names = [run.name for run in runs]
+    if len({run.experiment for run in runs}) > 1:
+        names = [f"{run.experiment}/{run.name}" for run in runs]
+    return [
+        name if names.count(name) == 1 or run.name == run.id else f"{name} {run.id[-6:]}"
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers from `low` to `high`, about `count` of them."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / max(1, count)
+    power = 10.0 ** math.floor(math.log10(rough))
+    size = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+    first = math.ceil(low / size - 1e-9)
+    return [n * size for n in range(first, math.floor(high / size + 1e-9) + 1)]
+
+
+def short_number(value: float) -> str:
+    """A number as an axis shows it: 12000 is 12k."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.4g}{unit}"
+    return f"{value:.4g}"
+
+
+def _read(path: Path, metric: str) -> tuple[Sequence[int], Sequence[float], Sequence[float | None]]:
+    try:
+        piece = read_piece(path)
+    except (FileNotFoundError, ValueError):
+        return [], [], []
+    columns = parse_columns(piece.names, piece.body)
+    values = columns.values.get(metric) or [None] * len(columns.steps)
+    return columns.steps, columns.times, values

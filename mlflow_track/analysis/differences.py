@@ -1,0 +1,84 @@
+"""What two runs were started with: their code and their packages, side by side."""
+
+from __future__ import annotations
+
+import difflib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from mlflow_track.analysis.summary import Summary
+
+_SECONDS = 20
+_MOST_PATCH_BYTES = 2 << 20
+
+
+def code_difference(old: Summary, new: Summary, *, is_full: bool) -> list[str]:
+    """Lines that say how the code of two runs differs; none where it does not.
+
+    Args:
+        old, new: The runs.
+        is_full: Whether to show every changed line, or only which files changed by how much. That
+            of commits needs their repository; it is looked for in the working folder.
+    """
+    was, now = _git(old), _git(new)
+    lines = []
+    if was.get("commit") != now.get("commit"):
+        lines.append(f"commit {_short(was)} -> {_short(now)}")
+        if was.get("commit") and now.get("commit"):
+            lines += _git_diff(str(was["commit"]), str(now["commit"]), is_full)
+    before, after = (_read(run.path / "code.patch") for run in (old, new))
+    if before != after:
+        lines.append("the uncommitted changes (code.patch) differ")
+        if is_full:
+            lines += difflib.unified_diff(before, after, old.name, new.name, n=1, lineterm="")
+    return lines
+
+
+def package_difference(old: Summary, new: Summary) -> list[str]:
+    """Packages whose versions differ, as `name: old -> new`."""
+    was, now = (_packages(run.path / "requirements.txt") for run in (old, new))
+    return [
+        f"{name}: {was.get(name, 'none')} -> {now.get(name, 'none')}"
+        for name in sorted({*was, *now})
+        if was.get(name) != now.get(name)
+    ]
+
+
+def _git(run: Summary) -> dict[str, Any]:
+    git = run.info["provenance"].get("git")
+    return git if isinstance(git, dict) else {}
+
+
+def _short(git: dict[str, Any]) -> str:
+    return str(git["commit"])[:12] if git.get("commit") else "none"
+
+
+def _git_diff(old: str, new: str, is_full: bool) -> list[str]:
+    form = [] if is_full else ["--stat"]
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "diff", "--no-color", "--no-ext-diff", *form, old, new],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    if done.returncode:
+        return ["  (both commits must be in the repository of the working folder to compare them)"]
+    return done.stdout.decode(errors="replace").splitlines()
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_MOST_PATCH_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _packages(path: Path) -> dict[str, str]:
+    pairs = (line.partition("==") for line in _read(path))
+    return {name: version for name, separator, version in pairs if separator}

@@ -1,0 +1,110 @@
+"""Which runs a word names: an id, the beginning of one, a name, a path, experiment/name, @last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow_track.analysis.folders import find_folders
+from mlflow_track.analysis.summary import Summary, SummaryCache
+
+_FEWEST_OF_ID = 4
+_MOST_NAMED = 8
+
+
+class NoSuchRun(LookupError):
+    """A word that names no run, or several where one was asked for; the message says which."""
+
+
+class RunSelector:
+    """Finds runs below a root. Summaries are read once.
+
+    Args:
+        root: The folder of all runs.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._cache = SummaryCache()
+        self._all: list[Summary] | None = None
+
+    def runs(self) -> list[Summary]:
+        """All runs below the root, oldest first."""
+        if self._all is None:
+            self._all, _ = self._cache.read_all(self.root)
+        return self._all
+
+    def find(self, word: str) -> list[Summary]:
+        """The runs that `word` names, oldest first: at least one.
+
+        `@last` is the newest; `@best:METRIC` has the smallest value that METRIC ever had,
+        `@best:max:METRIC` the largest. An experiment, or a folder of runs, stands for all its runs.
+
+        Raises:
+            NoSuchRun: None.
+        """
+        if word.startswith("@"):
+            return [self._special(word)]
+        # What looks like a path is one, where it exists.
+        path = Path(word).expanduser()
+        if find_folders(path)[0]:
+            return self._cache.read_all(path)[0]
+        runs = self.runs()
+        for matches in (
+            [run for run in runs if run.id == word],
+            [run for run in runs if word in (run.name, f"{run.experiment}/{run.name}")],
+            [run for run in runs if f"{run.experiment}/{run.id}" == word],
+            [run for run in runs if run.experiment == word],
+            [run for run in runs if len(word) >= _FEWEST_OF_ID and run.id.startswith(word)],
+            # The end of an id is what differs between runs of one day.
+            [run for run in runs if len(word) >= _FEWEST_OF_ID and run.id.endswith(word)],
+        ):
+            if matches:
+                return matches
+        raise NoSuchRun(
+            f"no run in {self.root} is called {word!r}; a run is named by its id or the beginning "
+            "of it, its name, its path, experiment/name, @last or @best:METRIC"
+            + (f". There are {self._some(runs)}" if runs else ". There are no runs at all")
+        )
+
+    def find_one(self, word: str) -> Summary:
+        """The one run that `word` names.
+
+        Raises:
+            NoSuchRun: None, or several.
+        """
+        found = self.find(word)
+        if len(found) > 1:
+            raise NoSuchRun(
+                f"{len(found)} runs are called {word!r}: {self._some(found)}; say which by its id"
+            )
+        return found[0]
+
+    def _special(self, word: str) -> Summary:
+        runs = self.runs()
+        if not runs:
+            raise NoSuchRun(f"{word!r} names no run: there are none in {self.root}")
+        if word == "@last":
+            return runs[-1]
+        kind, _, metric = word.partition(":")
+        is_max = metric.startswith("max:")
+        metric = metric.removeprefix("max:").removeprefix("min:")
+        if kind != "@best" or not metric:
+            raise NoSuchRun(f"{word!r} is unknown; there are @last, @best:METRIC, @best:max:METRIC")
+        having = [
+            (run.metrics[metric].max if is_max else run.metrics[metric].min, run)
+            for run in runs
+            if metric in run.metrics
+        ]
+        having = [(value, run) for value, run in having if not math.isnan(value)]
+        if not having:
+            names = sorted({name for run in runs for name in run.metrics})
+            raise NoSuchRun(f"no run has the metric {metric!r}; there are {', '.join(names)}")
+        return (max if is_max else min)(having, key=lambda pair: pair[0])[1]
+
+    @staticmethod
+    def _some(runs: Sequence[Summary]) -> str:
+        shown = [f"{run.id} ({run.experiment}/{run.name})" for run in runs[-_MOST_NAMED:]]
+        more = len(runs) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "")

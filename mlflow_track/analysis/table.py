@@ -1,0 +1,55 @@
+"""The comparison of runs as a DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas
+
+from mlflow_track.analysis.compare import Direction, compare_rows
+from mlflow_track.analysis.load import LoadedRun
+from mlflow_track.analysis.summary import Summary
+
+
+class Comparison(pandas.DataFrame):
+    """A DataFrame that shows itself in a notebook with a plot. What is made of it is a plain one.
+
+    Attributes:
+        summaries: What it was made of.
+    """
+
+    # pandas hands an attribute on, and sets it without a warning, when it is named here.
+    _metadata = ["summaries"]  # noqa: RUF012
+    summaries: list[Summary]
+
+    def _repr_html_(self) -> str:
+        from mlflow_track.analysis.notebook import comparison_as_html
+
+        return comparison_as_html(self.summaries)
+
+
+def compare(
+    runs: Sequence[LoadedRun],
+    metrics: Sequence[str] | None = None,
+    directions: Mapping[str, Direction] | None = None,
+) -> Comparison:
+    """One row per run, by id: name, status, times, params that differ, metrics.
+
+    Args:
+        runs: As `load_runs` gives them.
+        metrics: Only these; None takes all.
+        directions: For a metric by name "min" or "max": which value is the best. Without it the
+            name decides: more is better of accuracies, scores and rates, less of all others.
+
+    Returns:
+        A DataFrame with the columns `name`, `experiment`, `status`, `seconds`, `steps`,
+        `steps_per_second`; `params.<name>` for each param that is not the same in all runs; and of
+        each metric `<metric>` (its last value), `<metric> best` and `<metric> best step`.
+    """
+    summaries = [run.summary for run in runs]
+    rows: list[dict[str, Any]] = compare_rows(summaries, metrics, directions)
+    ids = pandas.Index([summary.id for summary in summaries], name="id")
+    table = Comparison(rows, index=ids)
+    table.summaries = summaries
+    return table

@@ -1,0 +1,233 @@
+"""`mlflow-track ls`: which runs are there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_track.cli.output import duration_text, is_terminal, output_options, print_rows
+from mlflow_track.cli.select import default_root
+
+if TYPE_CHECKING:
+    from mlflow_track.analysis.folders import Skipped
+    from mlflow_track.analysis.summary import Summary
+
+_FIELDS: dict[str, Callable[[Summary], Any]] = {
+    "started": lambda run: run.created,
+    "name": lambda run: run.name,
+    "experiment": lambda run: run.experiment,
+    "status": lambda run: run.status,
+    "duration": lambda run: run.seconds,
+    "steps": lambda run: run.last_step,
+}
+_PARENT_TAG = "mlflow.parentRunId"
+
+
+@click.command()
+@click.argument("root", type=click.Path(path_type=Path), default=default_root)
+@click.option("--experiment", help="Only the runs of this experiment.")
+@click.option("--status", "statuses", multiple=True, help="Only runs of this status.")
+@click.option("--filter", "where", help='As "params.lr < 0.01 and metrics.val/loss < 2".')
+@click.option("--metric", "metrics", multiple=True, help="Show this metric; may come repeatedly.")
+@click.option("--sort", help=f"A metric, params.NAME, or one of {', '.join(_FIELDS)}.")
+@click.option("--reverse", is_flag=True, help="Largest first.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many, the last ones.")
+@click.option("--tree", is_flag=True, help="Children of a sweep below their parent.")
+@click.option(
+    "--watch",
+    type=float,
+    is_flag=False,
+    flag_value=2.0,
+    metavar="[SECONDS]",
+    help="Again and again, until no run is running.",
+)
+@output_options
+def ls(
+    root: Path,
+    experiment: str | None,
+    statuses: tuple[str, ...],
+    where: str | None,
+    metrics: tuple[str, ...],
+    sort: str | None,
+    reverse: bool,
+    limit: int | None,
+    tree: bool,
+    watch: float | None,
+    form: str | None,
+) -> None:
+    r"""List the runs under ROOT (default: MLFLOW_TRACK_DIR, else runs), oldest first.
+
+    The last value of a metric is shown; without --metric of the one that matters most (a
+    validation loss, if there is one).
+
+    \b
+    Examples:
+      mlflow-track ls
+      mlflow-track ls runs --experiment demo --sort val/loss --limit 5
+      mlflow-track ls --filter "params.learning_rate >= 0.001 and status = 'FINISHED'"
+      mlflow-track ls --watch
+      mlflow-track ls --json
+    """
+    holds = _condition(where, statuses)
+
+    def show() -> list[Summary]:
+        runs, skipped, names = _read(root, experiment, where, metrics, sort, form)
+        runs = [run for run in runs if holds(run)]
+        if sort is not None:
+            runs = _sorted(runs, sort, reverse)
+        elif reverse:
+            runs.reverse()
+        if limit is not None:
+            runs = runs[:limit] if sort is not None else runs[-limit:]
+        _print(runs, names, tree=tree, form=form)
+        for path, reason in skipped:
+            click.echo(f"left out: {path}: {reason}", err=True)
+        if not runs and form is None:
+            of = f" of experiment {experiment!r}" if experiment else ""
+            click.echo(f"there are no such runs{of} in {root}", err=True)
+        return runs
+
+    if watch is None:
+        if not show() and not where and not statuses and form is None:
+            raise click.exceptions.Exit(1)
+        return
+    while True:
+        if is_terminal():
+            click.clear()
+        if all(run.status != "RUNNING" for run in show()):
+            return
+        time.sleep(watch)
+
+
+def _condition(where: str | None, statuses: Sequence[str]) -> Callable[[Summary], bool]:
+    from mlflow_track.analysis.filters import parse_filter
+
+    matches: Callable[[Summary], bool] | None = None
+    wanted = {status.upper() for status in statuses}
+    try:
+        if where:
+            matches = parse_filter(where)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--filter") from None
+
+    def holds(run: Summary) -> bool:
+        return (not wanted or run.status in wanted) and (matches is None or matches(run))
+
+    return holds
+
+
+def _read(
+    root: Path,
+    experiment: str | None,
+    where: str | None,
+    metrics: Sequence[str],
+    sort: str | None,
+    form: str | None,
+) -> tuple[list[Summary], list[Skipped], list[str]]:
+    """The runs, what could not be read, and which metrics to show."""
+    from mlflow_track.analysis.brief import read_brief, read_names
+    from mlflow_track.analysis.compare import main_metric_of
+    from mlflow_track.analysis.folders import Skipped, UnreadableRun, find_folders
+    from mlflow_track.analysis.summary import read_summaries
+
+    folders, skipped = find_folders(root, experiment)
+    names = list(metrics)
+    if not names:
+        known = dict.fromkeys(name for path in folders for name in read_names(path))
+        main = main_metric_of(list(known))
+        names = [main] if main else []
+    if sort and sort not in _FIELDS and not sort.startswith("params.") and sort not in names:
+        names.append(sort)
+    if where or form == "json":
+        # They may ask for extremes, which are in all rows.
+        runs, skipped = read_summaries(root, experiment)
+        return runs, skipped, names
+    runs = []
+    for path in folders:
+        try:
+            runs.append(read_brief(path, names))
+        except UnreadableRun as error:
+            skipped.append(Skipped(path, str(error)))
+    runs = [run for run in runs if experiment in (None, run.experiment)]
+    return sorted(runs, key=lambda run: (run.created, run.id)), skipped, names
+
+
+def _sorted(runs: list[Summary], sort: str, reverse: bool) -> list[Summary]:
+    """Runs without the value come last, in either order."""
+
+    def value(run: Summary) -> Any:
+        if sort in _FIELDS:
+            return _FIELDS[sort](run)
+        if sort.startswith("params."):
+            return run.params.get(sort.removeprefix("params."))
+        metric = run.metrics.get(sort)
+        return metric.last if metric is not None and metric.last == metric.last else None
+
+    having = [run for run in runs if value(run) is not None]
+    if not having and runs:
+        raise click.ClickException(
+            f"no run has {sort!r}; --sort takes a metric, params.NAME, or "
+            f"one of {', '.join(_FIELDS)}"
+        )
+    try:
+        ordered = sorted(having, key=value, reverse=reverse)
+    except TypeError:
+        ordered = sorted(having, key=lambda run: str(value(run)), reverse=reverse)
+    return ordered + [run for run in runs if value(run) is None]
+
+
+def _print(
+    runs: Sequence[Summary], metrics: Sequence[str], *, tree: bool, form: str | None
+) -> None:
+    from mlflow_track.cli.show import as_data
+
+    indents = [""] * len(runs)
+    if tree:
+        runs, indents = _as_tree(runs)
+    header = ["ID", "EXPERIMENT", "NAME", "STATUS", "STARTED", "DURATION", "STEPS", *metrics]
+    rows = [
+        [
+            run.id,
+            run.experiment,
+            indent + run.name,
+            run.status,
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created)),
+            run.seconds if form else duration_text(run.seconds),
+            run.last_step + 1,
+            *[run.metrics[name].last if name in run.metrics else None for name in metrics],
+        ]
+        for run, indent in zip(runs, indents, strict=True)
+    ]
+    if form == "json":
+        print_rows(header, rows, form, data=[as_data(run) for run in runs])
+    elif rows or form:
+        print_rows(header, rows, form)
+
+
+def _as_tree(runs: Sequence[Summary]) -> tuple[list[Summary], list[str]]:
+    """Children after their parents, and how far each is set in."""
+    by_id = {run.id: run for run in runs}
+    children: dict[str | None, list[Summary]] = {}
+    for run in runs:
+        parent = run.tags.get(_PARENT_TAG)
+        children.setdefault(parent if parent in by_id and parent != run.id else None, []).append(
+            run
+        )
+    ordered: list[Summary] = []
+    indents: list[str] = []
+
+    def add(parent: str | None, depth: int) -> None:
+        for run in children.pop(parent, []):
+            ordered.append(run)
+            indents.append("   " * (depth - 1) + "└─ " if depth else "")
+            add(run.id, depth + 1)
+
+    add(None, 0)
+    for parent in list(children):
+        # Runs that are each other's parents hang below nobody.
+        add(parent, 0)
+    return ordered, indents

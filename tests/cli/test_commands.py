@@ -1,0 +1,336 @@
+"""The commands on real runs: what they print for people and for programs, what they refuse."""
+
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import mlflow_track as mt
+from mlflow_track import trash
+from mlflow_track.cli import main
+from tests.analysis.records import make_run, write
+
+ROOT = Path(__file__).resolve().parents[2]
+# Commands whose examples need a server or a checkpoint have tests of their own.
+MINE = ("ls", "show", "compare", "plot", "tail", "export", "rm", "gc", "completion")
+
+
+def invoke(*words: str, status: int = 0) -> Result:
+    result = CliRunner().invoke(main, list(words), prog_name="mlflow-track")
+    assert result.exit_code == status, (words, result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture
+def two_runs() -> list[mt.LoadedRun]:
+    make_run("slow", lr=1e-3, floor=1.0, batch_size=4, context_length=8)
+    make_run("fast one", lr=4e-3, floor=0.5, batch_size=4, context_length=8)
+    return mt.load_runs("runs")
+
+
+# --- help and examples ---
+
+
+def examples() -> Iterator[tuple[str, str]]:
+    for name in MINE:
+        command = main.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None and command.help
+        lines = re.findall(r"^\s*(mlflow-track .*)$", command.help, re.MULTILINE)
+        yield from ((name, line) for line in lines)
+
+
+@pytest.mark.parametrize("name", main.list_commands(None))  # type: ignore[arg-type]
+def test_the_help_of_every_command_has_an_example(name: str) -> None:
+    text = invoke(name, "--help").output
+    assert re.search(rf"mlflow-track {name}\b", text.split("Example", 1)[1])
+
+
+@pytest.mark.parametrize("line", [line for _, line in examples()])
+def test_the_examples_of_the_help_do_what_they_say(line: str) -> None:
+    make_run("lr-1e-3", experiment="demo", learning_rate=1e-3, batch_size=4, context_length=8)
+    make_run("lr-2e-3", experiment="demo", learning_rate=2e-3, batch_size=4, context_length=8)
+    assert invoke(*shlex.split(line)[1:]).output
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from mlflow_track.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = ('torch', 'mlflow', 'pandas', 'numpy', 'matplotlib', 'rich', 'orjson')\n"
+        "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stderr.strip() == "[]" and "compare" in ran.stdout
+
+
+# --- ls ---
+
+
+def test_ls_lists_runs_with_the_metric_that_matters(two_runs: list[mt.LoadedRun]) -> None:
+    header, first, second = invoke("ls").output.splitlines()
+    assert header.split() == "ID EXPERIMENT NAME STATUS STARTED DURATION STEPS val/loss".split()
+    assert two_runs[0].id in first and first.split()[-2:] == ["20", "1.125"]
+    assert "fast one" in second
+
+
+def test_ls_sorts_filters_and_limits(two_runs: list[mt.LoadedRun]) -> None:
+    slow, fast = two_runs
+
+    def ids(*words: str) -> list[str]:
+        return [line.split()[0] for line in invoke("ls", *words).output.splitlines()[1:]]
+
+    assert ids("--sort", "val/loss") == [fast.id, slow.id]
+    assert ids("--sort", "params.lr", "--reverse") == [fast.id, slow.id]
+    assert ids("--sort", "train/loss", "--limit", "1") == [fast.id]
+    assert ids("--limit", "1") == [fast.id]
+    assert ids("--filter", "min.val/loss < 1") == [fast.id]
+    assert ids("--status", "failed") == []
+    assert ids("--status", "finished", "runs/demo") == [slow.id, fast.id]
+    assert "no run has 'x'" in invoke("ls", "--sort", "x", status=1).output
+    assert "it takes conditions" in invoke("ls", "--filter", "x", status=2).output
+
+
+def test_ls_speaks_json_and_csv(two_runs: list[mt.LoadedRun]) -> None:
+    rows = json.loads(invoke("ls", "--json").stdout)
+    assert [row["id"] for row in rows] == [run.id for run in two_runs]
+    assert rows[1]["params"]["lr"] == 4e-3 and rows[1]["metrics"]["val/loss"]["min_step"] == 19
+    table = list(csv.DictReader(io.StringIO(invoke("ls", "--csv").stdout)))
+    assert [float(row["val/loss"]) for row in table] == [1.125, 0.625]
+
+
+def test_ls_shows_children_below_their_parent() -> None:
+    parent = make_run("sweep")
+    other = make_run("other")
+    for name in ("a", "b"):
+        with mt.start_run(
+            experiment="demo", run_name=name, tags={"mlflow.parentRunId": parent.name}
+        ):
+            pass
+    names = [line.split("  ")[2:4] for line in invoke("ls", "--tree").output.splitlines()[1:]]
+    assert [" ".join(n).split()[0:2] for n in names][:3] != []
+    text = invoke("ls", "--tree").output
+    order = [text.index(word) for word in (parent.name, "└─ a", "└─ b", other.name)]
+    assert order == sorted(order)
+
+
+def test_ls_watches_until_no_run_runs() -> None:
+    run = mt.start_run(run_name="live")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow_track.cli", "ls", "--watch", "0.1"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    with process:
+        assert process.stdout is not None
+        seen = process.stdout.readline() + process.stdout.readline()
+        assert "RUNNING" in seen
+        run.finish()
+        rest = process.stdout.read()
+    assert process.returncode == 0 and "FINISHED" in rest
+
+
+def test_ls_of_broken_folders_says_what_it_leaves_out() -> None:
+    write(Path("runs/e/good"), [(0, {"a": 1.0})])
+    with open("runs/e/good/metrics.csv", "ab") as file:
+        file.write(b"x,y\n1,2.0")
+    (write(Path("runs/e/bad one"), []) / "run.json").write_text("{")
+    write(Path("runs/e/newer"), [], layout=9)
+    write(Path("runs/e/empty"), [])
+    (Path("runs/e/empty") / "metrics.csv").write_bytes(b"\x00\xff")
+    result = invoke("ls")
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["good", "empty"]
+    assert "bad one: run.json cannot be read" in result.stderr and "layout 9" in result.stderr
+    for command in ("show", "compare", "plot", "export"):
+        invoke(command, "good")
+        result = CliRunner().invoke(main, [command, "empty"])
+        assert result.exception is None or isinstance(result.exception, SystemExit), command
+    assert "there are no runs" in invoke("compare", "-d", "nowhere", status=1).output
+    assert "no such runs" in invoke("ls", "nowhere", status=1).stderr
+
+
+# --- show, compare, plot, export ---
+
+
+def test_show_prints_all_of_a_run(two_runs: list[mt.LoadedRun]) -> None:
+    text = invoke("show", "fast one").output
+    for part in ("demo/fast one", "FINISHED", "lr", "0.004", "val/loss", "0.625", "█", "command"):
+        assert part in text
+    data = json.loads(invoke("show", "@best:val/loss", "--json").stdout)
+    assert data["id"] == two_runs[1].id and data["run"]["provenance"]["platform"]
+    rows = list(csv.DictReader(io.StringIO(invoke("show", "@last", "--csv").stdout)))
+    assert {row["metric"]: row["count"] for row in rows}["val/loss"] == "4"
+    assert "no run in runs is called" in invoke("show", "nobody", status=1).output
+
+
+def test_compare_marks_the_best_and_shows_only_what_differs(two_runs: list[mt.LoadedRun]) -> None:
+    lines = {re.split(r"\s{2,}", line)[0]: line for line in invoke("compare").output.splitlines()}
+    assert re.split(r"\s{2,}", lines["params.lr"])[1:] == ["0.001", "0.004"]
+    assert "params.batch_size" not in lines
+    assert lines["val/loss best"].endswith("0.625 *")
+    flipped = invoke("compare", "--metric", "val/loss", "--max", "val/loss").output
+    assert "2 *" in flipped.replace("1.5 *", "2 *") and "train/lr" not in flipped
+    rows = json.loads(invoke("compare", "--json").stdout)
+    assert rows[0]["params.lr"] == 1e-3 and rows[1]["val/loss best step"] == 19
+    assert "none of these runs" in invoke("compare", "--metric", "x", status=1).output
+
+
+def test_compare_shows_how_code_and_packages_differ(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(
+            ["git", *who, *words], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "-q")
+    commits = []
+    for number in range(2):
+        Path("model.py").write_text(f"width = {number}\n")
+        git("add", "model.py")
+        git("commit", "-qm", "x")
+        commits.append(git("rev-parse", "HEAD"))
+    for number, commit in enumerate(commits):
+        folder = write(Path(f"runs/e/r{number}"), [], provenance={"git": {"commit": commit}})
+        (folder / "requirements.txt").write_text(f"torch==2.{number}\nnumpy==1\n")
+        (folder / "code.patch").write_text(f"+{number}\n")
+    text = invoke("compare").output
+    assert "model.py" in text and "torch: 2.0 -> 2.1" in text and "numpy" not in text
+    assert "+width" not in text and "+width = 1" in invoke("compare", "--code").output
+
+
+@pytest.mark.parametrize("name", ["c.png", "c.svg", "c.pdf"])
+def test_plot_writes_a_picture(two_runs: list[mt.LoadedRun], name: str) -> None:
+    words = ["--metric", "train/loss", "--metric", "val/loss", "--smooth", "0.5", "--log"]
+    invoke("plot", "demo", *words, "--x", "tokens", "-o", name)
+    begin = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[name[2:]]
+    assert Path(name).read_bytes().startswith(begin)
+
+
+def test_plot_in_the_terminal_shows_curves_and_names(two_runs: list[mt.LoadedRun]) -> None:
+    text = invoke("plot", "--metric", "train/loss", "--x", "time").output
+    assert "slow" in text and "fast one" in text and re.search("[⠁-⣿]", text)
+    assert "there are train/loss" in invoke("plot", "--metric", "x", status=1).output
+    assert "takes .png, .svg, .pdf" in invoke("plot", "-o", "x.gif", status=1).output
+    make_run("no tokens", experiment="other")
+    assert "tokens_per_step" in invoke("plot", "other", "--x", "tokens", status=1).output
+
+
+def test_export_writes_every_row(two_runs: list[mt.LoadedRun]) -> None:
+    import pandas
+
+    expected = mt.load_metrics(two_runs).reset_index()
+    for name, read in {"m.csv": pandas.read_csv, "m.parquet": pandas.read_parquet}.items():
+        invoke("export", "-o", name)
+        table = read(name)
+        assert table["train/loss"].tolist() == expected["train/loss"].tolist()
+    assert len(json.loads((invoke("export", "-o", "m.json") and Path("m.json")).read_text())) == 40
+    assert "takes .csv" in invoke("export", "-o", "m.xls", status=1).output
+
+
+# --- tail ---
+
+
+def test_tail_follows_a_run_to_its_end_however_it_ends() -> None:
+    code = (
+        "import sys, mlflow_track as mt\n"
+        "with mt.start_run(run_name='live') as run:\n"
+        "    run._provenance.join()\n"
+        "    for step, line in enumerate(sys.stdin):\n"
+        "        run.log_metric('loss', step / 4, step=step)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, text=True, env=environment
+    )
+    assert trainer.stdin is not None
+    deadline = time.monotonic() + 90
+    while not list(Path("runs").glob("*/*/training.log")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    tail = subprocess.Popen(
+        [sys.executable, "-m", "mlflow_track.cli", "tail", "live"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert tail.stdout is not None
+    with tail, trainer:
+        assert "starts in" in tail.stdout.readline()
+        trainer.stdin.write("\n\n")
+        trainer.stdin.flush()
+        assert re.fullmatch(r"step [01]  loss 0(\.25)?\n", tail.stdout.readline())
+        trainer.send_signal(signal.SIGKILL)
+        assert tail.stdout.read().endswith("run live KILLED\n")
+    assert tail.returncode == 1
+
+
+# --- rm and gc ---
+
+
+def test_rm_moves_to_the_trash_and_gc_frees_the_space(two_runs: list[mt.LoadedRun]) -> None:
+    slow, fast = two_runs
+    before = sorted(p.name for p in slow.path.iterdir())
+    assert "would move" in invoke("rm", "slow", "--dry-run").output and slow.path.exists()
+    invoke("rm", "slow")
+    moved = Path("runs/.trash/demo", slow.id)
+    assert not slow.path.exists() and sorted(p.name for p in moved.iterdir()) == before
+    assert [run.id for run in mt.load_runs("runs")] == [fast.id]
+    leftover = fast.path / ".tmp-run.json-1234"
+    leftover.write_text("x")
+    os.utime(leftover, (0, 0))
+    young = fast.path / ".tmp-config.json-1234"
+    young.write_text("x")
+    assert "would remove" in invoke("gc", "--dry-run").output and moved.exists()
+    invoke("gc")
+    assert not moved.exists() and not leftover.exists()
+    assert young.exists() and (fast.path / "metrics.csv").exists()
+
+
+def test_a_run_that_came_back_from_the_trash_is_whole(two_runs: list[mt.LoadedRun]) -> None:
+    slow = two_runs[0]
+    moved = trash.move_to_trash(slow.path)
+    moved.rename(slow.path)
+    assert mt.load_run(slow.path).metrics()["val/loss"].dropna().iloc[-1] == 1.125
+
+
+def test_a_running_run_is_not_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    with mt.start_run(run_name="live") as run:
+        assert "is running; it stays" in invoke("rm", "live", status=1).output
+        with pytest.raises(mt.RunHeldError):
+            trash.move_to_trash(run.directory)
+        assert run.directory.exists()
+        # The guard is the lock: without the look at it the run would go.
+        monkeypatch.setattr(trash, "take_lock", lambda path: os.open(path, os.O_RDONLY))
+        moved = trash.move_to_trash(run.directory)
+        moved.rename(run.directory)
+
+
+def test_completion_offers_runs_and_scripts(two_runs: list[mt.LoadedRun]) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "COMP_WORDS": "mlflow-track show fa",
+        "COMP_CWORD": "2",
+        "_MLFLOW_TRACK_COMPLETE": "bash_complete",
+    }
+    program = [
+        sys.executable,
+        "-c",
+        "from mlflow_track.cli import main; main(prog_name='mlflow-track')",
+    ]
+    ran = subprocess.run(program, env=environment, capture_output=True, text=True)
+    assert "plain,fast one" in ran.stdout
+    for shell in ("bash", "zsh", "fish"):
+        assert "_MLFLOW_TRACK_COMPLETE" in invoke("completion", shell).output
