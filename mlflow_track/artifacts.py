@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.checks import artifact_path as checked_path
-from mlflow_track.record.files import FOLDER_MODE, replace_file
+from mlflow_track.record.files import make_folder, open_new, replace_file
 
 
 class Artifacts:
@@ -25,8 +25,9 @@ class Artifacts:
         source = Path(source)
         if not source.exists():
             raise FileNotFoundError(f"there is no file or folder {source} to log as an artifact")
-        base = self._path(folder) if folder else self.root
-        target = base / source.name
+        # Not source.name: that of `data/..` is `..`.
+        name = os.path.basename(os.path.abspath(source))
+        target = self._path(os.path.join(folder or "", name))
         if source.is_dir():
             self._copy_folder(source, target)
         else:
@@ -79,21 +80,23 @@ class Artifacts:
 
     def _write(self, name: str, content: bytes) -> Path:
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+        make_folder(path.parent)
         replace_file(path, content)
         return path
 
     def _copy_folder(self, source: Path, target: Path) -> None:
         for file in sorted(source.rglob("*")):
             if file.is_file():
-                _copy_file(file, target / file.relative_to(source))
+                inside = (target / file.relative_to(source)).relative_to(self.root)
+                _copy_file(file, self._path(str(inside)))
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+    make_folder(target.parent)
     temporary = target.with_name(f".tmp-{os.urandom(4).hex()}-{target.name}")
     try:
-        shutil.copyfile(source, temporary)
+        with open(source, "rb") as original, open_new(temporary) as copy:
+            shutil.copyfileobj(original, copy, 1 << 20)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

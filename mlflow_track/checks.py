@@ -14,11 +14,14 @@ from typing import Any
 
 from mlflow_track.device import CudaNumber
 from mlflow_track.record.late import Arriving
+from mlflow_track.record.masking import MASK, is_secret_name, mask_password
 
 MOST_STEP = 2**53
 _RESERVED = ("step", "time")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MOST_NAME = 500
+# File systems take 255 bytes, and a temporary name is longer than the final one.
+_MOST_FILE_NAME = 200
 
 
 def metric_name(name: Any) -> str:
@@ -72,7 +75,7 @@ def step_number(step: Any) -> int:
 
 
 def params(values: Any, path: str = "") -> dict[str, Any]:
-    """A mapping or dataclass, nested, as plain JSON.
+    """A mapping or dataclass, nested, as plain JSON; without passwords.
 
     Raises:
         TypeError: A value is not serialisable; the message names its path.
@@ -92,12 +95,16 @@ def params(values: Any, path: str = "") -> dict[str, Any]:
             raise TypeError(
                 f"param name {key!r} in {path or 'params'!r}; names are non-empty strings"
             )
-        result[key] = param_value(value, f"{path}.{key}" if path else key)
+        checked = param_value(value, f"{path}.{key}" if path else key)
+        is_secret = isinstance(checked, str) and checked and is_secret_name(key)
+        result[key] = MASK if is_secret else checked
     return result
 
 
 def param_value(value: Any, path: str) -> Any:
-    if value is None or (isinstance(value, bool | int | str) and not isinstance(value, Enum)):
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return mask_password(value)
+    if value is None or (isinstance(value, bool | int) and not isinstance(value, Enum)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(float(value))
@@ -131,7 +138,11 @@ def tags(values: Any) -> dict[str, str]:
     for key in values:
         if not isinstance(key, str) or not key.strip() or _CONTROL.search(key):
             raise ValueError(f"tag name {key!r} does not fit; names are non-empty strings")
-    return {key: str(value) for key, value in values.items()}
+    return {key: _tag_value(key, str(value)) for key, value in values.items()}
+
+
+def _tag_value(name: str, value: str) -> str:
+    return MASK if value and is_secret_name(name) else mask_password(value)
 
 
 def word(name: str, value: Any, words: Sequence[str]) -> str:
@@ -149,13 +160,21 @@ def artifact_path(root: Path, name: Any) -> Path:
     """Where the artifact `name` lies under `root`.
 
     Raises:
-        ValueError: The name would leave the folder, or is empty.
+        ValueError: The name would leave the folder, or no file can be called so.
     """
     text = os.fspath(name)
     pure = PurePath(text) if isinstance(text, str) else PurePath()
-    if not pure.parts or pure.is_absolute() or ".." in pure.parts or _CONTROL.search(str(text)):
+    if (
+        not pure.parts
+        or pure.is_absolute()
+        or ".." in pure.parts
+        or _CONTROL.search(str(text))
+        or any(len(os.fsencode(part)) > _MOST_FILE_NAME for part in pure.parts)
+        or any(part.startswith(".tmp-") for part in pure.parts)
+    ):
         raise ValueError(
-            f"artifact name {name!r} does not fit; it is a relative path inside the run's artifacts"
+            f"artifact name {name!r:.300} does not fit; it is a relative path inside the run's "
+            f"artifacts, its parts of at most {_MOST_FILE_NAME} bytes and not beginning with .tmp-"
         )
     path = root / pure
     if not path.parent.resolve().is_relative_to(root.resolve()):

@@ -18,10 +18,11 @@ from mlflow_track.artifacts import Artifacts
 from mlflow_track.record import provenance
 from mlflow_track.record.directory import FAILED, FINISHED, KILLED, RunDirectory
 from mlflow_track.record.late import Arriving
+from mlflow_track.record.masking import mask_password
 from mlflow_track.record.params import flatten
 from mlflow_track.record.rows import iterate_rows
 from mlflow_track.resume import find_run_to_continue
-from mlflow_track.settings import UPLOADS, Settings, mask_password, read_settings
+from mlflow_track.settings import UPLOADS, Settings, read_settings
 from mlflow_track.stop import StopRequest
 from mlflow_track.system import SystemMonitor
 
@@ -224,7 +225,7 @@ class Run:
             "name": name,
             "sha256": sha256,
             "size_bytes": size_bytes,
-            "source": source,
+            "source": mask_password(source),
             "context": context,
         }
         record = self._open_record()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -162,11 +161,6 @@ def absolute_uri(uri: str) -> str:
     if "://" not in uri and not uri.startswith(("databricks", "file:")):
         return Path(uri).expanduser().absolute().as_uri()
     return uri
-
-
-def mask_password(uri: str) -> str:
-    """The URI without the password in it, for eyes and files."""
-    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", uri)
 
 
 def _read_dotenv() -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.fixtures import postgres, postgres_server, s3, sqlite_server
 
@@ -16,6 +17,10 @@ __all__ = ["postgres", "postgres_server", "s3", "sqlite_server"]
 # The workers of a parallel run share the cores: threads of torch that wait for each other on a
 # core that somebody else has cost more than they bring. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says something of the machine, nothing of the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

@@ -92,7 +92,8 @@ def server_of(run: LoadedRun, tracking_uri: str | None) -> str:
     Raises:
         LookupError: Nothing names one, or its password is not known.
     """
-    from mlflow_track.settings import absolute_uri, mask_password, read_settings
+    from mlflow_track.record.masking import mask_password
+    from mlflow_track.settings import absolute_uri, read_settings
 
     if tracking_uri:
         return absolute_uri(tracking_uri)

@@ -14,7 +14,7 @@ from mlflow_track.mirror.status import read_status
 from mlflow_track.record.directory import true_status
 from mlflow_track.record.files import read_json
 from mlflow_track.record.lock import is_locked
-from mlflow_track.settings import mask_password
+from mlflow_track.record.masking import mask_password
 
 
 @dataclass(frozen=True)

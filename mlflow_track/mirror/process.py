@@ -17,7 +17,7 @@ from mlflow_track.mirror.status import SyncStatus, read_status
 from mlflow_track.record.directory import RUNNING, RunDirectory, is_held
 from mlflow_track.record.files import read_json
 from mlflow_track.record.lock import take_lock
-from mlflow_track.settings import mask_password
+from mlflow_track.record.masking import mask_password
 
 LOCK_FILE = "mirror.lock"
 _INTERVAL_SECONDS = 1.0

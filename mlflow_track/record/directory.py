@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, read_json, write_json
+from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, make_folder, read_json, write_json
 from mlflow_track.record.lock import is_locked, take_lock
+from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import read_config
 
@@ -55,7 +56,8 @@ class RunDirectory:
         run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{os.urandom(3).hex()}"
         path = root / folder_name(experiment) / run_id
         try:
-            path.mkdir(parents=True, mode=FOLDER_MODE)
+            make_folder(path.parent)
+            path.mkdir(mode=FOLDER_MODE)
             lock = take_lock(path / "run.lock")
             write_json(
                 path / "run.json",
@@ -141,7 +143,7 @@ class RunDirectory:
         attempts = list(self.info["attempts"])
         attempts[-1] = {**attempts[-1], "ended": ended, "status": status}
         if error:
-            attempts[-1]["error"] = error
+            attempts[-1]["error"] = mask_password(error)
         self.update(attempts=attempts, status=status, ended=ended)
 
     def open_metrics(self) -> MetricsFile:
@@ -223,7 +225,7 @@ class RunDirectory:
 
     def append_log(self, line: str) -> None:
         """Add one line to training.log, with the local time in front, by one write."""
-        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n"
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {mask_password(line)}\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(self.log_path, flags, FILE_MODE)
         try:

@@ -5,10 +5,27 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, none of them writable by others, whatever the umask."""
+    for folder in (*reversed(path.parents), path):
+        # Not is_dir first: another process may be making the same one.
+        try:
+            folder.mkdir(mode=FOLDER_MODE)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Open a file that does not exist yet for writing, with our mode from its first instant."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, FILE_MODE), "wb")
 
 
 def sync_folder(folder: Path) -> None:

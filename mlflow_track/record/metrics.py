@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
+from mlflow_track.record.files import open_new, replace_file, sync_folder
 from mlflow_track.record.late import Arriving, LateRow, LateRows
 
 _FIXED = ("step", "time")
@@ -235,13 +235,12 @@ class MetricsFile:
         header = header_line(names)
         temporary = self.path.with_name(f".tmp-{self.path.name}-{os.urandom(4).hex()}")
         try:
-            with open(self.path, "rb") as old, open(temporary, "xb") as wider:
+            with open(self.path, "rb") as old, open_new(temporary) as wider:
                 wider.write(header)
                 old.seek(self._header_bytes)
                 shutil.copyfileobj(old, wider, 1 << 20)
                 wider.flush()
                 os.fsync(wider.fileno())
-                os.fchmod(wider.fileno(), FILE_MODE)
             os.rename(temporary, self.path)
         except BaseException:
             temporary.unlink(missing_ok=True)

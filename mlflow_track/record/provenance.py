@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.record.files import replace_file
+from mlflow_track.record.masking import mask_command, mask_password
 
 _MOST_PATCH_BYTES = 10 << 20
 
@@ -18,7 +19,7 @@ def describe_process() -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "host": os.uname().nodename,
-        "command": sys.orig_argv[1:],
+        "command": mask_command(sys.orig_argv[1:]),
         "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "numpy", "mlflow-track")},
     }
@@ -51,9 +52,13 @@ def _git(folder: Path) -> dict[str, Any] | None:
     commit = _run_git("rev-parse", "HEAD")
     if commit is None:
         return None
-    patch = _run_git("diff", "HEAD", "--no-color", "--no-ext-diff") or b""
+    # A .env that was committed by mistake must not come along.
+    paths = (":/", *(f":(top,exclude,glob)**/{name}" for name in (".env", ".env.*")))
+    patch = _run_git("diff", "HEAD", "--no-color", "--no-ext-diff", "--", *paths) or b""
     if patch:
-        replace_file(folder / "code.patch", patch[:_MOST_PATCH_BYTES])
+        text = patch[:_MOST_PATCH_BYTES].decode(errors="surrogateescape")
+        masked = mask_password(text).encode(errors="surrogateescape")
+        replace_file(folder / "code.patch", masked)
     branch = _run_git("rev-parse", "--abbrev-ref", "HEAD") or b""
     return {
         "commit": commit.decode().strip(),

@@ -1,0 +1,98 @@
+"""Secrets in URIs, command lines and names become ***; what is no secret stays as it is."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlflow_track.record.masking import is_secret_name, mask_command, mask_password
+
+WORD = st.text(string.ascii_lowercase, min_size=1, max_size=12)
+# Upper case, so that it cannot be a part of the other words by chance.
+PASSWORD = st.text(string.ascii_uppercase + "%!$~*+=,;", min_size=1, max_size=30)
+SCHEMES = ["postgresql", "postgresql+psycopg", "mysql", "http", "https", "redis", "ssh"]
+
+
+@given(
+    scheme=st.sampled_from(SCHEMES),
+    user=st.one_of(st.just(""), WORD),
+    password=PASSWORD,
+    host=WORD,
+    before=WORD,
+    after=WORD,
+)
+def test_the_password_of_a_uri_is_masked_and_nothing_else(
+    scheme: str, user: str, password: str, host: str, before: str, after: str
+) -> None:
+    text = f"{before} {scheme}://{user}:{password}@{host}:5432/db?x=1 {after}"
+    masked = f"{before} {scheme}://{user}:***@{host}:5432/db?x=1 {after}"
+    assert mask_password(text) == masked
+    assert mask_password(masked) == masked
+
+
+@given(password=st.text(string.ascii_uppercase + "/@:", min_size=1))
+def test_what_sqlalchemy_takes_for_a_password_is_masked(password: str) -> None:
+    # It takes everything up to an @, slashes and colons included.
+    assert mask_password(f"postgresql://u:{password}@host/db") == "postgresql://u:***@host/db"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("https://ghp_0123456789abcdefghijkl@github.com/a/b", "https://***@github.com/a/b"),
+        ("https://h/x?token=abc&step=3", "https://h/x?token=***&step=3"),
+        ("https://b/k?X-Amz-Signature=0f3&X-Amz-Date=1", "https://b/k?X-Amz-Signature=***&X-Amz-Date=1"),
+        ("postgresql://h/d?user=u&password=p#f", "postgresql://h/d?user=u&password=***#f"),
+        ('{"uri": "mysql://u:p@h", "a": "x@y"}', '{"uri": "mysql://u:***@h", "a": "x@y"}'),
+    ],
+)  # fmt: skip
+def test_tokens_are_masked(text: str, masked: str) -> None:
+    assert mask_password(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://127.0.0.1:5000/#/experiments/1",
+        "see http://host:80/x, mail a@b.c",
+        "git@github.com:user/repo.git",
+        "ssh://git@host:22/repo",
+        "sqlite:////tmp/a@b/mlflow.db",
+        "loss: 3 @ step 4",
+        "https://h/x?step=3&key_frames=4&monkey=5",
+    ],
+)
+def test_what_holds_no_secret_stays(text: str) -> None:
+    assert mask_password(text) == text
+
+
+@pytest.mark.parametrize(
+    "name", ["password", "db.password", "hf_token", "api-key", "AWS_SECRET_ACCESS_KEY", "secret"]
+)
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["max_tokens", "pad_token", "token", "tokenizer", "key", "num_key_value_heads", "keys"]
+)
+def test_names_of_a_language_model_are_no_secrets(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    ("words", "masked"),
+    [
+        (["--password=x", "--lr=1"], ["--password=***", "--lr=1"]),
+        (["--password", "x", "--lr", "1"], ["--password", "***", "--lr", "1"]),
+        (["--password", "--lr", "1"], ["--password", "--lr", "1"]),
+        (["db.password=x", "model.token=y"], ["db.password=***", "model.token=y"]),
+        (["--uri=http://u:p@h/"], ["--uri=http://u:***@h/"]),
+        (["--max-tokens", "5"], ["--max-tokens", "5"]),
+    ],
+)
+def test_command_lines(words: list[str], masked: list[str]) -> None:
+    assert mask_command(words) == masked

@@ -1,0 +1,201 @@
+"""Nothing secret reaches a record, its server or its logs, and nothing logged leaves its folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+import string
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import mlflow_track as mt
+from mlflow_track.artifacts import Artifacts
+from mlflow_track.mirror.process import open_mlflow, sync_run
+from mlflow_track.record.directory import RunDirectory, find_runs
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+SECRET = b"canary"
+
+# Every place where a secret could come from has one of its own, so that a leak says which.
+LEAKY = """
+import logging, os, subprocess, sys
+import mlflow_track as mt
+try:
+    with mt.start_run(
+        experiment="secrets",
+        backend="local",
+        params={"db": "mysql://u:canary-param@h/d", "api_key": "canary-name", "n": {"lr": 0.1}},
+        tags={"origin": "https://canary-token-0123456789abc@github.com/a/b"},
+    ) as run:
+        run.log_metrics({"loss": 1.0}, step=0)
+        run.log_params({"late": ["redis://:canary-late@h"]})
+        run.set_tag("hf_token", "canary-tag")
+        run.log_input("data", sha256="ab", size_bytes=1, source="https://u:canary-source@h/f")
+        run.print("connected to postgresql://u:canary-print@h/d")
+        raise RuntimeError("no answer from postgresql://u:canary-error@h/d")
+except RuntimeError:
+    pass
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def git(*arguments: str) -> None:
+    identity = ("-c", "user.name=n", "-c", "user.email=e@x")
+    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+
+def run_leaky(script: str, run_script: Script) -> Path:
+    """Run the script in a git repository, with secrets all around it; returns the run's folder."""
+    Path("leaky.py").write_text(script)
+    Path(".env").write_text("DATABASE_PASSWORD=nothing\n")
+    Path("code.py").write_text("URI = ''\n")
+    git("init", "-q")
+    git("add", "--force", ".env", "code.py")
+    git("commit", "-q", "-m", "c")
+    git("remote", "add", "origin", "https://u:canary-remote@github.com/a/b")
+    Path(".env").write_text("DATABASE_PASSWORD=canary-dotenv\n")
+    Path("code.py").write_text("URI = 'postgresql://u:canary-patch@h/d'\n")
+    done = run_script(
+        # As a program of its own: its text is not a part of its command line.
+        "import os, sys; os.execv(sys.executable, [sys.executable, 'leaky.py', *sys.argv[1:]])",
+        *("--password=canary-flag", "--token-file", "x", "--api-key", "canary-word"),
+        "postgresql://u:canary-uri@h/d",
+        AWS_SECRET_ACCESS_KEY="canary-environment",
+        MLFLOW_TRACKING_PASSWORD="canary-password",
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = mt.load_runs("runs")
+    return run.path.absolute()
+
+
+def test_no_secret_reaches_the_record_or_the_server(
+    run_script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = run_leaky(LEAKY, run_script)
+    record = contents(path)
+    assert {name for name, data in record.items() if SECRET in data} == set()
+    assert b"code.py" in record["code.patch"] and b"postgresql://u:***@h/d" in record["code.patch"]
+    assert b"no answer from postgresql://u:***@h/d" in record["run.json"]
+    (tmp_path / "server").mkdir()
+    monkeypatch.chdir(tmp_path / "server")
+    assert sync_run(path, f"sqlite:///{tmp_path}/server/mlflow.db", open_mlflow).is_complete
+    assert {n for n, data in contents(tmp_path / "server").items() if SECRET in data} == set()
+
+
+UNGUARDED = """
+from mlflow_track import checks
+from mlflow_track.record import directory, provenance
+for room in (provenance, directory, checks):
+    room.mask_password = lambda text: text
+provenance.mask_command = list
+checks.is_secret_name = lambda name: False
+"""
+
+
+def test_without_the_mask_each_of_them_would_leak(run_script: Script) -> None:
+    path = run_leaky(UNGUARDED + LEAKY, run_script)
+    text = b"".join(contents(path).values()).decode(errors="replace")
+    leaking = ("param", "name", "token", "late", "tag", "print", "error", "flag", "word", "uri")
+    for source in (*leaking, "patch"):
+        assert f"canary-{source}" in text, source
+    for source in ("environment", "password", "dotenv", "remote"):
+        assert f"canary-{source}" not in text, source
+
+
+def test_others_can_write_nothing_of_a_run_whatever_the_umask() -> None:
+    old = os.umask(0)
+    try:
+        with mt.start_run(directory="new/deep/runs", params={"a": 1}) as run:
+            for step in range(2):
+                run.log_metrics({"a": 1.0, f"b{step}": 2.0}, step=step)
+            run.log_text("x", "deep/er/x.txt")
+            Path("source").mkdir(0o777)
+            Path("source/f.txt").touch(0o666)
+            run.log_artifact("source")
+            run.checkpoints().save(0, {"w": torch.zeros(3)})
+    finally:
+        os.umask(old)
+    loose = [
+        str(path)
+        for path in (Path("new"), *Path("new").rglob("*"))
+        if path.lstat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not path.is_symlink()
+    ]
+    assert loose == []
+
+
+# --- names cannot lead out ---
+
+PARTS = st.one_of(
+    st.sampled_from(["..", ".", "", "/", "~", "a", "\x00", "\n", ".tmp-x", "x" * 300, "link"]),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+)
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Artifacts:
+    """Artifacts among which somebody has put a link that leads out."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "link").symlink_to(tmp_path / "elsewhere")
+    return Artifacts(tmp_path / "artifacts")
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(PARTS, max_size=5), is_absolute=st.booleans())
+def test_an_artifact_is_inside_its_folder_or_refused(
+    parts: list[str], is_absolute: bool, tmp_path: Path, linked: Artifacts
+) -> None:
+    name = ("/" if is_absolute else "") + "/".join(parts)
+    root = linked.root
+    outside = set(tmp_path.rglob("*")) - set(root.rglob("*"))
+    try:
+        written = linked.write_text("x", name)
+    except (ValueError, OSError):
+        written = None  # refused; by the file system where a part is a file already
+    if written is not None:
+        assert written.resolve().is_relative_to(root.resolve()) and written.read_text() == "x"
+    assert set(tmp_path.rglob("*")) - set(root.rglob("*")) == outside
+
+
+@given(name=st.text(string.printable + "é\x00", min_size=1, max_size=400).filter(str.strip))
+def test_an_experiment_of_any_name_is_one_folder_that_its_name_finds(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    run = RunDirectory.create(root, experiment=name, name=name, tags={})
+    run.release()
+    assert run.path.parent.parent == root
+    assert list(find_runs(root, name)) == [run.path]
+
+
+def test_a_folder_that_is_named_through_its_child_is_copied_under_its_own_name() -> None:
+    Path("data/inner").mkdir(parents=True)
+    Path("data/f.txt").write_text("f")
+    with mt.start_run() as run:
+        before = (run.directory / "run.json").read_text()
+        target = run.log_artifact("data/inner/..")
+        assert target == run.directory / "artifacts/data"
+        assert (target / "f.txt").read_text() == "f"
+        assert (run.directory / "run.json").read_text() == before
+
+
+def test_a_link_among_the_artifacts_leads_no_copy_out(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Path("data/link").mkdir(parents=True)
+    Path("data/link/f.txt").write_text("f")
+    with mt.start_run() as run:
+        (run.directory / "artifacts/data").mkdir(parents=True)
+        (run.directory / "artifacts/data/link").symlink_to(elsewhere)
+        with pytest.raises(ValueError, match="through a link"):
+            run.log_artifact("data")
+    assert list(elsewhere.iterdir()) == []
