@@ -13,6 +13,7 @@ from train.data import Corpus, load_corpus, require_length
 from train.hardware import Hardware, choose_hardware
 from train.loop import describe, train
 from train.model import Shape, Transformer
+from train.ranks import joined, own_device, ranks_of_environment
 from train.sample import sample
 
 _SAMPLE_TOKENS = 400
@@ -23,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         corpus = load_corpus(config.data)
         require_length(corpus, config.context_length)
-        hardware = choose_hardware(config.device, config.precision)
+        ranks = ranks_of_environment(config.batch_size)
+        hardware = choose_hardware(own_device(config.device, ranks), config.precision)
         run = mt.start_run(
             experiment=config.experiment,
             run_name=config.run_name,
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"train: {error}", file=sys.stderr)
         return 2
     torch.set_float32_matmul_precision("medium" if hardware.is_bf16 else "highest")
-    with run:
+    with run, joined(ranks, hardware.device):
         run.print(describe(sources, config))
         run.log_input(
             corpus.name,
@@ -48,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(corpus.train):,} "
             f"tokens of {corpus.name}, {hardware.device}, {'bf16' if hardware.is_bf16 else 'fp32'}"
         )
-        train(run, config, corpus, model, hardware)
-        if not run.should_stop:
+        train(run, config, corpus, model, hardware, ranks)
+        if ranks.rank == 0 and not run.should_stop:
             _finish(run, config, corpus, model, hardware)
     return 0
 

@@ -13,17 +13,29 @@ from torch import nn
 import mlflow_track as mt
 from train.config import Config
 from train.data import Corpus, batch
-from train.evaluate import evaluate
+from train.evaluate import ALONE, evaluate
 from train.hardware import Hardware
 from train.model import cross_entropy
 from train.optimizer import clip_gradients, learning_rate_at, make_optimizer
 from train.progress import Progress
+from train.ranks import Ranks
+
+# Without these a checkpoint is another model's; and what cannot change a weight.
+_MUST_MATCH = "d_model num_layers num_heads d_ff position ffn norm tie_embeddings".split()
+_FREE = "eval_interval eval_batches log_interval max_checkpoints".split()
 
 
 def train(
-    run: mt.Run, config: Config, corpus: Corpus, model: nn.Module, hardware: Hardware
+    run: mt.Run,
+    config: Config,
+    corpus: Corpus,
+    model: nn.Module,
+    hardware: Hardware,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train `model` from where `run` stands to the last step.
+
+    Under torchrun every rank calls this, and together they take the steps of one process.
 
     Raises:
         FloatingPointError: A loss or gradient is not finite; the weights are those of the step
@@ -33,27 +45,31 @@ def train(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
     )
     forward = cast(nn.Module, torch.compile(model)) if config.compile else model
+    # There are never as many evaluations as steps to wait for.
+    patience = config.early_stopping_patience or config.max_steps
+    early_stopping = mt.EarlyStopping("val/loss", patience=patience)
     state: dict[str, Any] = {
         "model": model,
         "optimizer": optimizer,
-        "early_stopping": {"best": math.inf, "since": 0},
+        "early_stopping": early_stopping,
         "data_sha256": corpus.sha256,
     }
     checkpoints = run.checkpoints(
-        save=mt.EvenlySpaced(config.max_steps, config.warmup_steps, config.max_checkpoints)
+        save=mt.EvenlySpaced(config.max_steps, config.warmup_steps, config.max_checkpoints),
+        must_match=_MUST_MATCH,
+        free=_FREE,
     )
+    # The generators of a checkpoint beat the seed. Each rank drops out activations of its own.
+    torch.manual_seed(config.seed + ranks.rank)
     first_step = checkpoints.restore(state)
     if state["data_sha256"] != corpus.sha256:
         raise ValueError(
             f"the checkpoint was trained on data with sha256 {state['data_sha256']}, and "
             f"{corpus.name} here has {corpus.sha256}; bring the same data or start a new run"
         )
-    if first_step == 0:
-        # The generator's state is part of a checkpoint: seed only a run that begins.
-        torch.manual_seed(config.seed)
     model.train()
     row_began, rows_steps = time.perf_counter(), 0
-    with Progress(first_step, config.max_steps, run.print) as progress:
+    with Progress(first_step, config.max_steps, run.print, ranks.rank == 0) as progress:
         for step in range(first_step, config.max_steps):
             learning_rate = learning_rate_at(
                 step,
@@ -63,7 +79,7 @@ def train(
                 max_steps=config.max_steps,
             )
             loss, norm = _step(
-                forward, model, optimizer, config, corpus, hardware, step, learning_rate
+                forward, model, optimizer, config, corpus, hardware, step, learning_rate, ranks
             )
             rows_steps += 1
             is_last = step == config.max_steps - 1
@@ -86,11 +102,12 @@ def train(
                     hardware,
                     context_length=config.context_length,
                     windows=config.eval_batches * config.batch_size,
+                    ranks=ranks,
                 )
                 run.print(
                     f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in evaluated.items())
                 )
-                _count_improvement(state["early_stopping"], evaluated["val/loss"])
+                early_stopping.update(evaluated)
             if metrics or evaluated:
                 run.log_metrics({**metrics, **evaluated}, step=step)
             if metrics:
@@ -101,7 +118,7 @@ def train(
                 row_began, rows_steps = time.perf_counter(), 0
             if run.should_stop:
                 break
-            if 0 < config.early_stopping_patience <= state["early_stopping"]["since"]:
+            if early_stopping.should_stop:
                 checkpoints.save(step, state, metrics={"train/loss": loss, **evaluated})
                 run.print(f"stopped at step {step}: val/loss has not improved since")
                 break
@@ -117,6 +134,7 @@ def _step(
     hardware: Hardware,
     step: int,
     learning_rate: float,
+    ranks: Ranks,
 ) -> tuple[float, float]:
     """One optimizer step; returns the loss and the norm of the gradient before clipping."""
     inputs, targets = batch(
@@ -125,14 +143,18 @@ def _step(
         step=step,
         batch_size=config.batch_size,
         context_length=config.context_length,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
     with hardware.autocast():
         logits = forward(inputs.to(hardware.device))
-    loss = cross_entropy(logits, targets.to(hardware.device))
+    # This rank's part of the mean over the global batch; the sum over ranks is that mean.
+    loss = cross_entropy(logits, targets.to(hardware.device)) * (len(inputs) / config.batch_size)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    ranks.sum_in_place([param.grad for param in model.parameters() if param.grad is not None])
     norm = clip_gradients(model, config.grad_clip)
-    value = loss.item()
+    (value,) = ranks.sum_numbers(loss.item(), device=hardware.device)
     if not (math.isfinite(value) and math.isfinite(norm)):
         raise FloatingPointError(
             f"step {step}: loss is {value} and the norm of the gradient {norm}; the weights are "
@@ -142,13 +164,6 @@ def _step(
         group["lr"] = learning_rate
     optimizer.step()
     return value, norm
-
-
-def _count_improvement(early_stopping: dict[str, Any], loss: float) -> None:
-    if loss < early_stopping["best"]:
-        early_stopping.update(best=loss, since=0)
-    else:
-        early_stopping["since"] += 1
 
 
 def describe(sources: Mapping[str, str], config: Config) -> str:

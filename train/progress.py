@@ -17,16 +17,20 @@ class Progress:
         first_step: Where the job begins.
         max_steps: Where it ends.
         say: Takes a line for console and log.
+        is_shown: Whether this process may draw on the terminal: of several ranks only one.
     """
 
-    def __init__(self, first_step: int, max_steps: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, first_step: int, max_steps: int, say: Callable[[str], None], is_shown: bool = True
+    ) -> None:
+        self._is_shown = is_shown
         self._first, self._last, self._say = first_step, max_steps, say
         self._said = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if self._is_shown and sys.stderr.isatty():
             self._bar = _make_bar()
             self._bar.start()
             self._task = self._bar.add_task("", total=self._last, completed=self._first, facts="")

@@ -1,0 +1,142 @@
+"""What ranks must agree on: clocks and metrics of rank 0 decide, and none waits for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import mlflow_track as mt
+from mlflow_track.checkpoint.ranks import Ranks
+
+# Processes that import torch on a busy machine take their time.
+pytestmark = pytest.mark.timeout(300)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def on_two_ranks(code: str) -> list[list[object]]:
+    """Run `code` in two processes that form a job; what each of them printed as JSON lines."""
+    base = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"}
+    begin = """
+        import json, os, random, torch, torch.distributed as dist, mlflow_track as mt
+        rank = int(os.environ["RANK"])
+        dist.init_process_group(
+            "gloo", init_method="file://" + os.path.abspath("meet"), rank=rank, world_size=2)
+        def say(*values): print(json.dumps(values), flush=True)
+    """
+    text = textwrap.dedent(begin) + textwrap.dedent(code) + "\ndist.destroy_process_group()\n"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", text],
+            env={**base, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = []
+    for process in processes:
+        out, err = process.communicate(timeout=250)
+        assert process.returncode == 0, err
+        said.append([json.loads(line) for line in out.splitlines()])
+    return said
+
+
+def test_time_and_metrics_of_rank_0_decide_and_each_rank_gets_its_generators_back() -> None:
+    first, second = on_two_ranks("""
+        import time
+        # The other rank's clock is a day ahead, and its metric is another one.
+        true_time, ahead = time.monotonic, 86400.0 * rank
+        time.monotonic = lambda: true_time() + ahead
+        model, draws = torch.nn.Linear(2, 2), []
+        early = mt.EarlyStopping("loss", patience=3)
+        state = {"model": model, "early": early}
+        torch.manual_seed(rank), random.seed(rank)
+        with mt.start_run(resume="auto") as run:
+            checkpoints = run.checkpoints(
+                save=mt.EveryMinutes(60) | mt.OnImprovement("loss"), max_steps=20)
+            checkpoints.restore(state)
+            for step in range(20):
+                loss = [5.0, 4.0, 6.0, 6.0, 6.0, 6.0][step] if rank == 0 else -float(step)
+                saved = checkpoints.step(step, state, metrics={"loss": loss})
+                stopped = early.update({"loss": loss})
+                say(step, saved, stopped)
+                if stopped:
+                    break
+            checkpoints.save(step, state)
+            say(torch.rand(3).tolist(), random.random())
+            run.finish("FAILED")
+        with mt.start_run(resume="must") as run:
+            torch.manual_seed(99), random.seed(99)
+            with torch.no_grad(): model.weight.add_(rank + 1)
+            fresh = mt.EarlyStopping("loss", patience=3)
+            state["early"] = fresh
+            next_step = run.checkpoints().restore(state)
+            say(torch.rand(3).tolist(), random.random())
+            say(next_step, fresh.state_dict(), model.weight.tolist())
+    """)
+    steps = [[0, True, False], [1, True, False], [2, False, False], [3, False, False]]
+    assert first[:5] == second[:5] == [*steps, [4, False, True]]
+    # The draws after the save come again after the restore, and each rank has its own.
+    assert first[5] == first[6] and second[5] == second[6] and first[5] != second[5]
+    assert first[7] == second[7]
+    assert first[7][:2] == [5, {"best": 4.0, "since": 3}]  # type: ignore[index]
+
+
+def test_values_of_every_kind_travel_as_they_are_and_an_error_of_rank_0_reaches_the_others() -> (
+    None
+):
+    with mt.start_run() as run:
+        run.checkpoints().save(3, {"w": 1})
+        run.finish("FAILED")
+    (run.directory / "checkpoints/step-000000003/state.json").write_text("{}")
+    first, second = on_two_ranks("""
+        from mlflow_track.checkpoint.ranks import Ranks
+        ranks = Ranks.here()
+        tensors = {"a": torch.arange(6.).reshape(2, 3).t(), "b": torch.tensor(True),
+                   "c": torch.zeros(0, 3), "d": torch.tensor(1.5, dtype=torch.bfloat16)}
+        value = {"t": tensors, "x": (1, None, float("nan")), "s": "ä"} if rank == 0 else None
+        got = ranks.same(value)
+        say({k: [str(v.dtype), v.tolist()] for k, v in got["t"].items()}, repr(got["x"]), got["s"])
+        say(ranks.gather({"rank": rank, "pad": "x" * 100 * rank}), ranks.largest([rank, -rank]))
+        say(ranks.same_number(0.1 + rank))
+        with mt.start_run(resume="must") as run:
+            try:
+                run.checkpoints().restore({"w": 0})
+            except ValueError as error:
+                say(str(error))
+    """)
+    assert first[:3] == second[:3]
+    assert first[1][1] == [1, 0]  # type: ignore[index]
+    assert first[2] == [0.1]
+    assert "no checkpoint verifies" in str(first[3]) and "no checkpoint verifies" in str(second[3])
+
+
+def test_a_process_without_a_job_is_alone_and_decides_for_itself() -> None:
+    ranks = Ranks.here()
+    assert ranks.is_alone and ranks.is_first
+    assert ranks.same({"a": 1}) == {"a": 1}
+    assert ranks.gather(3) == [3]
+    assert ranks.largest((1, 2)) == [1, 2]
+
+
+def test_a_job_whose_ranks_all_write_nothing_stops_together() -> None:
+    first, second = on_two_ranks("""
+        import signal
+        with mt.start_run(backend="off") as run:
+            checkpoints = run.checkpoints()
+            step = checkpoints.restore({"w": 1})
+            while not run.should_stop:
+                if step == 3 and rank == 1:
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                checkpoints.step(step, {"w": 1})
+                step += 1
+            say(step)
+    """)
+    assert first == second == [[4]]

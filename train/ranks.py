@@ -1,0 +1,70 @@
+"""The processes of a job under torchrun: each takes a slice of the batch; sums go over all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this is; alone by default."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def sum_in_place(self, tensors: list[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all ranks; one exchange for all of them."""
+        if self.world_size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        pieces = flat.split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(tensors, [p.view_as(t) for p, t in zip(pieces, tensors, strict=True)])
+
+    def sum_numbers(self, *numbers: float, device: torch.device) -> list[float]:
+        """The sum of each number over all ranks."""
+        if self.world_size == 1:
+            return list(numbers)
+        # Of the devices, MPS alone has no float64, and it has no ranks either.
+        tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+
+def ranks_of_environment(batch_size: int) -> Ranks:
+    """What torchrun says of this process.
+
+    Raises:
+        ValueError: There are more ranks than sequences in a batch.
+    """
+    ranks = Ranks(int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1))
+    if batch_size < ranks.world_size:
+        raise ValueError(
+            f"--batch-size is {batch_size} and there are {ranks.world_size} ranks; each rank needs "
+            "one sequence of the batch"
+        )
+    return ranks
+
+
+def own_device(device: str, ranks: Ranks) -> str:
+    """The device of this rank, where the setting leaves the choice."""
+    if ranks.world_size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK') or 0}"
+    return device
+
+
+@contextmanager
+def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Be a member of the job inside the block; alone there is no job."""
+    if ranks.world_size == 1:
+        yield
+        return
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield
+    # Not after an error: other ranks may hang in an exchange that will never come.
+    torch.distributed.destroy_process_group()
