@@ -92,20 +92,19 @@ class Attention(nn.Module):
         self.q_proj = Linear(width, width, std)
         self.k_proj = Linear(width, width, std)
         self.v_proj = Linear(width, width, std)
-        self.output_proj = Linear(width, width, std / math.sqrt(2 * shape.num_layers))
+        self.output_proj = Linear(width, width, std)
 
     def forward(self, x: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
         batch, length, width = x.shape
-        heads = (batch, length, self.num_heads, width // self.num_heads)
         # One product for the three: a third of the calls, the same numbers.
         weights = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
-        q, k, v = functional.linear(x, weights).chunk(3, dim=-1)
-        q, k, v = (part.view(heads).transpose(1, 2) for part in (q, k, v))
-        if rotation is not None:
-            q, k = rotation.turn(q), rotation.turn(k)
-        scores = (q @ k.transpose(-2, -1)).float() * heads[-1] ** -0.5
-        future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-        weights = torch.softmax(scores.masked_fill(future, float("-inf")), dim=-1).to(v.dtype)
+        qkv = functional.linear(x, weights).view(batch, length, 3, self.num_heads, -1)
+        qk, v = qkv[:, :, :2].permute(2, 0, 3, 1, 4), qkv[:, :, 2].transpose(1, 2)
+        q, k = (qk if rotation is None else rotation.turn(qk)).unbind(0)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        # Adding -inf costs nothing in the backward pass; filling with it does.
+        future = torch.full((length, length), float("-inf"), device=x.device).triu(1)
+        weights = torch.softmax(scores + future, dim=-1).to(v.dtype)
         weights = functional.dropout(weights, self.dropout, self.training)
         return self.output_proj((weights @ v).transpose(1, 2).reshape(batch, length, width))
 
@@ -130,9 +129,7 @@ class SwiGLU(nn.Module):
         super().__init__()
         std = shape.d_model**-0.5
         self.w1 = Linear(shape.d_model, shape.d_ff, std)
-        self.w2 = Linear(
-            shape.d_ff, shape.d_model, shape.d_ff**-0.5 / math.sqrt(2 * shape.num_layers)
-        )
+        self.w2 = Linear(shape.d_ff, shape.d_model, shape.d_ff**-0.5)
         self.w3 = Linear(shape.d_model, shape.d_ff, std)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -145,9 +142,7 @@ class GELU(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.w1 = Linear(shape.d_model, shape.d_ff, shape.d_model**-0.5)
-        self.w2 = Linear(
-            shape.d_ff, shape.d_model, shape.d_ff**-0.5 / math.sqrt(2 * shape.num_layers)
-        )
+        self.w2 = Linear(shape.d_ff, shape.d_model, shape.d_ff**-0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.w2(functional.gelu(self.w1(x)))

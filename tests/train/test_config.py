@@ -80,7 +80,7 @@ def test_words_for_false(word):
         (["--max-steps"], ("--max-steps", "expected one argument")),
         (["--d-model", "30"], ("--d-model", "30", "--num-heads", "multiple")),
         (["--d-model", "12"], ("--d-model", "12", "even")),
-        (["--learning-rate", "1e-5"], ("--min-learning-rate", "0.0002", "--learning-rate")),
+        (["--learning-rate", "1e-5"], ("--min-learning-rate", "0.0001", "--learning-rate")),
         (["--config", "missing.json"], ("--config", "missing.json")),
     ],
 )

@@ -112,7 +112,7 @@ def test_the_record_has_one_row_a_step_with_the_metrics_of_the_job():
     assert not rows[COLUMNS].isna().any().any()
     assert rows["val/loss"].dropna().index.tolist() == [14, 29, 44, 59]
     assert rows["train/lr"].iloc[-1] == 0
-    assert rows["train/lr"].max() == 2e-3
+    assert rows["train/lr"].max() == 3e-3
     assert rows["train/loss"].iloc[-10:].mean() < rows["train/loss"].iloc[:10].mean()
     assert [c.step for c in run.checkpoints] == [6, 17, 27, 38, 48, 59]
     assert set(run.checkpoints[-1].metrics) >= {"train/loss", "val/loss"}
