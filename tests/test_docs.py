@@ -89,8 +89,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(sys.prefix)
+    lend_environment(folder / ".venv")
     return folder
+
+
+def lend_environment(folder: Path) -> None:
+    """This environment under another path, with stamps that say that nothing is to be installed."""
+    folder.mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        if not entry.name.startswith(".installed"):
+            (folder / entry.name).symlink_to(entry)
+    for stamp in (".installed", ".installed-dev"):
+        (folder / stamp).touch()
 
 
 def environment(checkout: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ SwiGLU, 2002.05202; GPT-2's parts (learned positions, LayerNorm, GELU) as option
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
