@@ -13,6 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+_PLAIN = frozenset((type(None), bool, int, str))
+_STRIDED = torch.strided
+_COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
+_STRING = frozenset((str,))
+_TENSORS = frozenset((torch.Tensor, torch.nn.Parameter, torch.nn.Buffer))
 _MOST_DEPTH = 200
 _MOST_INLINE_BYTES = 16 << 10
 
@@ -26,7 +31,8 @@ class Encoder:
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
-        self._seen: dict[tuple[Any, ...], str] = {}
+        self._seen: dict[int, str] = {}
+        self._views: dict[tuple[Any, ...], str] = {}
 
     def encode(self, value: Any, path: str, depth: int = 0) -> Any:
         """The JSON form of `value`; its tensors are added to `tensors`.
@@ -36,9 +42,12 @@ class Encoder:
         """
         if depth > _MOST_DEPTH:
             raise TypeError(f"state at {path!r} is nested deeper than {_MOST_DEPTH}: a cycle?")
-        if value is None or type(value) in (bool, int, str):
+        kind = type(value)
+        if kind in _TENSORS:
+            return self._tensor(value, path)
+        if kind in _PLAIN:
             return value
-        if type(value) is float:
+        if kind is float:
             return value if math.isfinite(value) else {"$float": repr(value)}
         if isinstance(value, torch.Tensor):
             return self._tensor(value, path)
@@ -65,11 +74,20 @@ class Encoder:
         )
 
     def _items(self, values: Any, path: str, depth: int) -> list[Any]:
+        if _PLAIN.issuperset(map(type, values)):
+            return list(values)
         return [self.encode(v, f"{path}.{i}", depth + 1) for i, v in enumerate(values)]
 
     def _mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> Any:
-        if all(type(key) is str for key in value) and not any(k.startswith("$") for k in value):
-            return {k: self.encode(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
+        if _STRING.issuperset(map(type, value)) and "$" not in {key[:1] for key in value}:
+            prefix, deeper = path + ".", depth + 1
+            # Thousands of tensors come this way: no call that is not needed.
+            return {
+                key: self._tensor(item, prefix + key)
+                if type(item) in _TENSORS
+                else self.encode(item, prefix + key, deeper)
+                for key, item in value.items()
+            }
         pairs = []
         for key, item in value.items():
             if not (key is None or isinstance(key, str | int | float | tuple)):
@@ -79,27 +97,33 @@ class Encoder:
         return {"$dict": pairs}
 
     def _tensor(self, value: torch.Tensor, path: str) -> Any:
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        if value.layout is not _STRIDED or value.is_quantized or value.is_meta:
             raise TypeError(f"state at {path!r} is a {value.layout} tensor; only dense ones fit")
-        if type(value) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        if type(value) not in _TENSORS:
             raise TypeError(
                 f"state at {path!r} is a {type(value).__name__}; only torch.Tensor fits"
             )
-        value = value.detach()
-        if value.is_complex():
-            return {"$complex": self._name(torch.view_as_real(value.resolve_conj()), path)}
-        return {"$tensor": self._name(value.resolve_neg(), path)}
+        if value.dtype in _COMPLEX:
+            value = torch.view_as_real(value.detach().resolve_conj())
+            return {"$complex": self._name(value, path)}
+        if value.is_neg():
+            value = value.detach().resolve_neg()
+        return {"$tensor": self._name(value, path)}
 
     def _name(self, value: torch.Tensor, path: str) -> str:
-        # Tied weights are stored once, and come back as one tensor.
-        identity = (value.data_ptr(), value.dtype, value.shape, value.stride(), value.device)
-        if value.numel() and identity in self._seen:
-            return self._seen[identity]
         name = path
         while name in self.tensors:
             name += "'"
+        # Tied weights are stored once, and come back as one tensor. A tensor without elements has
+        # no address.
+        address = value.data_ptr()
+        if address and (first := self._seen.setdefault(address, name)) is not name:
+            if _is_same(self.tensors[first], value):
+                return first
+            view = (address, value.dtype, value.shape, value.stride(), value.device)
+            if (first := self._views.setdefault(view, name)) is not name:
+                return first
         self.tensors[name] = value
-        self._seen[identity] = name
         return name
 
     def _numpy(self, value: np.ndarray | np.generic, path: str) -> Any:
@@ -117,6 +141,15 @@ class Encoder:
         else:
             place = self._name(torch.frombuffer(bytearray(raw), dtype=torch.uint8), path)
         return {"$array": [value.dtype.str, list(value.shape), place]}
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.device == other.device
+    )
 
 
 def decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

@@ -1,14 +1,21 @@
-"""How a checkpoint becomes live state again: verified first, then put into what is there."""
+"""How a checkpoint becomes live state again: verified first, checked whether it fits, then copied.
+
+Nothing is changed before all of it is known to fit. Models are filled in place; so are the tensors
+of an optimizer that has them, and a fresh one gets new ones. No tensor that is handed out lies in
+the file: what happens to the file later cannot reach the training.
+"""
 
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
 
 from mlflow_track.checkpoint import codec, image
+from mlflow_track.checkpoint.fitting import require_fit
 from mlflow_track.checkpoint.prefixes import fit_prefix
 from mlflow_track.checkpoint.store import (
     STATE_JSON,
@@ -16,21 +23,25 @@ from mlflow_track.checkpoint.store import (
     Checkpoint,
     CorruptCheckpointError,
 )
+from mlflow_track.checkpoint.transfer import copy_all
+
+# The alignment that vector instructions like best.
+_ALIGNMENT = 64
 
 
 def read(checkpoint: Checkpoint) -> dict[str, Any]:
     """The content of a checkpoint: `state` by name, and what was saved beside it.
 
-    Every byte of every file is checked before it is looked at.
+    Every byte of every file is checked before it is looked at. The tensors lie in the mapped file;
+    `load_into` makes them the caller's own.
 
     Raises:
         CorruptCheckpointError: A file does not match the manifest; the message says which.
     """
-    checkpoint.verify()
-    document = json.loads(bytes(checkpoint.read(STATE_JSON)))
-    buffer = torch.frombuffer(checkpoint.read(STATE_TENSORS), dtype=torch.uint8)
+    files = {name: checkpoint.read(name) for name in checkpoint.manifest["files"]}
     try:
-        tensors = image.parse(buffer)
+        document = json.loads(bytes(files[STATE_JSON]))
+        tensors = image.parse(torch.frombuffer(files[STATE_TENSORS], dtype=torch.uint8))
         return {name: codec.decode(value, tensors) for name, value in document.items()}
     except (KeyError, ValueError, TypeError) as error:
         raise CorruptCheckpointError(f"{checkpoint.path.name} cannot be read: {error}") from error
@@ -42,19 +53,105 @@ def load_into(
     """Put `saved` into `state`: objects are loaded, plain data replaces the entry.
 
     Raises:
-        ValueError: The names are not the same.
+        ValueError: Something does not fit; nothing was changed. The message names the keys that are
+            missing and those that are unexpected, and shapes and dtypes that differ.
     """
-    missing, unexpected = sorted(set(state) - set(saved)), sorted(set(saved) - set(state))
-    if missing or unexpected:
-        raise ValueError(
-            f"the state has other names than {checkpoint.path.name}: "
-            f"not in the checkpoint: {missing}; only in the checkpoint: {unexpected}"
-        )
-    for name, value in saved.items():
+    fitted = {name: fit_prefix(state.get(name), value) for name, value in saved.items()}
+    require_fit(state, fitted, checkpoint.path.name)
+    copies = _Copies()
+    own: dict[str, Any] = {}
+    for name, value in fitted.items():
+        target = state[name]
+        if isinstance(target, torch.nn.Module):
+            own[name] = value  # It copies by itself.
+        elif isinstance(target, torch.optim.Optimizer):
+            own[name] = copies.of(value, target.state_dict())
+        else:
+            own[name] = copies.of(value, None)
+    copies.make()
+    for name, value in own.items():
         target = state[name]
         if hasattr(target, "load_state_dict"):
-            target.load_state_dict(fit_prefix(target, value))
-        elif isinstance(target, torch.Tensor) and isinstance(value, torch.Tensor):
-            state[name] = value.to(target.device)
+            target.load_state_dict(copies.resolve(value))
+        elif isinstance(target, torch.Tensor) and isinstance(value, _Copy):
+            state[name] = copies.resolve(value).to(target.device)
         else:
-            state[name] = value
+            state[name] = copies.resolve(value)
+
+
+class _Copy:
+    """A tensor that will be copied: where from, and where to once that is known."""
+
+    def __init__(self, source: torch.Tensor, target: torch.Tensor | None) -> None:
+        self.source = source
+        self.target = target
+
+
+class _Copies:
+    """All tensors that need memory of their own, so that one block and one copy serve them."""
+
+    def __init__(self) -> None:
+        self._all: list[_Copy] = []
+        self._by_source: dict[int, _Copy] = {}
+
+    def of(self, value: Any, existing: Any) -> Any:
+        """`value` with each tensor replaced by a `_Copy`, into the one of `existing` that fits."""
+        if isinstance(value, torch.Tensor):
+            # Tied tensors are one object and stay one.
+            copy = self._by_source.get(id(value))
+            if copy is None:
+                is_usable = (
+                    isinstance(existing, torch.Tensor)
+                    and existing.shape == value.shape
+                    and existing.dtype == value.dtype
+                )
+                copy = _Copy(value, existing if is_usable else None)
+                self._by_source[id(value)] = copy
+                self._all.append(copy)
+            return copy
+        if isinstance(value, dict):
+            inside = existing if isinstance(existing, dict) else {}
+            return {key: self.of(item, inside.get(key)) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            is_alike = isinstance(existing, list | tuple) and len(existing) == len(value)
+            partners = existing if is_alike else [None] * len(value)
+            return type(value)(self.of(i, e) for i, e in zip(value, partners, strict=True))
+        return value
+
+    def make(self) -> None:
+        """Copy all."""
+        homeless = [copy for copy in self._all if copy.target is None]
+        sizes = [copy.source.numel() * copy.source.element_size() for copy in homeless]
+        padded = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
+        block = _fresh_memory(sum(padded))
+        at = 0
+        for copy, size, step in zip(homeless, sizes, padded, strict=True):
+            piece = block[at : at + size]
+            copy.target = piece.view(copy.source.dtype).view(copy.source.shape)
+            at += step
+        copy_all(
+            [copy.target for copy in self._all if copy.target is not None],
+            [copy.source for copy in self._all],
+        )
+
+    def resolve(self, value: Any) -> Any:
+        """`value` with each `_Copy` replaced by the tensor that was filled."""
+        if isinstance(value, _Copy):
+            return value.target
+        if isinstance(value, dict):
+            return {key: self.resolve(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self.resolve(item) for item in value)
+        return value
+
+
+def _fresh_memory(size: int) -> torch.Tensor:
+    """A flat uint8 tensor, in large pages where the system has them: their first touch is cheap."""
+    if size < 4 << 20:
+        return torch.empty(size, dtype=torch.uint8)
+    memory = mmap.mmap(-1, size)
+    try:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    except (AttributeError, OSError):
+        pass
+    return torch.frombuffer(memory, dtype=torch.uint8)

@@ -8,13 +8,16 @@ with a process; and, where one copy of the state does not fit, the call itself, 
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import torch
 
 from mlflow_track.checkpoint import codec, digests, image
@@ -228,7 +231,7 @@ class Saver:
 
     def _fill(self, layout: image.Layout, tensors: Mapping[str, torch.Tensor], tail: bytes) -> None:
         self._memory.ready()
-        if any(tensor.is_cuda for tensor in tensors.values()):
+        if torch.cuda.is_initialized() and any(tensor.is_cuda for tensor in tensors.values()):
             self._memory.pin()
         targets = self._planned.targets(self._memory.tensor)
         image.fill(self._memory.tensor, layout, tensors, targets)
@@ -367,13 +370,34 @@ def take_apart(request: SaveRequest) -> tuple[dict[str, torch.Tensor], bytes]:
     """
     encoder = codec.Encoder()
     parts = {}
-    for name, entry in request.state.items():
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"the state has the name {name!r}; names are non-empty strings")
-        plain = strip_prefix(entry.state_dict()) if hasattr(entry, "state_dict") else entry
-        parts[name] = encoder.encode(plain, name)
-    beside = {name: codec.Encoder().encode(value, name) for name, value in request.beside.items()}
-    return encoder.tensors, (json.dumps({"state": parts, **beside}) + "\n").encode()
+    with _without_collection():
+        for name, entry in request.state.items():
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"the state has the name {name!r}; names are non-empty strings")
+            plain = strip_prefix(entry.state_dict()) if hasattr(entry, "state_dict") else entry
+            parts[name] = encoder.encode(plain, name)
+        beside = {k: codec.Encoder().encode(value, k) for k, value in request.beside.items()}
+        return encoder.tensors, _json({"state": parts, **beside})
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Thousands of small objects would set off the collector, which looks at all of torch."""
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_on:
+            gc.enable()
+
+
+def _json(content: Any) -> bytes:
+    try:
+        return orjson.dumps(content) + b"\n"
+    except TypeError:
+        # An integer of more than 64 bits.
+        return json.dumps(content).encode() + b"\n"
 
 
 def _as_error(problem: list[Any] | None) -> OSError | None:

@@ -15,20 +15,27 @@ def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -
     another thread may hold. From a CUDA device the copies run on a stream of their own, after what
     the current one has computed; they are quickest into pinned targets.
     """
-    by_device: dict[torch.device, list[int]] = defaultdict(list)
+    on_cuda: dict[torch.device, list[int]] = defaultdict(list)
+    elsewhere = []
     for index, source in enumerate(sources):
-        by_device[source.device].append(index)
-    waiting = []
+        (on_cuda[source.device] if source.is_cuda else elsewhere).append(index)
+    streams = []
     with torch.no_grad():
-        for device, indices in by_device.items():
-            of_device = [targets[i] for i in indices], [sources[i] for i in indices]
-            if device.type == "cuda":
-                stream = torch.cuda.Stream(device)
-                stream.wait_stream(torch.cuda.current_stream(device))
-                with torch.cuda.stream(stream):
-                    torch._foreach_copy_(*of_device, non_blocking=True)
-                waiting.append(stream)
-            else:
-                torch._foreach_copy_(*of_device)
-    for stream in waiting:
+        for device, indices in on_cuda.items():
+            stream = torch.cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                torch._foreach_copy_(*_picked(targets, sources, indices), non_blocking=True)
+            streams.append(stream)
+        if elsewhere:
+            torch._foreach_copy_(*_picked(targets, sources, elsewhere))
+    for stream in streams:
         stream.synchronize()
+
+
+def _picked(
+    targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], indices: list[int]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    if len(indices) == len(sources):
+        return list(targets), list(sources)
+    return [targets[i] for i in indices], [sources[i] for i in indices]
