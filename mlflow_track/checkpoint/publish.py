@@ -59,7 +59,6 @@ def publish(
     *,
     sync_first: Sequence[str] = (),
     is_repeat: bool = False,
-    may_be_direct: bool = True,
     progress: Callable[[int], None] = lambda written: None,
 ) -> Path:
     """Commit one checkpoint.
@@ -71,7 +70,6 @@ def publish(
         manifest: What else the manifest says; sizes, digests and `is_finite` are added here.
         sync_first: Files that the manifest speaks of, made durable before it.
         is_repeat: A process that died may have committed this one already.
-        may_be_direct: Whether to try O_DIRECT.
         progress: Called with the bytes written so far.
 
     Returns:
@@ -94,7 +92,7 @@ def publish(
         is_finite = True
         entries = {}
         for name, content in files.items():
-            entries[name], finite = _write(temporary / name, content, may_be_direct, progress)
+            entries[name], finite = _write(temporary / name, content, progress)
             is_finite &= finite
         sealed = {
             "is_finite": is_finite,
@@ -105,7 +103,7 @@ def publish(
             "files": entries,
         }
         text = json.dumps({**sealed, "digest": digests.digest_of_manifest(sealed)}, indent=1)
-        _write(temporary / MANIFEST, Content.of(text.encode()), False, lambda written: None)
+        _write(temporary / MANIFEST, Content.of(text.encode()), lambda written: None)
         sync_folder(temporary)
         os.rename(temporary, final)
     except BaseException:
@@ -130,13 +128,13 @@ def folder_of_step(step: int) -> str:
 
 
 def _write(
-    path: Path, content: Content, may_be_direct: bool, progress: Callable[[int], None]
+    path: Path, content: Content, progress: Callable[[int], None]
 ) -> tuple[dict[str, Any], bool]:
     """Write and fsync one file while hashing it; its entry of the manifest, and whether finite."""
     chunks, is_finite, written = [], True, 0
     pending: Future[None] | None = None
     with (
-        _File(path, may_be_direct and content.size >= _LEAST_DIRECT_BYTES) as file,
+        _File(path, content.size >= _LEAST_DIRECT_BYTES) as file,
         ThreadPoolExecutor(1) as disk,
     ):
         for block in content.blocks:

@@ -320,7 +320,6 @@ class Saver:
                 "manifest": manifest,
                 # The rows that the manifest counts must be as durable as the checkpoint.
                 "sync_first": [str(self._metrics.path.absolute())],
-                "may_be_direct": True,
             }
         ).encode()
 

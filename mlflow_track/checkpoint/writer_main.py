@@ -62,7 +62,6 @@ def publish_from(memory: memoryview, request: dict[str, Any], tell: Callable[[in
         order["manifest"],
         sync_first=order["sync_first"],
         is_repeat=request["is_repeat"],
-        may_be_direct=order["may_be_direct"],
         progress=tell,
     )
 

@@ -1,0 +1,248 @@
+"""Loading: what does not fit is named before anything changes; nothing is ever executed."""
+
+import io
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mlflow_track.checkpoint import loading
+from mlflow_track.checkpoint.saving import Saver, SaveRequest
+from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.record.metrics import MetricsFile
+
+
+class Folder:
+    """Saves states and gives them back."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = CheckpointStore(path / "checkpoints")
+        self.saver = Saver(self.store, MetricsFile(path / "metrics.csv"))
+
+    def save(self, step: int, state: dict[str, Any]) -> Checkpoint:
+        self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
+        self.saver.wait()
+        (outcome,) = self.saver.outcomes()
+        assert outcome.checkpoint is not None, outcome.error
+        return outcome.checkpoint
+
+    def load(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+        loading.load_into(state, loading.read(checkpoint)["state"], checkpoint)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    made = Folder(tmp_path)
+    yield made
+    made.saver.close()
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 1))
+
+
+def trained() -> dict[str, Any]:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(3):
+        model(torch.randn(4, 8)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"model": model, "optimizer": optimizer, "plain": {"w": torch.ones(3), "n": (1, 2)}}
+
+
+def fresh() -> dict[str, Any]:
+    model = network()
+    return {"model": model, "optimizer": torch.optim.AdamW(model.parameters()), "plain": None}
+
+
+def test_a_fresh_optimizer_gets_all_of_its_state(folder: Folder) -> None:
+    was, now = trained(), fresh()
+    folder.load(folder.save(0, was), now)
+    before, after = was["optimizer"].state_dict(), now["optimizer"].state_dict()
+    assert len(after["state"]) == 6 and after["param_groups"] == before["param_groups"]
+    for number, moments in before["state"].items():
+        for key, value in moments.items():
+            assert torch.equal(after["state"][number][key], value), key
+    for key, value in was["model"].state_dict().items():
+        assert torch.equal(now["model"].state_dict()[key], value), key
+    assert now["plain"]["n"] == (1, 2) and torch.equal(now["plain"]["w"], torch.ones(3))
+
+
+def test_parameters_and_moments_that_are_there_are_filled_in_place(folder: Folder) -> None:
+    was, now = trained(), trained()
+    parameters = {n: p.data_ptr() for n, p in now["model"].named_parameters()}
+    moment = next(iter(now["optimizer"].state.values()))["exp_avg"]
+    folder.load(folder.save(0, was), now)
+    assert {n: p.data_ptr() for n, p in now["model"].named_parameters()} == parameters
+    loaded = next(iter(now["optimizer"].state.values()))["exp_avg"]
+    assert loaded.data_ptr() == moment.data_ptr()
+    assert torch.equal(loaded, next(iter(was["optimizer"].state.values()))["exp_avg"])
+
+
+def test_what_was_loaded_does_not_change_when_the_file_does(folder: Folder) -> None:
+    was, now = trained(), fresh()
+    checkpoint = folder.save(0, was)
+    folder.load(checkpoint, now)
+    path = checkpoint.path / "state.safetensors"
+    with open(path, "r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+        file.truncate(10)
+    state = now["optimizer"].state_dict()["state"]
+    assert torch.equal(state[0]["exp_avg"], was["optimizer"].state_dict()["state"][0]["exp_avg"])
+    assert torch.equal(now["plain"]["w"], torch.ones(3))
+
+
+def test_tied_tensors_stay_tied(folder: Folder) -> None:
+    tensor = torch.randn(5)
+    state: dict[str, Any] = {"plain": None}
+    folder.load(folder.save(0, {"plain": {"one": tensor, "two": tensor}}), state)
+    assert state["plain"]["one"] is state["plain"]["two"]
+
+
+class Other(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3, 2))
+        self.bias = nn.Parameter(torch.zeros(3))
+
+
+MISFITS = {
+    "missing": (
+        lambda m: m.register_parameter("extra", nn.Parameter(torch.ones(1))),
+        "missing from 'model': extra",
+    ),
+    "unexpected": (lambda m: m.__delattr__("bias"), "unexpected in 'model': bias"),
+    "shape": (
+        lambda m: m.register_parameter("weight", nn.Parameter(torch.ones(2, 2))),
+        r"model\.weight is float32\[3, 2\] in the checkpoint and float32\[2, 2\] here",
+    ),
+    "dtype": (lambda m: m.half(), r"model\.bias is float32\[3\] .* float16\[3\] here"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_what_does_not_fit_is_named_and_nothing_is_changed(folder: Folder, misfit: str) -> None:
+    first = nn.Linear(2, 2)
+    checkpoint = folder.save(0, {"first": first, "model": Other()})
+    change, message = MISFITS[misfit]
+    now = {"first": nn.Linear(2, 2), "model": Other()}
+    change(now["model"])
+    untouched = now["first"].weight.detach().clone()
+    with pytest.raises(ValueError, match=message):
+        folder.load(checkpoint, now)
+    assert torch.equal(now["first"].weight, untouched)
+
+
+def test_an_optimizer_of_other_groups_or_shapes_is_named(folder: Folder) -> None:
+    checkpoint = folder.save(0, trained())
+    now = fresh()
+    now["optimizer"] = torch.optim.AdamW([nn.Parameter(torch.ones(2))])
+    with pytest.raises(ValueError, match=r"groups of \[6\] parameters in the .*, of \[1\] here"):
+        folder.load(checkpoint, now)
+    now["optimizer"] = torch.optim.AdamW([nn.Parameter(torch.ones(2)) for _ in range(6)])
+    with pytest.raises(ValueError, match=r"optimizer\.state\.0\.exp_avg has shape \(16, 8\)"):
+        folder.load(checkpoint, now)
+
+
+# --- no code runs, no damage passes ---
+
+
+class Bomb:
+    """Unpickling it leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.trace,))
+
+
+def bombs(trace: Path) -> list[bytes]:
+    payload = pickle.dumps(Bomb(trace))
+    archive = io.BytesIO()
+    torch.save({"w": Bomb(trace)}, archive)
+    return [payload, archive.getvalue()]
+
+
+def reseal(checkpoint: Checkpoint, name: str, content: bytes) -> None:
+    """Put `content` in place of a file with a manifest that vouches for it, as a forger would."""
+    import json
+
+    from mlflow_track.checkpoint import digests
+
+    (checkpoint.path / name).write_bytes(content)
+    path = checkpoint.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["digest"]
+    manifest["files"][name] = {"bytes": len(content), "chunks": [digests.digest(content)]}
+    path.write_text(json.dumps({**manifest, "digest": digests.digest_of_manifest(manifest)}))
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "manifest.json"])
+def test_a_planted_pickle_is_never_executed(
+    folder: Folder, name: str, is_sealed: bool, tmp_path: Path
+) -> None:
+    trace = tmp_path / "executed"
+    for step, bomb in enumerate(bombs(trace)):
+        checkpoint = folder.save(step, {"plain": {"w": torch.ones(3)}})
+        if is_sealed and name != "manifest.json":
+            reseal(checkpoint, name, bomb)
+        else:
+            (checkpoint.path / name).write_bytes(bomb)
+        with pytest.raises(CorruptCheckpointError, match=checkpoint.path.name):
+            folder.load(Checkpoint(checkpoint.path, step), {"plain": None})
+        assert not trace.exists()
+
+
+def test_the_planted_pickle_would_have_left_a_trace(tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    pickle.loads(bombs(trace)[0])
+    assert trace.exists()
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+DAMAGES = {
+    "first bit": lambda path, other: flip(path, 0),
+    "bit in the middle": lambda path, other: flip(path, path.stat().st_size // 2),
+    "last bit": lambda path, other: flip(path, -1),
+    "truncated": lambda path, other: cut(path),
+    "longer": lambda path, other: path.write_bytes(path.read_bytes() + b"\0"),
+    "emptied": lambda path, other: path.write_bytes(b""),
+    "zeroed": lambda path, other: path.write_bytes(bytes(path.stat().st_size)),
+    "dropped": lambda path, other: path.unlink(),
+    "of another step": lambda path, other: shutil.copy(other, path),
+}
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "manifest.json"])
+def test_every_damage_is_found_before_anything_is_loaded(folder: Folder, name: str) -> None:
+    checkpoint = folder.save(0, trained())
+    other = folder.save(1, {**trained(), "plain": {"w": torch.ones(3), "n": (3, 4)}})
+    for damage, spoil in DAMAGES.items():
+        shutil.copytree(checkpoint.path, copy := checkpoint.path.parent / "copy")
+        spoil(checkpoint.path / name, other.path / name)
+        now = fresh()
+        before = now["model"][0].weight.detach().clone()
+        with pytest.raises(CorruptCheckpointError, match="step-000000000"):
+            folder.load(Checkpoint(checkpoint.path, 0), now)
+        assert torch.equal(now["model"][0].weight, before), damage
+        shutil.rmtree(checkpoint.path)
+        copy.rename(checkpoint.path)
+    folder.load(Checkpoint(checkpoint.path, 0), fresh())

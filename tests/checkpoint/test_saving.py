@@ -1,0 +1,423 @@
+"""A save costs one copy; what happens then to the trainer, the writer or the disk loses nothing."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mlflow_track.checkpoint import loading, memory, publish, saving
+from mlflow_track.checkpoint.saving import Outcome, Saver, SaveRequest
+from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.checkpoint.writer import ProcessWriter
+from mlflow_track.record.metrics import MetricsFile
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Saving:
+    """A saver on an empty folder, and what it said."""
+
+    def __init__(self, path: Path) -> None:
+        self.said: list[str] = []
+        self.store = CheckpointStore(path / "checkpoints")
+        self.metrics = MetricsFile(path / "metrics.csv")
+        self.saver = Saver(self.store, self.metrics, self.said.append)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
+
+    def outcome(self) -> Outcome:
+        self.saver.wait()
+        (outcome,) = self.saver.outcomes()
+        return outcome
+
+    def content(self, step: int) -> dict[str, Any]:
+        return loading.read(self.store.expected(step))["state"]
+
+    def writer_pid(self) -> int:
+        assert isinstance(self.saver._writer, ProcessWriter)
+        return self.saver._writer.pid
+
+
+@pytest.fixture
+def saving_here(tmp_path: Path) -> Iterator[Saving]:
+    made = Saving(tmp_path)
+    yield made
+    made.saver.close()
+
+
+def state_of(size: int = 5000) -> dict[str, Any]:
+    return {
+        "a": torch.randn(size),
+        "b": {"half": torch.randn(77, 3, dtype=torch.bfloat16), "n": 3, "int": torch.arange(9)},
+        "strided": torch.randn(6, 8).t()[::2],
+    }
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert torch.equal(found["a"], expected["a"])
+    assert torch.equal(found["b"]["half"], expected["b"]["half"])
+    assert torch.equal(found["b"]["int"], expected["b"]["int"]) and found["b"]["n"] == 3
+    assert torch.equal(found["strided"], expected["strided"])
+
+
+def without_memfd(patch: pytest.MonkeyPatch) -> None:
+    patch.delattr(os, "memfd_create")
+
+
+def without_processes(patch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "no more processes")
+
+    patch.setattr(saving, "ProcessWriter", refuse)
+
+
+def without_memory(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(saving, "available_bytes", lambda: 1000)
+
+
+def without_direct_writes(patch: pytest.MonkeyPatch) -> None:
+    without_memfd(patch)  # In this process, where it can be forced.
+    opened = os.open
+
+    def refuse(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return opened(path, flags, *rest, **named)
+
+    patch.setattr(os, "open", refuse)
+
+
+def without_large_direct_writes(patch: pytest.MonkeyPatch) -> None:
+    without_memfd(patch)
+    write = os.write
+    import fcntl
+
+    def refuse(descriptor: int, data: Any) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return write(descriptor, data)
+
+    patch.setattr(os, "write", refuse)
+
+
+WAYS = {
+    "a process": lambda patch: None,
+    "a thread, no memfd": without_memfd,
+    "a thread, no process": without_processes,
+    "a stream": without_memory,
+    "no O_DIRECT": without_direct_writes,
+    "O_DIRECT that refuses the write": without_large_direct_writes,
+}
+SAID = {"a thread, no memfd": "thread", "a thread, no process": "thread", "a stream": "piece by"}
+
+
+@pytest.mark.parametrize("size", [5000, 10_000_000])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_saving_gives_the_same_file(
+    way: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        WAYS[way](patch)
+        here = Saving(tmp_path)
+        states = [state_of(size), state_of(size)]
+        for step, state in enumerate(states):
+            here.save(step, state)
+            assert here.outcome().error is None
+        here.saver.close()
+    for step, state in enumerate(states):
+        assert_equal(here.content(step), state)
+        assert here.store.expected(step).manifest["is_finite"] is True
+    assert SAID.get(way, "") in " ".join(here.said)
+    if way == "a process":
+        assert here.said == []
+
+
+def test_the_writer_process_holds_no_torch_and_has_a_session_of_its_own(
+    saving_here: Saving,
+) -> None:
+    saving_here.save(0, state_of())
+    assert saving_here.outcome().error is None
+    pid = saving_here.writer_pid()
+    assert os.getsid(pid) == pid
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    assert "libtorch" not in maps and "memfd:checkpoint" in maps
+
+
+def test_what_changes_after_the_call_does_not_reach_the_file(saving_here: Saving) -> None:
+    state = state_of(3_000_000)
+    for step in range(3):
+        expected = {**state, "a": state["a"].clone()}
+        saving_here.save(step, state)
+        state["a"].add_(1)
+        assert saving_here.outcome().error is None
+        assert_equal(saving_here.content(step), expected)
+
+
+def test_without_the_copy_a_later_change_would_reach_the_file(
+    saving_here: Saving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The negative control: the writer is held until the "copy" has been changed.
+    saving_here.save(0, {"a": torch.zeros(3_000_000)})
+    saving_here.outcome()
+    os.kill(saving_here.writer_pid(), signal.SIGSTOP)
+    saving_here.save(1, {"a": torch.zeros(3_000_000)})
+    saving_here.saver._memory.tensor[8192] = 1
+    os.kill(saving_here.writer_pid(), signal.SIGCONT)
+    saving_here.outcome()
+    assert saving_here.content(1)["a"].count_nonzero() == 1
+
+
+def test_numbers_that_are_not_finite_are_found_by_the_writer(saving_here: Saving) -> None:
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2]
+    bad = [(kind, value) for kind in kinds for value in (float("nan"), float("inf"))]
+    bad += [(torch.float8_e4m3fn, float("nan"))]
+    for step, (kind, value) in enumerate(bad):
+        tensor = torch.ones(300_001)
+        tensor[-1] = value
+        saving_here.save(step, {"fine": torch.full((9,), 3e38), "t": tensor.to(kind)})
+        assert saving_here.outcome().error is None
+        assert saving_here.store.expected(step).manifest["is_finite"] is False, kind
+    saving_here.save(99, {"t": torch.arange(255, dtype=torch.uint8).view(torch.int8), "s": "nan"})
+    saving_here.outcome()
+    assert saving_here.store.expected(99).manifest["is_finite"] is True
+
+
+def test_a_state_that_grows_or_changes_its_types_is_saved_as_it_is(saving_here: Saving) -> None:
+    for step, tensor in enumerate(
+        [torch.randn(10), torch.randn(3_000_000), torch.randn(10).half(), torch.randn(2, 5)]
+    ):
+        saving_here.save(step, {"t": tensor})
+        assert saving_here.outcome().error is None
+        found = saving_here.content(step)["t"]
+        assert found.dtype == tensor.dtype and torch.equal(found, tensor)
+
+
+def test_a_writer_that_dies_is_replaced_and_the_save_repeated(saving_here: Saving) -> None:
+    state = state_of(3_000_000)
+    saving_here.save(0, state)
+    assert saving_here.outcome().error is None
+    first = saving_here.writer_pid()
+    os.kill(first, signal.SIGSTOP)
+    saving_here.save(1, state)
+    os.kill(first, signal.SIGKILL)
+    assert saving_here.outcome().error is None
+    assert saving_here.writer_pid() != first
+    assert_equal(saving_here.content(1), state)
+    assert "another one repeats its work" in saving_here.said[0]
+
+
+def test_a_writer_that_dies_again_and_again_is_an_error_and_the_next_save_works(
+    saving_here: Saving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving_here.save(0, state_of())
+    saving_here.outcome()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/bin/false")
+        os.kill(saving_here.writer_pid(), signal.SIGKILL)
+        saving_here.save(1, state_of())
+        outcome = saving_here.outcome()
+    assert outcome.checkpoint is None and "ended with" in str(outcome.error)
+    saving_here.save(2, state_of())
+    assert saving_here.outcome().error is None
+    assert [c.step for c in saving_here.store.list()] == [0, 2]
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_older_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    here = Saving(tmp_path)
+    here.save(0, state_of(10))
+    assert here.outcome().error is None
+    here.saver._memory.reserve(30 << 20)
+    # What the file system refuses past this size: a real EFBIG from the kernel, in the writer.
+    resource.prlimit(here.writer_pid(), resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    here.save(1, state_of(5_000_000))
+    outcome = here.outcome()
+    assert outcome.error is not None and outcome.error.errno == errno.EFBIG
+    assert [c.step for c in here.store.list()] == [0]
+    assert not list(here.store.path.glob(".tmp-*"))
+    resource.prlimit(here.writer_pid(), resource.RLIMIT_FSIZE, limits)
+    here.save(2, state_of(5_000_000))
+    assert here.outcome().error is None
+    here.saver.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+def test_a_call_that_fails_leaves_the_older_ones_and_a_clear_error(
+    call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_memfd(monkeypatch)
+    here = Saving(tmp_path)
+    here.save(0, state_of())
+    assert here.outcome().error is None
+
+    def fail(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        here.save(1, state_of())
+        outcome = here.outcome()
+    assert outcome.error is not None and outcome.error.errno == number
+    assert [c.step for c in here.store.list()] == [0]
+    here.store.list()[0].verify()
+    assert not list(here.store.path.glob(".tmp-*"))
+    here.save(1, state_of())
+    assert here.outcome().error is None
+    here.saver.close()
+
+
+def test_too_little_space_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_memfd(monkeypatch)
+    here = Saving(tmp_path)
+    usage = publish.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    here.save(0, state_of())
+    assert "does not fit into the 10 bytes" in str(here.outcome().error)
+    assert list(here.store.path.iterdir()) == [here.store.path / ".lock"]
+    here.saver.close()
+
+
+def test_removed_ones_are_out_of_sight_at_once_and_gone_after_a_wait(saving_here: Saving) -> None:
+    for step in range(3):
+        saving_here.save(step, state_of())
+        saving_here.outcome()
+    for checkpoint in saving_here.store.list()[:2]:
+        saving_here.saver.remove(checkpoint)
+    assert [c.step for c in saving_here.store.list()] == [2]
+    saving_here.saver.wait()
+    assert not list(saving_here.store.path.glob(".trash-*"))
+
+
+def test_a_child_that_the_trainer_forked_keeps_neither_lock_nor_writer(
+    saving_here: Saving,
+) -> None:
+    saving_here.save(0, state_of())
+    saving_here.outcome()
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write_end)
+        os.read(read_end, 1)
+        os._exit(0)
+    saving_here.saver.close()
+    again = saving_here.store.lock(print)
+    again.close()
+    os.close(write_end)
+    os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tensors_on_a_cuda_device_come_through_pinned_memory(saving_here: Saving) -> None:
+    state = {"gpu": torch.randn(3_000_000, device="cuda"), "cpu": torch.randn(7)}
+    state["gpu"].mul_(2)  # Still running when the save begins.
+    expected = state["gpu"].cpu()
+    saving_here.save(0, state)
+    state["gpu"].zero_()
+    assert saving_here.outcome().error is None
+    assert torch.equal(saving_here.content(0)["gpu"], expected)
+    assert saving_here.saver._memory.tensor.is_pinned()
+
+
+# --- kills ---
+
+KILLED_AT_ONCE = """
+import os, sys, time, torch
+from pathlib import Path
+from mlflow_track.checkpoint import writer_main
+from mlflow_track.checkpoint.saving import Saver, SaveRequest
+from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.record.metrics import MetricsFile
+if sys.argv[1] == "a thread":
+    del os.memfd_create
+metrics = MetricsFile(Path("metrics.csv"))
+saver = Saver(CheckpointStore(Path("checkpoints")), metrics)
+state = {"a": torch.arange(8_000_000.)}
+for step in range(2):
+    saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
+    state["a"] += 1
+    if sys.argv[1] == "a thread":
+        saver.wait()
+        writer_main.publish.publish = lambda *a, **b: time.sleep(99)  # The kill comes in between.
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_save_whose_call_returned_is_published_though_the_trainer_is_killed_at_once(
+    run_script: Script, tmp_path: Path
+) -> None:
+    assert run_script(KILLED_AT_ONCE, "a process").returncode == -9
+    # Whoever continues waits here for the writer that is left.
+    here = Saving(tmp_path)
+    assert [c.step for c in here.store.list()] == [0, 1]
+    assert here.content(1)["a"][:2].tolist() == [1, 2]
+    here.saver.close()
+
+
+def test_with_a_thread_for_a_writer_such_a_save_is_lost(run_script: Script, tmp_path: Path) -> None:
+    assert run_script(KILLED_AT_ONCE, "a thread").returncode == -9
+    here = Saving(tmp_path)
+    assert [c.step for c in here.store.list()] == [0]
+    here.saver.close()
+
+
+def test_who_continues_waits_for_the_writer_that_is_left_and_gives_up_with_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow_track.checkpoint import store as store_module
+
+    monkeypatch.setattr(store_module, "_MOST_SECONDS_TO_WAIT", 1.3)
+    here = Saving(tmp_path)
+    said: list[str] = []
+    with pytest.raises(TimeoutError, match="still writes a checkpoint"):
+        here.store.lock(said.append)
+    assert said == ["waiting for the checkpoint that a former process still writes"]
+    here.saver.close()
+    here.store.lock(said.append).close()
+
+
+# --- memory ---
+
+
+def test_the_limit_of_every_cgroup_around_the_process_counts(tmp_path: Path) -> None:
+    inner = tmp_path / "cgroup/outer/inner"
+    inner.mkdir(parents=True)
+    for folder, limit, used, cache in [(inner, "max", 0, 0), (inner.parent, "1000", 700, 50)]:
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cache}\n")
+    membership = tmp_path / "membership"
+    membership.write_text("0::/outer/inner\n")
+    assert memory._of_cgroups(membership, tmp_path / "cgroup") == [350]
+    assert memory._of_cgroups(tmp_path / "nowhere", tmp_path / "cgroup") == []
+    assert 0 < memory.available_bytes() < 1 << 62
+
+
+def test_a_wait_tells_how_far_the_save_is(saving_here: Saving) -> None:
+    saving_here.save(0, state_of(3_000_000))
+    os.kill(saving_here.writer_pid(), signal.SIGSTOP)
+    told: list[tuple[int, int]] = []
+
+    def tell(written: int, total: int) -> None:
+        told.append((written, total))
+        os.kill(saving_here.writer_pid(), signal.SIGCONT)
+
+    deadline = time.monotonic() + 60
+    saving_here.saver.wait(tell)
+    assert time.monotonic() < deadline and told
+    assert saving_here.outcome().error is None
