@@ -351,7 +351,7 @@ state = {"a": torch.arange(8_000_000.)}
 for step in range(2):
     saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
     state["a"] += 1
-    if sys.argv[1] == "a thread":
+    if sys.argv[1] == "a thread" and step == 0:
         saver.wait()
         writer_main.publish.publish = lambda *a, **b: time.sleep(99)  # The kill comes in between.
 os.kill(os.getpid(), 9)
