@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.record.directory import FINISHED, RunDirectory, find_runs
+from mlflow_track.record.directory import FINISHED, RunDirectory, RunHeldError, find_runs
 from mlflow_track.record.files import read_json
+from mlflow_track.record.masking import mask_password
 from mlflow_track.settings import Settings
 
 
@@ -20,25 +24,80 @@ def find_run_to_continue(settings: Settings) -> RunDirectory | None:
     word = settings.resume
     if word == "never":
         return None
-    if word in ("auto", "must"):
-        path = _newest_unfinished(settings)
-        if path is None and word == "must":
-            raise LookupError(
-                f"resume='must', but there is no unfinished run of experiment "
-                f"{settings.experiment!r}{_named(settings)} in {settings.directory}"
-            )
-    else:
-        path = next((p for p in find_runs(settings.directory) if p.name == word), None)
-        if path is None:
-            raise LookupError(
-                f"resume={word!r} is none of never, auto, must, nor the id of a run in "
-                f"{settings.directory}"
-            )
-    if path is None:
+    path = _find_here(settings)
+    why_not = ""
+    if path is None and settings.tracking_uri is not None:
+        path, why_not = _fetch(settings)
+    if path is None and word == "auto":
+        if why_not:
+            print(f"WARNING: {why_not}; a new run starts", file=sys.stderr, flush=True)
         return None
+    if path is None:
+        raise LookupError(_describe_absence(settings) + (f"; {why_not}" if why_not else ""))
     directory = RunDirectory(path)
     directory.acquire()
     return directory
+
+
+def _find_here(settings: Settings) -> Path | None:
+    if settings.resume in ("auto", "must"):
+        return _newest_unfinished(settings)
+    return next((p for p in find_runs(settings.directory) if p.name == settings.resume), None)
+
+
+def _describe_absence(settings: Settings) -> str:
+    place = str(settings.directory)
+    if settings.tracking_uri is not None:
+        place += f" or at {mask_password(settings.tracking_uri)}"
+    if settings.resume == "must":
+        return (
+            f"resume='must', but there is no unfinished run of experiment "
+            f"{settings.experiment!r}{_named(settings)} in {place}"
+        )
+    return (
+        f"resume={settings.resume!r} is none of never, auto, must, nor the id of a run in {place}"
+    )
+
+
+def _fetch(settings: Settings) -> tuple[Path | None, str]:
+    """The run as the server has it, brought here; or None, and why the server cannot say.
+
+    Raises:
+        RunHeldError: It is alive on another machine.
+        LookupError: The server has it, and it cannot be brought here whole.
+    """
+    from mlflow_track.mirror.companion import mirror_environment
+    from mlflow_track.mirror.fetch_request import FetchRequest
+
+    request = FetchRequest(
+        tracking_uri=str(settings.tracking_uri),
+        directory=str(settings.directory),
+        experiment=settings.experiment,
+        run_name=settings.run_name,
+        word=settings.resume,
+    )
+    print("looking at the MLflow server for a run to continue", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow_track.mirror.fetch", request.to_json()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        # Not the trainer's folder: what lies there must not hide a module.
+        cwd="/",
+        env=mirror_environment(settings),
+        check=False,
+    )
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        return None, f"the search at the MLflow server ended with status {done.returncode}"
+    if "held" in answer:
+        raise RunHeldError(answer["held"])
+    if "broken" in answer:
+        # A silent fresh start beside it would hide that work is lost.
+        raise LookupError(f"the run at the server cannot be continued here: {answer['broken']}")
+    if "unreachable" in answer:
+        return None, f"the MLflow server cannot say what to continue: {answer['unreachable']}"
+    return (Path(answer["path"]) if answer["path"] else None), ""
 
 
 def _newest_unfinished(settings: Settings) -> Path | None:

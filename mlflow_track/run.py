@@ -397,7 +397,8 @@ class Run:
         self._record.release()
         if self._companion is not None:
             pending = self._companion.close(self._settings.finish_timeout_seconds)
-            self.print(str(pending))
+            # Not into training.log: the server has that already.
+            print(pending, file=sys.stderr, flush=True)
 
     def __enter__(self) -> Run:
         return self
@@ -489,14 +490,9 @@ class Run:
     def _start_mirror(self) -> Companion | None:
         if self._settings.tracking_uri is None:
             return None
-        from mlflow_track.mirror.companion import Companion
+        from mlflow_track.mirror.companion import Companion, mirror_environment
 
-        environment = {
-            **self._settings.mirror_environment,
-            **os.environ,
-            "MLFLOW_TRACKING_URI": self._settings.tracking_uri,
-        }
-        return Companion(self.directory, environment)
+        return Companion(self.directory, mirror_environment(self._settings))
 
     def _start_system_monitor(self) -> SystemMonitor | None:
         interval = self._settings.system_metrics_seconds

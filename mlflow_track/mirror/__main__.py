@@ -8,10 +8,14 @@ import os
 import sys
 from pathlib import Path
 
+from mlflow_track.mirror.companion import WORKING_FOLDER
 from mlflow_track.mirror.process import mirror_run, open_mlflow
 
 
 def main() -> None:
+    # Only now: at the start, what lies in this folder would hide modules of the same name.
+    if folder := os.environ.get(WORKING_FOLDER):
+        os.chdir(folder)
     # What libraries print is not for the trainer's console.
     console = os.dup(1)
     os.dup2(2, 1)

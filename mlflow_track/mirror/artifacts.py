@@ -13,8 +13,8 @@ from mlflow_track.mirror.state import MirrorState
 
 # What of the record itself goes along, and under which folder of the artifacts.
 RECORD_FOLDER = "record"
-RECORD_FILES = ("config.json", "requirements.txt", "code.patch")
-RECORD_FILES_AT_END = ("run.json", "training.log", "metrics.csv", "system_metrics.csv")
+RECORD_FILES = ("config.json", "run.json", "requirements.txt", "code.patch")
+RECORD_FILES_AT_END = ("training.log", "metrics.csv", "system_metrics.csv")
 # Of the time that passes, this part may go into looking whether files have changed.
 _LOOKING_SHARE = 0.02
 _MOST_FAILURES = 3

@@ -16,7 +16,10 @@ from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import SyncStatus, read_status
 from mlflow_track.record.files import FILE_MODE
 from mlflow_track.record.lock import close_in_forked_children
+from mlflow_track.settings import Settings
 
+# Where the trainer works: MLflow puts the artifacts of a store without a server there (./mlruns).
+WORKING_FOLDER = "MLFLOW_TRACK_WORKING_FOLDER"
 _LOG_FILE = "mirror.log"
 _MOST_RESTARTS = 5
 _RESTART_PAUSE_SECONDS = 0.5
@@ -32,7 +35,7 @@ class Companion:
 
     Args:
         path: The run's folder.
-        environment: With MLFLOW_TRACKING_URI, and credentials where the server wants them.
+        environment: As `mirror_environment` makes it.
 
     Raises:
         OSError: The process cannot be started.
@@ -40,7 +43,7 @@ class Companion:
 
     def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
         self._path = path
-        self._environment = {**environment, "PYTHONPATH": _python_path(environment)}
+        self._environment = environment
         self._lock = threading.Lock()
         self._is_closing = False
         self._has_ended = threading.Event()
@@ -168,7 +171,18 @@ def _how(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
-def _python_path(environment: Mapping[str, str]) -> str:
-    """Where the process finds this package, also when it is not installed."""
+def mirror_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a process that talks to the server of `settings`.
+
+    It finds this package also when it is not installed.
+    """
+    environment = {**settings.mirror_environment, **os.environ}
     home = str(Path(mlflow_track.__file__).resolve().parent.parent)
-    return os.pathsep.join([home, *filter(None, [environment.get("PYTHONPATH")])])
+    path = os.pathsep.join([home, *filter(None, [environment.get("PYTHONPATH")])])
+    uri = str(settings.tracking_uri)
+    return {
+        **environment,
+        "PYTHONPATH": path,
+        "MLFLOW_TRACKING_URI": uri,
+        WORKING_FOLDER: os.getcwd(),
+    }

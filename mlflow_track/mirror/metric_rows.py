@@ -59,19 +59,22 @@ class MetricRows:
         Raises:
             ForkNeeded: See there.
         """
-        for _ in range(_MOST_PIECES):
-            rewinds = self._rewinds()
-            if rewinds is None:
-                time.sleep(0.02)
-                continue
-            self._account_for_rewinds(rewinds)
-            piece = read_rows(self._path, self._position.acknowledged, _PIECE_BYTES)
-            if self._rewinds() != rewinds:
-                continue
-            if piece.position == self._position.acknowledged:
-                return True
-            self._send_piece(piece)
-        return False
+        return any(not self.send_piece() for _ in range(_MOST_PIECES))
+
+    def send_piece(self) -> bool:
+        """Send about half a megabyte of rows; whether there were any."""
+        rewinds = self._rewinds()
+        if rewinds is None:
+            time.sleep(0.02)
+            return True
+        self._account_for_rewinds(rewinds)
+        piece = read_rows(self._path, self._position.acknowledged, _PIECE_BYTES)
+        if self._rewinds() != rewinds:
+            return True
+        if piece.position == self._position.acknowledged:
+            return False
+        self._send_rows(piece)
+        return True
 
     # --- rows ---
 
@@ -83,7 +86,7 @@ class MetricRows:
     def _position(self) -> Position:
         return self._ledger.state.position(self._file)
 
-    def _send_piece(self, piece: Rows) -> None:
+    def _send_rows(self, piece: Rows) -> None:
         position = self._position
         if position.sending < piece.position:
             # Before the first byte leaves: an answer that gets lost must not be forgotten.

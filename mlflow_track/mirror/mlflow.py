@@ -17,10 +17,21 @@ from typing import Any, TypeVar
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -57,21 +68,27 @@ class MlflowSink:
 
     def find(self, experiment: str, tags: Mapping[str, str]) -> list[Target]:
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        with translated():
-            found = self._client.get_experiment_by_name(experiment)
-            if found is None:
-                return []
-            runs = self._client.search_runs(
-                [found.experiment_id],
-                wanted,
-                run_view_type=ViewType.ACTIVE_ONLY,
-                order_by=["attributes.start_time DESC"],
-            )
+        # An answer that was cut inside its headers looks like one that has nothing to say. So
+        # nothing is believed only if a question that has an answer is answered in between.
+        for _ in range(2):
+            with translated():
+                found = self._experiment(experiment)
+                if found is None:
+                    return []
+                runs = self._client.search_runs(
+                    [found.experiment_id],
+                    wanted,
+                    run_view_type=ViewType.ACTIVE_ONLY,
+                    order_by=["attributes.start_time DESC"],
+                )
+            if runs:
+                break
         return [self._target(run) for run in runs]
 
     def attach(self, run_id: str) -> Target:
         with translated(missing=Gone):
             run = self._client.get_run(run_id)
+        _believe(run.info.run_id == run_id)
         if run.info.lifecycle_stage != "active":
             raise Gone(f"the MLflow run {run_id} was deleted")
         return self._target(run)
@@ -86,6 +103,7 @@ class MlflowSink:
                 run_name=_clean(name),
                 tags={key: _clean(value)[:_MOST_TAG_VALUE] for key, value in tags.items()},
             )
+        _believe(bool(run.info.run_id))
         return self._target(run)
 
     def discard(self, run_id: str) -> None:
@@ -152,6 +170,7 @@ class MlflowSink:
     def history(self, run_id: str, key: str) -> list[Cell]:
         with translated(missing=Gone):
             points = self._client.get_metric_history(run_id, key)
+        _believe(bool(points))
         return [Cell(key, _as_logged(p.value), p.timestamp, p.step) for p in points]
 
     # --- files ---
@@ -225,7 +244,9 @@ class MlflowSink:
 
     def _repository(self, run_id: str) -> ArtifactRepository:
         if run_id not in self._repositories:
-            uri = self._client.get_run(run_id).info.artifact_uri
+            run = self._client.get_run(run_id)
+            _believe(run.info.run_id == run_id)
+            uri = run.info.artifact_uri
             if uri is None:
                 raise Refused("the run has no place for artifacts")
             self._repositories[run_id] = get_artifact_repository(uri, tracking_uri=self._uri)
@@ -235,21 +256,27 @@ class MlflowSink:
         with translated():
             return self._repository(run_id).list_artifacts(os.path.dirname(name) or None)
 
-    def _experiment_id(self, name: str) -> str:
+    def _experiment(self, name: str) -> Experiment | None:
         found = self._client.get_experiment_by_name(name)
+        _believe(found is None or found.name == name)
+        return found
+
+    def _experiment_id(self, name: str) -> str:
+        found = self._experiment(name)
         if found is None:
             try:
-                return self._client.create_experiment(name)
+                self._client.create_experiment(name)
             except MlflowException:
-                # Another process was faster.
-                found = self._client.get_experiment_by_name(name)
-                if found is None:
-                    raise
+                pass  # another process was faster, or the next question says why
+            found = self._experiment(name)
+        if found is None:
+            raise Unavailable(f"experiment {name!r} cannot be made", is_answer=True)
         if found.lifecycle_stage != "active":
             raise Unavailable(
                 f"experiment {name!r} was deleted at the server; restore it there "
                 f"(mlflow experiments restore --experiment-id {found.experiment_id}), or take "
-                "another name"
+                "another name",
+                is_answer=True,
             )
         return found.experiment_id
 
@@ -291,6 +318,12 @@ def _patient(size_bytes: int) -> contextlib.AbstractContextManager[None]:
     seconds = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or 10)
     seconds += size_bytes / _SLOWEST_BYTES_PER_SECOND
     return _environment("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(seconds)))
+
+
+def _believe(is_whole: bool) -> None:
+    """MLflow's client takes a cut answer for an empty one."""
+    if not is_whole:
+        raise Unavailable("the server's answer was cut")
 
 
 def _clean(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows
 
 URI = "memory"
+PIECE_BYTES = metric_rows._PIECE_BYTES
 
 
 class MemorySink:
@@ -229,3 +231,40 @@ def test_the_largest_difference_between_attempts_is_known(tmp_path):
     shipper.ship()
     # The second attempt logs one more than the first did.
     assert shipper.state.differences == {"a": 1.0}
+
+
+class ForgetfulSink(MemorySink):
+    """Takes everything and keeps the count."""
+
+    count = 0
+
+    def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+        self.count += len(cells)
+        return []
+
+
+def test_a_million_pending_values_are_sent_in_the_memory_of_a_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(metric_rows, "_PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr(metric_rows, "_BATCH", 1000)
+    names = tuple("abcde")
+    trainer = Trainer(tmp_path)
+    for step in range(200_000):
+        trainer.metrics.append(step, names, [step + x / 7 for x in range(5)])
+    trainer.end()
+    sink = ForgetfulSink(lambda: False)
+    shipper = Shipper(trainer.directory.path, sink, URI)
+    rows = shipper._rows[0]
+    while sink.count < 100_000:
+        rows.send_piece()
+    before = resident_bytes()
+    while rows.send_piece():
+        pass
+    grown = resident_bytes() - before
+    assert sink.count == 1_000_000
+    # Held in memory they would be some 200 MB.
+    assert grown < 30_000_000, f"{grown:,} bytes"
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

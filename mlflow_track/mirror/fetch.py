@@ -1,0 +1,212 @@
+"""Brings a run from its server to a machine that has no record of it, so that it can go on here.
+
+`python -m mlflow_track.mirror.fetch REQUEST` is a process of its own, because the trainer does not
+import mlflow. It prints one JSON object: the folder, or why there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mlflow_track.checkpoint.store import (
+    MANIFEST,
+    Checkpoint,
+    CheckpointStore,
+    CorruptCheckpointError,
+    folder_of_step,
+)
+from mlflow_track.mirror.checkpoints import FOLDER
+from mlflow_track.mirror.fetch_request import FetchRequest
+from mlflow_track.mirror.history import write_history
+from mlflow_track.mirror.link import SUPERSEDED_TAG
+from mlflow_track.mirror.process import open_mlflow
+from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS, HEARTBEAT_TAG
+from mlflow_track.mirror.sink import Gone, Sink, Target, Unavailable
+from mlflow_track.mirror.state import MirrorState
+from mlflow_track.record.directory import FINISHED, RUNNING, folder_name
+from mlflow_track.record.files import FOLDER_MODE, read_json, sync_folder, write_json
+from mlflow_track.record.masking import mask_password
+from mlflow_track.record.tags import RECORD_TAG
+
+_MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
+_STEP_FOLDER = re.compile(r"step-(\d{9,})")
+_POLL_SECONDS = 1.0
+
+
+class HeldElsewhere(RuntimeError):
+    """The run is alive on another machine."""
+
+
+def fetch(request: FetchRequest, sink: Sink) -> Path | None:
+    """Rebuild the record of the run that is wanted; None where the server has no such run.
+
+    Returns:
+        The run's new folder: config, the history of its metrics, the newest checkpoint that
+        verifies, and a mirror.json that knows what the server has.
+
+    Raises:
+        HeldElsewhere: Its heart still beats.
+        CorruptCheckpointError: The server has checkpoints of it, and none verifies.
+        Unavailable: The server does not answer.
+    """
+    target = _wanted(request, sink)
+    if target is None:
+        return None
+    _await_silence(sink, target)
+    home = Path(request.directory) / folder_name(request.experiment)
+    home.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+    final = home / target.tags[RECORD_TAG]
+    building = home / f".fetch-{final.name}-{os.urandom(4).hex()}"
+    building.mkdir(mode=FOLDER_MODE)
+    try:
+        _build(building, target, sink, mask_password(request.tracking_uri))
+        os.rename(building, final)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    sync_folder(home)
+    return final
+
+
+def _wanted(request: FetchRequest, sink: Sink) -> Target | None:
+    if _MLFLOW_ID.fullmatch(request.word):
+        try:
+            found = [sink.attach(request.word)]
+        except Gone:
+            found = []
+        return next((t for t in found if RECORD_TAG in t.tags), None)
+    if request.word not in ("auto", "must"):
+        found = sink.find(request.experiment, {RECORD_TAG: request.word})
+        return next((t for t in found if SUPERSEDED_TAG not in t.tags), None)
+    named = str(request.run_name is not None).lower()
+    for target in sink.find(request.experiment, {"mlflow_track.name_given": named}):
+        is_named = request.run_name is None or target.name == request.run_name
+        is_whole = RECORD_TAG in target.tags and SUPERSEDED_TAG not in target.tags
+        if is_named and is_whole and target.status != FINISHED:
+            return target
+    return None
+
+
+def _await_silence(sink: Sink, target: Target) -> None:
+    """A run whose heartbeat changes is alive. Clocks differ, so only the change counts."""
+    beat = target.tags.get(HEARTBEAT_TAG)
+    if target.status != RUNNING or beat is None:
+        return
+    deadline = time.monotonic() + 2 * HEARTBEAT_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        now = sink.attach(target.run_id)
+        if now.status != RUNNING:
+            return
+        if now.tags.get(HEARTBEAT_TAG) != beat:
+            raise HeldElsewhere(
+                f"run {target.tags[RECORD_TAG]} is being written on another machine: the server "
+                "sees its heartbeat; wait for it, or start another run with resume='never'"
+            )
+
+
+# --- the record ---
+
+
+def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
+    _download(sink, target, "record/config.json", path)
+    checkpoint, others = _download_checkpoint(path / FOLDER, target, sink)
+    renamed = json.loads(target.tags.get("mlflow_track.renamed") or "{}")
+    positions = write_history(path, target, sink, renamed.get("metrics", {}))
+    _download(sink, target, "record/run.json", path / ".tmp-record")
+    info = read_json(path / ".tmp-record" / "run.json")
+    shutil.rmtree(path / ".tmp-record")
+    positions["metrics.csv"].rewinds = [0] * len(info["rewinds"])
+    state = MirrorState(
+        tracking_uri=tracking_uri,
+        experiment_id=target.experiment_id,
+        run_id=target.run_id,
+        url=target.url,
+        is_reconciled=True,
+        files=positions,
+        params=dict(target.params),
+        tags=dict(target.tags),
+        inputs=len(info["inputs"]),
+        checkpoints=[checkpoint] if checkpoint else [],
+        elsewhere=others,
+        renamed=renamed,
+        status=target.status,
+    )
+    state.write(path)
+    # Last: a folder without run.json is no run.
+    write_json(path / "run.json", {**info, "rewinding": None})
+
+
+def _download(sink: Sink, target: Target, name: str, folder: Path) -> None:
+    try:
+        sink.download(target.run_id, name, folder)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"the server has no {name} of run {target.tags[RECORD_TAG]}: it was sent by a version "
+            "that cannot be continued elsewhere, or its artifacts were deleted"
+        ) from None
+
+
+def _download_checkpoint(folder: Path, target: Target, sink: Sink) -> tuple[str | None, list[str]]:
+    """The newest that verifies, now in `folder`, and the names of the others."""
+    names = [path.rsplit("/", 1)[-1] for path, _ in sink.list_files(target.run_id, FOLDER)]
+    steps = sorted(int(m[1]) for name in names if (m := _STEP_FOLDER.fullmatch(name)))
+    failures = []
+    for step in reversed(steps):
+        name = folder_of_step(step)
+        with contextlib.suppress(FileNotFoundError):  # no manifest: it is none
+            try:
+                _download_one(folder / name, step, target, sink)
+                return name, [n for n in names if n != name]
+            except CorruptCheckpointError as error:
+                failures.append(str(error))
+                CheckpointStore(folder).quarantine(Checkpoint(folder / name, step))
+                print(f"DAMAGED checkpoint at the server: {error}", file=sys.stderr)
+    if failures:
+        raise CorruptCheckpointError(f"at the server no checkpoint verifies: {'; '.join(failures)}")
+    return None, names
+
+
+def _download_one(path: Path, step: int, target: Target, sink: Sink) -> None:
+    remote = f"{FOLDER}/{path.name}"
+    sink.download(target.run_id, f"{remote}/{MANIFEST}", path)
+    checkpoint = Checkpoint(path, step)
+    print(f"fetching {path.name} ({checkpoint.size_bytes / 1e6:.1f} MB)", file=sys.stderr)
+    for file in checkpoint.manifest["files"]:
+        try:
+            sink.download(target.run_id, f"{remote}/{file}", path)
+        except FileNotFoundError:
+            raise CorruptCheckpointError(f"{path.name}/{file} is not at the server") from None
+    checkpoint.verify()
+
+
+# --- the process ---
+
+
+def main() -> None:
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    request = FetchRequest(**json.loads(sys.argv[1]))
+    result: dict[str, Any] = {"path": None}
+    try:
+        path = fetch(request, open_mlflow(request.tracking_uri))
+        result["path"] = None if path is None else str(path)
+    except HeldElsewhere as error:
+        result["held"] = str(error)
+    except Unavailable as error:
+        result["unreachable"] = str(error)
+    except (CorruptCheckpointError, FileNotFoundError, OSError, ValueError, KeyError) as error:
+        result["broken"] = f"{type(error).__name__}: {error}"
+    os.write(answer, json.dumps(result).encode())
+
+
+if __name__ == "__main__":
+    main()

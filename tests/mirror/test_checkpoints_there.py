@@ -1,0 +1,202 @@
+"""Do checkpoints get to the server whole, and leave it again, on every kind of artifact store?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlflow_track as mt
+from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.mirror.process import open_mlflow
+from mlflow_track.mirror.shipper import Shipper
+from mlflow_track.mirror.sink import Refused, Unavailable
+from tests.mirror.conftest import client_of
+
+pytestmark = pytest.mark.xdist_group("server")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[mt.Run]:
+    with mt.start_run(experiment="checkpoints", backend="local") as run:
+        yield run
+
+
+def publish(run: mt.Run, step: int, size: int = 1000) -> None:
+    store = CheckpointStore(run.directory / "checkpoints")
+    store.publish(step, {"state.safetensors": b"x" * size, "state.json": b"{}"}, {"metrics": {}})
+
+
+def retire(run: mt.Run, step: int) -> None:
+    store = CheckpointStore(run.directory / "checkpoints")
+    (checkpoint,) = [c for c in store.list() if c.step == step]
+    store.remove(checkpoint)
+
+
+def shipper_of(run: mt.Run, uri: str) -> Shipper:
+    # What the fixture's backend leaves out: where the run goes.
+    return Shipper(run.directory, open_mlflow(uri), uri)
+
+
+def there(shipper: Shipper) -> dict[str, set[str]]:
+    """The files of each checkpoint folder at the server."""
+    sink, run_id = shipper._ledger.sink, shipper.state.run_id
+    return {
+        folder.rsplit("/", 1)[-1]: {
+            p.rsplit("/", 1)[-1] for p, _ in sink.list_files(run_id, folder)
+        }
+        for folder, _ in sink.list_files(run_id, "checkpoints")
+    }
+
+
+WHOLE = {"manifest.json", "state.json", "state.safetensors"}
+
+
+@pytest.fixture(params=["a folder", "through the server to S3", "S3 directly"])
+def place(request: pytest.FixtureRequest, store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A tracking URI, for each way that artifacts can go."""
+    if request.param == "through the server to S3":
+        return request.getfixturevalue("postgres_server").uri
+    if request.param == "S3 directly":
+        s3 = request.getfixturevalue("s3")
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        client_of(store).create_experiment("checkpoints", artifact_location=s3.uri)
+    return store
+
+
+def test_checkpoints_arrive_and_leave_with_retention(run, place):
+    shipper = shipper_of(run, place)
+    for step in (10, 20):
+        publish(run, step)
+    shipper.ship()
+    assert there(shipper) == {"step-000000010": WHOLE, "step-000000020": WHOLE}
+    publish(run, 30)
+    retire(run, 10)
+    shipper.ship()
+    assert there(shipper) == {"step-000000020": WHOLE, "step-000000030": WHOLE}
+    tags = client_of(place).get_run(shipper.state.run_id).data.tags
+    assert tags["mlflow_track.latest_checkpoint"] == "step-000000030"
+
+
+class Breaks:
+    """A sink whose uploads fail from the given one on."""
+
+    def __init__(self, sink: Any, after: int) -> None:
+        self._sink, self._left, self.names = sink, after, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sink, name)
+
+    def upload(self, run_id: str, file: Path, name: str) -> None:
+        if name.startswith("checkpoints/"):
+            if self._left == 0:
+                raise Unavailable("cut")
+            self._left -= 1
+            self.names.append(name)
+        self._sink.upload(run_id, file, name)
+
+
+def test_an_upload_that_broke_goes_on_with_the_next_file_and_the_manifest_comes_last(run, store):
+    publish(run, 10)
+    sink = Breaks(open_mlflow(store), after=1)
+    with pytest.raises(Unavailable):
+        Shipper(run.directory, sink, store).ship()
+    shipper = shipper_of(run, store)
+    assert there_is_no_checkpoint(sink, shipper.state.run_id)
+    sink = Breaks(open_mlflow(store), after=99)
+    shipper = Shipper(run.directory, sink, store)
+    shipper.ship()
+    assert sink.names == [
+        f"checkpoints/step-000000010/{n}" for n in ("state.safetensors", "manifest.json")
+    ]
+    assert there(shipper) == {"step-000000010": WHOLE}
+
+
+def there_is_no_checkpoint(sink: Any, run_id: str) -> bool:
+    return not [
+        p for p, _ in sink.list_files(run_id, "checkpoints/step-000000010") if "manifest" in p
+    ]
+
+
+def test_what_is_left_of_an_upload_whose_checkpoint_was_retired_is_removed(run, store):
+    publish(run, 10)
+    publish(run, 20)
+    with pytest.raises(Unavailable):
+        Shipper(run.directory, Breaks(open_mlflow(store), after=1), store).ship()
+    retire(run, 10)
+    shipper = shipper_of(run, store)
+    shipper.ship()
+    assert there(shipper) == {"step-000000020": WHOLE}
+
+
+def test_retention_waits_for_a_checkpoint_that_is_being_sent(run, store):
+    from mlflow_track.checkpoint import lease
+
+    publish(run, 10)
+    folder = run.directory / "checkpoints/step-000000010"
+    seen = []
+
+    class Looks(Breaks):
+        def upload(self, run_id: str, file: Path, name: str) -> None:
+            if name.startswith("checkpoints/"):
+                with lease.removing(folder) as is_free:
+                    seen.append(is_free)
+
+    Shipper(run.directory, Looks(open_mlflow(store), after=99), store).ship()
+    assert seen == [False, False, False]
+    with lease.removing(folder) as is_free:
+        assert is_free
+
+
+def test_a_store_that_does_not_delete_is_reported_and_nothing_waits_for_it(run, store):
+    class Keeps(Breaks):
+        def remove(self, run_id: str, name: str) -> None:
+            raise Refused("no")
+
+    publish(run, 10)
+    shipper = Shipper(run.directory, Keeps(open_mlflow(store), after=99), store)
+    shipper.ship()
+    retire(run, 10)
+    assert shipper.ship()
+    assert "removal of checkpoints/step-000000010: no" in shipper.state.refused
+    assert shipper.state.checkpoints == []
+
+
+@pytest.mark.parametrize(
+    ("upload", "names"),
+    [
+        ("last", {"step-000000030"}),
+        ("best", {"step-000000020"}),
+        ("none", set()),
+    ],
+)
+def test_only_what_the_policy_wants_goes_up(run, store, upload, names):
+    mirror = {"upload": upload, "metric": "loss", "mode": "min"}
+    run._record.update(mirror=mirror)
+    checkpoints = CheckpointStore(run.directory / "checkpoints")
+    shipper = shipper_of(run, store)
+    for step, loss in ((10, 3.0), (20, 1.0), (30, 2.0)):
+        checkpoints.publish(step, {"state.json": b"{}"}, {"metrics": {"loss": loss}})
+        shipper.ship()
+    assert set(there(shipper)) == names
+
+
+def test_a_large_file_is_not_read_into_memory(run, server):
+    import resource
+
+    publish(run, 10, size=1)
+    file = run.directory / "checkpoints/step-000000010/state.safetensors"
+    with open(file, "r+b") as sparse:
+        sparse.truncate(300 << 20)
+    shipper = shipper_of(run, server.uri)
+    with contextlib.suppress(Unavailable):
+        shipper._link(shipper._ledger.read_info())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    shipper.ship()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert there(shipper) == {"step-000000010": WHOLE}
+    assert grown < 100_000, f"{grown} kB more at the peak"
