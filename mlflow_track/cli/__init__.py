@@ -17,6 +17,7 @@ _HOMES = {
     "rm": "trash",
     "gc": "trash",
     "completion": "completion",
+    "ckpt": "checkpoints",
     "sync": "mirror",
     "doctor": "mirror",
     "ui": "ui",
