@@ -20,7 +20,7 @@ from typing import Any
 
 from mlflow_track.checkpoint import digests
 from mlflow_track.checkpoint.finite import Spans, all_finite
-from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, sync_folder, write_all
+from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, make_folder, sync_folder, write_all
 
 STATE_TENSORS, STATE_JSON, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 PAGE_BYTES = 4096
@@ -82,7 +82,7 @@ def publish(
     if is_repeat and final.is_dir():
         sync_folder(folder)
         return final
-    folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+    make_folder(folder)
     _require_space(folder, sum(content.size for content in files.values()))
     temporary = folder / f".tmp-{step}-{os.urandom(4).hex()}"
     temporary.mkdir(mode=FOLDER_MODE)

@@ -27,7 +27,7 @@ from mlflow_track.checkpoint.publish import (
     publish,
 )
 from mlflow_track.checkpoint.verify import CorruptCheckpointError
-from mlflow_track.record.files import FOLDER_MODE, read_json, sync_folder
+from mlflow_track.record.files import FOLDER_MODE, make_folder, read_json, sync_folder
 from mlflow_track.record.lock import FileLock
 
 __all__ = [
@@ -149,7 +149,7 @@ class CheckpointStore:
         Raises:
             TimeoutError: It does not end.
         """
-        self.path.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+        make_folder(self.path)
         lock = FileLock(self.path / _LOCK_FILE)
         began = time.monotonic()
         has_said = False

@@ -13,7 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, make_folder, read_json, write_json
+from mlflow_track.record.files import (
+    FILE_MODE,
+    FOLDER_MODE,
+    make_folder,
+    read_json,
+    sync_folder,
+    write_json,
+)
 from mlflow_track.record.lock import is_locked, take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
@@ -58,6 +65,7 @@ class RunDirectory:
         try:
             make_folder(path.parent)
             path.mkdir(mode=FOLDER_MODE)
+            sync_folder(path.parent)
             lock = take_lock(path / "run.lock")
             write_json(
                 path / "run.json",

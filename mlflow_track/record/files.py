@@ -12,7 +12,10 @@ FOLDER_MODE = 0o755
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, none of them writable by others, whatever the umask."""
+    """Make a folder and its parents, none of them writable by others, whatever the umask.
+
+    A power loss cannot take back those that it made.
+    """
     for folder in (*reversed(path.parents), path):
         # Not is_dir first: another process may be making the same one.
         try:
@@ -20,6 +23,8 @@ def make_folder(path: Path) -> None:
         except OSError:
             if not folder.is_dir():
                 raise
+        else:
+            sync_folder(folder.parent)
 
 
 def open_new(path: Path) -> BinaryIO:
