@@ -21,6 +21,7 @@ from mlflow_track.record.late import Arriving
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.params import flatten
 from mlflow_track.record.rows import iterate_rows
+from mlflow_track.record.tags import PARENT_TAG
 from mlflow_track.resume import find_run_to_continue
 from mlflow_track.settings import UPLOADS, Settings, read_settings
 from mlflow_track.stop import StopRequest
@@ -85,7 +86,8 @@ def start_run(
         rewind=rewind,
     )
     checked_params = checks.params(params) if params is not None else {}
-    checked_tags = checks.tags(tags or {})
+    parent = {PARENT_TAG: settings.parent_run_id} if settings.parent_run_id else {}
+    checked_tags = checks.tags({**parent, **(tags or {})})
     if settings.backend == "off" or int(os.environ.get("RANK") or 0) > 0:
         from mlflow_track.off import OffRun
 

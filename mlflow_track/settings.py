@@ -39,6 +39,7 @@ class Settings:
         mirror_environment: What `.env` adds to the environment of the mirror process.
         deadline: Unix time by which the process must have ended; None where there is none.
         replay_step: The step at which a replay stops; None where this is none.
+        parent_run_id: The run whose child a new run is, as a sweep hands it over.
     """
 
     backend: str
@@ -56,6 +57,7 @@ class Settings:
     mirror_environment: Mapping[str, str]
     deadline: float | None = None
     replay_step: int | None = None
+    parent_run_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -142,6 +144,7 @@ def read_settings(
         mirror_environment=dotenv,
         deadline=parse_deadline(deadline, now=time.time()) if deadline else None,
         replay_step=json.loads(replay)["step"] if replay else None,
+        parent_run_id=first("MLFLOW_TRACK_PARENT_RUN_ID"),
     )
 
 

@@ -123,7 +123,7 @@ def test_conda_holds_an_exact_python_that_the_package_supports_and_nothing_outsi
 
 def test_mlproject_names_the_conda_file():
     assert (ROOT / mlproject()["conda_env"]).is_file()
-    assert set(mlproject()["entry_points"]) == {"main", "resume", "compare"}
+    assert set(mlproject()["entry_points"]) == {"main", "resume", "sweep", "compare"}
 
 
 def test_the_console_script_is_callable():
@@ -149,18 +149,23 @@ def config_defaults() -> dict[str, str]:
     return {name: as_mlflow_says_it(getattr(Config(), name)) for name in names}
 
 
-@pytest.mark.parametrize(("entry_point", "changed"), [("main", {}), ("resume", {"resume": "auto"})])
+SWEEP = {"learning_rate": "0.001,0.002,0.004", "seed": "1,2"}
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "changed"), [("main", {}), ("resume", {"resume": "auto"}), ("sweep", SWEEP)]
+)
 def test_an_entry_point_has_the_parameters_and_defaults_of_the_config(entry_point, changed):
     parameters = mlproject()["entry_points"][entry_point]["parameters"]
     defaults = {name: str(parameter["default"]) for name, parameter in parameters.items()}
     assert defaults == config_defaults() | changed
 
 
-@pytest.mark.parametrize("entry_point", ["main", "resume"])
+@pytest.mark.parametrize("entry_point", ["main", "resume", "sweep"])
 def test_an_entry_point_passes_each_parameter_under_its_own_flag(entry_point):
     command = mlproject()["entry_points"][entry_point]["command"]
     program, *words = command.split(" --")
-    assert program == "python -m train"
+    assert program == ("python -m train.sweep" if entry_point == "sweep" else "python -m train")
     assert words == [f"{name.replace('_', '-')} {{{name}}}" for name in config_defaults()]
 
 

@@ -51,5 +51,9 @@ def compare(
     rows: list[dict[str, Any]] = compare_rows(summaries, metrics, directions)
     ids = pandas.Index([summary.id for summary in summaries], name="id")
     table = Comparison(rows, index=ids)
+    for name in table.columns:
+        if name not in ("name", "experiment", "status") and not name.startswith("params."):
+            # Where no run has a value, the column holds numbers all the same.
+            table[name] = pandas.to_numeric(table[name])
     table.summaries = summaries
     return table

@@ -11,6 +11,7 @@ import click
 
 from mlflow_track.cli.output import duration_text, is_terminal, output_options, print_rows
 from mlflow_track.cli.select import default_root
+from mlflow_track.record.tags import PARENT_TAG
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.folders import Skipped
@@ -24,7 +25,6 @@ _FIELDS: dict[str, Callable[[Summary], Any]] = {
     "duration": lambda run: run.seconds,
     "steps": lambda run: run.last_step,
 }
-_PARENT_TAG = "mlflow.parentRunId"
 
 
 @click.command()
@@ -213,7 +213,7 @@ def _as_tree(runs: Sequence[Summary]) -> tuple[list[Summary], list[str]]:
     by_id = {run.id: run for run in runs}
     children: dict[str | None, list[Summary]] = {}
     for run in runs:
-        parent = run.tags.get(_PARENT_TAG)
+        parent = run.tags.get(PARENT_TAG)
         children.setdefault(parent if parent in by_id and parent != run.id else None, []).append(
             run
         )

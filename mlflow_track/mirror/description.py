@@ -10,8 +10,9 @@ from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.metric_rows import last_step
 from mlflow_track.mirror.names import name_at_server
 from mlflow_track.mirror.sink import Refused
+from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.params import flatten, param_text, read_config
-from mlflow_track.record.tags import ERROR_TAG, context_tags, record_tags
+from mlflow_track.record.tags import ERROR_TAG, PARENT_TAG, RECORD_TAG, context_tags, record_tags
 
 CONFIG_ARTIFACT = "record/config.json"
 # What MLflow's tables take of a value; the rest of a longer one is in the record only.
@@ -35,6 +36,8 @@ class Description:
         known = self._ledger.state.tags
         tags = {k: v for k, v in context.items() if k not in self.own_tags or k in known}
         tags |= {self._tag_name(k, info["tags"]): v for k, v in info["tags"].items()}
+        if PARENT_TAG in tags:
+            tags |= self._parent_tag(tags.pop(PARENT_TAG), info["experiment"])
         tags |= self._our_tags(info, config, params)
         self._ledger.set_tags(tags)
         if ERROR_TAG not in tags:
@@ -54,6 +57,22 @@ class Description:
 
     def _tag_name(self, name: str, others: Mapping[str, str]) -> str:
         return name_at_server(self._ledger, "tags", name, others)
+
+    def _parent_tag(self, parent: str, experiment: str) -> dict[str, str]:
+        """The server knows the parent by another id; until it has the parent, there is no tag."""
+        ledger = self._ledger
+        known = ledger.state.tags.get(PARENT_TAG)
+        if known is None:
+            state = MirrorState.read(ledger.path.parent / parent)
+            if state.run_id and state.tracking_uri == ledger.tracking_uri:
+                known = state.run_id
+            elif (ledger.path.parent / parent / "run.json").exists():
+                found = ledger.sink.find(experiment, {RECORD_TAG: parent})
+                known = found[0].run_id if found else None
+            else:
+                # Whoever set the tag meant a run of the server.
+                known = parent
+        return {PARENT_TAG: known} if known is not None else {}
 
     def _our_tags(
         self, info: Mapping[str, Any], config: Mapping[str, Any], params: Mapping[str, str]

@@ -340,3 +340,11 @@ def _as_logged(value: float) -> float:
     return (
         value if abs(value) < _LARGEST or value != value else float("inf" if value > 0 else "-inf")
     )
+
+
+def experiment_name(tracking_uri: str, experiment_id: str) -> str | None:
+    """The name of an experiment of which only the id is known; None where the server has none."""
+    try:
+        return MlflowClient(tracking_uri=tracking_uri).get_experiment(experiment_id).name
+    except MlflowException:
+        return None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 RECORD_TAG = "mlflow_track.run_id"
+PARENT_TAG = "mlflow.parentRunId"
 ERROR_TAG = "mlflow_track.error"
 LATEST_CHECKPOINT_TAG = "mlflow_track.latest_checkpoint"
 
