@@ -304,22 +304,23 @@ class Run:
             TypeError, ValueError: An argument does not fit; the message names it; or `upload` is
                 "best" without a metric to compare.
         """
-        self._set_upload(upload or self._settings.upload, keep)
         from mlflow_track.checkpoint.checkpointer import Checkpointer, Plan
         from mlflow_track.checkpoint.decision import Limits
 
-        self._stop.listen()
-        if self._checkpointer is not None:
-            self._checkpointer.close()
         limits = Limits(
             max_steps=max_steps,
             deadline=self._settings.deadline,
             replay_step=self._settings.replay_step,
         )
+        plan = Plan(save=save, keep=keep, must_match=must_match, free=free, limits=limits)
+        self._set_upload(upload or self._settings.upload, keep)
+        self._stop.listen()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
         self._checkpointer = Checkpointer(
             self._record,
             self._metrics,
-            plan=Plan(save=save, keep=keep, must_match=must_match, free=free, limits=limits),
+            plan=plan,
             announce=self.print,
             stop=self._stop,
             restored=self._place_is_known,

@@ -1,0 +1,299 @@
+"""Policies in a real run: what is saved, kept, said, and done when a signal or a deadline comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import mlflow_track as mt
+from mlflow_track.checkpoint import lease, pruning
+from mlflow_track.checkpoint.retention import Keep
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def train(run: mt.Run, checkpoints: Any, losses: list[float], first: int = 0) -> list[int]:
+    """Walk through steps that have `losses`; the steps that were saved."""
+    state, saved = {"w": torch.zeros(3)}, []
+    for step, loss in enumerate(losses, first):
+        state["w"] += 1
+        run.log_metrics({"loss": loss}, step=step)
+        if checkpoints.step(step, state, metrics={"loss": loss}):
+            saved.append(step)
+    checkpoints.wait()
+    return saved
+
+
+def steps(run: mt.Run) -> list[int]:
+    return [c.step for c in mt.load_run(run.directory).checkpoints]
+
+
+def log(run: mt.Run) -> str:
+    return (run.directory / "training.log").read_text()
+
+
+def test_the_manifest_and_the_log_say_which_policy_asked_and_why() -> None:
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(
+            save=mt.EverySteps(3) | mt.OnImprovement("loss", min_delta=0.5) | mt.AtSteps(4),
+            max_steps=8,
+        )
+        assert train(run, checkpoints, [5, 5, 4, 4, 4, 4, 4, 4]) == [0, 2, 3, 4, 6, 7]
+    policies = {c.step: c.manifest["policies"] for c in mt.load_run(run.directory).checkpoints}
+    assert policies[2] == {"OnImprovement": "loss improved by 1 from 5 to 4"}
+    assert policies[3] == {"EverySteps": "every 3 steps"}
+    assert policies[4] == {"AtSteps": "step 4 was asked for"}
+    assert policies[7] == {"LastStep": "the last step"}
+    assert "saved step 2" in log(run) and "OnImprovement: loss improved by 1 from 5" in log(run)
+    kinds = {c.step: c.manifest["is_milestone"] for c in mt.load_run(run.directory).checkpoints}
+    assert [step for step, planned in kinds.items() if planned] == [4, 7]
+
+
+def test_the_history_of_policies_lives_in_the_checkpoint() -> None:
+    plan: Any = {"save": mt.OnImprovement("loss") | mt.EvenlySpaced(20, 2, 4), "keep": None}
+    with mt.start_run() as run:
+        first = train(run, run.checkpoints(**plan), [5, 3, 4, 4])
+        run.finish("FAILED")
+    assert first == [0, 1, 2]
+    with mt.start_run(resume=run.id) as run:
+        checkpoints = run.checkpoints(**plan)
+        assert checkpoints.restore({"w": torch.zeros(3)}) == 3
+        # 4 is no improvement over the 3 of the first attempt, 2 is.
+        assert train(run, checkpoints, [4, 4, 2, 2], first=3) == [5]
+
+
+def test_old_ones_go_only_after_a_commit_and_what_must_stay_stays() -> None:
+    with mt.start_run() as run:
+        keep = mt.Keep(last=1, best=1, metric="loss")
+        checkpoints = run.checkpoints(save=mt.EverySteps(1) | mt.AtSteps(2), keep=keep)
+        train(run, checkpoints, [9, 1, 5, 6, 7])
+        assert steps(run) == [1, 2, 4]
+        pruning.pin(mt.load_run(run.directory).checkpoints[-1])
+        with lease.reading(run.directory / "checkpoints/step-000000001"):
+            # Better than what is being uploaded, which stays until it is.
+            train(run, checkpoints, [0.5, 8], first=5)
+            assert steps(run) == [1, 2, 4, 5, 6]
+        train(run, checkpoints, [8], first=7)
+        assert steps(run) == [2, 4, 5, 7]
+        run.finish("FAILED")
+    assert "removed step 3 (not among those to keep)" in log(run)
+    assert "step 1 stays for now: another process reads it" in log(run)
+    with mt.start_run(resume=run.id) as run:
+        checkpoints = run.checkpoints(save=mt.EverySteps(1), keep=mt.Keep(last=1, milestones=False))
+        assert checkpoints.restore({"w": torch.zeros(3)}) == 8
+        train(run, checkpoints, [8, 8], first=8)
+        # The one resumed from, the pinned one, the newest.
+        assert steps(run) == [4, 7, 9]
+
+
+def test_weights_that_are_not_finite_do_not_rotate_out_the_finite_ones() -> None:
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(save=mt.EverySteps(1), keep=mt.Keep(last=1))
+        state = {"w": torch.zeros(3)}
+        for step in range(1, 6):
+            if step == 3:
+                state["w"][1] = float("nan")
+            checkpoints.step(step, state)
+        checkpoints.wait()
+        assert steps(run) == [2, 5]
+
+
+def test_a_policy_that_may_wait_does_not_stall_the_loop_and_says_so() -> None:
+    with mt.start_run() as run:
+        checkpoints: Any = run.checkpoints(save=mt.EveryMinutes(1e-9) | mt.AtSteps(4))
+        state = {"w": torch.zeros(3)}
+        assert checkpoints.step(0, state)
+        checkpoints.wait()
+        # A disk that takes its time with step 1.
+        writer = checkpoints._saver._writer.pid
+        os.kill(writer, signal.SIGSTOP)
+        saved = [checkpoints.step(step, state) for step in (1, 2, 3)]
+        # What was planned for a step waits for the disk.
+        threading.Timer(0.3, os.kill, (writer, signal.SIGCONT)).start()
+        saved.append(checkpoints.step(4, state))
+        checkpoints.wait()
+    assert saved == [True, False, False, True]
+    assert log(run).count("waits until step 1 is written") == 1
+
+
+def restored_report(
+    run: mt.Run, params: dict[str, object], sha256: str = "aa", **classes: Any
+) -> dict[str, Any]:
+    with mt.start_run(resume=run.id, params=params) as again:
+        again.log_input("text", sha256=sha256, size_bytes=3)
+        again.checkpoints(**classes).restore({"w": torch.zeros(3)})
+    return json.loads((run.directory / "run.json").read_text())["restores"][-1]
+
+
+@pytest.fixture
+def saved_run() -> mt.Run:
+    with mt.start_run(params={"model": {"depth": 2}, "lr": 0.1, "log_every": 5}) as run:
+        run.log_input("text", sha256="aa", size_bytes=3)
+        run.checkpoints().save(3, {"w": torch.zeros(3)})
+        run.finish("FAILED")
+    return run
+
+
+SAME = {"model": {"depth": 2}, "lr": 0.1, "log_every": 5}
+
+
+def test_the_report_says_what_was_restored_and_that_it_is_exact(saved_run: mt.Run) -> None:
+    report = restored_report(saved_run, SAME)
+    assert report == {
+        "attempt": 2,
+        "step": 3,
+        "restored": ["w", "random generators"],
+        "differences": [],
+        "free": [],
+        "is_exact": True,
+    }
+    assert "from step 3; exact: yes" in log(saved_run)
+
+
+def test_the_report_names_every_difference_by_its_class(
+    saved_run: mt.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    torch.set_num_threads(threads + 1)
+    try:
+        changed = {"model": {"depth": 2}, "lr": 0.2, "log_every": 9}
+        report = restored_report(saved_run, changed, sha256="bb", free=["log_*"])
+    finally:
+        torch.set_num_threads(threads)
+    assert not report["is_exact"]
+    assert report["free"] == ["log_every 5 -> 9"]
+    assert [d.split(" ->")[0].split()[0] for d in report["differences"]] == [
+        "torch",
+        "threads",
+        "data.text",
+        "lr",
+    ]
+    assert "free to differ: log_every 5 -> 9" in log(saved_run)
+
+
+@pytest.mark.parametrize(
+    ("params", "sha256", "named"),
+    [
+        ({**SAME, "model": {"depth": 4}}, "aa", "model.depth 2 -> 4"),
+        (SAME, "bb", "data.text 'aa' -> 'bb'"),
+    ],
+)
+def test_what_must_match_refuses_the_resume_and_leaves_the_state_alone(
+    saved_run: mt.Run, params: dict[str, object], sha256: str, named: str
+) -> None:
+    with pytest.raises(ValueError, match="must match differs") as caught:
+        restored_report(saved_run, params, sha256, must_match=["model.*", "data.*"])
+    assert named in str(caught.value)
+    assert steps(saved_run) == [3]
+
+
+LOOP = """
+import os, signal, sys, threading, time, torch, mlflow_track as mt
+from mlflow_track.checkpoint.saving import Saver
+when, number = sys.argv[1], int(sys.argv[2])
+hit = lambda place, step: step == 5 and place == when and os.kill(os.getpid(), number)
+if when == "save":
+    save = Saver.save
+    def saving(self, request):
+        # In the middle: the copy is made, and nobody has heard of it.
+        seconds = save(self, request)
+        hit("save", request.step)
+        return seconds
+    Saver.save = saving
+state = {"w": torch.zeros(100_000)}
+with mt.start_run(run_name="s", resume="auto") as run:
+    checkpoints = run.checkpoints(save=mt.AtSteps(5), max_steps=12)
+    for step in range(checkpoints.restore(state), 12):
+        state["w"] += 1
+        hit("step", step)
+        if step % 5 == 0:
+            hit("evaluation", step)
+        run.log_metrics({"loss": 1.0}, step=step)
+        checkpoints.step(step, state)
+        hit("after the boundary", step)
+        if run.should_stop:
+            break
+    print(step, state["w"][0].item())
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "number", "last"),
+    [
+        ("step", signal.SIGTERM, 5),
+        ("evaluation", signal.SIGINT, 5),
+        ("save", signal.SIGUSR1, 6),
+        # The boundary has passed: the next one has the checkpoint.
+        ("after the boundary", signal.SIGTERM, 6),
+    ],
+)
+def test_a_signal_at_any_moment_stops_at_a_boundary_with_a_checkpoint(
+    when: str, number: int, last: int, run_script: Script
+) -> None:
+    done = run_script(LOOP, when, str(int(number)))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(last), f"{last + 1}.0"]
+    (run,) = mt.load_runs("runs")
+    assert run.status == "KILLED"
+    assert run.checkpoints[-1].step == run.metrics().index[-1] == last
+    run.checkpoints[-1].verify()
+    assert run.info["attempts"][0]["error"] == f"stopped: {signal.Signals(number).name}"
+    done = run_script(LOOP, "never", "0")
+    assert done.stdout.split() == ["11", "12.0"], done.stderr
+    assert mt.load_runs("runs")[0].status == "FINISHED"
+
+
+def test_a_loop_that_goes_on_after_a_stop_saves_for_it_once() -> None:
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints()
+        train(run, checkpoints, [1])
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert train(run, checkpoints, [1, 1, 1], first=1) == [1]
+
+
+DEADLINE = """
+import sys, time, torch, mlflow_track as mt
+state = {"w": torch.zeros(1000)}
+from mlflow_track.checkpoint import checkpointer  # The seconds are for training.
+began = time.monotonic()
+with mt.start_run() as run:
+    checkpoints = run.checkpoints()
+    checkpoints.save(0, state)
+    checkpoints.wait()
+    for step in range(1, 100_000):
+        time.sleep(0.01)
+        checkpoints.step(step, state)
+        if run.should_stop:
+            break
+    print(step, time.monotonic() - began)
+"""
+
+
+def test_a_deadline_stops_the_run_in_time_with_a_checkpoint(run_script: Script) -> None:
+    done = run_script(DEADLINE, MLFLOW_TRACK_DEADLINE="9s")
+    assert done.returncode == 0, done.stderr
+    step, seconds = done.stdout.split()
+    assert float(seconds) < 9
+    (run,) = mt.load_runs("runs")
+    assert run.status == "KILLED" and "deadline" in run.info["attempts"][0]["error"]
+    assert run.checkpoints[-1].step == int(step)
+    assert "the deadline" in str(run.checkpoints[-1].manifest["policies"])
+
+
+def test_what_checkpoints_is_given_is_checked_at_once() -> None:
+    with mt.start_run() as run:
+        for wrong in ({"save": 5}, {"keep": 3}, {"must_match": "lr"}, {"free": "lr"}):
+            with pytest.raises(TypeError, match=next(iter(wrong))):
+                run.checkpoints(**wrong)  # type: ignore[arg-type]
+        run.checkpoints(keep=Keep(last=2), save=mt.EverySteps(4) | mt.Budget())
+    info = json.loads((run.directory / "run.json").read_text())["checkpoints"]
+    assert info["keep"]["last"] == 2 and info["save"].startswith("EverySteps(interval=4) | Budget(")
