@@ -13,6 +13,9 @@ STORE := sqlite:///$(CURDIR)/mlflow.db
 INSTALL := .venv/bin/python -m pip install -qq --constraint constraints.txt
 INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
+# Other trackers, for comparison: what they need would disturb the pins of .venv.
+INSTALLED_BENCH := .venv-bench/.installed
+COMPARISONS := */logging_cost.py|*/rows_lost.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo ui server test faults lint bench
@@ -58,8 +61,12 @@ lint: $(INSTALLED_DEV) ## style, format and types
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 
-bench: $(INSTALLED_DEV) ## the benchmarks, one after the other
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; .venv/bin/python "$$file"; done
+bench: export PYTHONPATH := $(CURDIR)
+bench: $(INSTALLED_DEV) $(INSTALLED_BENCH) ## the benchmarks, one after the other
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+		case "$$file" in $(COMPARISONS)) python=.venv-bench/bin/python ;; *) python=.venv/bin/python ;; esac; \
+		echo "== $$file"; "$$python" "$$file"; \
+	done
 
 # Two processes that open a fresh SQLite store together break it, so one makes it first.
 mlflow.db: | $(INSTALLED)
@@ -80,4 +87,12 @@ $(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Installing what the checks need"
 	@$(INSTALL) --editable ".[dev,server]"
+	@touch $@
+
+$(INSTALLED_BENCH): benchmarks/peers.txt benchmarks/aim.txt | .venv/bin/pip
+	@echo "Installing other trackers into .venv-bench (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install -qq --requirement benchmarks/peers.txt
+	@$(PYTHON) -m venv .venv-bench/aim
+	@.venv-bench/aim/bin/python -m pip install -qq --requirement benchmarks/aim.txt
 	@touch $@

@@ -99,6 +99,20 @@ def test_constraints_pin_every_dependency_inside_its_range():
         assert requirement.specifier.contains(pinned[name]), f"{requirement}, pin {pinned[name]}"
 
 
+def test_the_comparison_with_other_trackers_is_pinned_and_tests_our_own_pins():
+    lines = [
+        line
+        for name in ("peers.txt", "aim.txt")
+        for line in (ROOT / "benchmarks" / name).read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    pinned = pins(lines)
+    assert set(requirements("bench")) - set(requirements()) <= set(pinned)
+    peers = pins((ROOT / "benchmarks/peers.txt").read_text().splitlines()[1:])
+    for name in ("torch", "mlflow", "orjson"):
+        assert peers[name] == constraints()[name]
+
+
 def test_constraints_name_no_build_of_torch():
     assert "+" not in constraints()["torch"]
     # nvidia-ml-py is 60 kB of Python that asks the driver, where there is one.
