@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,50 @@ class MetricRows:
             if piece.position == position:
                 break
             position = piece.position
+
+    # --- when the server has rows that the record has not ---
+
+    def find_foreign(self, last_steps: Mapping[str, int]) -> None:
+        """Steps that somebody else logged, or that were lost here, are not sent once more.
+
+        Another machine may have gone on with the run, and a power loss may have taken rows that
+        had been sent already.
+
+        Args:
+            last_steps: Of each key at the server.
+        """
+        own = set(self._own_moments())
+        for name in self._all_names():
+            key = self._name_at_server(name)
+            if key in last_steps:
+                for cell in self._ledger.sink.history(self._ledger.run_id, key):
+                    if (cell.step, cell.timestamp) not in own:
+                        self._repeated.add(name, cell.step, cell.value)
+
+    def last_step_before(self, moment: float) -> int:
+        """The largest step that the record has, or had, of the time before `moment`."""
+        before = round(1000 * moment)
+        return max(
+            (step for step, timestamp in self._own_moments() if timestamp < before), default=-1
+        )
+
+    def begin_again(self) -> None:
+        """What was acknowledged does not fit the file: all is sent again, and dropped there."""
+        self._position.acknowledged = self._position.sending = 0
+        self.recover()
+
+    def _files(self) -> list[Path]:
+        rewinds = self._ledger.read_info()["rewinds"]
+        paths = [self._path, *(self._ledger.path / rewind["file"] for rewind in rewinds)]
+        return [path for path in paths if path.exists()]
+
+    def _own_moments(self) -> Iterator[tuple[int, int]]:
+        for path in self._files():
+            for row in iterate_rows(path):
+                yield row.step, round(1000 * row.time)
+
+    def _all_names(self) -> set[str]:
+        return {name for path in self._files() for name in read_header(path)[0]}
 
     # --- when mirror.json was lost ---
 

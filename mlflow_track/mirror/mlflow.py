@@ -290,7 +290,8 @@ class MlflowSink:
             params=run.data.params,
             tags=run.data.tags,
             status=info.status,
-            metrics=frozenset(run.data.metrics),
+            # The latest of a metric is the one with the largest step.
+            metrics={metric.key: metric.step for metric in run.data._metric_objs},
             name=info.run_name or "",
             start_time=info.start_time or 0,
         )

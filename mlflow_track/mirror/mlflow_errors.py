@@ -24,6 +24,7 @@ _CAUSES = (
     re.compile(r"(Read|Connect)?[ ]?timed out"),
     re.compile(r"Connection aborted|Remote end closed connection|Connection broken"),
 )
+_OF_DATABASE = re.compile(r"\([\w.]+Error\) ")
 _MOST_TEXT = 300
 
 
@@ -88,4 +89,6 @@ def _no_access(text: str) -> Unavailable:
 def _short(error: Exception) -> str:
     """What an error says, short, and without the password that its URI may carry."""
     lines = str(error).splitlines() or [""]
-    return mask_password(lines[0])[:_MOST_TEXT]
+    # SQLAlchemy says what the database said in a later line.
+    line = next((line for line in lines if _OF_DATABASE.match(line)), lines[0])
+    return mask_password(line)[:_MOST_TEXT]

@@ -18,6 +18,7 @@ from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.directory import RUNNING, true_status
 
 METRICS_FILE, SYSTEM_METRICS_FILE = "metrics.csv", "system_metrics.csv"
+ATTEMPTS_TAG = "mlflow_track.attempts"
 HEARTBEAT_TAG = "mlflow_track.heartbeat"
 HEARTBEAT_SECONDS = 15.0
 
@@ -122,6 +123,7 @@ class Shipper:
         target = link(self._ledger, info)
         self._description.own_tags = {k for k in target.tags if k.startswith("mlflow.")}
         self._recover(info, target)
+        self._look_for_foreign(info, target)
         self._is_linked = True
 
     def _recover(self, info: dict[str, Any], target: Target) -> None:
@@ -136,6 +138,23 @@ class Shipper:
         position.rewinds = position.rewinds or [0] * len(info["rewinds"])
         self.state.is_reconciled = True
         self._ledger.save()
+
+    def _look_for_foreign(self, info: dict[str, Any], target: Target) -> None:
+        """Once in each attempt: does the server have rows that this record never had?"""
+        rows, state, attempts = self._rows[0], self.state, info["attempts"]
+        last_steps = {k: s for k, s in target.metrics.items() if not k.startswith("system/")}
+        if len(attempts) > 1 and last_steps and state.compared_in != len(attempts):
+            sent_last = target.tags.get(ATTEMPTS_TAG)
+            # Another machine has made an attempt that this one does not know of.
+            state.has_foreign |= state.tags.get(ATTEMPTS_TAG, sent_last) != sent_last
+            if max(last_steps.values()) > rows.last_step_before(attempts[-1]["started"]):
+                # Rows were sent and then lost here: positions in the file mean nothing any more.
+                state.has_foreign = True
+                rows.begin_again()
+        state.compared_in = len(attempts)
+        self._ledger.save()
+        if state.has_foreign:
+            rows.find_foreign(last_steps)
 
     def _unlink(self) -> None:
         for rows in self._rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 
@@ -23,7 +24,7 @@ class Target(NamedTuple):
         url: Its page in the UI; None where there is no server with a UI.
         params, tags: What it holds already, by key.
         status: What it says of itself.
-        metrics: The keys that it has values of.
+        metrics: The last step of each key that it has values of.
         name: Its name.
         start_time: In milliseconds of Unix time.
     """
@@ -34,7 +35,7 @@ class Target(NamedTuple):
     params: Mapping[str, str]
     tags: Mapping[str, str]
     status: str
-    metrics: frozenset[str] = frozenset()
+    metrics: Mapping[str, int] = MappingProxyType({})
     name: str = ""
     start_time: int = 0
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.record.files import read_json, write_json
+from mlflow_track.record.files import FILE_MODE, read_json
 
 STATE_FILE = "mirror.json"
 _MOST_REFUSED = 100
@@ -38,6 +40,9 @@ class MirrorState:
         experiment_id, run_id: The MLflow run that receives the record.
         url: The run's page in the MLflow UI; None where the store has no server.
         is_reconciled: Whether it is known what the run held when this state began.
+        has_foreign: Whether the run holds rows that this record does not: another machine went on
+            with it meanwhile, or a power loss took them here.
+        compared_in: The attempt in which that was looked into.
         files: How far each file of metrics is, by its name.
         params, tags: What was sent last, by key.
         inputs: How many datasets were sent.
@@ -63,6 +68,8 @@ class MirrorState:
     run_id: str = ""
     url: str | None = None
     is_reconciled: bool = False
+    has_foreign: bool = False
+    compared_in: int = 0
     files: dict[str, Position] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -97,8 +104,16 @@ class MirrorState:
         return state
 
     def write(self, path: Path) -> None:
+        """Replace mirror.json: whole or not at all, also when the mirror is killed.
+
+        Nothing is flushed to the disk: should a power loss take the newest state, what it tells is
+        sent again or asked of the server, and both leave there what was there.
+        """
         self.updated = time.time()
-        write_json(path / STATE_FILE, asdict(self))
+        temporary = path / f".tmp-{STATE_FILE}"
+        with open(temporary, "w", opener=_open_as_record) as file:
+            json.dump(asdict(self), file, indent=1, ensure_ascii=False)
+        os.rename(temporary, path / STATE_FILE)
 
     def position(self, file: str) -> Position:
         """How far the file of metrics is; changing the answer changes the state."""
@@ -111,3 +126,7 @@ class MirrorState:
             text = f"{item}: {why}"
             if text not in self.refused and len(self.refused) < _MOST_REFUSED:
                 self.refused.append(text)
+
+
+def _open_as_record(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)

@@ -147,3 +147,28 @@ def test_a_run_that_is_alive_elsewhere_is_not_taken(store, tmp_path, monkeypatch
     with pytest.raises(HeldElsewhere, match="another machine"):
         fetch(request, open_mlflow(store))
     assert not list(Path(tmp_path, "e").glob("*"))
+
+
+def test_back_on_the_first_machine_no_step_of_the_second_is_sent_again(run_script, store, tmp_path):
+    first, second = {"MLFLOW_TRACK_DIR": "first"}, {"MLFLOW_TRACK_DIR": "second"}
+    for last, where in (("14", first), ("33", second), ("-1", first)):
+        done = run_script(JOB, last, MLFLOW_TRACKING_URI=store, **where)
+        assert done.returncode in (0, 3), done.stderr
+    run = only_run(store, "e")
+    assert [step for step, _ in history(store, run.info.run_id, "odd_")] == list(range(40))
+    assert run.info.status == "FINISHED"
+
+
+def test_rows_that_a_power_loss_took_here_are_not_sent_a_second_time(run_script, store, tmp_path):
+    assert run_script(JOB, "26", MLFLOW_TRACKING_URI=store).returncode == 3
+    (record,) = mt.load_runs("runs")
+    lines = (record.path / "metrics.csv").read_bytes().splitlines(keepends=True)
+    # What was not on the disk yet: the rows after the checkpoint, and what mirror.json said.
+    (record.path / "metrics.csv").write_bytes(b"".join(lines[:24]))
+    mirror = json.loads((record.path / "mirror.json").read_text())
+    mirror["files"]["metrics.csv"]["acknowledged"] = sum(map(len, lines[1:20]))
+    (record.path / "mirror.json").write_text(json.dumps(mirror))
+    done = run_script(JOB, "-1", MLFLOW_TRACKING_URI=store)
+    assert done.returncode == 0, done.stderr
+    run_id = only_run(store, "e").info.run_id
+    assert [step for step, _ in history(store, run_id, "odd_")] == list(range(40))

@@ -55,8 +55,9 @@ class MemorySink:
         return self._call(lambda: self.runs.append(experiment) or self._target())
 
     def _target(self) -> Target:
-        keys = frozenset(cell.key for cell in self.cells)
-        return Target("1", "run", None, {}, {}, "RUNNING", keys)
+        keys = {cell.key for cell in self.cells}
+        last = {key: max(c.step for c in self.cells if c.key == key) for key in keys}
+        return Target("1", "run", None, {}, {}, "RUNNING", last)
 
     def history(self, run_id: str, key: str) -> list[Cell]:
         return self._call(lambda: [cell for cell in self.cells if cell.key == key])
