@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import lease, pruning
+from mlflow_track.checkpoint import lease, pruning, retention
 from mlflow_track.checkpoint.retention import Keep
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -104,6 +104,20 @@ def test_weights_that_are_not_finite_do_not_rotate_out_the_finite_ones() -> None
             checkpoints.step(step, state)
         checkpoints.wait()
         assert steps(run) == [2, 5]
+
+
+def test_without_the_protection_the_last_finite_one_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_protected", lambda by_step, in_use: ())
+    with pytest.raises(AssertionError):
+        test_weights_that_are_not_finite_do_not_rotate_out_the_finite_ones()
+
+
+def test_without_the_lease_a_checkpoint_goes_while_it_is_uploaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease, "_lock", lambda descriptor, operation: True)
+    with pytest.raises(AssertionError):
+        test_old_ones_go_only_after_a_commit_and_what_must_stay_stays()
 
 
 def test_a_policy_that_may_wait_does_not_stall_the_loop_and_says_so() -> None:
@@ -250,6 +264,17 @@ def test_a_signal_at_any_moment_stops_at_a_boundary_with_a_checkpoint(
     done = run_script(LOOP, "never", "0")
     assert done.stdout.split() == ["11", "12.0"], done.stderr
     assert mt.load_runs("runs")[0].status == "FINISHED"
+
+
+def test_without_the_boundary_a_signal_stops_a_loop_that_has_no_checkpoint(
+    run_script: Script,
+) -> None:
+    guard = "from mlflow_track.stop import StopRequest; StopRequest.share = lambda self: None"
+    assert run_script(f"{guard}\n{LOOP}", "after the boundary", "10").returncode == 0
+    (run,) = mt.load_runs("runs")
+    # Step 5 is there because a policy had asked for it; a step later there would be nothing.
+    assert run.metrics().index[-1] == 5
+    assert "stop" not in run.checkpoints[-1].manifest["policies"]
 
 
 def test_a_loop_that_goes_on_after_a_stop_saves_for_it_once() -> None:
