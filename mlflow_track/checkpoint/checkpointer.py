@@ -19,6 +19,7 @@ from mlflow_track.checkpoint.exactness import (
     surroundings,
 )
 from mlflow_track.checkpoint.history import History, Moment, Saved
+from mlflow_track.checkpoint.progress import progress_on_terminal
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.retention import Keep
 from mlflow_track.checkpoint.saving import Outcome, Saver, SaveRequest
@@ -178,6 +179,7 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait for the save in flight, say how it ended, give back memory and processes."""
+        self._saver.wait(progress_on_terminal(self._saver.in_flight))
         self._saver.close()
         self._settle()
         self._wait_for_pruning()

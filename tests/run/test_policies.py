@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,6 +140,37 @@ def test_a_policy_that_may_wait_does_not_stall_the_loop_and_says_so() -> None:
         checkpoints.wait()
     assert saved == [True, False, False, True]
     assert log(run).count("waits until step 1 is written") == 1
+
+
+SLOW_END = """
+import os, signal, threading, torch, mlflow_track as mt
+with mt.start_run() as run:
+    checkpoints = run.checkpoints()
+    checkpoints.save(0, {"w": torch.zeros(1_000_000)})
+    checkpoints.wait()
+    writer = checkpoints._saver._writer.pid
+    os.kill(writer, signal.SIGSTOP)
+    checkpoints.save(1, {"w": torch.zeros(1_000_000)})
+    threading.Timer(2.5, os.kill, (writer, signal.SIGCONT)).start()
+"""
+
+
+def test_a_run_that_ends_shows_on_a_terminal_what_it_waits_for() -> None:
+    ours, theirs = pty.openpty()
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_END],
+        stderr=theirs,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # The end of a terminal is an error.
+        while piece := os.read(ours, 65536):
+            said += piece
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"writing step 1: 0 of 4 MB" in said and b"saved step 1" in said
 
 
 def restored_report(

@@ -1,0 +1,20 @@
+"""What a person at a terminal sees while a run that ends waits for its last checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+def progress_on_terminal(step: int | None) -> Callable[[int, int], None] | None:
+    """Shows the bytes written of the save of `step` on one line; None where nobody looks."""
+    if step is None or not sys.stderr.isatty():
+        return None
+
+    def show(written: int, total: int) -> None:
+        text = f"writing step {step}: {written / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+        if written >= total:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    return show
