@@ -4,7 +4,8 @@ The job of `python -m train` (its model, optimizer and batches), every step logg
 Blocks of steps take turns between the backends in one process; each block is compared with the
 `off` block of its round, which cancels what the machine does meanwhile. The mirror runs only during
 blocks of its own backend (it is stopped in between), as it would beside a run of its own;
-"starting" begins a new run in every block, with the import of mlflow that its mirror needs.
+"starting" begins a new run in every block, with the import of mlflow that its mirror needs;
+"server hangs" sends to a server that accepts connections and never answers.
 Run: python benchmarks/training_throughput.py
 """
 
@@ -14,6 +15,7 @@ import contextlib
 import io
 import os
 import signal
+import socket
 import statistics
 import tempfile
 import time
@@ -87,54 +89,73 @@ class Job:
         return time.perf_counter() - began
 
 
-def mirror_pid(run: mt.Run) -> int:
-    companion = run._companion
-    assert companion is not None
-    return companion._process.pid
+HANGING = "mlflow, server hangs"
+STARTING = "mlflow, mirror starting"
+ARMS = ("off", "local", "mlflow", HANGING, STARTING)
+
+
+class Mirrored:
+    """A run whose mirror runs only during the blocks of that run."""
+
+    def __init__(self, run: mt.Run) -> None:
+        self.run = run
+        assert run._companion is not None
+        self._mirror = run._companion._process.pid
+        self.pause()
+
+    def resume(self) -> None:
+        os.kill(self._mirror, signal.SIGCONT)
+
+    def pause(self) -> None:
+        os.kill(self._mirror, signal.SIGSTOP)
+
+
+def measure(job: Job, folder: Path, store: str, hanging: str) -> dict[str, list[float]]:
+    """Seconds of each block, by arm."""
+
+    def start(backend: str, uri: str = store) -> mt.Run:
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+        return mt.start_run(experiment="e", backend=backend, directory=folder)
+
+    # The database is made first: that takes seconds, once in its life.
+    start("mlflow").finish()
+    plain = {"off": start("off"), "local": start("local")}
+    mirrored = {"mlflow": Mirrored(start("mlflow")), HANGING: Mirrored(start("mlflow", hanging))}
+    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    job.block(plain["off"])
+    for number in range(ROUNDS):
+        first = number % len(ARMS)
+        for arm in ARMS[first:] + ARMS[:first]:
+            if arm in mirrored:
+                mirrored[arm].resume()
+                seconds[arm].append(job.block(mirrored[arm].run))
+                mirrored[arm].pause()
+            elif arm == STARTING:
+                run = start("mlflow")
+                seconds[arm].append(job.block(run))
+                run.finish()
+            else:
+                seconds[arm].append(job.block(plain[arm]))
+    for tracked in mirrored.values():
+        tracked.resume()
+    for run in (plain["local"], *(tracked.run for tracked in mirrored.values())):
+        run.finish()
+    return seconds
 
 
 def main() -> None:
     job = Job()
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{name}/mlflow.db"
-        folder = Path(name) / "runs"
-
-        def start(backend: str) -> mt.Run:
-            return mt.start_run(experiment="e", backend=backend, directory=folder)
-
-        with contextlib.redirect_stderr(io.StringIO()):
-            # The database is made first: that takes seconds, once in its life.
-            start("mlflow").finish()
-            off, local, mirrored = start("off"), start("local"), start("mlflow")
-        pid = mirror_pid(mirrored)
-        os.kill(pid, signal.SIGSTOP)
-        seconds: dict[str, list[float]] = {
-            "off": [],
-            "local": [],
-            "mlflow": [],
-            "mlflow, mirror starting": [],
-        }
-        job.block(off)
-        for number in range(ROUNDS):
-            arms = list(seconds)
-            for arm in arms[number % 4 :] + arms[: number % 4]:
-                if arm == "mlflow, mirror starting":
-                    with contextlib.redirect_stderr(io.StringIO()):
-                        run = start("mlflow")
-                        seconds[arm].append(job.block(run))
-                        run.finish()
-                elif arm == "mlflow":
-                    os.kill(pid, signal.SIGCONT)
-                    seconds[arm].append(job.block(mirrored))
-                    os.kill(pid, signal.SIGSTOP)
-                else:
-                    seconds[arm].append(job.block(off if arm == "off" else local))
-        os.kill(pid, signal.SIGCONT)
-        with contextlib.redirect_stderr(io.StringIO()):
-            for run in (local, mirrored):
-                run.finish()
+    # What cannot be sent to the hanging server is not waited for at the end.
+    os.environ |= {"MLFLOW_TRACK_FINISH_TIMEOUT": "10", "MLFLOW_TRACK_MIRROR_LINGER": "0"}
+    # It accepts, because the kernel does so up to the backlog, and never answers.
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+        hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+            store = f"sqlite:///{name}/mlflow.db"
+            with contextlib.redirect_stderr(io.StringIO()):
+                seconds = measure(job, Path(name) / "runs", store, hanging)
     tokens = STEPS * job.config.batch_size * job.config.context_length
-    print(f"{torch.get_num_threads()} threads, {ROUNDS} rounds of {STEPS} steps")
+    print(f"{torch.get_num_threads()} threads, {ROUNDS} rounds of {STEPS} steps\n")
     print("| backend | tokens/s | share of off, median | quartiles |\n|---|---|---|---|")
     for arm, blocks in seconds.items():
         shares = [a / b for a, b in zip(seconds["off"], blocks, strict=True)]
