@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from mlflow_track.analysis.summary import MetricSummary, Summary
+from mlflow_track.record.tags import PARENT_TAG
 
 Direction = Literal["min", "max"]
 
@@ -33,7 +34,12 @@ def best(metric: str, summary: MetricSummary, wanted: Direction | None = None) -
 
 
 def differing_params(runs: Sequence[Summary]) -> list[str]:
-    """The dotted names of the params that are not the same in all runs, sorted."""
+    """The dotted names of the params that are not the same in all runs, sorted.
+
+    The parent of a sweep has other params than its members, which says nothing: it does not count.
+    """
+    parents = {run.tags.get(PARENT_TAG) for run in runs}
+    runs = [run for run in runs if run.id not in parents]
     names = sorted({name for run in runs for name in run.params})
     return [n for n in names if len({_identity(run.params, n) for run in runs}) > 1]
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_track.record.directory import KILLED, LAYOUT_VERSION, STATUSES, folder_name, true_status
+from mlflow_track.record.directory import (
+    KILLED,
+    LAYOUT_VERSION,
+    RUNNING,
+    STATUSES,
+    folder_name,
+    true_status,
+)
 from mlflow_track.record.files import read_json
 
 _DESCRIPTION = "run.json"
@@ -150,6 +158,8 @@ def last_sign_of_life(path: Path, info: Mapping[str, Any]) -> float:
     """When the run ended; of one that has no end, when its record last grew. Unix seconds."""
     if info["ended"] is not None:
         return info["ended"]
+    if read_status(path, info) == RUNNING:
+        return time.time()
     times = [info["created"]]
     for name in ("metrics.csv", _DESCRIPTION):
         try:

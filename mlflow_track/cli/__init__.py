@@ -12,6 +12,7 @@ _HOMES = {
     "show": "show",
     "compare": "compare",
     "plot": "plot",
+    "report": "report",
     "tail": "show",
     "export": "export",
     "rm": "trash",

@@ -23,7 +23,7 @@ from tests.analysis.records import make_run, write
 
 ROOT = Path(__file__).resolve().parents[2]
 # Commands whose examples need a server or a checkpoint have tests of their own.
-MINE = ("ls", "show", "compare", "plot", "tail", "export", "rm", "gc", "completion")
+MINE = ("ls", "show", "compare", "plot", "report", "tail", "export", "rm", "gc", "completion")
 
 
 def invoke(*words: str, status: int = 0) -> Result:

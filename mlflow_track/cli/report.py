@@ -1,0 +1,72 @@
+"""`mlflow-track report`: a comparison as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mlflow_track.cli.select import directory_option, runs_argument, some_runs
+
+
+@click.command()
+@runs_argument
+@directory_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="The file.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="Only these metrics; the first is the one that decides.",
+)
+@click.option("--title", default="", help="Of the page; the experiment's name otherwise.")
+@click.option(
+    "--x", "axis", type=click.Choice(["step", "time", "tokens"]), default="step", show_default=True
+)
+@click.option(
+    "--smooth",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="Weight of the past in a moving average, as 0.9.",
+)
+def report(
+    runs: tuple[str, ...],
+    root: Path,
+    output: Path,
+    metrics: tuple[str, ...],
+    title: str,
+    axis: str,
+    smooth: float,
+) -> None:
+    r"""Write a report on RUNs (all, where none is named): one HTML file to open, keep or send.
+
+    It holds the table, the curves, which params matter, samples and pictures of the artifacts, and
+    where each run came from; it loads nothing from anywhere.
+
+    \b
+    Examples:
+      mlflow-track report
+      mlflow-track report demo --metric val/loss --smooth 0.6 -o demo.html
+    """
+    from mlflow_track.analysis.report import render_report
+
+    found = some_runs(root, runs)
+    try:
+        html = render_report(
+            found,
+            metrics=list(metrics) or None,
+            title=title,
+            axis=axis,  # type: ignore[arg-type]
+            smooth=smooth,
+        )
+        output.write_text(html, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{output}: {len(found)} runs, {len(html.encode()) / 1e6:.2f} MB")
