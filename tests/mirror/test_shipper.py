@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_track.mirror import metric_rows
+from mlflow_track.mirror.metric_rows import MetricRows
 from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.sink import Cell, Target, Unavailable
+from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows
@@ -218,6 +220,15 @@ def test_without_the_account_of_rewinds_a_step_arrives_twice(tmp_path, monkeypat
     assert repeated_steps(play(tmp_path / "good", STORY, seed=3)[0]) == []
     monkeypatch.setattr(Repeated, "get", lambda *_: None)
     assert repeated_steps(play(tmp_path / "bad", STORY, seed=3)[0])
+
+
+def test_without_what_was_acknowledged_a_step_arrives_twice(tmp_path, monkeypatch):
+    # mirror.json is the first guard, asking the server the second; take one away, then both.
+    story = [*STORY[:13], ("crash of the mirror", None), *STORY[13:], ("ship", None)]
+    monkeypatch.setattr(MirrorState, "read", lambda _: MirrorState())
+    assert repeated_steps(play(tmp_path / "good", story, seed=3)[0]) == []
+    monkeypatch.setattr(MetricRows, "recover", lambda _: None)
+    assert repeated_steps(play(tmp_path / "bad", story, seed=3)[0])
 
 
 def test_the_largest_difference_between_attempts_is_known(tmp_path):
