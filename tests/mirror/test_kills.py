@@ -17,7 +17,7 @@ import mlflow_track as mt
 from mlflow_track.mirror.process import LOCK_FILE, open_mlflow, sync_run
 from mlflow_track.record.lock import is_locked
 from tests.campaign import seeds
-from tests.mirror.conftest import ROOT, history, only_run
+from tests.mirror.conftest import ROOT, history, only_run, runs_of
 
 pytestmark = pytest.mark.faults
 
@@ -77,9 +77,9 @@ def test_no_returned_step_is_lost_at_the_server(store, tmp_path, wait_for, seed)
         kill_mirror(record.path)
         wait_for(lambda: not is_locked(record.path / LOCK_FILE))
         sync_run(record.path.absolute(), store, open_mlflow)
-    wait_for(lambda: not is_locked(record.path / LOCK_FILE))
+    # The status is told last, when everything else is there.
+    wait_for(lambda: [run for run in runs_of(store, "e") if run.info.status == "KILLED"])
     run = only_run(store, "e")
-    assert run.info.status == "KILLED"
     found = steps_in(record)
     assert found[-1] >= last
     assert history(store, run.info.run_id, "a") == [(step, step / 3) for step in found]
