@@ -304,8 +304,9 @@ class Run:
             TypeError, ValueError: An argument does not fit; the message names it; or `upload` is
                 "best" without a metric to compare.
         """
-        from mlflow_track.checkpoint.checkpointer import Checkpointer, Plan
+        from mlflow_track.checkpoint.checkpointer import Checkpointer
         from mlflow_track.checkpoint.decision import Limits
+        from mlflow_track.checkpoint.plan import Plan
 
         limits = Limits(
             max_steps=max_steps,

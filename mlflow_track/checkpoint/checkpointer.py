@@ -6,57 +6,23 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from mlflow_track.checkpoint import decision, loading, pruning, randomness
-from mlflow_track.checkpoint.decision import Limits
-from mlflow_track.checkpoint.exactness import (
-    Report,
-    differences_of_params,
-    differences_of_surroundings,
-    fingerprint,
-    surroundings,
-)
+from mlflow_track.checkpoint import decision, pruning, randomness
+from mlflow_track.checkpoint.exactness import fingerprint, surroundings
 from mlflow_track.checkpoint.history import History, Moment, Saved
+from mlflow_track.checkpoint.plan import Plan
 from mlflow_track.checkpoint.progress import progress_on_terminal
 from mlflow_track.checkpoint.ranks import Ranks
-from mlflow_track.checkpoint.retention import Keep
+from mlflow_track.checkpoint.restoring import Restorer, data_of
 from mlflow_track.checkpoint.saving import Outcome, Saver, SaveRequest
-from mlflow_track.checkpoint.schedule import Ask, SavePolicy
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint.schedule import Ask
+from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten
 from mlflow_track.stop import StopRequest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What `run.checkpoints(...)` was given.
-
-    Attributes:
-        save: When to save; None saves only at `save()`.
-        keep: What to keep; None keeps all.
-        must_match: Shell patterns of params without which a resume makes no sense.
-        free: Shell patterns of params that may differ and leave the continuation exact.
-        limits: What ends the run.
-    """
-
-    save: SavePolicy | None = None
-    keep: Keep | None = None
-    must_match: Sequence[str] = ()
-    free: Sequence[str] = ()
-    limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        if self.save is not None and not isinstance(self.save, SavePolicy):
-            raise TypeError(f"save is {self.save!r}; it takes a policy, like mt.EverySteps(100)")
-        if self.keep is not None and not isinstance(self.keep, Keep):
-            raise TypeError(f"keep is {self.keep!r}; it takes mt.Keep(last=2)")
-        for name in ("must_match", "free"):
-            if isinstance(getattr(self, name), str):
-                raise TypeError(f"{name} is a string; it takes a list of names")
 
 
 class Checkpointer:
@@ -89,7 +55,6 @@ class Checkpointer:
         self._plan = plan
         self._announce = announce
         self._stop = stop
-        self._restored = restored
         self._ranks = Ranks.here()
         if not self._ranks.is_alone:
             stop.share()
@@ -99,6 +64,9 @@ class Checkpointer:
         # It waits for the writer of a former process, whose folder must not be swept.
         self._saver = Saver(self._store, metrics, announce)
         self._store.sweep()
+        self._restorer = Restorer(
+            directory, metrics, self._store, plan, self._ranks, announce, restored
+        )
         self._patience = decision.PatientLog(announce)
         self._watched = plan.save.watched if plan.save is not None else frozenset()
         self._history = History(since=self._clock.now())
@@ -233,11 +201,8 @@ class Checkpointer:
             **surroundings(state, self._ranks.world_size),
             "params": params,
             "params_sha256": fingerprint(params),
-            "data": self._data(),
+            "data": data_of(self._directory),
         }
-
-    def _data(self) -> dict[str, str]:
-        return {item["name"]: item["sha256"] for item in self._directory.info["inputs"]}
 
     def _settle(self) -> list[OSError]:
         """Say how the saves ended that ended meanwhile; only then may older ones go."""
@@ -304,83 +269,12 @@ class Checkpointer:
             ValueError: The names of `state` are not those of the checkpoint, or a param that must
                 match differs.
         """
-        try:
-            found = self._newest_that_verifies(step)
-            self._restored()
-            if found is None:
-                if self._directory.attempt > 1:
-                    self._rewind(-1)
-                self._ranks.same({"next_step": 0})
-                return 0
-            checkpoint, content = found
-            report = self._compare(checkpoint, state)
-        except (OSError, ValueError) as error:
-            # The other ranks wait for an answer.
-            self._ranks.same({"error": str(error)})
-            raise
-        self._ranks.same(
-            {
-                "next_step": checkpoint.step + 1,
-                "name": checkpoint.path.name,
-                "state": content["state"],
-                "random": content["random"],
-            }
-        )
-        loading.load_into(state, content["state"], checkpoint)
-        lost = randomness.restore_rank(content["random"], self._ranks.rank)
-        report = replace(report, differences=(*report.differences, *lost))
-        self._history = History.from_plain(content["history"], since=self._clock.now())
-        self._resumed_from = {checkpoint.step}
-        self._rewind(checkpoint.step)
-        self._announce(str(report))
-        self._directory.add("restores", {"attempt": self._directory.attempt, **report.to_json()})
-        return checkpoint.step + 1
-
-    def _newest_that_verifies(self, step: int | None) -> tuple[Checkpoint, dict[str, Any]] | None:
-        candidates = [c for c in self._store.list() if step is None or c.step == step]
-        if not candidates and step is not None:
-            known = ", ".join(str(c.step) for c in self._store.list()) or "none"
-            raise FileNotFoundError(f"no checkpoint of step {step}; there are: {known}")
-        failures = []
-        for checkpoint in reversed(candidates):
-            try:
-                return checkpoint, loading.read(checkpoint)
-            except CorruptCheckpointError as error:
-                failures.append(str(error))
-                moved = self._store.quarantine(checkpoint)
-                self._announce(f"DAMAGED checkpoint moved to {moved}: {error}")
-        if failures:
-            raise CorruptCheckpointError("no checkpoint verifies: " + "; ".join(failures))
-        return None
-
-    def _compare(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Report:
-        """What differs between the save and here; raises where something must not."""
-        manifest, plan = checkpoint.manifest, self._plan
-        params = flatten(self._directory.read_config()["params"])
-        warned, free = differences_of_params(
-            manifest["params"], params, must_match=plan.must_match, free=plan.free
-        )
-        # A run that has not said what it reads yet is not one that reads something else.
-        data = {k: v for k, v in manifest["data"].items() if k in self._data()}
-        prefixed = [{f"data.{k}": v for k, v in d.items()} for d in (data, self._data())]
-        changed, _ = differences_of_params(*prefixed, must_match=plan.must_match, free=())
-        here = surroundings(state, self._ranks.world_size)
-        return Report(
-            step=checkpoint.step,
-            restored=(*state, "random generators"),
-            differences=(*differences_of_surroundings(manifest, here), *changed, *warned),
-            free=free,
-        )
-
-    def _rewind(self, step: int) -> None:
-        attempt = self._directory.attempt
-        for checkpoint in self._store.list():
-            if checkpoint.step > step:
-                moved = self._store.move_aside(checkpoint, attempt)
-                self._announce(f"checkpoint of the later step {checkpoint.step} moved to {moved}")
-        rows = self._directory.rewind(self._metrics, step)
-        if rows:
-            self._announce(f"moved {rows} rows after step {step} out of metrics.csv")
+        found = self._restorer.restore(state, step)
+        if found is None:
+            return 0
+        self._history = History.from_plain(found.history, since=self._clock.now())
+        self._resumed_from = {found.step}
+        return found.step + 1
 
 
 def _describe(outcome: Outcome, asks: Sequence[Ask]) -> str:

@@ -1,0 +1,145 @@
+"""From which checkpoint a run goes on, and with what said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from mlflow_track.checkpoint import loading, randomness
+from mlflow_track.checkpoint.exactness import (
+    Report,
+    differences_of_params,
+    differences_of_surroundings,
+    surroundings,
+)
+from mlflow_track.checkpoint.plan import Plan
+from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.params import flatten
+
+
+class Restored(NamedTuple):
+    """What was restored: its step, and the history of policies as plain data."""
+
+    step: int
+    history: Mapping[str, Any]
+
+
+class Restorer:
+    """Takes the newest checkpoint that verifies, on rank 0, and gives its state to all ranks.
+
+    Args:
+        directory: The run's folder.
+        metrics: Its rows, which are rewound to the restored step.
+        store: Its checkpoints.
+        plan: Which params must match, and which are free to differ.
+        ranks: The job; this process is its first.
+        announce: Takes one line of text for the log.
+        place_is_known: Called once the place to continue from is known.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        metrics: MetricsFile,
+        store: CheckpointStore,
+        plan: Plan,
+        ranks: Ranks,
+        announce: Callable[[str], None],
+        place_is_known: Callable[[], None],
+    ) -> None:
+        self._directory = directory
+        self._metrics = metrics
+        self._store = store
+        self._plan = plan
+        self._ranks = ranks
+        self._announce = announce
+        self._restored = place_is_known
+
+    def restore(self, state: MutableMapping[str, Any], step: int | None) -> Restored | None:
+        """See `Checkpointer.restore`; None where there is no checkpoint."""
+        try:
+            found = self._newest_that_verifies(step)
+            self._restored()
+            if found is None:
+                if self._directory.attempt > 1:
+                    self._rewind(-1)
+                self._ranks.same({"next_step": 0})
+                return None
+            checkpoint, content = found
+            report = self._compare(checkpoint, state)
+        except (OSError, ValueError) as error:
+            # The other ranks wait for an answer.
+            self._ranks.same({"error": str(error)})
+            raise
+        self._ranks.same(
+            {
+                "next_step": checkpoint.step + 1,
+                "name": checkpoint.path.name,
+                "state": content["state"],
+                "random": content["random"],
+            }
+        )
+        loading.load_into(state, content["state"], checkpoint)
+        lost = randomness.restore_rank(content["random"], self._ranks.rank)
+        report = replace(report, differences=(*report.differences, *lost))
+        self._rewind(checkpoint.step)
+        self._announce(str(report))
+        self._directory.add("restores", {"attempt": self._directory.attempt, **report.to_json()})
+        return Restored(checkpoint.step, content["history"])
+
+    def _newest_that_verifies(self, step: int | None) -> tuple[Checkpoint, dict[str, Any]] | None:
+        candidates = [c for c in self._store.list() if step is None or c.step == step]
+        if not candidates and step is not None:
+            known = ", ".join(str(c.step) for c in self._store.list()) or "none"
+            raise FileNotFoundError(f"no checkpoint of step {step}; there are: {known}")
+        failures = []
+        for checkpoint in reversed(candidates):
+            try:
+                return checkpoint, loading.read(checkpoint)
+            except CorruptCheckpointError as error:
+                failures.append(str(error))
+                moved = self._store.quarantine(checkpoint)
+                self._announce(f"DAMAGED checkpoint moved to {moved}: {error}")
+        if failures:
+            raise CorruptCheckpointError("no checkpoint verifies: " + "; ".join(failures))
+        return None
+
+    def _compare(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Report:
+        """What differs between the save and here; raises where something must not."""
+        manifest, plan = checkpoint.manifest, self._plan
+        params = flatten(self._directory.read_config()["params"])
+        warned, free = differences_of_params(
+            manifest["params"], params, must_match=plan.must_match, free=plan.free
+        )
+        # A run that has not said what it reads yet is not one that reads something else.
+        data = {k: v for k, v in manifest["data"].items() if k in data_of(self._directory)}
+        prefixed = [
+            {f"data.{k}": v for k, v in d.items()} for d in (data, data_of(self._directory))
+        ]
+        changed, _ = differences_of_params(*prefixed, must_match=plan.must_match, free=())
+        here = surroundings(state, self._ranks.world_size)
+        return Report(
+            step=checkpoint.step,
+            restored=(*state, "random generators"),
+            differences=(*differences_of_surroundings(manifest, here), *changed, *warned),
+            free=free,
+        )
+
+    def _rewind(self, step: int) -> None:
+        attempt = self._directory.attempt
+        for checkpoint in self._store.list():
+            if checkpoint.step > step:
+                moved = self._store.move_aside(checkpoint, attempt)
+                self._announce(f"checkpoint of the later step {checkpoint.step} moved to {moved}")
+        rows = self._directory.rewind(self._metrics, step)
+        if rows:
+            self._announce(f"moved {rows} rows after step {step} out of metrics.csv")
+
+
+def data_of(directory: RunDirectory) -> dict[str, str]:
+    """The sha256 of each input that the run has named."""
+    return {item["name"]: item["sha256"] for item in directory.info["inputs"]}
