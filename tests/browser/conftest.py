@@ -78,9 +78,10 @@ class Site(NamedTuple):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedRun]:
     """Two finished runs of one experiment, by name."""
     root = tmp_path_factory.mktemp("browser") / "runs of Zoë"
-    for name, learning_rate in LEARNING_RATES.items():
-        trainer = Trainer(root, name, learning_rate)
+    trainers = [Trainer(root, name, rate) for name, rate in LEARNING_RATES.items()]
+    for trainer in trainers:
         trainer.train(STEPS)
+    for trainer in trainers:
         trainer.finish()
     return {run.name: run for run in load_runs(root)}
 

@@ -1,0 +1,57 @@
+"""What `mlflow-track ui` says where it cannot show anything; the page itself: tests/browser."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+
+import pytest
+from click.testing import CliRunner
+
+import mlflow_track as mt
+from mlflow_track.analysis.ui_address import experiment_id_of, page_of
+from mlflow_track.analysis.ui_server import UiServer, UiServerError
+from mlflow_track.cli import main
+
+
+def ui(*arguments: str) -> tuple[int, str]:
+    ran = CliRunner().invoke(main, ["ui", *arguments, "--no-browser"])
+    assert ran.exception is None or isinstance(ran.exception, SystemExit)
+    return ran.exit_code, ran.output
+
+
+def test_a_folder_without_runs_is_an_error(tmp_path):
+    code, text = ui(str(tmp_path))
+    assert code == 1 and f"there are no runs in {tmp_path}" in text
+    assert ui(str(tmp_path / "none"))[0] == 1
+
+
+def test_what_is_passed_over_is_said_with_the_reason(tmp_path):
+    (tmp_path / "e" / "torn").mkdir(parents=True)
+    (tmp_path / "e" / "torn" / "run.json").write_text("{")
+    code, text = ui(str(tmp_path))
+    assert code == 1 and "torn: run.json cannot be read" in text
+
+
+def test_a_taken_port_is_named(tmp_path):
+    with mt.start_run(directory=tmp_path, experiment="e"):
+        pass
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, text = ui(str(tmp_path), "--port", str(port))
+    assert code == 1 and f"port {port} of 127.0.0.1 cannot be had" in text
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ())
+    with pytest.raises(UiServerError, match=r"pip install -e \."), UiServer(tmp_path):
+        pass
+
+
+def test_the_page_compares_an_experiment_by_charts():
+    assert page_of("http://127.0.0.1:1", "e").startswith(
+        f"http://127.0.0.1:1/#/experiments/{experiment_id_of('e')}/runs?"
+    )
+    assert "compareRunsMode=CHART" in page_of("", "e")
