@@ -187,7 +187,6 @@ QUESTIONS: dict[str, Callable[[Page], int]] = {
         "metrics.`val/loss` < 0.9 and params.lr LIKE '0.%'", "metrics.`val/loss` ASC"
     ),
     "chart of 10 runs": lambda page: page.chart("train/loss"),
-    "5 charts of 10 runs": lambda page: sum(page.chart(metric) for metric in METRICS),
 }
 
 
