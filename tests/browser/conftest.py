@@ -160,7 +160,7 @@ def page(browser: Any) -> Iterator[Any]:
         "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');"
     )
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     errors: list[str] = []
     hosts: set[str] = set()
     page.on("pageerror", lambda error: errors.append(f"exception: {error}"))
