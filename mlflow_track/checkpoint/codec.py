@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import math
+import operator
+import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,17 +21,33 @@ _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
 _STRING = frozenset((str,))
 _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter, torch.nn.Buffer))
 _MOST_DEPTH = 200
+_WORTH_REMEMBERING = 16
+_dereference: Any = weakref.ref.__call__
+_address_of = torch.Tensor.data_ptr
 _MOST_INLINE_BYTES = 16 << 10
+
+
+class _Known(NamedTuple):
+    """A mapping of tensors as it was encoded: the same objects again give the same result."""
+
+    keys: list[str]
+    tensors: list[weakref.ref[torch.Tensor]]
+    names: list[str]
+    encoded: dict[str, Any]
 
 
 class Encoder:
     """Takes state apart.
 
+    Args:
+        memory: What an encoder of the state before remembered, by path; it is used and renewed.
+
     Attributes:
         tensors: Every tensor met, by its path ("model.layers.0.weight"), not copied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: dict[str, _Known] | None = None) -> None:
+        self._memory = memory
         self.tensors: dict[str, torch.Tensor] = {}
         self._seen: dict[int, str] = {}
         self._views: dict[tuple[Any, ...], str] = {}
@@ -80,14 +98,19 @@ class Encoder:
 
     def _mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> Any:
         if _STRING.issuperset(map(type, value)) and "$" not in {key[:1] for key in value}:
-            prefix, deeper = path + ".", depth + 1
-            # Thousands of tensors come this way: no call that is not needed.
-            return {
-                key: self._tensor(item, prefix + key)
-                if type(item) in _TENSORS
-                else self.encode(item, prefix + key, deeper)
-                for key, item in value.items()
-            }
+            if self._memory is None or len(value) < _WORTH_REMEMBERING:
+                return self._items_by_name(value, path, depth)
+            known = self._memory.pop(path, None)
+            if known is None or not self._is_known(known, value):
+                encoded = self._items_by_name(value, path, depth)
+                known = _remember(encoded, value, path)
+                if known is not None:
+                    self._memory[path] = known
+                return encoded
+            self._memory[path] = known
+            self.tensors.update(zip(known.names, value.values(), strict=True))
+            self._seen.update(zip(map(_address_of, value.values()), known.names, strict=True))
+            return known.encoded
         pairs = []
         for key, item in value.items():
             if not (key is None or isinstance(key, str | int | float | tuple)):
@@ -95,6 +118,24 @@ class Encoder:
             encoded = self.encode(key, f"{path}.<key>", depth + 1)
             pairs.append([encoded, self.encode(item, f"{path}.{key}", depth + 1)])
         return {"$dict": pairs}
+
+    def _items_by_name(self, value: Mapping[str, Any], path: str, depth: int) -> dict[str, Any]:
+        prefix, deeper = path + ".", depth + 1
+        # Thousands of tensors come this way: no call that is not needed.
+        return {
+            key: self._tensor(item, prefix + key)
+            if type(item) in _TENSORS
+            else self.encode(item, prefix + key, deeper)
+            for key, item in value.items()
+        }
+
+    def _is_known(self, known: _Known, value: Mapping[str, Any]) -> bool:
+        return (
+            known.keys == list(value)
+            and all(map(operator.is_, map(_dereference, known.tensors), value.values()))
+            and self.tensors.keys().isdisjoint(known.names)
+            and self._seen.keys().isdisjoint(map(_address_of, value.values()))
+        )
 
     def _tensor(self, value: torch.Tensor, path: str) -> Any:
         if value.layout is not _STRIDED or value.is_quantized or value.is_meta:
@@ -141,6 +182,16 @@ class Encoder:
         else:
             place = self._name(torch.frombuffer(bytearray(raw), dtype=torch.uint8), path)
         return {"$array": [value.dtype.str, list(value.shape), place]}
+
+
+def _remember(encoded: dict[str, Any], value: Mapping[str, Any], path: str) -> _Known | None:
+    """What to keep of a mapping; None unless all of it is tensors that are stored under it."""
+    if not _TENSORS.issuperset(map(type, value.values())):
+        return None
+    names = [item.get("$tensor", "") for item in encoded.values()]
+    if not all(name.startswith(path + ".") for name in names):
+        return None
+    return _Known(list(value), list(map(weakref.ref, value.values())), names, encoded)
 
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+_dtype_of, _shape_of = operator.attrgetter("dtype"), operator.attrgetter("shape")
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
@@ -66,8 +68,9 @@ def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
             raise TypeError(
                 f"state at {name!r} has dtype {tensor.dtype}, which has no safetensors name"
             )
-    # Of one width, one type after the other: few stretches of floats.
-    order = sorted(tensors, key=lambda n: (-tensors[n].element_size(), _NAMES[tensors[n].dtype]))
+    # Of one width, one type after the other: few stretches of floats. Scalars last: an odd address
+    # slows the copy of a large tensor.
+    order = sorted(tensors, key=lambda name: _place_of(tensors[name]))
     entries: dict[str, Any] = {}
     offset = 0
     for name in order:
@@ -93,6 +96,10 @@ def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
         for name in order
     )
     return Layout(header, places, len(header) + offset, _float_spans(places))
+
+
+def _place_of(tensor: torch.Tensor) -> tuple[int, str, int]:
+    return -tensor.element_size(), _NAMES[tensor.dtype], -tensor.numel()
 
 
 def _float_spans(places: Iterable[tuple[Any, ...]]) -> tuple[tuple[int, int, str], ...]:
@@ -193,7 +200,7 @@ class CachedPlan:
     def of(self, tensors: Mapping[str, torch.Tensor]) -> Layout:
         """The layout for `tensors`."""
         every = tensors.values()
-        key = (list(tensors), [t.dtype for t in every], [t.shape for t in every])
+        key = (list(tensors), list(map(_dtype_of, every)), list(map(_shape_of, every)))
         if self._layout is None or key != self._key:
             self._layout, self._key, self._targets = plan(tensors), key, []
         return self._layout

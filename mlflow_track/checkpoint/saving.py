@@ -112,6 +112,7 @@ class Saver:
         self._memory = WarmMemory()
         self._writer: Writer | None = None
         self._planned = image.CachedPlan()
+        self._memory_of_state: dict[str, Any] = {}
         self._pending: deque[_Pending] = deque()
         self._ended: list[Outcome] = []
         self._written_bytes = 0
@@ -130,7 +131,7 @@ class Saver:
         """
         if not self._is_prepared:
             self._is_prepared = True
-            tensors, document = take_apart(SaveRequest(step=0, state=state))
+            tensors, document = take_apart(SaveRequest(step=0, state=state), self._memory_of_state)
             layout = self._planned.of(tensors)
             if self._has_memory(layout.total_bytes + len(document)):
                 self._start_writer()
@@ -148,7 +149,7 @@ class Saver:
         self._is_prepared = True
         while self.in_flight is not None:
             self._take_answer(None)
-        tensors, document = take_apart(request)
+        tensors, document = take_apart(request, self._memory_of_state)
         layout = self._planned.of(tensors)
         manifest = {**request.manifest, "metrics_position": self._metrics.position()}
         order = self._order(request.step, layout, manifest)
@@ -361,22 +362,34 @@ class Saver:
             self._announce(line)
 
 
-def take_apart(request: SaveRequest) -> tuple[dict[str, torch.Tensor], bytes]:
+def take_apart(
+    request: SaveRequest, memory: dict[str, Any] | None = None
+) -> tuple[dict[str, torch.Tensor], bytes]:
     """The tensors of a request by path, and everything else as the bytes of state.json.
+
+    Args:
+        request: What to save.
+        memory: Given to each call, it makes the next one quicker.
 
     Raises:
         TypeError: Something that a checkpoint cannot hold; the message names its path.
     """
-    encoder = codec.Encoder()
+    encoder = codec.Encoder(memory)
     parts = {}
     with _without_collection():
         for name, entry in request.state.items():
             if not isinstance(name, str) or not name:
                 raise TypeError(f"the state has the name {name!r}; names are non-empty strings")
-            plain = strip_prefix(entry.state_dict()) if hasattr(entry, "state_dict") else entry
-            parts[name] = encoder.encode(plain, name)
+            parts[name] = encoder.encode(_plain(entry), name)
         beside = {k: codec.Encoder().encode(value, k) for k, value in request.beside.items()}
         return encoder.tensors, _json({"state": parts, **beside})
+
+
+def _plain(entry: Any) -> Any:
+    if getattr(type(entry), "state_dict", None) is torch.nn.Module.state_dict:
+        # The parameters themselves: the same objects each time, and nothing made for each.
+        return strip_prefix(entry.state_dict(keep_vars=True))
+    return strip_prefix(entry.state_dict()) if hasattr(entry, "state_dict") else entry
 
 
 @contextmanager

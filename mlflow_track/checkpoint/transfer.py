@@ -15,6 +15,12 @@ def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -
     another thread may hold. From a CUDA device the copies run on a stream of their own, after what
     the current one has computed; they are quickest into pinned targets.
     """
+    if not sources:
+        return
+    if not torch.cuda.is_initialized():
+        with torch.no_grad():
+            torch._foreach_copy_(list(targets), list(sources))
+        return
     on_cuda: dict[torch.device, list[int]] = defaultdict(list)
     elsewhere = []
     for index, source in enumerate(sources):

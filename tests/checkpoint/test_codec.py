@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,34 @@ def test_a_cycle_is_refused() -> None:
     loop.append(loop)
     with pytest.raises(TypeError, match="cycle"):
         codec.Encoder().encode(loop, "state")
+
+
+@pytest.mark.parametrize("tied", ["nowhere", "before", "after"])
+def test_what_an_encoder_remembers_changes_nothing(tied: str) -> None:
+    memory: dict[str, Any] = {}
+    tensors = {f"t{i}": torch.randn(3) for i in range(20)}
+    changes: list[Callable[[], Any]] = [
+        lambda: None,
+        lambda: tensors.update(t3=torch.randn(3)),
+        lambda: tensors.pop("t5"),
+        lambda: setattr(tensors["t7"], "data", torch.randn(2, 2)),
+        lambda: setattr(tensors["t8"], "data", torch.randn(3).double()),
+        lambda: tensors.update(n=4),  # type: ignore[arg-type]
+        lambda: tensors.update(t9=tensors["t1"]),
+        lambda: tensors.pop("n"),
+    ]
+    plan = image.CachedPlan()
+    for change in changes:
+        change()
+        for _ in range(2):
+            known, fresh = codec.Encoder(memory), codec.Encoder()
+            state: dict[str, Any] = {"inside": tensors}
+            if tied == "before":
+                state = {"outside": tensors["t2"], "inside": tensors}
+            if tied == "after":
+                state["outside"] = tensors["t2"]
+            assert known.encode(state, "s") == fresh.encode(state, "s")
+            assert list(known.tensors) == list(fresh.tensors)
+            for name, tensor in fresh.tensors.items():
+                assert known.tensors[name] is tensor
+            assert plan.of(known.tensors) == image.plan(fresh.tensors)
