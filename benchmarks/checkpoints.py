@@ -140,8 +140,7 @@ class Ways:
         (outcome,) = self.saver.outcomes()
         assert outcome.error is None, outcome.error
         for older in self.store.list()[:-1]:
-            self.saver.remove(older)
-        self.saver.wait()
+            self.store.remove(older)
         return stall, outcome.durable_seconds
 
     def torch_save(self) -> tuple[float, float]:
@@ -180,7 +179,7 @@ class Ways:
         return stall, time.perf_counter() - began
 
     def fabric(self) -> tuple[float, float]:
-        from lightning_fabric.plugins.io import TorchCheckpointIO
+        from lightning.fabric.plugins.io import TorchCheckpointIO
 
         began = time.perf_counter()
         TorchCheckpointIO().save_checkpoint(plain(self.state), self.folder / "fabric.ckpt")
@@ -188,8 +187,8 @@ class Ways:
         return seconds, seconds
 
     def fabric_async(self) -> tuple[float, float]:
-        from lightning_fabric.plugins.io import TorchCheckpointIO
-        from pytorch_lightning.plugins.io import AsyncCheckpointIO
+        from lightning.fabric.plugins.io import TorchCheckpointIO
+        from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
         writer = AsyncCheckpointIO(TorchCheckpointIO())  # type: ignore[arg-type]
         began = time.perf_counter()
@@ -322,8 +321,7 @@ def lost_table(ways: Ways) -> None:
             ways.saver.wait()
             assert all(outcome.error is None for outcome in ways.saver.outcomes())
             for older in ways.store.list()[:-1]:
-                ways.saver.remove(older)
-            ways.saver.wait()
+                ways.store.remove(older)
 
         return end
 
@@ -360,12 +358,18 @@ def lost_table(ways: Ways) -> None:
 # --- memory ---
 
 
-def proportional_bytes(pid: int | str) -> int:
-    """Memory of a process, shared pages divided among those that share them."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return 1024 * int(line.split()[1])
-    return 0
+def resident_bytes(writer_pid: int | None) -> int:
+    """Memory of this process, and what the writer process has besides the memory they share."""
+    used = _rollup("self")["Rss"]
+    if writer_pid is not None:
+        writer = _rollup(writer_pid)
+        used += writer["Pss"] - writer["Pss_Shmem"]
+    return used
+
+
+def _rollup(pid: int | str) -> dict[str, int]:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
 
 
 def memory_table(state: dict[str, Any], folder: Path) -> None:
@@ -375,7 +379,7 @@ def memory_table(state: dict[str, Any], folder: Path) -> None:
     print("| way | / the state |\n|---|---|")
     for arm in arms:
         gc.collect()
-        before = proportional_bytes("self")
+        before = resident_bytes(None)
         ways = Ways.__new__(Ways)
         ways.state, ways.folder, ways.number = state, folder / arm.split()[0], 0
         ways.folder.mkdir()
@@ -388,8 +392,7 @@ def memory_table(state: dict[str, Any], folder: Path) -> None:
             while not done.wait(0.02):
                 pid = getattr(ways.saver._writer, "pid", None)
                 try:
-                    used = proportional_bytes("self") + (proportional_bytes(pid) if pid else 0)
-                    most[0] = max(most[0], used)
+                    most[0] = max(most[0], resident_bytes(pid))
                 except OSError:
                     pass
 

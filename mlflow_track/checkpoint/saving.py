@@ -23,7 +23,7 @@ import torch
 from mlflow_track.checkpoint import codec, digests, image
 from mlflow_track.checkpoint.memory import WarmMemory, available_bytes
 from mlflow_track.checkpoint.prefixes import strip_prefix
-from mlflow_track.checkpoint.publish import STATE_JSON, STATE_TENSORS, Content, empty_trash, publish
+from mlflow_track.checkpoint.publish import STATE_JSON, STATE_TENSORS, Content, publish
 from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
 from mlflow_track.checkpoint.writer import ProcessWriter, ThreadWriter, Writer, WriterDiedError
 from mlflow_track.record.metrics import MetricsFile
@@ -77,9 +77,9 @@ class _Pending:
     """A request that the writer has not answered."""
 
     request: dict[str, Any]
-    step: int | None = None
-    size_bytes: int = 0
-    started: float = 0.0
+    step: int
+    size_bytes: int
+    started: float
     stall_seconds: float = 0.0
     writers: int = 1
 
@@ -122,7 +122,7 @@ class Saver:
     @property
     def in_flight(self) -> int | None:
         """The step that is being written; None where nothing is."""
-        return next((p.step for p in self._pending if p.step is not None), None)
+        return self._pending[0].step if self._pending else None
 
     def prepare(self, state: Mapping[str, Any]) -> None:
         """Have memory warm and a writer running before the first save. Later calls do nothing.
@@ -159,7 +159,6 @@ class Saver:
         self._fill(layout, tensors, document + order)
         pending = _Pending(
             {
-                "do": "publish",
                 "image_bytes": layout.total_bytes,
                 "document_bytes": len(document),
                 "order_bytes": len(order),
@@ -172,14 +171,6 @@ class Saver:
         self._send(pending)
         pending.stall_seconds = time.monotonic() - started
         return pending.stall_seconds
-
-    def remove(self, checkpoint: Checkpoint) -> None:
-        """Take a checkpoint out of sight at once, and have its files deleted."""
-        trash = self._store.hide(checkpoint)
-        if self._writer is None:
-            empty_trash(trash)
-        else:
-            self._send(_Pending({"do": "empty", "path": str(trash)}))
 
     def outcomes(self) -> list[Outcome]:
         """The saves that ended since the last call, oldest first. Never blocks, never raises."""
@@ -298,8 +289,6 @@ class Saver:
             self._writer.send(pending.request)
 
     def _end(self, pending: _Pending, error: OSError | None, at: float) -> None:
-        if pending.step is None:
-            return
         self._ended.append(
             Outcome(
                 step=pending.step,

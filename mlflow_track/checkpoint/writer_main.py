@@ -70,16 +70,13 @@ def answer(request: dict[str, Any], memory: Memory, tell: Callable[[int], None])
     """Do what a request asks for; an answer says how it ended, and when."""
     problem = None
     try:
-        if request["do"] == "publish":
-            size = sum(request[f"{part}_bytes"] for part in ("image", "document", "order"))
-            publish_from(memory.view(size), request, tell)
-        else:
-            publish.empty_trash(Path(request["path"]))
+        size = sum(request[f"{part}_bytes"] for part in ("image", "document", "order"))
+        publish_from(memory.view(size), request, tell)
     except OSError as error:
         problem = [error.errno, error.strerror or str(error), error.filename]
     except Exception as error:
         problem = [None, f"{type(error).__name__}: {error}", None]
-    return {"did": request["do"], "error": problem, "at": time.monotonic()}
+    return {"error": problem, "at": time.monotonic()}
 
 
 def main() -> None:

@@ -293,17 +293,6 @@ def test_too_little_space_is_said_before_anything_is_written(
     here.saver.close()
 
 
-def test_removed_ones_are_out_of_sight_at_once_and_gone_after_a_wait(saving_here: Saving) -> None:
-    for step in range(3):
-        saving_here.save(step, state_of())
-        saving_here.outcome()
-    for checkpoint in saving_here.store.list()[:2]:
-        saving_here.saver.remove(checkpoint)
-    assert [c.step for c in saving_here.store.list()] == [2]
-    saving_here.saver.wait()
-    assert not list(saving_here.store.path.glob(".trash-*"))
-
-
 def test_a_child_that_the_trainer_forked_keeps_neither_lock_nor_writer(
     saving_here: Saving,
 ) -> None:
