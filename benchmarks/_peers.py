@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 NAMES = ("train/loss", "train/lr", "train/grad_norm", "perf/tokens_per_second", "perf/step_ms")
+# Processes that outlive the one that measures; it ends them.
+MIRRORS: list[int] = []
 Log = Callable[[int, Mapping[str, float]], object]
 
 
@@ -85,6 +87,8 @@ def open_ours_mirrored(folder: Path) -> Log:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     run = mt.start_run(backend="mlflow", directory=folder)
     del os.environ["MLFLOW_TRACKING_URI"]
+    assert run._companion is not None
+    MIRRORS.append(run._companion._process.pid)
     return lambda step, metrics: run.log_metrics(metrics, step=step)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from pathlib import Path
 from _peers import (
     BARE,
     BASELINE,
+    MIRRORS,
     NAMES,
     OURS,
     OURS_LONG,
@@ -73,6 +76,9 @@ def measure(labels: list[str]) -> dict[str, tuple[list[float], list[float]]]:
             if number:  # the first block warms up
                 medians[label].append(statistics.median(times))
                 calls[label] += times
+    for mirror in MIRRORS:
+        os.kill(mirror, signal.SIGKILL)
+    shutil.rmtree(root, ignore_errors=True)
     return {label: (medians[label], calls[label]) for label in ways}
 
 
