@@ -33,6 +33,12 @@ def best(metric: str, summary: MetricSummary, wanted: Direction | None = None) -
     return summary.min, summary.min_step
 
 
+def without_parents(runs: Sequence[Summary]) -> list[Summary]:
+    """The runs but those that only hold others together: parents of some here, without metrics."""
+    parents = {run.tags.get(PARENT_TAG) for run in runs}
+    return [run for run in runs if run.rows or run.id not in parents]
+
+
 def differing_params(runs: Sequence[Summary]) -> list[str]:
     """The dotted names of the params that are not the same in all runs, sorted.
 

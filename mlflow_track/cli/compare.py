@@ -51,7 +51,9 @@ def compare(
       mlflow-track compare @last @best:val/loss --metric val/loss --code
       mlflow-track compare demo --csv
     """
-    found = some_runs(root, runs)
+    from mlflow_track.analysis.compare import without_parents
+
+    found = without_parents(some_runs(root, runs))
     directions: dict[str, Direction] = dict.fromkeys(more_is_better, "max")
     directions |= dict.fromkeys(less_is_better, "min")
     _check(found, (*metrics, *directions))

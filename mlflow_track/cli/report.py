@@ -55,9 +55,10 @@ def report(
       mlflow-track report
       mlflow-track report demo --metric val/loss --smooth 0.6 -o demo.html
     """
+    from mlflow_track.analysis.compare import without_parents
     from mlflow_track.analysis.report import render_report
 
-    found = some_runs(root, runs)
+    found = without_parents(some_runs(root, runs))
     try:
         html = render_report(
             found,
