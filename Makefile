@@ -15,7 +15,7 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 # Other trackers, for comparison: what they need would disturb the pins of .venv.
 INSTALLED_BENCH := .venv-bench/.installed
-COMPARISONS := */logging_cost.py|*/rows_lost.py|*/checkpoints.py
+COMPARISONS := */logging_cost.py|*/rows_lost.py|*/checkpoints.py|*/loading.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo ui server test faults lint bench
