@@ -20,7 +20,9 @@ from mlflow_track.record.rows import iterate_rows
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # Each run would bring the machine's metrics; the tests write their own where they want some.
+    monkeypatch.setenv("MLFLOW_TRACK_SYSTEM_METRICS", "0")
     return tmp_path / "runs of Zoë"
 
 
