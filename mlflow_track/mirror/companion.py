@@ -95,7 +95,7 @@ class Companion:
                 start_new_session=True,
             )
         except OSError:
-            os.close(self._pipe)
+            self._close_pipe()
             raise
         finally:
             os.close(read_end)

@@ -53,6 +53,9 @@ class MlflowSink:
     """A tracking store of MLflow: a server, or a database that this process opens itself."""
 
     def __init__(self, tracking_uri: str) -> None:
+        # Read at each call: the environment may have been changed since the import.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         # Its warnings about single items are told in the record instead.
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
