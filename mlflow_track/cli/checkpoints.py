@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def ckpt() -> None:
-    r"""The checkpoints of a run: list, verify, compare, prune, export, replay.
+    """The checkpoints of a run: list, verify, compare, prune, export, replay.
 
     \b
     Example:
@@ -33,7 +33,7 @@ def ckpt() -> None:
 @directory_option
 @output_options
 def list_checkpoints(run: str, root: Path, form: str | None) -> None:
-    r"""List the checkpoints of RUN, newest last; only manifests are read.
+    """List the checkpoints of RUN, newest last; only manifests are read.
 
     \b
     Example:
@@ -73,7 +73,7 @@ def list_checkpoints(run: str, root: Path, form: str | None) -> None:
 @click.argument("step", required=False)
 @directory_option
 def verify(run: str, step: str | None, root: Path) -> None:
-    r"""Read every byte of every checkpoint of RUN, or of the one of STEP, against its digests.
+    """Read every byte of every checkpoint of RUN, or of the one of STEP, against its digests.
 
     Ends with 1 if one is damaged.
 
@@ -103,7 +103,7 @@ def verify(run: str, step: str | None, root: Path) -> None:
 @directory_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def show(run: str, step: str, root: Path, as_json: bool) -> None:
-    r"""What the manifest of the checkpoint of STEP says, and which tensors it holds.
+    """What the manifest of the checkpoint of STEP says, and which tensors it holds.
 
     \b
     Example:
@@ -138,7 +138,7 @@ def show(run: str, step: str, root: Path, as_json: bool) -> None:
 @click.option("--values", is_flag=True, help="Read the tensors, too, and say which differ.")
 @output_options
 def diff(run: str, first: str, second: str, root: Path, values: bool, form: str | None) -> None:
-    r"""What differs between the checkpoints of the steps FIRST and SECOND of RUN.
+    """What differs between the checkpoints of the steps FIRST and SECOND of RUN.
 
     Without --values only manifests and the names of tensors are read. SECOND may be RUN:STEP.
 
@@ -172,7 +172,7 @@ def diff(run: str, first: str, second: str, root: Path, values: bool, form: str 
 @click.option("--max-bytes", type=int, help="What all of them may take.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go, and why the rest stays.")
 def prune(run: str, root: Path, dry_run: bool, **rules: Any) -> None:
-    r"""Remove checkpoints of RUN: what the run's own `keep`, changed by the options, does not keep.
+    """Remove checkpoints of RUN: what the run's own `keep`, changed by the options, does not keep.
 
     The newest that verifies, the newest finite one and the pinned ones always stay.
 
@@ -217,7 +217,7 @@ def prune(run: str, root: Path, dry_run: bool, **rules: Any) -> None:
 @click.option("--entry", default="model", show_default=True, help="Its name in the state.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write.")
 def export(run: str, step: str, root: Path, form: str, entry: str, output: Path | None) -> None:
-    r"""Write the weights of the model alone, verified, under the names that the model gives them.
+    """Write the weights of the model alone, verified, under the names that the model gives them.
 
     \b
     Example:
@@ -245,7 +245,7 @@ def export(run: str, step: str, root: Path, form: str, entry: str, output: Path 
 @click.argument("step", default="last")
 @directory_option
 def pin(run: str, step: str, root: Path) -> None:
-    r"""Keep the checkpoint of STEP, whatever retention says; also while the run goes on.
+    """Keep the checkpoint of STEP, whatever retention says; also while the run goes on.
 
     \b
     Example:
@@ -263,7 +263,7 @@ def pin(run: str, step: str, root: Path) -> None:
 @click.argument("step", default="last")
 @directory_option
 def unpin(run: str, step: str, root: Path) -> None:
-    r"""Leave the checkpoint of STEP to retention again.
+    """Leave the checkpoint of STEP to retention again.
 
     \b
     Example:
@@ -283,7 +283,7 @@ def unpin(run: str, step: str, root: Path) -> None:
 @click.option("--to", "last", type=int, help="The step to compare at; else the newest.")
 @click.option("--show", is_flag=True, help="Show what the command says.")
 def replay(run: str, root: Path, first: int | None, last: int | None, show: bool) -> None:
-    r"""Run the recorded command from one checkpoint of RUN to the next; compare bit for bit.
+    """Run the recorded command from one checkpoint of RUN to the next; compare bit for bit.
 
     It runs in a temporary folder; RUN is only read. Ends with 1 if something differs.
 

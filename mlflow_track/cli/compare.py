@@ -40,7 +40,7 @@ def compare(
     code: bool,
     form: str | None,
 ) -> None:
-    r"""Compare RUNs; without any, all that there are.
+    """Compare RUNs; without any, all that there are.
 
     Shows only params that differ, and of each metric the last value, the best (a star marks the
     best of all) and the step of it. Between two runs also how code and packages differ.

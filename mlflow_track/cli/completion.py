@@ -8,7 +8,7 @@ import click
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    r"""Print the completion script of SHELL; evaluate it in its start-up file.
+    """Print the completion script of SHELL; evaluate it in its start-up file.
 
     \b
     Examples:

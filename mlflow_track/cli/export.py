@@ -28,7 +28,7 @@ _SUFFIXES = (".csv", ".json", ".parquet")
     help="Which file of a run; system_metrics.csv is another.",
 )
 def export(runs: tuple[str, ...], root: Path, output: Path | None, name: str) -> None:
-    r"""Write the metrics of RUNs (all, where none is named) as one table: a row per run and step.
+    """Write the metrics of RUNs (all, where none is named) as one table: a row per run and step.
 
     \b
     Examples:

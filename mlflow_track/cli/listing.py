@@ -59,7 +59,7 @@ def ls(
     watch: float | None,
     form: str | None,
 ) -> None:
-    r"""List the runs under ROOT (default: MLFLOW_TRACK_DIR, else runs), oldest first.
+    """List the runs under ROOT (default: MLFLOW_TRACK_DIR, else runs), oldest first.
 
     The last value of a metric is shown; without --metric of the one that matters most (a
     validation loss, if there is one).

@@ -34,7 +34,7 @@ def plot(
     is_log: bool,
     output: Path | None,
 ) -> None:
-    r"""Plot metrics of RUNs (all, where none is named) over one another.
+    """Plot metrics of RUNs (all, where none is named) over one another.
 
     Without -o the plot comes as text. Without --metric it is of the metric that matters most (a
     validation loss, if there is one).

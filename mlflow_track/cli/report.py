@@ -45,7 +45,7 @@ def report(
     axis: str,
     smooth: float,
 ) -> None:
-    r"""Write a report on RUNs (all, where none is named): one HTML file to open, keep or send.
+    """Write a report on RUNs (all, where none is named): one HTML file to open, keep or send.
 
     It holds the table, the curves, which params matter, samples and pictures of the artifacts, and
     where each run came from; it loads nothing from anywhere.

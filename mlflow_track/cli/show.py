@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @directory_option
 @output_options
 def show(run: str, root: Path, form: str | None) -> None:
-    r"""Show one RUN: status, attempts, params, tags, provenance, metrics, checkpoints, artifacts.
+    """Show one RUN: status, attempts, params, tags, provenance, metrics, checkpoints, artifacts.
 
     A run is named by its id or the beginning of it, its name, its path, experiment/name, @last,
     or @best:METRIC. --csv prints the summary of its metrics.
@@ -48,7 +48,7 @@ def show(run: str, root: Path, form: str | None) -> None:
 @click.option("--metric", "metrics", multiple=True, help="Only these metrics.")
 @click.option("--no-follow", is_flag=True, help="Print what is there, and end.")
 def tail(run: str, root: Path, lines: int, metrics: tuple[str, ...], no_follow: bool) -> None:
-    r"""Follow a live RUN: its log, and its newest row of metrics about once a second.
+    """Follow a live RUN: its log, and its newest row of metrics about once a second.
 
     Ends when the run does; with status 1 where it FAILED or was KILLED.
 

@@ -15,7 +15,7 @@ from mlflow_track.cli.select import default_root, directory_option, runs_argumen
 @directory_option
 @click.option("--dry-run", is_flag=True, help="Say what would be moved, and move nothing.")
 def rm(runs: tuple[str, ...], root: Path, dry_run: bool) -> None:
-    r"""Move RUNs to the trash (.trash in the folder of all runs); `gc` frees the space.
+    """Move RUNs to the trash (.trash in the folder of all runs); `gc` frees the space.
 
     A run that is running stays. To bring one back, move its folder back.
 
@@ -49,7 +49,7 @@ def rm(runs: tuple[str, ...], root: Path, dry_run: bool) -> None:
 @click.argument("root", type=click.Path(path_type=Path), default=default_root)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 def gc(root: Path, dry_run: bool) -> None:
-    r"""Remove for good what is in the trash under ROOT, and files that crashes have left.
+    """Remove for good what is in the trash under ROOT, and files that crashes have left.
 
     \b
     Examples:
