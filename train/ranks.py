@@ -66,5 +66,7 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
         return
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield
-    # Not after an error: other ranks may hang in an exchange that will never come.
+    # Not after an error: other ranks may hang in an exchange that will never come. Together: a rank
+    # that takes its connections down while another still works has been seen to abort.
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -32,8 +32,7 @@ def ui(root: Path, port: int, no_browser: bool) -> None:
     if not summaries:
         raise click.ClickException(f"there are no runs in {root}")
     click.echo(f"starting the MLflow UI over {len(summaries)} runs in {root}", err=True)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    former = {n: signal.signal(n, _interrupt) for n in (signal.SIGTERM, signal.SIGHUP)}
     try:
         with UiServer(root, port) as server:
             page = page_of(server.url, summaries[-1].experiment)
@@ -46,6 +45,9 @@ def ui(root: Path, port: int, no_browser: bool) -> None:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         pass
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ import pytest
 from mlflow_track.record.rows import iterate_rows
 from tests.browser.conftest import LEARNING_RATES, STEPS, Trainer
 
-pytestmark = [pytest.mark.xdist_group("server"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(300)]
 
 TABLE = "/runs?workflowType=machine_learning"
 SELECT_ROW = "input[type=checkbox][aria-label*='toggle row selection']"

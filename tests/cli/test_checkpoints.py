@@ -187,6 +187,7 @@ def test_replay_comes_to_the_recorded_state_and_touches_nothing(
     assert "no checkpoint of step 4" in call("replay", "again", "--from", 4, code=1)
 
 
+@pytest.mark.slow
 def test_replay_names_the_tensors_that_another_computation_changes(
     tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_run_goes_on_where_there_is_no_record_of_it(run_script, store, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_at_the_server_is_passed_over(run_script, store, tmp_path):
     assert run_script(JOB, "26", MLFLOW_TRACKING_URI=store).returncode == 3
     shutil.rmtree(tmp_path / "runs")
@@ -149,6 +150,7 @@ def test_a_run_that_is_alive_elsewhere_is_not_taken(store, tmp_path, monkeypatch
     assert not list(Path(tmp_path, "e").glob("*"))
 
 
+@pytest.mark.slow
 def test_back_on_the_first_machine_no_step_of_the_second_is_sent_again(run_script, store, tmp_path):
     first, second = {"MLFLOW_TRACK_DIR": "first"}, {"MLFLOW_TRACK_DIR": "second"}
     for last, where in (("14", first), ("33", second), ("-1", first)):
@@ -159,6 +161,7 @@ def test_back_on_the_first_machine_no_step_of_the_second_is_sent_again(run_scrip
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_rows_that_a_power_loss_took_here_are_not_sent_a_second_time(run_script, store, tmp_path):
     assert run_script(JOB, "26", MLFLOW_TRACKING_URI=store).returncode == 3
     (record,) = mt.load_runs("runs")

@@ -41,6 +41,7 @@ def everything_arrives(shipper: Shipper, store: str) -> None:
     assert history(store, shipper.state.run_id, "a") == [(0, 0.0), (1, 1.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_a_locked_database_is_an_outage(shipper, store):
     with contextlib.closing(sqlite3.connect(database_of(store), timeout=60)) as holder:

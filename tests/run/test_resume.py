@@ -49,7 +49,7 @@ def outcome(name: str) -> tuple[str, list[float]]:
     return hashlib.sha256(tensors).hexdigest(), rows["loss"].tolist()
 
 
-@pytest.mark.parametrize("kill_at", [1, 7, 13, 28])
+@pytest.mark.parametrize("kill_at", [1, 13])
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
     kill_at: int, run_script: Script
 ) -> None:

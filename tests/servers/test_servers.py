@@ -10,6 +10,7 @@ import pytest
 
 import mlflow_track as mt
 from mlflow_track.mirror.process import open_mlflow, sync_run
+from mlflow_track.mirror.state import MirrorState
 from tests.servers import fixtures
 from tests.servers.mlflow_server import MlflowServer
 from tests.servers.postgres import Postgres
@@ -26,9 +27,15 @@ def test_a_run_reaches_postgresql_and_s3(
             run.log_metrics({"loss": step / 3, "nan": float("nan")}, step=step)
         run.log_text("hello", "notes/hello.txt")
     assert sync_run(run.directory, postgres_server.uri, open_mlflow).is_complete
+    # Other tests have runs in the same database.
+    run_id = MirrorState.read(run.directory).run_id
     with psycopg.connect(postgres.uri("mlflow")) as connection:
-        rows = connection.execute("select step, value from metrics where key = 'loss'").fetchall()
-        status = connection.execute("select status from runs").fetchall()
+        rows = connection.execute(
+            "select step, value from metrics where key = 'loss' and run_uuid = %s", [run_id]
+        ).fetchall()
+        status = connection.execute(
+            "select status from runs where run_uuid = %s", [run_id]
+        ).fetchall()
     assert sorted(rows) == [(0, 0.0), (1, 1 / 3), (2, 2 / 3)]
     assert status == [("FINISHED",)]
     (key,) = [key for key in s3.object_names() if key.endswith("notes/hello.txt")]

@@ -129,6 +129,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_one_process_goes_on(
     assert only_run("s").metrics().index.tolist() == list(range(30))
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_leaves_a_resumable_checkpoint() -> None:
     slow = (
         "import time, train.loop as l; s = l._step; l._step = lambda *a: (time.sleep(.1), s(*a))[1]"
