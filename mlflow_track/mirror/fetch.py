@@ -60,10 +60,14 @@ def fetch(request: FetchRequest, sink: Sink) -> Path | None:
     target = _wanted(request, sink)
     if target is None:
         return None
+    record_id = target.tags[RECORD_TAG]
+    if folder_name(record_id) != record_id:
+        # Whoever may set a tag at the server must not choose where files go here.
+        raise ValueError(f"the tag {RECORD_TAG} at the server is {record_id!r}: no id of a run")
     _await_silence(sink, target)
     home = Path(request.directory) / folder_name(request.experiment)
     home.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-    final = home / target.tags[RECORD_TAG]
+    final = home / record_id
     building = home / f".fetch-{final.name}-{os.urandom(4).hex()}"
     building.mkdir(mode=FOLDER_MODE)
     try:

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
+from mlflow_track.mirror.fetch import fetch
+from mlflow_track.mirror.fetch_request import FetchRequest
+from mlflow_track.mirror.sink import Target
 from tests.mirror.conftest import client_of, files_under, history, only_run, runs_of
 
 JOB = """
@@ -175,3 +178,21 @@ def test_rows_that_a_power_loss_took_here_are_not_sent_a_second_time(run_script,
     assert done.returncode == 0, done.stderr
     run_id = only_run(store, "e").info.run_id
     assert [step for step, _ in history(store, run_id, "odd_")] == list(range(40))
+
+
+@pytest.mark.parametrize("tag", ["../../x", "/tmp/x", "..", ".hidden", "a/b"])
+def test_a_tag_at_the_server_cannot_choose_where_files_go(tag, tmp_path):
+    class Sink:
+        def attach(self, run_id: str) -> Target:
+            return Target("1", run_id, None, {}, {"mlflow_track.run_id": tag}, "FAILED")
+
+    request = FetchRequest(
+        tracking_uri="sqlite://",
+        directory=str(tmp_path / "runs"),
+        experiment="e",
+        run_name=None,
+        word="a" * 32,
+    )
+    with pytest.raises(ValueError, match="no id of a run"):
+        fetch(request, Sink())
+    assert not (tmp_path / "runs").exists()
