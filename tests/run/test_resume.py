@@ -61,6 +61,8 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
     assert ("exact: yes" in done.stderr) == (kill_at >= 3)
 
 
+# tests/train/test_job.py has the same controls of the real job.
+@pytest.mark.slow
 @pytest.mark.parametrize("leave_out", ["optimizer", "generators"])
 def test_without_optimizer_or_generators_the_runs_differ(
     leave_out: str, run_script: Script
