@@ -7,7 +7,6 @@ The layout of a safetensors file: 8 bytes little-endian length, a JSON header, t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from mlflow_track.checkpoint.store import (
     Checkpoint,
     CorruptCheckpointError,
 )
-from mlflow_track.record.files import FILE_MODE, sync_folder, write_all
+from mlflow_track.record.files import replace_file
 
 # Manifest fields that say when and where, not what.
 _CIRCUMSTANCES = {"time", "files", "metrics", "params", "policies", "metrics_position", "step"}
@@ -154,24 +153,8 @@ def export_model(
     header["__metadata__"] = {"format": "pt", "step": str(checkpoint.step)}
     text = json.dumps(header, separators=(",", ":")).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
-    _replace(target, [len(text).to_bytes(8, "little"), text, *pieces])
+    replace_file(target, len(text).to_bytes(8, "little"), text, *pieces)
     return len(header) - 1, skipped
-
-
-def _replace(target: Path, pieces: list[Any]) -> None:
-    temporary = target.with_name(f".tmp-{target.name}-{os.urandom(4).hex()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    try:
-        for piece in pieces:
-            write_all(descriptor, piece)
-        os.fsync(descriptor)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)
-    os.rename(temporary, target)
-    sync_folder(target.parent)
 
 
 def _compare(prefix: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:

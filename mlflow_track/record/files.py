@@ -49,12 +49,13 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name, fsync, rename over `path`, fsync the folder."""
+def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write `pieces` under a temporary name, fsync, rename over `path`, fsync the folder."""
     temporary = path.with_name(f".tmp-{path.name}-{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
-        write_all(descriptor, data)
+        for piece in pieces:
+            write_all(descriptor, piece)
         os.fsync(descriptor)
     except BaseException:
         temporary.unlink(missing_ok=True)
