@@ -6,7 +6,7 @@ SwiGLU, 2002.05202; GPT-2's parts (learned positions, LayerNorm, GELU) as option
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -55,16 +55,39 @@ class Embedding(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, computed in fp32."""
+    """x / rms(x) * weight, computed in the weight's precision."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.float()
+        return cast(torch.Tensor, _RMSNorm.apply(x, self.weight, _products_dtype(x)))
+
+
+class _RMSNorm(torch.autograd.Function):
+    """The same with its derivative written out: fewer passes over x than autograd makes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        wide = x.to(weight.dtype)
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + _NORM_EPSILON)
-        return (wide * scale * self.weight).to(x.dtype)
+        normed = wide * scale
+        ctx.save_for_backward(normed, scale, weight)
+        ctx.dtype = x.dtype
+        return (normed * weight).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        normed, scale, weight = ctx.saved_tensors
+        grad = grads[0].to(normed.dtype)
+        along = grad * normed
+        # With n = x / rms: dx = (g w - n mean(g w n)) / rms.
+        mean = (along @ weight).unsqueeze(-1) / normed.shape[-1]
+        grad_x = (grad * weight).addcmul_(normed, mean, value=-1).mul_(scale)
+        return grad_x.to(ctx.dtype), along.flatten(0, -2).sum(0), None
 
 
 class LayerNorm(nn.Module):
@@ -98,10 +121,11 @@ class Attention(nn.Module):
         # One product for the three: a third of the calls, the same numbers.
         weights = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
         qkv = functional.linear(x, weights).view(batch, length, 3, self.num_heads, -1)
-        qk, v = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)
+        qk, v = qkv.split((2, 1), dim=2)
         if rotations is not None:
             qk = rotate(qk, rotations)
         q, k = qk.permute(2, 0, 3, 1, 4).unbind(0)
+        v = v.squeeze(2).transpose(1, 2)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         # Adding -inf costs nothing in the backward pass; filling with it does.
         future = torch.full((length, length), float("-inf"), device=x.device).triu(1)
@@ -220,6 +244,12 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """
     log_probabilities = torch.log_softmax(logits.float(), dim=-1)
     return -log_probabilities.gather(-1, targets.unsqueeze(-1)).mean()
+
+
+def _products_dtype(x: torch.Tensor) -> torch.dtype:
+    """What the matrix products around `x` are computed in: that of autocast where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _norm(shape: Shape) -> RMSNorm | LayerNorm:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from train.data import ArrayTokens, batch
-from train.model import Shape, Transformer, cross_entropy
+from train.model import LayerNorm, RMSNorm, Shape, Transformer, cross_entropy
 from train.optimizer import clip_gradients, make_optimizer
 
 SHAPE = Shape(vocab_size=97, context_length=32, d_model=48, num_layers=3, num_heads=4, d_ff=80)
@@ -89,8 +89,6 @@ def test_cross_entropy_agrees_with_torchs():
 
 
 def test_norms_agree_with_torchs():
-    from train.model import LayerNorm, RMSNorm
-
     x = torch.randn(4, 6, 48, generator=torch.Generator().manual_seed(2))
     for own, reference in (
         (RMSNorm(48), nn.RMSNorm(48, eps=1e-5)),
@@ -100,6 +98,23 @@ def test_norms_agree_with_torchs():
             own.weight.copy_(torch.linspace(0.5, 2, 48))
             reference.weight.copy_(own.weight)
         torch.testing.assert_close(own(x), reference(x))
+
+
+def test_the_derivative_of_the_norm_is_that_of_its_formula():
+    norm = RMSNorm(6).double()
+    x = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    torch.autograd.gradcheck(norm, (x.requires_grad_(),))
+    reference = nn.RMSNorm(6, eps=1e-5).double()
+    grads = [torch.autograd.grad((one(x) ** 3).sum(), (x, one.weight)) for one in (norm, reference)]
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_norm_gives_what_the_products_after_it_take():
+    norm = RMSNorm(6)
+    assert norm(torch.ones(1, 6)).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm(torch.ones(1, 6)).dtype == torch.bfloat16
 
 
 def test_attention_agrees_with_torchs():

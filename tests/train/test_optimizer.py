@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.optimizer import clip_gradients, learning_rate_at, make_optimizer
+from train.optimizer import AdamW, clip_gradients, learning_rate_at, make_optimizer
 
 
 def gradients(model: torch.nn.Module, seed: int, scale: float = 1.0) -> None:
@@ -27,17 +28,19 @@ def small_model() -> torch.nn.Module:
 def test_adamw_agrees_with_torchs(fused):
     model = small_model()
     reference = copy.deepcopy(model)
-    own = make_optimizer(model, learning_rate=1e-2, weight_decay=0.1)
-    params = list(reference.parameters())
-    theirs = torch.optim.AdamW(
-        [
-            {"params": [p for p in params if p.dim() >= 2], "weight_decay": 0.1},
-            {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
-        ],
-        lr=1e-2,
-        betas=own.defaults["betas"],
-        eps=own.defaults["eps"],
-        fused=fused,
+    own, theirs = (
+        kind(
+            [
+                {"params": [p for p in one.parameters() if p.dim() >= 2], "weight_decay": 0.1},
+                {"params": [p for p in one.parameters() if p.dim() < 2], "weight_decay": 0.0},
+            ],
+            lr=1e-2,
+            betas=(0.9, 0.99),
+        )
+        for one, kind in (
+            (model, AdamW),
+            (reference, functools.partial(torch.optim.AdamW, fused=fused)),
+        )
     )
     for step in range(50):
         gradients(model, step)
@@ -48,6 +51,15 @@ def test_adamw_agrees_with_torchs(fused):
         theirs.step()
     for mine, other in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_job_takes_torchs_kernel_where_it_has_one():
+    model = small_model()
+    fused = make_optimizer(model, learning_rate=1e-2, weight_decay=0.1)
+    assert isinstance(fused, torch.optim.AdamW) and fused.defaults["fused"]
+    assert fused.defaults["betas"] == AdamW(model.parameters(), lr=1e-2).defaults["betas"]
+    elsewhere = make_optimizer(model.to("meta"), learning_rate=1e-2, weight_decay=0.1)
+    assert isinstance(elsewhere, AdamW)
 
 
 def test_norm_gains_are_not_decayed():
