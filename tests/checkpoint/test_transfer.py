@@ -1,0 +1,65 @@
+"""Is every tensor copied, once, whichever thread does it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlflow_track.checkpoint import transfer
+
+SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=30)
+
+
+@pytest.fixture
+def one_training_thread(monkeypatch) -> Iterator[None]:
+    monkeypatch.setattr(transfer, "_WORTH_A_THREAD_BYTES", 64)
+    monkeypatch.setattr(transfer, "_cores", lambda: 4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@given(sizes=SIZES, count=st.integers(1, 6))
+def test_the_parts_are_the_whole_in_order_and_none_is_much_larger(sizes, count):
+    sources = [torch.zeros(size, dtype=torch.uint8) for size in sizes]
+    parts = transfer._parts(sources, count)
+    indices = [index for part in parts for index in range(len(sources))[part]]
+    assert all(len(sources[part]) for part in parts)
+    assert len(parts) <= count
+    assert indices == list(range(len(sources)))
+    most = max(sum(sizes[part]) for part in parts)
+    assert most <= sum(sizes) / count + max(sizes)
+
+
+def test_threads_copy_what_one_would(one_training_thread, monkeypatch):
+    calls = []
+    copy = transfer._copy
+    monkeypatch.setattr(transfer, "_copy", lambda *lists: [calls.append(1), copy(*lists)])
+    sources = [torch.randn(n) for n in (100, 1, 0, 30, 30, 7)]
+    targets = [torch.empty_like(source) for source in sources]
+    transfer.copy_all(targets, sources)
+    assert len(calls) == 4
+    for target, source in zip(targets, sources, strict=True):
+        assert torch.equal(target, source)
+
+
+def test_torchs_own_threads_are_not_doubled(one_training_thread, monkeypatch):
+    torch.set_num_threads(2)
+    assert transfer._thread_count([torch.zeros(10_000)]) == 1
+    torch.set_num_threads(1)
+    assert transfer._thread_count([torch.zeros(10_000)]) == 4
+    assert transfer._thread_count([torch.zeros(8)]) == 1
+
+
+@pytest.mark.parametrize("bad", [0, 5])
+def test_an_error_of_any_thread_is_the_callers(one_training_thread, bad):
+    sources = [torch.randn(100) for _ in range(6)]
+    targets = [torch.empty_like(source) for source in sources]
+    targets[bad] = torch.empty(3)
+    with pytest.raises(RuntimeError):
+        transfer.copy_all(targets, sources)
