@@ -1,12 +1,13 @@
 """Training throughput with tracking on, as a share of that with tracking off.
 
 The job of `python -m train` (its model, optimizer and batches), every step logged with 5 metrics.
-Blocks of steps take turns between the backends in one process; each block is compared with the
-`off` block of its round, which cancels what the machine does meanwhile. The mirror runs only during
-blocks of its own backend (it is stopped in between), as it would beside a run of its own;
-"starting" begins a new run in every block, with the import of mlflow that its mirror needs;
-"server hangs" sends to a server that accepts connections and never answers.
-Run: python benchmarks/training_throughput.py
+Blocks of about a second take turns between the backends in one process; each block is compared with
+the mean of the `off` blocks before and after it, which cancels most of what the machine does
+meanwhile. The mirror runs only during blocks of its own backend (it is stopped in between), as it
+would beside a run of its own, and has started before the first; "server hangs" sends to a server
+that accepts connections and never answers. What a start costs, with the import of mlflow that its
+mirror does beside the first steps, is measured apart, in seconds.
+Run: python benchmarks/training_throughput.py     (ROUNDS=40 STEPS=25 STARTS=8 are the defaults)
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from train.hardware import choose_hardware
 from train.model import Shape, Transformer, cross_entropy
 from train.optimizer import clip_gradients, make_optimizer
 
-ROUNDS = int(os.environ.get("ROUNDS", "30"))
-STEPS = int(os.environ.get("STEPS", "50"))
+ROUNDS = int(os.environ.get("ROUNDS", "40"))
+STEPS = int(os.environ.get("STEPS", "25"))
+STARTS = int(os.environ.get("STARTS", "8"))
+_STEPS_AFTER_START = 200  # Longer than a mirror needs to come up.
 
 
 class Job:
@@ -81,17 +84,16 @@ class Job:
         run.log_metrics(metrics, step=self.step_number)
         self.step_number += 1
 
-    def block(self, run: mt.Run) -> float:
+    def block(self, run: mt.Run, steps: int = STEPS) -> float:
         """Seconds that a block of steps takes."""
         began = time.perf_counter()
-        for _ in range(STEPS):
+        for _ in range(steps):
             self.step(run)
         return time.perf_counter() - began
 
 
 HANGING = "mlflow, server hangs"
-STARTING = "mlflow, mirror starting"
-ARMS = ("off", "local", "mlflow", HANGING, STARTING)
+ARMS = ("local", "mlflow", HANGING)
 
 
 class Mirrored:
@@ -100,7 +102,10 @@ class Mirrored:
     def __init__(self, run: mt.Run) -> None:
         self.run = run
         assert run._companion is not None
-        self._mirror = run._companion._process.pid
+        self._mirror = run._companion.pid
+        run.log_metrics({"train/loss": 0.0}, step=0)
+        while run.sync_status().pending_rows and not run.sync_status().error:
+            time.sleep(0.1)
         self.pause()
 
     def resume(self) -> None:
@@ -110,37 +115,55 @@ class Mirrored:
         os.kill(self._mirror, signal.SIGSTOP)
 
 
-def measure(job: Job, folder: Path, store: str, hanging: str) -> dict[str, list[float]]:
-    """Seconds of each block, by arm."""
+def start(backend: str, folder: Path, uri: str) -> mt.Run:
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    return mt.start_run(experiment="e", backend=backend, directory=folder)
 
-    def start(backend: str, uri: str = store) -> mt.Run:
-        os.environ["MLFLOW_TRACKING_URI"] = uri
-        return mt.start_run(experiment="e", backend=backend, directory=folder)
 
-    # The database is made first: that takes seconds, once in its life.
-    start("mlflow").finish()
-    plain = {"off": start("off"), "local": start("local")}
-    mirrored = {"mlflow": Mirrored(start("mlflow")), HANGING: Mirrored(start("mlflow", hanging))}
-    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    job.block(plain["off"])
+def shares_of_off(job: Job, folder: Path, store: str, hanging: str) -> dict[str, list[float]]:
+    """The throughput of each block as a share of that of the `off` blocks around it."""
+    off = start("off", folder, store)
+    runs = {
+        "local": start("local", folder, store),
+        "mlflow": start("mlflow", folder, store),
+        HANGING: start("mlflow", folder, hanging),
+    }
+    mirrors = {arm: Mirrored(run) for arm, run in runs.items() if arm != "local"}
+    shares: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    job.block(off)
+    before = job.block(off)
     for number in range(ROUNDS):
-        first = number % len(ARMS)
-        for arm in ARMS[first:] + ARMS[:first]:
-            if arm in mirrored:
-                mirrored[arm].resume()
-                seconds[arm].append(job.block(mirrored[arm].run))
-                mirrored[arm].pause()
-            elif arm == STARTING:
-                run = start("mlflow")
-                seconds[arm].append(job.block(run))
-                run.finish()
-            else:
-                seconds[arm].append(job.block(plain[arm]))
-    for tracked in mirrored.values():
-        tracked.resume()
-    for run in (plain["local"], *(tracked.run for tracked in mirrored.values())):
+        for arm in ARMS[number % len(ARMS) :] + ARMS[: number % len(ARMS)]:
+            if arm in mirrors:
+                mirrors[arm].resume()
+            seconds = job.block(runs[arm])
+            if arm in mirrors:
+                mirrors[arm].pause()
+            after = job.block(off)
+            shares[arm].append((before + after) / 2 / seconds)
+            before = after
+    for mirror in mirrors.values():
+        mirror.resume()
+    for run in runs.values():
         run.finish()
-    return seconds
+    return shares
+
+
+def seconds_per_start(job: Job, folder: Path, store: str) -> list[float]:
+    """How much longer the same steps take right after `start_run`, its own call included."""
+    off = start("off", folder, store)
+    lost = []
+    before = job.block(off, _STEPS_AFTER_START)
+    for _ in range(STARTS):
+        began = time.perf_counter()
+        run = start("mlflow", folder, store)
+        job.block(run, _STEPS_AFTER_START)
+        seconds = time.perf_counter() - began
+        run.finish()
+        after = job.block(off, _STEPS_AFTER_START)
+        lost.append(seconds - (before + after) / 2)
+        before = after
+    return lost
 
 
 def main() -> None:
@@ -151,17 +174,22 @@ def main() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
         hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-            store = f"sqlite:///{name}/mlflow.db"
+            store, folder = f"sqlite:///{name}/mlflow.db", Path(name) / "runs"
             with contextlib.redirect_stderr(io.StringIO()):
-                seconds = measure(job, Path(name) / "runs", store, hanging)
-    tokens = STEPS * job.config.batch_size * job.config.context_length
+                # The database is made first: that takes seconds, once in its life.
+                start("mlflow", folder, store).finish()
+                shares = shares_of_off(job, folder, store, hanging)
+                lost = seconds_per_start(job, folder, store)
     print(f"{torch.get_num_threads()} threads, {ROUNDS} rounds of {STEPS} steps\n")
-    print("| backend | tokens/s | share of off, median | quartiles |\n|---|---|---|---|")
-    for arm, blocks in seconds.items():
-        shares = [a / b for a, b in zip(seconds["off"], blocks, strict=True)]
-        low, median, high = statistics.quantiles(shares, n=4)
-        rate = tokens / statistics.median(blocks)
-        print(f"| {arm} | {rate:,.0f} | {median:.3f} | {low:.3f}–{high:.3f} |")
+    print("| backend | throughput, share of off: median | quartiles |\n|---|---|---|")
+    for arm, values in shares.items():
+        low, median, high = statistics.quantiles(values, n=4)
+        print(f"| {arm} | {median:.3f} | {low:.3f}–{high:.3f} |")
+    low, median, high = statistics.quantiles(lost, n=4)
+    print(
+        f"\nA start with the mlflow backend costs {median:.2f} s of training "
+        f"({low:.2f}–{high:.2f}, {STARTS} starts), once a run."
+    )
 
 
 if __name__ == "__main__":
