@@ -54,7 +54,9 @@ class MetricRows:
         self._repeated_of = 0
 
     def send(self) -> bool:
-        """Send rows, about as many as a minute ships; whether none are left.
+        """Send rows, about as many as a minute ships; whether all that were there are sent.
+
+        What the trainer adds meanwhile is for the next call: it makes a batch worth its cost.
 
         Raises:
             ForkNeeded: See there.
@@ -62,7 +64,7 @@ class MetricRows:
         return any(not self.send_piece() for _ in range(_MOST_PIECES))
 
     def send_piece(self) -> bool:
-        """Send about half a megabyte of rows; whether there were any."""
+        """Send about half a megabyte of rows; whether there may be more."""
         rewinds = self._rewinds()
         if rewinds is None:
             time.sleep(0.02)
@@ -71,10 +73,10 @@ class MetricRows:
         piece = read_rows(self._path, self._position.acknowledged, _PIECE_BYTES)
         if self._rewinds() != rewinds:
             return True
-        if piece.position == self._position.acknowledged:
-            return False
-        self._send_rows(piece)
-        return True
+        size_bytes = piece.position - self._position.acknowledged
+        if size_bytes:
+            self._send_rows(piece)
+        return size_bytes >= _PIECE_BYTES
 
     # --- rows ---
 

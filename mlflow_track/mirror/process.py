@@ -21,6 +21,9 @@ from mlflow_track.record.masking import mask_password
 
 LOCK_FILE = "mirror.lock"
 _INTERVAL_SECONDS = 1.0
+# MLflow's client takes some 10 ms of a core for each batch and 0.1 ms for each value of it.
+_SHARE_OF_MACHINE = 0.005
+_LONGEST_INTERVAL_SECONDS = 5.0
 _DEFAULT_LINGER_SECONDS = 3600.0
 _DEFAULT_NICENESS = 19
 _RELEASE_SECONDS = 5.0
@@ -155,6 +158,7 @@ class _Follower:
             self._shipper = Shipper(self._path, sink, mask_password(self._uri))
             self._shipper.state.pid = os.getpid()
         shipper = self._shipper
+        used_before = time.process_time()
         try:
             is_drained = shipper.ship()
         except Gone as error:
@@ -164,7 +168,7 @@ class _Follower:
         if not has_ended:
             shipper.beat()
         self._outage.ended()
-        self._pause = _INTERVAL_SECONDS if is_drained else 0.0
+        self._pause = _rest(time.process_time() - used_before) if is_drained else 0.0
         is_done = is_drained and has_ended
         if is_done:
             status = shipper.finish()
@@ -192,6 +196,12 @@ class _Follower:
             RunDirectory(self._path).append_log(text)
         except OSError as error:
             _say(f"not in training.log: {error}")
+
+
+def _rest(used_seconds: float) -> float:
+    """How long to leave the processors to the training after a round that took so much of one."""
+    seconds = used_seconds / (_SHARE_OF_MACHINE * (os.cpu_count() or 1))
+    return min(max(seconds, _INTERVAL_SECONDS), _LONGEST_INTERVAL_SECONDS)
 
 
 def _trainer_ended(timeout_seconds: float) -> bool:
