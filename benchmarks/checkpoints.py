@@ -31,7 +31,8 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 
 from mlflow_track.checkpoint import loading
-from mlflow_track.checkpoint.saving import Saver, SaveRequest
+from mlflow_track.checkpoint.apart import SaveRequest
+from mlflow_track.checkpoint.saving import Saver
 from mlflow_track.checkpoint.store import CheckpointStore
 from mlflow_track.record.metrics import MetricsFile
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
         SavePolicy,
     )
     from mlflow_track.record.directory import RunHeldError
-    from mlflow_track.run import Run, start_run
+    from mlflow_track.run import Run
+    from mlflow_track.start import start_run
 
 __all__ = [
     "AtSteps",
@@ -51,7 +52,8 @@ _HOMES = {
     "checkpoint.improvement": ("EarlyStopping", "OnImprovement"),
     "checkpoint.schedule": ("AtSteps", "EvenlySpaced", "EveryMinutes", "EverySteps", "SavePolicy"),
     "record.directory": ("RunHeldError",),
-    "run": ("Run", "start_run"),
+    "run": ("Run",),
+    "start": ("start_run",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

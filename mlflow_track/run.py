@@ -1,4 +1,4 @@
-"""start_run and Run: the verbs. Check and convert once, write to the record."""
+"""Run, the verbs: check and convert once, write to the record."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import atexit
 import os
 import sys
 import threading
-import time
 import weakref
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
+from mlflow_track.ending import ending_of
 from mlflow_track.record import provenance
 from mlflow_track.record.directory import FAILED, FINISHED, KILLED, RunDirectory
 from mlflow_track.record.late import Arriving
 from mlflow_track.record.masking import mask_password
-from mlflow_track.record.params import flatten
 from mlflow_track.record.rows import iterate_rows
-from mlflow_track.record.tags import PARENT_TAG
-from mlflow_track.resume import find_run_to_continue
-from mlflow_track.settings import UPLOADS, Settings, read_settings
+from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
 from mlflow_track.system import SystemMonitor
 
@@ -39,67 +36,6 @@ if TYPE_CHECKING:
     from mlflow_track.off import NoCheckpoints
 
 _EXACT_INT = 2**53
-
-
-def start_run(
-    *,
-    experiment: str | None = None,
-    run_name: str | None = None,
-    params: Any = None,
-    tags: Mapping[str, str] | None = None,
-    resume: str | None = None,
-    rewind: str | None = None,
-    backend: str | None = None,
-    directory: str | os.PathLike[str] | None = None,
-) -> Run:
-    """Start a run, or continue one. Use it as `with start_run(…) as run:`.
-
-    What is None comes from the environment, then from `.env`, then from the defaults (README).
-
-    Args:
-        experiment: The experiment's name.
-        run_name: The run's name; without one the run is named by its id.
-        params: A mapping or dataclass, nested allowed.
-        tags: Strings by name.
-        resume: "never" starts a new run; "auto" continues the newest unfinished run of this
-            experiment and run name, if there is one; "must" insists on it; a run id names it.
-        rewind: What happens at the MLflow server when a resume repeats steps that it has: with
-            "continue" (the default) they stay as they are there, and a tag tells by how much the
-            repetition differs; with "fork" a new MLflow run receives the kept history and goes on,
-            and the old one is marked superseded.
-        backend: "local", "mlflow" or "off". Ranks above 0 of a torchrun job are "off".
-        directory: The folder that holds all runs.
-
-    Raises:
-        ValueError: An unknown backend or resume word; the message says what fits.
-        TypeError: A param that JSON cannot hold; the message names it.
-        RunHeldError: Another live process writes the run to continue.
-        LookupError: resume="must" or an id, and there is no such run.
-        OSError: The folder cannot be written.
-    """
-    settings = read_settings(
-        backend=backend,
-        directory=directory,
-        experiment=experiment,
-        run_name=run_name,
-        resume=resume,
-        rewind=rewind,
-    )
-    checked_params = checks.params(params) if params is not None else {}
-    parent = {PARENT_TAG: settings.parent_run_id} if settings.parent_run_id else {}
-    checked_tags = checks.tags({**parent, **(tags or {})})
-    if settings.backend == "off" or int(os.environ.get("RANK") or 0) > 0:
-        from mlflow_track.off import OffRun
-
-        return OffRun(is_follower=settings.backend != "off")
-    found = find_run_to_continue(settings)
-    run_directory = found or RunDirectory.create(
-        settings.directory,
-        experiment=settings.experiment,
-        name=settings.run_name,
-        tags=checked_tags,
-    )
-    return Run(run_directory, settings, checked_params, checked_tags, is_resumed=found is not None)
 
 
 class Run:
@@ -413,15 +349,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            self.finish(KILLED, "interrupted")
-        elif error is not None and not (isinstance(error, SystemExit) and not error.code):
-            text = f"{type(error).__name__}: {error}".splitlines()
-            self.finish(FAILED, text[0])
-        elif self._stop.reason is not None:
-            self.finish(KILLED, f"stopped: {self._stop.reason}")
-        else:
-            self.finish()
+        self.finish(*ending_of(error, self._stop.reason))
 
     # --- inside ---
 
@@ -476,18 +404,7 @@ class Run:
 
     def _write_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
         with self._config_lock:
-            config = self._open_record().read_config()
-            old, new = flatten(config["params"]), flatten(params)
-            changed = {k: [old[k], v] for k, v in new.items() if k in old and old[k] != v}
-            if is_start and self._record.attempt > 1:
-                # Under `resume` a param that is new is a change, too.
-                changed |= {k: [None, v] for k, v in new.items() if k not in old}
-            if changed:
-                config["changes"].append(
-                    {"attempt": self._record.attempt, "time": time.time(), "params": changed}
-                )
-            _merge(config["params"], params)
-            self._record.write_config(config)
+            changed = self._open_record().add_params(params, is_start=is_start)
         for name, (was, now) in changed.items():
             self.print(f"param {name} changed from {was!r} to {now!r}")
 
@@ -513,11 +430,7 @@ class Run:
         self._record.update(provenance=captured)
 
     def _finish_at_exit(self) -> None:
-        error = getattr(sys, "last_value", None)
-        if error is not None:
-            self.finish(FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
-        else:
-            self.finish(KILLED if self._stop.reason else FINISHED)
+        self.finish(*ending_of(getattr(sys, "last_value", None), self._stop.reason))
 
 
 def _after_fork(run: Run) -> None:
@@ -529,11 +442,3 @@ def _after_fork(run: Run) -> None:
             run._leave_to_parent()
 
     os.register_at_fork(after_in_child=leave_to_parent)
-
-
-def _merge(target: MutableMapping[str, Any], update: Mapping[str, Any]) -> None:
-    for key, value in update.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), MutableMapping):
-            _merge(target[key], value)
-        else:
-            target[key] = value

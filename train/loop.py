@@ -68,54 +68,23 @@ def train(
             f"{corpus.name} here has {corpus.sha256}; bring the same data or start a new run"
         )
     model.train()
-    row_began, rows_steps = time.perf_counter(), 0
+    pace = _Pace(config.batch_size * config.context_length)
     with Progress(first_step, config.max_steps, run.print, ranks.rank == 0) as progress:
         for step in range(first_step, config.max_steps):
-            learning_rate = learning_rate_at(
-                step,
-                peak=config.learning_rate,
-                minimum=config.min_learning_rate,
-                warmup_steps=config.warmup_steps,
-                max_steps=config.max_steps,
-            )
-            loss, norm = _step(
-                forward, model, optimizer, config, corpus, hardware, step, learning_rate, ranks
-            )
-            rows_steps += 1
-            is_last = step == config.max_steps - 1
+            loss, trained = _step(forward, model, optimizer, config, corpus, hardware, step, ranks)
+            pace.count()
+            row = trained | pace.metrics() if _is_due(config, step, config.log_interval) else {}
             evaluated: dict[str, float] = {}
-            metrics: dict[str, float] = {}
-            if is_last or (step + 1) % config.log_interval == 0:
-                seconds = (time.perf_counter() - row_began) / rows_steps
-                tokens = config.batch_size * config.context_length
-                metrics = {
-                    "train/loss": loss,
-                    "train/lr": learning_rate,
-                    "train/grad_norm": norm,
-                    "perf/tokens_per_second": tokens / seconds,
-                    "perf/step_ms": 1000 * seconds,
-                }
-            if is_last or (step + 1) % config.eval_interval == 0:
-                evaluated = evaluate(
-                    forward,
-                    corpus,
-                    hardware,
-                    context_length=config.context_length,
-                    windows=config.eval_batches * config.batch_size,
-                    ranks=ranks,
-                )
-                run.print(
-                    f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in evaluated.items())
-                )
+            if _is_due(config, step, config.eval_interval):
+                evaluated = _evaluate(run, forward, config, corpus, hardware, step, ranks)
                 early_stopping.update(evaluated)
-            if metrics or evaluated:
-                run.log_metrics({**metrics, **evaluated}, step=step)
-            if metrics:
-                progress.update(step, metrics)
+            if row or evaluated:
+                run.log_metrics({**row, **evaluated}, step=step)
+            if row:
+                progress.update(step, row)
             checkpoints.step(step, state, metrics={"train/loss": loss, **evaluated})
-            if metrics or evaluated:
-                # Evaluation and saving are no part of a step's time.
-                row_began, rows_steps = time.perf_counter(), 0
+            if row or evaluated:
+                pace.restart()
             if run.should_stop:
                 break
             if early_stopping.should_stop:
@@ -123,6 +92,52 @@ def train(
                 run.print(f"stopped at step {step}: val/loss has not improved since")
                 break
     checkpoints.wait()
+
+
+class _Pace:
+    """How long a step takes since the last row; evaluating and saving are no part of it."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self._tokens_per_step = tokens_per_step
+        self.restart()
+
+    def restart(self) -> None:
+        self._began, self._steps = time.perf_counter(), 0
+
+    def count(self) -> None:
+        self._steps += 1
+
+    def metrics(self) -> dict[str, float]:
+        seconds = (time.perf_counter() - self._began) / self._steps
+        return {
+            "perf/tokens_per_second": self._tokens_per_step / seconds,
+            "perf/step_ms": 1000 * seconds,
+        }
+
+
+def _is_due(config: Config, step: int, interval: int) -> bool:
+    return (step + 1) % interval == 0 or step == config.max_steps - 1
+
+
+def _evaluate(
+    run: mt.Run,
+    forward: nn.Module,
+    config: Config,
+    corpus: Corpus,
+    hardware: Hardware,
+    step: int,
+    ranks: Ranks,
+) -> dict[str, float]:
+    evaluated = evaluate(
+        forward,
+        corpus,
+        hardware,
+        context_length=config.context_length,
+        windows=config.eval_batches * config.batch_size,
+        ranks=ranks,
+    )
+    run.print(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in evaluated.items()))
+    return evaluated
 
 
 def _step(
@@ -133,10 +148,9 @@ def _step(
     corpus: Corpus,
     hardware: Hardware,
     step: int,
-    learning_rate: float,
     ranks: Ranks,
-) -> tuple[float, float]:
-    """One optimizer step; returns the loss and the norm of the gradient before clipping."""
+) -> tuple[float, dict[str, float]]:
+    """One optimizer step; returns the loss, and with it what a row says of the step."""
     inputs, targets = batch(
         corpus.train,
         seed=config.seed,
@@ -160,10 +174,17 @@ def _step(
             f"step {step}: loss is {value} and the norm of the gradient {norm}; the weights are "
             "left as they were. Try a lower --learning-rate or a longer --warmup-steps"
         )
+    learning_rate = learning_rate_at(
+        step,
+        peak=config.learning_rate,
+        minimum=config.min_learning_rate,
+        warmup_steps=config.warmup_steps,
+        max_steps=config.max_steps,
+    )
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
-    return value, norm
+    return value, {"train/loss": value, "train/lr": learning_rate, "train/grad_norm": norm}
 
 
 def describe(sources: Mapping[str, str], config: Config) -> str:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from mlflow_track.analysis.summary import MetricSummary, Summary
+from mlflow_track.analysis.folding import MetricSummary
+from mlflow_track.analysis.summary import Summary
 from mlflow_track.record.tags import PARENT_TAG
 
 Direction = Literal["min", "max"]

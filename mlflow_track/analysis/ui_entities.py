@@ -26,7 +26,8 @@ from mlflow.entities import (
 )
 
 from mlflow_track.analysis.folders import last_sign_of_life
-from mlflow_track.analysis.summary import MetricSummary, Summary
+from mlflow_track.analysis.folding import MetricSummary
+from mlflow_track.analysis.summary import Summary
 from mlflow_track.analysis.ui_address import experiment_id_of, uri_of
 from mlflow_track.checkpoint.store import CheckpointStore
 from mlflow_track.record.directory import RUNNING

@@ -8,21 +8,18 @@ with a process; and, where one copy of the state does not fit, the call itself, 
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import torch
 
-from mlflow_track.checkpoint import codec, digests, image
+from mlflow_track.checkpoint import digests, image
+from mlflow_track.checkpoint.apart import SaveRequest, take_apart
 from mlflow_track.checkpoint.memory import WarmMemory, available_bytes
-from mlflow_track.checkpoint.prefixes import strip_prefix
 from mlflow_track.checkpoint.publish import STATE_JSON, STATE_TENSORS, Content, publish
 from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
 from mlflow_track.checkpoint.writer import ProcessWriter, ThreadWriter, Writer, WriterDiedError
@@ -31,24 +28,6 @@ from mlflow_track.record.metrics import MetricsFile
 # The history of saves grows in state.json; without slack every save would need new memory.
 _SLACK_BYTES = 256 << 10
 _MOST_WRITERS_PER_SAVE = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class SaveRequest:
-    """One save.
-
-    Attributes:
-        step: The step just done.
-        state: Objects with `state_dict`, or plain data, by name.
-        beside: Plain data by name that goes into state.json beside the state (generators, history).
-        manifest: JSON that the manifest says; the saver adds what it knows itself: `is_finite`,
-            `metrics_position`, sizes and digests.
-    """
-
-    step: int
-    state: Mapping[str, Any]
-    beside: Mapping[str, Any] = field(default_factory=dict)
-    manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,56 +328,6 @@ class Saver:
         if line not in self._said:
             self._said.add(line)
             self._announce(line)
-
-
-def take_apart(
-    request: SaveRequest, memory: dict[str, Any] | None = None
-) -> tuple[dict[str, torch.Tensor], bytes]:
-    """The tensors of a request by path, and everything else as the bytes of state.json.
-
-    Args:
-        request: What to save.
-        memory: Given to each call, it makes the next one quicker.
-
-    Raises:
-        TypeError: Something that a checkpoint cannot hold; the message names its path.
-    """
-    encoder = codec.Encoder(memory)
-    parts = {}
-    with _without_collection():
-        for name, entry in request.state.items():
-            if not isinstance(name, str) or not name:
-                raise TypeError(f"the state has the name {name!r}; names are non-empty strings")
-            parts[name] = encoder.encode(_plain(entry), name)
-        beside = {k: codec.Encoder().encode(value, k) for k, value in request.beside.items()}
-        return encoder.tensors, _json({"state": parts, **beside})
-
-
-def _plain(entry: Any) -> Any:
-    if getattr(type(entry), "state_dict", None) is torch.nn.Module.state_dict:
-        # The parameters themselves: the same objects each time, and nothing made for each.
-        return strip_prefix(entry.state_dict(keep_vars=True))
-    return strip_prefix(entry.state_dict()) if hasattr(entry, "state_dict") else entry
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Thousands of small objects would set off the collector, which looks at all of torch."""
-    is_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if is_on:
-            gc.enable()
-
-
-def _json(content: Any) -> bytes:
-    try:
-        return orjson.dumps(content) + b"\n"
-    except TypeError:
-        # An integer of more than 64 bits.
-        return json.dumps(content).encode() + b"\n"
 
 
 def _as_error(problem: list[Any] | None) -> OSError | None:

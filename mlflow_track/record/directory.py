@@ -24,7 +24,7 @@ from mlflow_track.record.files import (
 from mlflow_track.record.lock import is_locked, take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.record.params import read_config
+from mlflow_track.record.params import flatten, merge, read_config
 
 LAYOUT_VERSION = 1
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
@@ -227,6 +227,29 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         return read_config(self.path)
+
+    def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> dict[str, list[Any]]:
+        """Merge `params` into config.json, which also notes what changed in which attempt.
+
+        Args:
+            is_start: They are the params that the attempt starts with: after a resume one that is
+                new is a change, too.
+
+        Returns:
+            By dotted name the old value, None where there was none, and the new one.
+        """
+        config = self.read_config()
+        old, new = flatten(config["params"]), flatten(params)
+        changed = {k: [old[k], v] for k, v in new.items() if k in old and old[k] != v}
+        if is_start and self.attempt > 1:
+            changed |= {k: [None, v] for k, v in new.items() if k not in old}
+        if changed:
+            config["changes"].append(
+                {"attempt": self.attempt, "time": time.time(), "params": changed}
+            )
+        merge(config["params"], params)
+        self.write_config(config)
+        return changed
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         write_json(self.path / "config.json", config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +33,12 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def param_text(value: Any) -> str:
     """A param as MLflow's own client writes it: `str` of the value, lists and dicts as JSON."""
     return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def merge(target: MutableMapping[str, Any], update: Mapping[str, Any]) -> None:
+    """Put the values of `update` into `target`, level by level."""
+    for key, value in update.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), MutableMapping):
+            merge(target[key], value)
+        else:
+            target[key] = value

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from mlflow_track.checkpoint import loading
-from mlflow_track.checkpoint.saving import Saver, SaveRequest
+from mlflow_track.checkpoint.apart import SaveRequest
+from mlflow_track.checkpoint.saving import Saver
 from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.record.metrics import MetricsFile
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from mlflow_track.checkpoint import loading, memory, publish, saving
-from mlflow_track.checkpoint.saving import Outcome, Saver, SaveRequest
+from mlflow_track.checkpoint.apart import SaveRequest
+from mlflow_track.checkpoint.saving import Outcome, Saver
 from mlflow_track.checkpoint.store import CheckpointStore
 from mlflow_track.checkpoint.writer import ProcessWriter
 from mlflow_track.record.metrics import MetricsFile
@@ -329,7 +330,8 @@ KILLED_AT_ONCE = """
 import os, sys, time, torch
 from pathlib import Path
 from mlflow_track.checkpoint import writer_main
-from mlflow_track.checkpoint.saving import Saver, SaveRequest
+from mlflow_track.checkpoint.apart import SaveRequest
+from mlflow_track.checkpoint.saving import Saver
 from mlflow_track.checkpoint.store import CheckpointStore
 from mlflow_track.record.metrics import MetricsFile
 if sys.argv[1] == "a thread":

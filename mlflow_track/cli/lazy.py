@@ -1,0 +1,30 @@
+"""A group of commands of which each loads when it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+
+class LazyGroup(click.Group):
+    """Importing every command to run one would take longer than most commands do.
+
+    Args:
+        homes: Of each command the module in `mlflow_track.cli` and its name there, with a dot.
+    """
+
+    def __init__(self, *, homes: Mapping[str, str], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._homes = homes
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._homes)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._homes:
+            return None
+        module, _, name = self._homes[cmd_name].partition(".")
+        return getattr(import_module(f"mlflow_track.cli.{module}"), name)

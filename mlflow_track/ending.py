@@ -1,0 +1,27 @@
+"""How a run ended: its status, and what went wrong in one line."""
+
+from __future__ import annotations
+
+from mlflow_track.record.directory import FAILED, FINISHED, KILLED
+
+_MOST_CHARACTERS = 1000
+
+
+def ending_of(error: BaseException | None, stop_reason: str | None) -> tuple[str, str | None]:
+    """The status of a run that `error` ended, or that was asked to stop, and why; else FINISHED."""
+    if isinstance(error, KeyboardInterrupt):
+        return KILLED, "interrupted"
+    if error is not None and not (isinstance(error, SystemExit) and not error.code):
+        return FAILED, one_line(error)
+    if stop_reason is not None:
+        return KILLED, f"stopped: {stop_reason}"
+    return FINISHED, None
+
+
+def one_line(error: BaseException) -> str:
+    """What a traceback ends with. Of a message too long for a tag the middle is left out."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    half = _MOST_CHARACTERS // 2 - 2
+    return f"{text[:half]} … {text[-half:]}"

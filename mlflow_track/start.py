@@ -1,0 +1,75 @@
+"""start_run: which run this process writes, a new one or one that it continues."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_track import checks
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.tags import PARENT_TAG
+from mlflow_track.resume import find_run_to_continue
+from mlflow_track.run import Run
+from mlflow_track.settings import read_settings
+
+
+def start_run(
+    *,
+    experiment: str | None = None,
+    run_name: str | None = None,
+    params: Any = None,
+    tags: Mapping[str, str] | None = None,
+    resume: str | None = None,
+    rewind: str | None = None,
+    backend: str | None = None,
+    directory: str | os.PathLike[str] | None = None,
+) -> Run:
+    """Start a run, or continue one. Use it as `with start_run(…) as run:`.
+
+    What is None comes from the environment, then from `.env`, then from the defaults (README).
+
+    Args:
+        experiment: The experiment's name.
+        run_name: The run's name; without one the run is named by its id.
+        params: A mapping or dataclass, nested allowed.
+        tags: Strings by name.
+        resume: "never" starts a new run; "auto" continues the newest unfinished run of this
+            experiment and run name, if there is one; "must" insists on it; a run id names it.
+        rewind: What happens at the MLflow server when a resume repeats steps that it has: with
+            "continue" (the default) they stay as they are there, and a tag tells by how much the
+            repetition differs; with "fork" a new MLflow run receives the kept history and goes on,
+            and the old one is marked superseded.
+        backend: "local", "mlflow" or "off". Ranks above 0 of a torchrun job are "off".
+        directory: The folder that holds all runs.
+
+    Raises:
+        ValueError: An unknown backend or resume word; the message says what fits.
+        TypeError: A param that JSON cannot hold; the message names it.
+        RunHeldError: Another live process writes the run to continue.
+        LookupError: resume="must" or an id, and there is no such run.
+        OSError: The folder cannot be written.
+    """
+    settings = read_settings(
+        backend=backend,
+        directory=directory,
+        experiment=experiment,
+        run_name=run_name,
+        resume=resume,
+        rewind=rewind,
+    )
+    checked_params = checks.params(params) if params is not None else {}
+    parent = {PARENT_TAG: settings.parent_run_id} if settings.parent_run_id else {}
+    checked_tags = checks.tags({**parent, **(tags or {})})
+    if settings.backend == "off" or int(os.environ.get("RANK") or 0) > 0:
+        from mlflow_track.off import OffRun
+
+        return OffRun(is_follower=settings.backend != "off")
+    found = find_run_to_continue(settings)
+    run_directory = found or RunDirectory.create(
+        settings.directory,
+        experiment=settings.experiment,
+        name=settings.run_name,
+        tags=checked_tags,
+    )
+    return Run(run_directory, settings, checked_params, checked_tags, is_resumed=found is not None)
