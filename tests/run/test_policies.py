@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -357,3 +358,36 @@ def test_what_checkpoints_is_given_is_checked_at_once() -> None:
         run.checkpoints(keep=Keep(last=2), save=mt.EverySteps(4) | mt.Budget())
     info = json.loads((run.directory / "run.json").read_text())["checkpoints"]
     assert info["keep"]["last"] == 2 and info["save"].startswith("EverySteps(interval=4) | Budget(")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of eight megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_on_a_disk_that_is_full_training_goes_on_and_saves_again_when_there_is_room(
+    small_disk: Path,
+) -> None:
+    state = {"w": torch.randn(600_000)}  # 2.4 MB: three checkpoints fit.
+    with mt.start_run(directory=small_disk) as run:
+        checkpoints = run.checkpoints(save=mt.EverySteps(1))
+        for step in range(5):
+            run.log_metrics({"loss": step}, step=step)
+            checkpoints.step(step, state)
+            checkpoints.wait()
+        kept = steps(run)
+        assert kept == [1, 2, 3]
+        assert "does not fit into the" in log(run)
+        shutil.rmtree(mt.load_run(run.directory).checkpoints[0].path)
+        checkpoints.step(5, state)
+    assert steps(run) == [*kept[1:], 5]
+    for checkpoint in mt.load_run(run.directory).checkpoints:
+        checkpoint.verify()
+    assert list(mt.load_run(run.directory).metrics().index) == list(range(5))
