@@ -15,7 +15,7 @@ import mlflow_track as mt
 from mlflow_track.cli import main
 from mlflow_track.mirror import companion as companion_module
 from mlflow_track.mirror.companion import Companion
-from tests.mirror.conftest import ROOT, history, only_run
+from tests.mirror.conftest import ROOT, history, only_run, runs_of
 
 DEAD = "http://127.0.0.1:9"
 
@@ -90,6 +90,31 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 4096)
     except OSError:  # the other side of a terminal is closed
         return b""
+
+
+def test_sync_without_words_sends_what_was_meant_for_a_server_and_with_all_the_rest(
+    run_script, store
+):
+    code = """
+    import mlflow_track as mt
+    with mt.start_run(experiment="e") as run:
+        run.log_metric("a", 1, step=0)
+    """
+    for variables in ({"MLFLOW_TRACKING_URI": DEAD}, {"MLFLOW_TRACK_BACKEND": "local"}):
+        done = run_script(code, MLFLOW_TRACK_MIRROR_LINGER="0", **variables)
+        assert done.returncode == 0, done.stderr
+    meant, local = mt.load_runs("runs")
+
+    def sync(*words: str) -> str:
+        result = CliRunner().invoke(main, ["sync", *words, "--tracking-uri", store])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    first = sync()
+    assert meant.id in first and local.id not in first
+    assert sync() == "nothing is pending\n"
+    assert local.id in sync("--all")
+    assert len(runs_of(store, "e")) == 2
 
 
 def test_the_doctor_counts_and_says_why_and_what_to_do(run_script, store):
