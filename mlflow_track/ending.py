@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlflow_track.record.directory import FAILED, FINISHED, KILLED
+from mlflow_track.record.masking import mask_password
 
 _MOST_CHARACTERS = 1000
 
@@ -20,7 +21,14 @@ def ending_of(error: BaseException | None, stop_reason: str | None) -> tuple[str
 
 def one_line(error: BaseException) -> str:
     """What a traceback ends with. Of a message too long for a tag the middle is left out."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its message cannot be read)"
+    text = " ".join(f"{type(error).__name__}: {message}".split())
+    # Passwords go before a cut can take away what tells them from other words; and half characters
+    # (of a file's name in another encoding) cannot be written.
+    text = mask_password(text).encode("utf-8", "backslashreplace").decode()
     if len(text) <= _MOST_CHARACTERS:
         return text
     half = _MOST_CHARACTERS // 2 - 2

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
+from mlflow_track.checkpoint import boundary
 from mlflow_track.checkpoint.decision import agree, stop_words
 from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.record.console import say
 from mlflow_track.run import Run
 from mlflow_track.stop import StopRequest
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import pandas
 
     from mlflow_track.checkpoint.follower import Follower
-    from mlflow_track.mirror.status import SyncStatus
 
 
 class OffRun(Run):
@@ -66,7 +66,7 @@ class OffRun(Run):
 
     def print(self, message: str) -> None:
         if not self._is_follower:
-            print(message, file=sys.stderr, flush=True)
+            say(message)
 
     def checkpoints(self, **plan: Any) -> Follower | NoCheckpoints:
         self._stop.listen()
@@ -81,8 +81,8 @@ class OffRun(Run):
     def url(self) -> None:
         return None
 
-    def sync_status(self) -> SyncStatus:
-        raise RuntimeError("this run writes nothing, so nothing of it is sent to a server")
+    def sync_status(self) -> None:
+        return None
 
     def metrics(self) -> pandas.DataFrame:
         import pandas
@@ -115,6 +115,8 @@ class NoCheckpoints:
     def step(
         self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> bool:
+        boundary.check(step, state)
+        boundary.numbers(metrics)
         code, _ = agree(self._ranks, self._stop, 0, False)
         if code:
             self._stop.agree(stop_words(code, ""))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.record.console import say
 from mlflow_track.record.directory import FINISHED, RunDirectory, RunHeldError, find_runs
 from mlflow_track.record.files import read_json
 from mlflow_track.record.masking import mask_password
@@ -30,7 +31,7 @@ def find_run_to_continue(settings: Settings) -> RunDirectory | None:
         path, why_not = _fetch(settings)
     if path is None and word == "auto":
         if why_not:
-            print(f"WARNING: {why_not}; a new run starts", file=sys.stderr, flush=True)
+            say(f"WARNING: {why_not}; a new run starts")
         return None
     if path is None:
         raise LookupError(_describe_absence(settings) + (f"; {why_not}" if why_not else ""))
@@ -76,7 +77,7 @@ def _fetch(settings: Settings) -> tuple[Path | None, str]:
         run_name=settings.run_name,
         word=settings.resume,
     )
-    print("looking at the MLflow server for a run to continue", file=sys.stderr, flush=True)
+    say("looking at the MLflow server for a run to continue")
     done = subprocess.run(
         [sys.executable, "-m", "mlflow_track.mirror.fetch", request.to_json()],
         stdin=subprocess.DEVNULL,

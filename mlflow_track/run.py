@@ -16,6 +16,7 @@ from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
 from mlflow_track.ending import ending_of
 from mlflow_track.record import provenance
+from mlflow_track.record.console import say
 from mlflow_track.record.directory import FAILED, FINISHED, KILLED, RunDirectory
 from mlflow_track.record.late import Arriving
 from mlflow_track.record.masking import mask_password
@@ -204,8 +205,8 @@ class Run:
     def print(self, message: str) -> None:
         """Say one line on the console (stderr) and in training.log."""
         for line in str(message).splitlines() or [""]:
-            print(line, file=sys.stderr, flush=True)
             self._record.append_log(line)
+            say(line)
 
     # --- checkpoints and the end ---
 
@@ -279,18 +280,12 @@ class Run:
         """The run's page in the MLflow UI, once known."""
         return self._companion.url() if self._companion else None
 
-    def sync_status(self) -> SyncStatus:
+    def sync_status(self) -> SyncStatus | None:
         """What the MLflow server has of the run and what it lacks, by count, and why.
 
-        Raises:
-            RuntimeError: The run has no server: its backend is not "mlflow".
+        None where the run has no server: its backend is not "mlflow".
         """
-        if self._companion is None:
-            raise RuntimeError(
-                "this run is not sent to a server; start it with backend='mlflow', or set "
-                "MLFLOW_TRACKING_URI"
-            )
-        return self._companion.status()
+        return self._companion.status() if self._companion else None
 
     def metrics(self) -> pandas.DataFrame:
         """What was logged so far: one row per step, one column per metric; see `LoadedRun`."""
@@ -338,7 +333,7 @@ class Run:
         if self._companion is not None:
             pending = self._companion.close(self._settings.finish_timeout_seconds)
             # Not into training.log: the server has that already.
-            print(pending, file=sys.stderr, flush=True)
+            say(str(pending))
 
     def __enter__(self) -> Run:
         return self
@@ -365,6 +360,8 @@ class Run:
     def _leave_to_parent(self) -> None:
         """In a forked child: the run is the parent's to write and to finish."""
         self._is_finished = True
+        # Another thread of the parent may have held it.
+        self._config_lock = threading.Lock()
         self._why_closed = (
             f"run {self.id} is written by the process that this one ({os.getpid()}) was forked "
             "from; hand the values over to it, or start_run a run of its own here"

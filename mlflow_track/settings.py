@@ -76,6 +76,8 @@ class Settings:
                     f"{name} is {value!r}; {name}=… and MLFLOW_TRACK_{name.upper()} take one of "
                     f"{', '.join(words)}"
                 )
+        if not isinstance(self.resume, str):
+            raise TypeError(f"resume is {self.resume!r}; it takes never, auto, must or a run id")
         if not self.resume.strip():
             raise ValueError("resume is empty; it takes never, auto, must or a run id")
 

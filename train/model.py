@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _NORM_EPSILON = 1e-5
@@ -55,7 +56,7 @@ class Embedding(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, computed in the weight's precision."""
+    """x / rms(x) * weight, computed in fp32 at the least."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype
     ) -> torch.Tensor:
-        wide = x.to(weight.dtype)
+        wide = x.to(torch.promote_types(weight.dtype, torch.float32))
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + _NORM_EPSILON)
         normed = wide * scale
         ctx.save_for_backward(normed, scale, weight)
@@ -80,14 +81,16 @@ class _RMSNorm(torch.autograd.Function):
         return (normed * weight).to(dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         normed, scale, weight = ctx.saved_tensors
         grad = grads[0].to(normed.dtype)
-        along = grad * normed
         # With n = x / rms: dx = (g w - n mean(g w n)) / rms.
-        mean = (along @ weight).unsqueeze(-1) / normed.shape[-1]
-        grad_x = (grad * weight).addcmul_(normed, mean, value=-1).mul_(scale)
-        return grad_x.to(ctx.dtype), along.flatten(0, -2).sum(0), None
+        weighted = grad * weight
+        mean = torch.linalg.vecdot(weighted, normed).unsqueeze(-1) / normed.shape[-1]
+        grad_x = weighted.addcmul_(normed, mean, value=-1).mul_(scale)
+        grad_weight = (grad * normed).reshape(-1, normed.shape[-1]).sum(0)
+        return grad_x.to(ctx.dtype), grad_weight.to(weight.dtype), None
 
 
 class LayerNorm(nn.Module):
@@ -249,7 +252,8 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def _products_dtype(x: torch.Tensor) -> torch.dtype:
     """What the matrix products around `x` are computed in: that of autocast where it is on."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on else x.dtype
 
 
 def _norm(shape: Shape) -> RMSNorm | LayerNorm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from html import escape
@@ -228,7 +229,7 @@ def _provenance(runs: Sequence[Summary], names: Sequence[str]) -> str:
         changed = " + uncommitted changes" if git.get("is_dirty") else ""
         cells = (
             f"{str(git.get('commit') or '')[:12]}{changed}",
-            " ".join(map(str, attempt.get("command") or [])),
+            shlex.join(map(str, attempt.get("command") or [])),
             f"{attempt.get('host') or ''} {provenance.get('platform') or ''}",
             f"Python {attempt.get('python') or '?'}, torch {attempt.get('torch') or '?'}",
             ", ".join(f"{i.get('name')} {str(i.get('sha256'))[:12]}" for i in data),

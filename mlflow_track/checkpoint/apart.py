@@ -61,6 +61,8 @@ def _plain(entry: Any) -> Any:
     if getattr(type(entry), "state_dict", None) is torch.nn.Module.state_dict:
         # The parameters themselves: the same objects each time, and nothing made for each.
         return strip_prefix(entry.state_dict(keep_vars=True))
+    if isinstance(entry, torch.Generator):
+        return entry.get_state()
     return strip_prefix(entry.state_dict()) if hasattr(entry, "state_dict") else entry
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from mlflow_track.checkpoint import decision, pruning, randomness
+from mlflow_track.checkpoint import boundary, decision, pruning, randomness
 from mlflow_track.checkpoint.apart import SaveRequest
 from mlflow_track.checkpoint.exactness import fingerprint, surroundings
 from mlflow_track.checkpoint.history import History, Moment, Saved
@@ -70,6 +70,8 @@ class Checkpointer:
         )
         self._patience = decision.PatientLog(announce)
         self._watched = plan.save.watched if plan.save is not None else frozenset()
+        compared = {plan.keep.metric} if plan.keep is not None and plan.keep.metric else set()
+        self._seen = boundary.Watched(self._watched | compared)
         self._history = History(since=self._clock.now())
         # What asked for each save in flight, by its step, and the history before it.
         self._in_flight: dict[int, tuple[tuple[Ask, ...], History]] = {}
@@ -97,11 +99,14 @@ class Checkpointer:
         Returns:
             Whether it saved.
         """
+        boundary.check(step, state)
+        numbers = boundary.numbers(metrics)
         self._settle()
         self._saver.prepare(state)
         # From the first boundary on a stop is decided at one, so that it comes with a checkpoint.
         self._stop.share()
-        now = Moment(step, self._clock.now(), _numbers(metrics))
+        now = Moment(step, self._clock.now(), numbers)
+        self._seen.saw(now.metrics)
         self._times.boundary(now.time)
         asks = self._asks(now)
         code, reason = decision.reason_to_stop(
@@ -131,7 +136,8 @@ class Checkpointer:
             TypeError: The state holds something that a checkpoint cannot; the message has its path.
             OSError: The disk is full or failed. What was saved before is untouched.
         """
-        now = Moment(step, self._clock.now(), _numbers(metrics))
+        boundary.check(step, state)
+        now = Moment(step, self._clock.now(), boundary.numbers(metrics))
         return self._commit(now, state, (Ask("save", "asked for by the caller"),))
 
     def wait(self) -> None:
@@ -148,6 +154,7 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait for the save in flight, say how it ended, give back memory and processes."""
+        self._seen.tell(self._announce)
         self._saver.wait(progress_on_terminal(self._saver.in_flight))
         self._saver.close()
         self._settle()
@@ -285,10 +292,6 @@ def _describe(outcome: Outcome, asks: Sequence[Ask]) -> str:
         f"{1000 * outcome.durable_seconds:.0f} ms, stall {1000 * outcome.stall_seconds:.1f} ms; "
         f"{reasons})"
     )
-
-
-def _numbers(metrics: Mapping[str, float] | None) -> dict[str, float]:
-    return {name: float(value) for name, value in (metrics or {}).items()}
 
 
 def _json_number(value: float) -> float | str:

@@ -71,7 +71,9 @@ def load_into(
     copies.make()
     for name, value in own.items():
         target = state[name]
-        if hasattr(target, "load_state_dict"):
+        if isinstance(target, torch.Generator):
+            target.set_state(copies.resolve(value))
+        elif hasattr(target, "load_state_dict"):
             target.load_state_dict(copies.resolve(value))
         elif isinstance(target, torch.Tensor) and isinstance(value, _Copy):
             state[name] = copies.resolve(value).to(target.device)

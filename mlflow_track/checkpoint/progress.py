@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+
+from mlflow_track.record.console import is_terminal, say
 
 
 def progress_on_terminal(step: int | None) -> Callable[[int, int], None] | None:
     """Shows the bytes written of the save of `step` on one line; None where nobody looks."""
-    if step is None or not sys.stderr.isatty():
+    if step is None or not is_terminal():
         return None
 
     def show(written: int, total: int) -> None:
         text = f"writing step {step}: {written / 1e6:,.0f} of {total / 1e6:,.0f} MB"
-        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+        say(f"\r{text}\x1b[K", end="")
         if written >= total:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            say("\r\x1b[K", end="")
 
     return show

@@ -66,10 +66,12 @@ class Restorer:
             self._restored()
             if found is None:
                 if self._directory.attempt > 1:
+                    self._announce("no checkpoint was saved yet: the run begins again at step 0")
                     self._rewind(-1)
                 self._ranks.same({"next_step": 0})
                 return None
             checkpoint, content = found
+            self._warn_of_numbers(checkpoint)
             report = self._compare(checkpoint, state)
         except (OSError, ValueError) as error:
             # The other ranks wait for an answer.
@@ -108,6 +110,16 @@ class Restorer:
             raise CorruptCheckpointError("no checkpoint verifies: " + "; ".join(failures))
         return None
 
+    def _warn_of_numbers(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.manifest["is_finite"]:
+            return
+        finite = [c.step for c in self._store.list() if _is_finite(c) and c.step < checkpoint.step]
+        healthy = f"; restore(state, step={finite[-1]}) takes the newest without" if finite else ""
+        self._announce(
+            f"WARNING: the checkpoint of step {checkpoint.step} holds values that are not finite"
+            f"{healthy}"
+        )
+
     def _compare(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Report:
         """What differs between the save and here; raises where something must not."""
         manifest, plan = checkpoint.manifest, self._plan
@@ -138,6 +150,13 @@ class Restorer:
         rows = self._directory.rewind(self._metrics, step)
         if rows:
             self._announce(f"moved {rows} rows after step {step} out of metrics.csv")
+
+
+def _is_finite(checkpoint: Checkpoint) -> bool:
+    try:
+        return bool(checkpoint.manifest["is_finite"])
+    except CorruptCheckpointError:
+        return False
 
 
 def data_of(directory: RunDirectory) -> dict[str, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import torch
@@ -51,16 +51,47 @@ def _copy_in_memory(targets: list[torch.Tensor], sources: list[torch.Tensor]) ->
     if not others:
         _copy(targets, sources)
         return
-    with ThreadPoolExecutor(len(others), "copy") as pool:
-        copies = [pool.submit(_copy, targets[part], sources[part]) for part in others]
-        _copy(targets[first], sources[first])
-    for copy in copies:
-        copy.result()
+    helpers = [_Helper(targets[part], sources[part]) for part in others]
+    _copy(targets[first], sources[first])
+    for helper in helpers:
+        helper.join()
 
 
 def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
     with torch.no_grad():
         torch._foreach_copy_(targets, sources)
+
+
+class _Helper:
+    """A copy on another core; where no thread can be had, as at the end of Python, it is here.
+
+    A thread of its own and not one of a pool: pools take no work once the main thread has ended.
+    """
+
+    def __init__(self, targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+        self._error: BaseException | None = None
+        self._lists = targets, sources
+        self._is_inference = torch.is_inference_mode_enabled()
+        self._thread: threading.Thread | None = threading.Thread(target=self._work, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            _copy(*self._lists)
+
+    def join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            # A thread begins outside of the mode that its maker is in.
+            with torch.inference_mode(self._is_inference):
+                _copy(*self._lists)
+        except BaseException as error:
+            self._error = error
 
 
 def _thread_count(sources: list[torch.Tensor]) -> int:

@@ -198,7 +198,7 @@ def _print(
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created)),
             run.seconds if form else duration_text(run.seconds),
             run.last_step + 1,
-            *[run.metrics[name].last if name in run.metrics else None for name in metrics],
+            *[_last(run, name) for name in metrics],
         ]
         for run, indent in zip(runs, indents, strict=True)
     ]
@@ -231,3 +231,9 @@ def _as_tree(runs: Sequence[Summary]) -> tuple[list[Summary], list[str]]:
         # Runs that are each other's parents hang below nobody.
         add(parent, 0)
     return ordered, indents
+
+
+def _last(run: Summary, name: str) -> float | None:
+    """NaN if that is what was logged; None where the run has no such value."""
+    metric = run.metrics.get(name)
+    return metric.last if metric is not None and metric.count else None

@@ -82,7 +82,7 @@ def is_terminal() -> bool:
 
 def cell_text(value: Any) -> str:
     """A value as a person reads it in a table."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"

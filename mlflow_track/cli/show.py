@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,7 +225,7 @@ def _provenance(run: Summary) -> list[tuple[str, str]]:
     attempt = (run.info["attempts"] or [{}])[-1]
     changed = " with uncommitted changes (code.patch)" if git.get("is_dirty") else ""
     facts = [
-        ("command", " ".join(map(str, attempt.get("command") or []))),
+        ("command", shlex.join(map(str, attempt.get("command") or []))),
         ("commit", f"{git.get('commit', '')[:12]} of {git.get('branch')}{changed}" if git else ""),
         ("python", attempt.get("python")),
         ("torch", attempt.get("torch")),

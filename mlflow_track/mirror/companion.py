@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 import mlflow_track
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import SyncStatus, read_status
+from mlflow_track.record.console import is_terminal, say
 from mlflow_track.record.files import FILE_MODE
 from mlflow_track.record.lock import close_in_forked_children
 from mlflow_track.settings import Settings
@@ -70,7 +70,7 @@ class Companion:
             self._is_closing = True
             self._close_pipe()
         deadline = time.monotonic() + timeout_seconds
-        progress = _Progress(sys.stderr, self._path)
+        progress = _Progress(self._path)
         while (left := deadline - time.monotonic()) > 0:
             if self._has_ended.wait(min(left, _PROGRESS_SECONDS)):
                 break
@@ -110,7 +110,7 @@ class Companion:
             assert process.stdout is not None
             with process.stdout as said:
                 for line in said:
-                    print(line.decode(errors="replace").rstrip(), file=sys.stderr, flush=True)
+                    say(line.decode(errors="replace").rstrip())
             code = process.wait()
             if code == 0:
                 break
@@ -141,30 +141,28 @@ class Companion:
             self._pipe = -1
 
     def _warn(self, text: str) -> None:
-        print(f"WARNING: {text}", file=sys.stderr, flush=True)
+        say(f"WARNING: {text}")
 
 
 class _Progress:
     """One line on a terminal that is written over and over; elsewhere nothing."""
 
-    def __init__(self, stream: IO[str], path: Path) -> None:
-        self._stream = stream if stream.isatty() else None
+    def __init__(self, path: Path) -> None:
+        self._is_shown = is_terminal()
         self._path = path
         self._width = 0
 
     def show(self, seconds_left: float) -> None:
-        if self._stream is None:
+        if not self._is_shown:
             return
         pending = read_status(self._path).pending or "the status"
         text = f"sending to MLflow: {pending} pending (waiting {seconds_left:.0f} s more at most)"
-        self._stream.write("\r" + text.ljust(self._width))
-        self._stream.flush()
+        say("\r" + text.ljust(self._width), end="")
         self._width = len(text)
 
     def clear(self) -> None:
-        if self._stream is not None and self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._stream.flush()
+        if self._width:
+            say("\r" + " " * self._width + "\r", end="")
 
 
 def _how(code: int) -> str:

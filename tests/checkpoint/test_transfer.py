@@ -63,3 +63,22 @@ def test_an_error_of_any_thread_is_the_callers(one_training_thread, bad):
     targets[bad] = torch.empty(3)
     with pytest.raises(RuntimeError):
         transfer.copy_all(targets, sources)
+
+
+def test_where_no_thread_can_be_had_the_caller_copies_all(one_training_thread, monkeypatch):
+    def refuse(thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    sources = [torch.randn(100) for _ in range(6)]
+    targets = [torch.empty_like(source) for source in sources]
+    transfer.copy_all(targets, sources)
+    assert all(map(torch.equal, targets, sources))
+
+
+def test_tensors_of_inference_mode_are_copied_by_every_thread(one_training_thread):
+    with torch.inference_mode():
+        sources = [torch.randn(100) for _ in range(6)]
+        targets = [torch.empty_like(source) for source in sources]
+        transfer.copy_all(targets, sources)
+    assert all(map(torch.equal, targets, sources))

@@ -38,3 +38,42 @@ def test_the_reason_is_in_the_record():
         raise ValueError("line one\nline two")
     (attempt,) = mt.load_run(run.directory).info["attempts"]
     assert attempt["error"] == "ValueError: line one line two"
+
+
+def test_a_password_in_a_long_message_is_gone_wherever_the_cut_falls():
+    for before in range(400, 520):
+        text = one_line(
+            ValueError("x" * before + " https://alice:hunter2secret@db.example.com/x " + "y" * 1000)
+        )
+        assert "hunter" not in text
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise TypeError("no words")
+
+
+@pytest.mark.parametrize("error", [ValueError("bad \udce9.txt"), Mute()])
+def test_what_cannot_be_written_or_read_still_ends_the_run_as_failed(error):
+    with pytest.raises(type(error)), mt.start_run(backend="local") as run:
+        raise error
+    assert mt.load_run(run.directory).status == "FAILED"
+
+
+def test_a_console_that_is_gone_does_not_end_the_training(run_script):
+    code = """
+        import os, sys, mlflow_track as mt
+        read, write = os.pipe()
+        os.dup2(write, 2)
+        os.close(write)
+        os.close(read)
+        with mt.start_run(backend="local") as run:
+            run.log_metric("a", 1.0, step=0)
+            run.print("a line")
+        print(run.directory)
+    """
+    done = run_script(code)
+    assert done.returncode == 0, done.stderr
+    record = mt.load_run(done.stdout.strip())
+    assert record.status == "FINISHED" and len(record.metrics()) == 1
+    assert "a line" in (record.path / "training.log").read_text()

@@ -391,3 +391,69 @@ def test_on_a_disk_that_is_full_training_goes_on_and_saves_again_when_there_is_r
     for checkpoint in mt.load_run(run.directory).checkpoints:
         checkpoint.verify()
     assert list(mt.load_run(run.directory).metrics().index) == list(range(5))
+
+
+def test_a_policy_whose_metric_never_came_is_told_of_with_the_name_that_is_near() -> None:
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(
+            save=mt.OnImprovement("val/los"), keep=Keep(best=1, metric="val/loss", mode="min")
+        )
+        checkpoints.step(0, {"w": 1}, metrics={"val/loss": 1.0})
+    assert "watches the metric 'val/los'" in log(run) and "did you mean 'val/loss'?" in log(run)
+    assert "watches the metric 'val/loss'" not in log(run)
+
+
+@pytest.mark.parametrize("backend", ["local", "off"])
+@pytest.mark.parametrize(
+    ("step", "state", "metrics", "words"),
+    [
+        ("2", {"w": 1}, None, "step is '2'"),
+        (-1, {"w": 1}, None, "step is -1"),
+        (2, torch.nn.Linear(2, 2), None, "state is a Linear"),
+        (2, {"w": 1}, {"val/loss": "x"}, "metric 'val/loss' is 'x'"),
+    ],
+)
+def test_what_does_not_fit_is_said_at_the_call(backend, step, state, metrics, words) -> None:
+    with mt.start_run(backend=backend) as run:
+        checkpoints = run.checkpoints(save=mt.EverySteps(1))
+        with pytest.raises((TypeError, ValueError), match=words):
+            checkpoints.step(step, state, metrics=metrics)
+
+
+def test_a_loss_with_its_graph_is_as_good_as_its_number(recwarn) -> None:
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(save=mt.EverySteps(1))
+        loss = torch.ones(1, requires_grad=True).sum()
+        checkpoints.step(1, {"w": 1}, metrics={"loss": loss})
+    assert mt.load_run(run.directory).checkpoints[0].manifest["metrics"] == {"loss": 1.0}
+    assert not [w for w in recwarn if "requires_grad" in str(w.message)]
+
+
+def test_a_resume_says_that_there_is_nothing_yet_and_that_numbers_are_not_finite() -> None:
+    with mt.start_run(run_name="r") as run:
+        run.checkpoints(save=mt.EverySteps(1))
+        run.finish("KILLED")
+    with mt.start_run(run_name="r", resume="auto") as run:
+        checkpoints = run.checkpoints(save=mt.EverySteps(1))
+        assert checkpoints.restore({"w": torch.zeros(2)}) == 0
+        assert "no checkpoint was saved yet: the run begins again at step 0" in log(run)
+        checkpoints.step(1, {"w": torch.zeros(2)})
+        checkpoints.step(2, {"w": torch.full((2,), float("nan"))})
+        run.finish("KILLED")
+    with mt.start_run(run_name="r", resume="auto") as run:
+        state = {"w": torch.zeros(2)}
+        assert run.checkpoints().restore(state) == 3
+    assert "step 2 holds values that are not finite; restore(state, step=1)" in log(run)
+
+
+def test_a_generator_of_ones_own_goes_on_where_it_was() -> None:
+    generator = torch.Generator().manual_seed(5)
+    torch.rand(3, generator=generator)
+    with mt.start_run(run_name="g") as run:
+        run.checkpoints().save(0, {"shuffle": generator})
+        expected = torch.rand(4, generator=generator)
+        run.finish("KILLED")
+    with mt.start_run(run_name="g", resume="auto") as run:
+        other = torch.Generator()
+        run.checkpoints().restore({"shuffle": other})
+    assert torch.equal(torch.rand(4, generator=other), expected)

@@ -110,6 +110,18 @@ def test_the_derivative_of_the_norm_is_that_of_its_formula():
         torch.testing.assert_close(mine, theirs)
 
 
+def test_the_norm_keeps_its_numbers_where_squares_overflow_and_refuses_a_second_derivative():
+    x = 400 * torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(
+        RMSNorm(6).half()(x.half()).float(), RMSNorm(6)(x), rtol=2e-3, atol=2e-3
+    )
+    assert RMSNorm(6).to("meta")(torch.empty(3, 6, device="meta")).shape == (3, 6)
+    vector = torch.randn(6, requires_grad=True)
+    (grad,) = torch.autograd.grad(RMSNorm(6)(vector).square().sum(), vector, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
 def test_a_norm_gives_what_the_products_after_it_take():
     norm = RMSNorm(6)
     assert norm(torch.ones(1, 6)).dtype == torch.float32
