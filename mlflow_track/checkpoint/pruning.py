@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -46,6 +47,17 @@ def has_right_sizes(checkpoint: Checkpoint) -> bool:
         return all((checkpoint.path / n).stat().st_size == f["bytes"] for n, f in files.items())
     except (CorruptCheckpointError, OSError):
         return False
+
+
+def best_of(store: CheckpointStore, keep: Keep) -> Checkpoint | None:
+    """The best by the metric of `keep`; None where no checkpoint has a value of it."""
+    by_step, candidates = {}, []
+    for checkpoint in store.list():
+        with contextlib.suppress(CorruptCheckpointError):
+            candidates.append(_candidate(checkpoint))
+            by_step[checkpoint.step] = checkpoint
+    ranked = keep.ranked(candidates)
+    return by_step[ranked[0]] if ranked else None
 
 
 def judge(store: CheckpointStore, keep: Keep, in_use: Collection[int] = ()) -> list[Verdict]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -92,18 +92,24 @@ class Keep:
             used += size[step]
         return kept
 
+    def ranked(self, candidates: Iterable[Candidate]) -> list[int]:
+        """The steps of those that have a value of `metric`, the best first; of equals the older."""
+        if self.metric is None:
+            return []
+        sign = 1 if self.mode == "min" else -1
+        scored = sorted(
+            (sign * c.metrics[self.metric], c.step)
+            for c in candidates
+            if not math.isnan(c.metrics.get(self.metric, math.nan))
+        )
+        return [step for _, step in scored]
+
     def _wanted(self, by_step: Sequence[Candidate]) -> Iterator[tuple[int, str]]:
         """What the numbers ask for, most valuable first."""
         for count, candidate in enumerate(reversed(by_step[-self.last :])):
             yield candidate.step, f"number {count + 1} of the last {self.last}"
-        if self.best and self.metric:
-            sign = 1 if self.mode == "min" else -1
-            scored = sorted(
-                (sign * c.metrics[self.metric], c.step)
-                for c in by_step
-                if not math.isnan(c.metrics.get(self.metric, math.nan))
-            )
-            for count, (_, step) in enumerate(scored[: self.best]):
+        if self.best:
+            for count, step in enumerate(self.ranked(by_step)[: self.best]):
                 yield step, f"number {count + 1} of the best {self.best} by {self.metric}"
         if self.milestones:
             for candidate in reversed(by_step):

@@ -46,6 +46,11 @@ def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None) -> None:
         except (Unavailable, LookupError) as error:
             click.echo(f"{run.id}: {error}", err=True)
             failed = True
+        except Exception as error:
+            # What MLflow makes no sense of, such as an unknown scheme, it refuses in its own way.
+            reason = " ".join(str(error).split())
+            click.echo(f"{run.id}: MLflow cannot take it: {reason}", err=True)
+            failed = True
         else:
             click.echo(f"{run.id}: {status}")
             failed = failed or not (status.is_complete or run.status == "RUNNING")

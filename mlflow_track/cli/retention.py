@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_track.cli.select import directory_option, one_run, run_argument
-from mlflow_track.cli.select_checkpoint import checkpoint_argument, store_of
+from mlflow_track.cli.select_checkpoint import checkpoint_argument, own_keep, store_of
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.retention import Keep
-    from mlflow_track.checkpoint.store import Checkpoint
+    from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
 
 
 @click.command()
@@ -39,7 +38,8 @@ def prune(run: str, root: Path, dry_run: bool, **rules: Any) -> None:
     from mlflow_track.checkpoint.pruning import prune as prune_store
 
     path = one_run(root, run).path
-    store, keep = store_of(root, run), _keep(path, rules)
+    store = store_of(root, run)
+    keep = _keep(store, rules)
     if dry_run:
         for verdict in judge(store, keep):
             verb = "keep  " if verdict.is_kept else "remove"
@@ -92,12 +92,11 @@ def unpin(checkpoint: Checkpoint) -> None:
     click.echo(f"step {checkpoint.step} is not pinned")
 
 
-def _keep(path: Path, rules: dict[str, Any]) -> Keep:
+def _keep(store: CheckpointStore, rules: dict[str, Any]) -> Keep:
     """What the run itself keeps, with the options that were given."""
     from mlflow_track.checkpoint.retention import Keep
 
-    info = json.loads((path / "run.json").read_text())
-    own = (info.get("checkpoints") or {}).get("keep") or {}
+    own = own_keep(store)
     given = {name: value for name, value in rules.items() if value is not None}
     if not own and not given:
         raise click.UsageError("the run keeps all; say what to keep, like --last 2")

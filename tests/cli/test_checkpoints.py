@@ -144,6 +144,17 @@ def test_export_is_what_the_model_loads_tied_weights_included(run: mt.LoadedRun)
     assert not Path("never.safetensors").exists()
 
 
+def test_best_is_a_step_by_the_metric_that_the_run_compares() -> None:
+    with mt.start_run(run_name="b") as run:
+        checkpoints = run.checkpoints(keep=mt.Keep(last=9, metric="loss"))
+        for step, loss in enumerate((3.0, 1.0, float("nan"), 2.0)):
+            checkpoints.save(step, {"w": step}, metrics={"loss": loss})
+    assert "step: 1\n" in call("show", "b", "best")
+    with mt.start_run(run_name="none") as run:
+        run.checkpoints().save(0, {"w": 1})
+    assert "no metric says what is best" in call("show", "none", "best", code=1)
+
+
 def test_a_step_that_is_not_there_is_named_with_those_that_are(run: mt.LoadedRun) -> None:
     assert "no checkpoint of step 9; there are 1, 2, 3, 4, 5, last" in call(
         "show", "demo", "9", code=1

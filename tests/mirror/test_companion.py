@@ -115,6 +115,9 @@ def test_sync_without_words_sends_what_was_meant_for_a_server_and_with_all_the_r
     assert sync() == "nothing is pending\n"
     assert local.id in sync("--all")
     assert len(runs_of(store, "e")) == 2
+    result = CliRunner().invoke(main, ["sync", local.id, "--tracking-uri", "nonsense://x"])
+    assert result.exit_code == 1
+    assert result.output.startswith(f"{local.id}: MLflow cannot take it: ")
 
 
 def test_the_doctor_counts_and_says_why_and_what_to_do(run_script, store):
