@@ -136,7 +136,7 @@ def fill(
     """
     buffer.numpy().data[: len(layout.header)] = layout.header
     into = list(views(buffer, layout).values()) if targets is None else targets
-    copy_all(into, [tensors[place[0]] for place in layout.places])
+    copy_all(into, [tensors[place[0]] for place in layout.places], layout.total_bytes)
 
 
 def blocks(layout: Layout, tensors: Mapping[str, torch.Tensor], size: int) -> Iterator[memoryview]:

@@ -15,17 +15,24 @@ _WORTH_A_THREAD_BYTES = 16 << 20
 _MOST_THREADS = 4
 
 
-def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+def copy_all(
+    targets: Sequence[torch.Tensor],
+    sources: Sequence[torch.Tensor],
+    total_bytes: int | None = None,
+) -> None:
     """Copy each source into its target in CPU memory; all is there when this returns.
 
     One call for all tensors of a device: in a loop, each copy would wait for the interpreter that
     another thread may hold. From a CUDA device the copies run on a stream of their own, after what
     the current one has computed; they are quickest into pinned targets.
+
+    Args:
+        total_bytes: Of all sources, where that is known: adding it up takes time, too.
     """
     if not sources:
         return
     if not torch.cuda.is_initialized():
-        _copy_in_memory(list(targets), list(sources))
+        _copy_in_memory(list(targets), list(sources), total_bytes)
         return
     on_cuda: dict[torch.device, list[int]] = defaultdict(list)
     elsewhere = []
@@ -40,17 +47,20 @@ def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -
                 torch._foreach_copy_(*_picked(targets, sources, indices), non_blocking=True)
             streams.append(stream)
     if elsewhere:
-        _copy_in_memory(*_picked(targets, sources, elsewhere))
+        _copy_in_memory(*_picked(targets, sources, elsewhere), None)
     for stream in streams:
         stream.synchronize()
 
 
-def _copy_in_memory(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+def _copy_in_memory(
+    targets: list[torch.Tensor], sources: list[torch.Tensor], total_bytes: int | None
+) -> None:
     """On several cores, where the training loop leaves them idle while it waits for this."""
-    first, *others = _parts(sources, _thread_count(sources))
-    if not others:
+    count = _thread_count(sources, total_bytes)
+    if count == 1:
         _copy(targets, sources)
         return
+    first, *others = _parts(sources, count)
     helpers = [_Helper(targets[part], sources[part]) for part in others]
     _copy(targets[first], sources[first])
     for helper in helpers:
@@ -94,12 +104,13 @@ class _Helper:
             self._error = error
 
 
-def _thread_count(sources: list[torch.Tensor]) -> int:
+def _thread_count(sources: list[torch.Tensor], total_bytes: int | None) -> int:
     # With threads of its own torch shares out each large tensor itself.
     if torch.get_num_threads() > 1:
         return 1
-    total = sum(source.nbytes for source in sources)
-    return max(1, min(_cores(), _MOST_THREADS, total // _WORTH_A_THREAD_BYTES))
+    if total_bytes is None:
+        total_bytes = sum(source.nbytes for source in sources)
+    return max(1, min(_cores(), _MOST_THREADS, total_bytes // _WORTH_A_THREAD_BYTES))
 
 
 def _cores() -> int:

@@ -50,10 +50,10 @@ def test_threads_copy_what_one_would(one_training_thread, monkeypatch):
 
 def test_torchs_own_threads_are_not_doubled(one_training_thread, monkeypatch):
     torch.set_num_threads(2)
-    assert transfer._thread_count([torch.zeros(10_000)]) == 1
+    assert transfer._thread_count([torch.zeros(10_000)], None) == 1
     torch.set_num_threads(1)
-    assert transfer._thread_count([torch.zeros(10_000)]) == 4
-    assert transfer._thread_count([torch.zeros(8)]) == 1
+    assert transfer._thread_count([torch.zeros(10_000)], None) == 4
+    assert transfer._thread_count([torch.zeros(8)], None) == 1
 
 
 @pytest.mark.parametrize("bad", [0, 5])
