@@ -13,7 +13,7 @@ from train.data import Corpus, load_corpus, require_length
 from train.hardware import Hardware, choose_hardware
 from train.loop import describe, train
 from train.model import Shape, Transformer
-from train.ranks import joined, own_device, ranks_of_environment
+from train.ranks import joined, leave, own_device, ranks_of_environment
 from train.sample import sample
 
 _SAMPLE_TOKENS = 400
@@ -95,4 +95,4 @@ def _finish(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

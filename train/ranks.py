@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
@@ -70,3 +72,16 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
     # that takes its connections down while another still works has been seen to abort.
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+def leave(status: int) -> NoReturn:
+    """End the process; in a job of several ranks without taking Python apart first.
+
+    A thread of gloo may still hold the last tensor that it sent, and aborts the process when it
+    lets go of it in a Python that is ending (https://github.com/pytorch/pytorch/pull/179291).
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and status == 0:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -92,9 +92,9 @@ def test_no_secret_reaches_the_record_or_the_server(
 
 
 UNGUARDED = """
-from mlflow_track import checks
+from mlflow_track import checks, ending
 from mlflow_track.record import directory, provenance
-for room in (provenance, directory, checks):
+for room in (provenance, directory, checks, ending):
     room.mask_password = lambda text: text
 provenance.mask_command = list
 checks.is_secret_name = lambda name: False
