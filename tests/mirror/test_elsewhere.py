@@ -82,6 +82,7 @@ def test_a_damaged_checkpoint_at_the_server_is_passed_over(run_script, store, tm
     assert [step for step, _ in history(store, run_id, "odd_")] == list(range(40))
 
 
+@pytest.mark.slow
 def test_where_the_server_cannot_say_what_to_continue_auto_starts_anew_and_an_id_does_not(
     run_script, store, monkeypatch
 ):
@@ -107,6 +108,7 @@ def test_where_the_server_cannot_say_what_to_continue_auto_starts_anew_and_an_id
         mt.start_run(experiment="e", resume="must", backend="mlflow")
 
 
+@pytest.mark.slow
 def test_a_fork_has_the_kept_history_and_the_old_run_says_that_it_is_superseded(run_script, store):
     for last in ("26", "-1"):
         done = run_script(JOB, last, MLFLOW_TRACKING_URI=store, MLFLOW_TRACK_REWIND="fork")
