@@ -205,7 +205,11 @@ class Run:
     def print(self, message: str) -> None:
         """Say one line on the console (stderr) and in training.log."""
         for line in str(message).splitlines() or [""]:
-            self._record.append_log(line)
+            try:
+                self._record.append_log(line)
+            except OSError as error:
+                # On a full disk a line of text must not end what a checkpoint that fails does not.
+                line = f"{line} (not in training.log: {error.strerror})"
             say(line)
 
     # --- checkpoints and the end ---

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlflow_track.mirror import metric_rows
+from mlflow_track.mirror import metric_rows, process
 from mlflow_track.mirror.metric_rows import MetricRows
 from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.shipper import Shipper
@@ -280,3 +280,37 @@ def test_a_million_pending_values_are_sent_in_the_memory_of_a_few(tmp_path, monk
 def resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class SlowSink(MemorySink):
+    """A server during each of whose answers the trainer logs one more row."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(lambda: False)
+        self._trainer = trainer
+        self.batches = 0
+
+    def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+        self.batches += 1
+        if self.batches < 20:
+            self._trainer.log(("a",))
+        return super().log_metrics(run_id, cells)
+
+
+def test_rows_that_come_while_a_batch_is_sent_wait_for_the_next_round(tmp_path):
+    trainer = Trainer(tmp_path)
+    trainer.log(("a",))
+    sink = SlowSink(trainer)
+    shipper = Shipper(trainer.directory.path, sink, URI)
+    assert shipper.ship()
+    assert sink.batches == 1 and len(sink.cells) == 1
+    assert shipper.ship()
+    assert sink.batches == 2 and len(sink.cells) == 2
+    trainer.end()
+
+
+@given(st.floats(0, 1e4))
+def test_the_mirror_rests_between_one_and_five_seconds(used):
+    rest = process._rest(used)
+    assert 1.0 <= rest <= 5.0
+    assert rest == 5.0 or used <= 0.005 * (os.cpu_count() or 1) * rest + 1e-9

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
+
 import pytest
 
 import mlflow_track as mt
@@ -77,3 +81,30 @@ def test_a_console_that_is_gone_does_not_end_the_training(run_script):
     record = mt.load_run(done.stdout.strip())
     assert record.status == "FINISHED" and len(record.metrics()) == 1
     assert "a line" in (record.path / "training.log").read_text()
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_training(monkeypatch, capfd):
+    with mt.start_run(backend="local") as run:
+        with monkeypatch.context() as patch:
+
+            def full(line: str) -> None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            patch.setattr(run._record, "append_log", full)
+            run.print("a line")
+        run.log_metric("a", 1.0, step=0)
+    assert "a line (not in training.log: No space left on device)" in capfd.readouterr().err
+
+
+def test_a_child_forked_while_params_are_written_does_not_hang():
+    with mt.start_run(backend="local") as run:
+        with run._config_lock:
+            child = os.fork()
+            if child == 0:
+                signal.alarm(10)
+                try:
+                    run.log_param("a", 1)
+                except RuntimeError:
+                    os._exit(0)
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0

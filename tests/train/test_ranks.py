@@ -154,3 +154,18 @@ def test_more_ranks_than_sequences_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "6")
     assert main(flags()) == 2
     assert "--batch-size is 5 and there are 6 ranks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("world_size", "said"), [("1", "taken apart"), ("2", "")])
+def test_a_rank_that_is_done_leaves_without_taking_python_apart(world_size: str, said: str) -> None:
+    code = (
+        "import atexit; from train.ranks import leave; "
+        "atexit.register(print, 'taken apart', end=''); leave(0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "WORLD_SIZE": world_size, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, said)
