@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -36,10 +37,10 @@ class StopRequest:
         """Take over the signals; only the main thread can, in another this does nothing."""
         if self._previous or threading.current_thread() is not threading.main_thread():
             return
+        _guard_forks()
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._on_signal)
-        # Whoever ends a forked worker, as multiprocessing does with SIGTERM, means it.
-        os.register_at_fork(after_in_child=self.ignore)
+        _listening.append(self)
 
     def ignore(self) -> None:
         """Give the signals back to whoever had them."""
@@ -47,6 +48,8 @@ class StopRequest:
             for number, handler in self._previous.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
             self._previous.clear()
+            if self in _listening:
+                _listening.remove(self)
 
     def share(self) -> None:
         """From here on a signal is only a wish, and `agree` decides.
@@ -78,3 +81,35 @@ class StopRequest:
             "again to end at once\n"
         )
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+
+
+_listening: list[StopRequest] = []
+_masks = threading.local()
+
+
+def _hold_signals() -> None:
+    # One that reached the child before its hooks would be taken for a wish, or lost: Python forgets
+    # what is pending in a child.
+    if _listening:
+        _masks.former = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _release_signals() -> None:
+    if (former := _masks.__dict__.pop("former", None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def _release_signals_in_child() -> None:
+    # Whoever ends a forked worker, as multiprocessing does with SIGTERM, means it.
+    for request in reversed(_listening.copy()):
+        request.ignore()
+    _release_signals()
+
+
+@functools.cache
+def _guard_forks() -> None:
+    os.register_at_fork(
+        before=_hold_signals,
+        after_in_parent=_release_signals,
+        after_in_child=_release_signals_in_child,
+    )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -94,19 +92,32 @@ def test_without_the_hook_the_child_would_write_into_the_run(run_script: Script)
     assert 9.0 in run.metrics()["a"].tolist()
 
 
-def nap(_: int) -> None:
-    time.sleep(60)
+# Ends each worker in the first moment of its life, when what Python does after a fork is not done.
+END_WORKERS = """
+import os, signal, time, mlflow_track as mt
+with mt.start_run(run_name="r") as run:
+    assert not run.should_stop  # from here on SIGTERM asks for a stop
+    how = []
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            time.sleep(0.5)
+            os._exit(7)
+        os.kill(child, signal.SIGTERM)
+        how.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(sorted(set(how)), run.should_stop)
+"""
 
 
-def test_a_forked_worker_of_a_run_that_listens_to_signals_can_be_terminated() -> None:
-    with mt.start_run() as run:
-        assert not run.should_stop  # from here on SIGTERM asks for a stop
-        worker = multiprocessing.get_context("fork").Process(target=nap, args=(0,))
-        worker.start()
-        worker.terminate()
-        worker.join(30)
-        assert worker.exitcode == -signal.SIGTERM
-        assert not run.should_stop
+def test_a_forked_worker_of_a_run_that_listens_to_signals_can_be_terminated(
+    run_script: Script,
+) -> None:
+    assert run_script(END_WORKERS).stdout == "[-15] False\n"
+
+
+def test_without_holding_them_back_signals_to_a_new_worker_are_lost(run_script: Script) -> None:
+    guard = "import mlflow_track.stop as stop; stop._hold_signals = lambda: None"
+    assert "7" in run_script(f"{guard}\n{END_WORKERS}").stdout
 
 
 def test_what_is_logged_after_the_end_is_refused() -> None:
