@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mlflow_track.record.directory import FAILED, FINISHED, KILLED
 from mlflow_track.record.masking import mask_password
+from mlflow_track.record.statuses import FAILED, FINISHED, KILLED
 
 _MOST_CHARACTERS = 1000
 

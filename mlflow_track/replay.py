@@ -16,8 +16,8 @@ from mlflow_track.checkpoint import lease
 from mlflow_track.checkpoint.contents import Difference, compare_values
 from mlflow_track.checkpoint.publish import folder_of_step
 from mlflow_track.checkpoint.store import STATE_TENSORS, Checkpoint, CheckpointStore
-from mlflow_track.record.directory import FAILED
 from mlflow_track.record.files import read_json, write_json
+from mlflow_track.record.statuses import FAILED
 
 # Where a job under torchrun meets; a replay starts its ranks itself.
 _LAUNCHER = ("TORCHELASTIC_RUN_ID", "GROUP_RANK", "ROLE_RANK")

@@ -17,10 +17,11 @@ from mlflow_track.artifacts import Artifacts
 from mlflow_track.ending import ending_of
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
-from mlflow_track.record.directory import FAILED, FINISHED, KILLED, RunDirectory
+from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.late import Arriving
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.rows import iterate_rows
+from mlflow_track.record.statuses import FAILED, FINISHED, KILLED
 from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
 from mlflow_track.system import SystemMonitor

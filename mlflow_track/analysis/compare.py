@@ -18,6 +18,8 @@ _MORE_IS_BETTER = (
     *("acc", "f1", "auc", "bleu", "rouge", "precision", "recall", "reward", "score", "iou"),
     *("per_second", "throughput", "psnr", "ssim", "success", "win"),
 )
+# Settings and symptoms, of which no value is the best.
+_NEITHER = ("lr", "learning_rate", "grad_norm", "gradient_norm", "weight_norm", "epoch", "momentum")
 FIXED = ("name", "experiment", "status", "seconds", "steps", "steps_per_second")
 
 
@@ -25,6 +27,12 @@ def direction(metric: str) -> Direction:
     """Whether of this metric the smallest value is the best, or the largest; by its name."""
     name = metric.lower()
     return "max" if any(word in name for word in _MORE_IS_BETTER) else "min"
+
+
+def has_best(metric: str) -> bool:
+    """Whether some value of this metric is better than another; by its name."""
+    last = metric.lower().rsplit("/", 1)[-1]
+    return not any(last == word or last.endswith(f"_{word}") for word in _NEITHER)
 
 
 def best(metric: str, summary: MetricSummary, wanted: Direction | None = None) -> tuple[float, int]:

@@ -109,6 +109,12 @@ def thinned(curve: Curve, most: int) -> Curve:
     return curve._replace(xs=[curve.xs[i] for i in order], ys=[curve.ys[i] for i in order])
 
 
+def logarithmic(curve: Curve) -> Curve:
+    """The curve of log10; what is not above zero has none."""
+    points = [(x, math.log10(y)) for x, y in zip(curve.xs, curve.ys, strict=True) if y > 0]
+    return curve._replace(xs=[x for x, _ in points], ys=[y for _, y in points])
+
+
 def labels(runs: Sequence[Summary]) -> list[str]:
     """A name for each run that no other has, as short as that allows."""
     names = [run.name for run in runs]

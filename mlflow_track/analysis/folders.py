@@ -8,15 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_track.record.directory import (
-    KILLED,
-    LAYOUT_VERSION,
-    RUNNING,
-    STATUSES,
-    folder_name,
-    true_status,
-)
+from mlflow_track.record.directory import LAYOUT_VERSION, folder_name, true_status
 from mlflow_track.record.files import read_json
+from mlflow_track.record.statuses import KILLED, RUNNING, STATUSES
 
 _DESCRIPTION = "run.json"
 # What else of a run may be left in its folder when run.json is lost.

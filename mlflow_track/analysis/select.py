@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlflow_track.analysis.folders import find_folders
 from mlflow_track.analysis.summary import Summary, SummaryCache
+from mlflow_track.hint import did_you_mean
 
 _FEWEST_OF_ID = 4
 _MOST_NAMED = 8
@@ -66,6 +67,7 @@ class RunSelector:
             f"no run in {self.root} is called {word!r}; a run is named by its id or the beginning "
             "of it, its name, its path, experiment/name, @last or @best:METRIC"
             + (f". There are {self._some(runs)}" if runs else ". There are no runs at all")
+            + did_you_mean(word, {name for run in runs for name in (run.name, run.experiment)})
         )
 
     def find_one(self, word: str) -> Summary:
@@ -100,7 +102,10 @@ class RunSelector:
         having = [(value, run) for value, run in having if not math.isnan(value)]
         if not having:
             names = sorted({name for run in runs for name in run.metrics})
-            raise NoSuchRun(f"no run has the metric {metric!r}; there are {', '.join(names)}")
+            raise NoSuchRun(
+                f"no run has the metric {metric!r}; there are {', '.join(names)}"
+                + did_you_mean(metric, names)
+            )
         return (max if is_max else min)(having, key=lambda pair: pair[0])[1]
 
     @staticmethod

@@ -20,8 +20,8 @@ from mlflow_track.analysis.folders import (
     read_status,
 )
 from mlflow_track.analysis.folding import Fold, MetricSummary
-from mlflow_track.record.directory import RUNNING
 from mlflow_track.record.params import flatten
+from mlflow_track.record.statuses import RUNNING
 
 METRICS_FILE, SYSTEM_FILE = "metrics.csv", "system_metrics.csv"
 

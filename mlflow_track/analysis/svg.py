@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from mlflow_track.analysis.curves import Curve, short_number, thinned, ticks
+from mlflow_track.analysis.curves import Curve, logarithmic, short_number, thinned, ticks
 
 # Told apart with every common colour blindness, and legible on white and on near-black
 # (after Okabe and Ito, darkened or lightened to a contrast of 3 on both).
@@ -151,9 +151,3 @@ def _widened(low: float, high: float, share: float) -> tuple[float, float]:
         return low - room, high + room
     room = (high / 2 - low / 2) * 2 * share
     return (low - room, high + room) if math.isfinite(room) else (low, high)
-
-
-def logarithmic(curve: Curve) -> Curve:
-    """The curve of log10; what is not above zero has none."""
-    points = [(x, math.log10(y)) for x, y in zip(curve.xs, curve.ys, strict=True) if y > 0]
-    return curve._replace(xs=[x for x, _ in points], ys=[y for _, y in points])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from mlflow_track.analysis.curves import Curve, short_number
+from mlflow_track.analysis.curves import Curve, logarithmic, short_number
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 # The dots of a braille character, by column and row from the top.
@@ -26,23 +26,33 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     return "".join(_BLOCKS[round(7 * (mean - low) / (high - low))] for mean in means)
 
 
-def plot(curves: Sequence[Curve], *, width: int = 78, height: int = 18, x_label: str) -> list[str]:
+def plot(
+    curves: Sequence[Curve],
+    *,
+    width: int = 78,
+    height: int = 18,
+    x_label: str,
+    is_log: bool = False,
+) -> list[str]:
     """Curves over one another, as lines of text; colours are ANSI where `click.echo` keeps them.
 
     Args:
         curves: At least one with a point.
         width, height: Of the whole in characters.
         x_label: What is on the horizontal axis.
+        is_log: Whether the vertical axis is logarithmic.
     """
     import click
 
+    if is_log:
+        curves = [logarithmic(curve) for curve in curves]
     drawn = [curve for curve in curves if curve.xs]
     if not drawn:
         return ["nothing was logged"]
     xs = [x for curve in drawn for x in (curve.xs[0], curve.xs[-1])]
     ys = [y for curve in drawn for y in curve.ys]
     left, right, low, high = min(xs), max(xs), min(ys), max(ys)
-    margin = max(len(short_number(low)), len(short_number(high))) + 1
+    margin = max(len(_label(y, is_log)) for y in (low, (low + high) / 2, high)) + 1
     columns, rows = max(10, width - margin - 2), max(4, height - 2)
     cells: list[list[int]] = [[0] * columns for _ in range(rows)]
     owners: list[list[int]] = [[0] * columns for _ in range(rows)]
@@ -54,7 +64,7 @@ def plot(curves: Sequence[Curve], *, width: int = 78, height: int = 18, x_label:
     for number, row in enumerate(cells):
         value = high - (high - low) * number / max(1, rows - 1)
         is_labelled = number % max(1, rows // 4) == 0 or number == rows - 1
-        text = short_number(value) if is_labelled else ""
+        text = _label(value, is_log) if is_labelled else ""
         dots = "".join(
             click.style(chr(0x2800 + dot), fg=_COLORS[owners[number][at] % len(_COLORS)])
             if dot
@@ -66,8 +76,18 @@ def plot(curves: Sequence[Curve], *, width: int = 78, height: int = 18, x_label:
     lines.append(" " * (margin + 2) + ends)
     for number, curve in enumerate(drawn):
         mark = click.style("■", fg=_COLORS[number % len(_COLORS)])
-        lines.append(f"{' ' * (margin + 2)}{mark} {curve.label}  {curve.ys[-1]:.6g}")
+        lines.append(
+            f"{' ' * (margin + 2)}{mark} {curve.label}  {_value(curve.ys[-1], is_log):.6g}"
+        )
     return lines
+
+
+def _label(y: float, is_log: bool) -> str:
+    return short_number(_value(y, is_log))
+
+
+def _value(y: float, is_log: bool) -> float:
+    return 10**y if is_log else y
 
 
 def _dots(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from mlflow_track.hint import did_you_mean
 
 
 def check(step: Any, state: Any) -> None:
@@ -64,10 +65,8 @@ class Watched:
     def tell(self, announce: Callable[[str], None]) -> None:
         """Say which never came, if there was any step at all."""
         for name in sorted(self._missing) if self._steps else ():
-            close = difflib.get_close_matches(name, self._came, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
             came = ", ".join(sorted(self._came)) or "none"
             announce(
                 f"WARNING: a policy watches the metric {name!r}, and no call of checkpoints.step "
-                f"passed it (passed: {came}){hint}"
+                f"passed it (passed: {came}){did_you_mean(name, self._came)}"
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli.output import cell_text, output_options, print_json, print_rows
-from mlflow_track.cli.select import directory_option, run_argument
+from mlflow_track.cli.select import directory_option, run_argument, run_or_last_argument
 from mlflow_track.cli.select_checkpoint import checkpoint_argument, find_checkpoint, store_of
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 @click.command("ls")
-@run_argument
+@run_or_last_argument
 @directory_option
 @output_options
 def list_checkpoints(run: str, root: Path, form: str | None) -> None:
-    """List the checkpoints of RUN, newest last; only manifests are read.
+    """List the checkpoints of RUN (else of the newest run), newest last; reads only manifests.
 
     \b
     Example:
@@ -147,7 +147,10 @@ def diff(run: str, first: str, second: str, root: Path, values: bool, form: str 
             found += compare_values(a, b)
     except CorruptCheckpointError as error:
         raise click.ClickException(str(error)) from None
-    print_rows(("WHAT", f"STEP {a.step}", f"STEP {b.step}"), found, form)
+    names = [f"STEP {a.step}", f"STEP {b.step}"]
+    if a.path.parent != b.path.parent:
+        names = [f"{c.path.parents[1].name} {name}" for c, name in zip((a, b), names, strict=True)]
+    print_rows(("WHAT", *names), found, form)
 
 
 @click.command()

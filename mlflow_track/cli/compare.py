@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli.output import duration_text, output_options, print_rows
-from mlflow_track.cli.select import directory_option, runs_argument, some_runs
+from mlflow_track.cli.select import directory_option, no_such_metric, runs_argument, some_runs
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.compare import Direction
@@ -71,17 +71,19 @@ def print_comparison(
     directions: dict[str, Direction] | None = None,
 ) -> None:
     """A column per run, or a row per run where they are many."""
-    from mlflow_track.analysis.compare import best_run, compare_rows, metric_names
+    from mlflow_track.analysis.compare import best_run, compare_rows, has_best, metric_names
     from mlflow_track.analysis.curves import labels
 
     directions = directions or {}
+    metrics = metrics if metrics is not None else metric_names(runs)
     rows = compare_rows(runs, metrics, directions)
-    names = [name for name in rows[0] if name != "name"]
+    without_best = [name for name in metrics if not has_best(name) and name not in directions]
+    hidden = {f"{name} {word}" for name in without_best for word in ("best", "best step")}
+    names = [name for name in rows[0] if name != "name" and name not in hidden]
     if len({run.experiment for run in runs}) == 1:
         names.remove("experiment")
     winners = {
-        f"{metric} best": best_run(runs, metric, directions.get(metric))
-        for metric in (metrics if metrics is not None else metric_names(runs))
+        f"{metric} best": best_run(runs, metric, directions.get(metric)) for metric in metrics
     }
     if len(runs) == 1:
         winners = {}
@@ -139,9 +141,7 @@ def _check(runs: list[Summary], metrics: tuple[str, ...]) -> None:
     known = metric_names(runs)
     for name in metrics:
         if name not in known:
-            raise click.ClickException(
-                f"none of these runs has the metric {name!r}; there are {', '.join(known)}"
-            )
+            raise no_such_metric(name, known)
 
 
 def _cell(name: str, value: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from mlflow_track.hint import did_you_mean
+
 
 class LazyGroup(click.Group):
     """Importing every command to run one would take longer than most commands do.
@@ -28,3 +30,10 @@ class LazyGroup(click.Group):
             return None
         module, _, name = self._homes[cmd_name].partition(".")
         return getattr(import_module(f"mlflow_track.cli.{module}"), name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self._homes and not args[0].startswith("-"):
+            ctx.fail(f"there is no command {args[0]!r}{did_you_mean(args[0], self._homes)}")
+        return super().resolve_command(ctx, args)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli.output import duration_text, is_terminal, output_options, print_rows
-from mlflow_track.cli.select import default_root
+from mlflow_track.cli.select import default_root, no_such_metric
+from mlflow_track.record.statuses import STATUSES
 from mlflow_track.record.tags import PARENT_TAG
 
 if TYPE_CHECKING:
@@ -30,7 +31,13 @@ _FIELDS: dict[str, Callable[[Summary], Any]] = {
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path), default=default_root)
 @click.option("--experiment", help="Only the runs of this experiment.")
-@click.option("--status", "statuses", multiple=True, help="Only runs of this status.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(STATUSES, case_sensitive=False),
+    help="Only runs of this status; may come repeatedly.",
+)
 @click.option("--filter", "where", help='As "params.lr < 0.01 and metrics.val/loss < 2".')
 @click.option("--metric", "metrics", multiple=True, help="Show this metric; may come repeatedly.")
 @click.option("--sort", help=f"A metric, params.NAME, or one of {', '.join(_FIELDS)}.")
@@ -107,7 +114,7 @@ def _condition(where: str | None, statuses: Sequence[str]) -> Callable[[Summary]
     from mlflow_track.analysis.filters import parse_filter
 
     matches: Callable[[Summary], bool] | None = None
-    wanted = {status.upper() for status in statuses}
+    wanted = set(statuses)
     try:
         if where:
             matches = parse_filter(where)
@@ -136,8 +143,12 @@ def _read(
 
     folders, skipped = find_folders(root, experiment)
     names = list(metrics)
+    known = dict.fromkeys(name for path in folders for name in read_names(path))
+    for name in names if known else ():
+        if name not in known:
+            # No error: it may come later.
+            click.echo(no_such_metric(name, known).message, err=True)
     if not names:
-        known = dict.fromkeys(name for path in folders for name in read_names(path))
         main = main_metric_of(list(known))
         names = [main] if main else []
     if sort and sort not in _FIELDS and not sort.startswith("params.") and sort not in names:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mlflow_track.cli.select import directory_option, runs_argument, some_runs
+from mlflow_track.cli.select import directory_option, no_such_metric, runs_argument, some_runs
 
 _X_LABELS = {"step": "step", "time": "seconds", "tokens": "tokens"}
 
@@ -63,10 +63,7 @@ def plot(
             raise click.ClickException(str(error)) from None
         raw = [curve for curve in raw if curve.xs]
         if not raw:
-            known = sorted({metric for run in found for metric in run.metrics})
-            raise click.ClickException(
-                f"none of these runs has the metric {name!r}; there are {', '.join(known)}"
-            )
+            raise no_such_metric(name, sorted({metric for run in found for metric in run.metrics}))
         panels.append((name, [smoothed(c, smooth) for c in raw], raw if smooth else []))
     if output is None:
         _print_as_text([(name, curves) for name, curves, _ in panels], _X_LABELS[axis], is_log)
@@ -79,12 +76,10 @@ def plot(
 
 
 def _print_as_text(panels: list, x_label: str, is_log: bool) -> None:
-    from mlflow_track.analysis.svg import logarithmic
     from mlflow_track.analysis.terminal import plot as plot_as_text
 
     width = min(120, shutil.get_terminal_size((80, 24)).columns)
     for name, curves in panels:
-        drawn = [logarithmic(curve) for curve in curves] if is_log else curves
-        click.secho(f"log10 of {name}" if is_log else name, bold=True)
-        for line in plot_as_text(drawn, width=width, x_label=x_label):
+        click.secho(name, bold=True)
+        for line in plot_as_text(curves, width=width, x_label=x_label, is_log=is_log):
             click.echo(line)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from mlflow_track.hint import did_you_mean
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun
@@ -42,6 +44,13 @@ def directory_option(command: _F) -> _F:
 def run_argument(command: _F) -> _F:
     """One RUN."""
     return click.argument("run", shell_complete=complete_run)(command)
+
+
+def run_or_last_argument(command: _F) -> _F:
+    """One RUN; none stands for the newest."""
+    return click.argument("run", default="@last", metavar="[RUN]", shell_complete=complete_run)(
+        command
+    )
 
 
 def runs_argument(command: _F) -> _F:
@@ -83,6 +92,14 @@ def some_runs(root: Path, words: Sequence[str]) -> list[Summary]:
     except NoSuchRun as error:
         raise click.ClickException(str(error)) from None
     return list(found.values())
+
+
+def no_such_metric(name: str, known: Collection[str]) -> click.ClickException:
+    """What to raise where none of the runs at hand has the metric."""
+    return click.ClickException(
+        f"none of these runs has the metric {name!r}; there are {', '.join(known) or 'none'}"
+        + did_you_mean(name, known)
+    )
 
 
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:

@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli.output import cell_text, duration_text, output_options, print_json, print_rows
-from mlflow_track.cli.select import directory_option, one_run, run_argument
+from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
 
 
 @click.command()
-@run_argument
+@run_or_last_argument
 @directory_option
 @output_options
 def show(run: str, root: Path, form: str | None) -> None:
     """Show one RUN: status, attempts, params, tags, provenance, metrics, checkpoints, artifacts.
 
     A run is named by its id or the beginning of it, its name, its path, experiment/name, @last,
-    or @best:METRIC. --csv prints the summary of its metrics.
+    or @best:METRIC; without one it is the newest. --csv prints the summary of its metrics.
 
     \b
     Examples:
-      mlflow-track show @last
+      mlflow-track show
       mlflow-track show @best:val/loss --json
     """
     found = one_run(root, run)
@@ -41,7 +41,7 @@ def show(run: str, root: Path, form: str | None) -> None:
 
 
 @click.command()
-@run_argument
+@run_or_last_argument
 @directory_option
 @click.option(
     "-n", "--lines", default=10, show_default=True, help="Lines of the log to begin with."
@@ -51,11 +51,11 @@ def show(run: str, root: Path, form: str | None) -> None:
 def tail(run: str, root: Path, lines: int, metrics: tuple[str, ...], no_follow: bool) -> None:
     """Follow a live RUN: its log, and its newest row of metrics about once a second.
 
-    Ends when the run does; with status 1 where it FAILED or was KILLED.
+    Without RUN the newest. Ends when the run does; with status 1 where it FAILED or was KILLED.
 
     \b
     Examples:
-      mlflow-track tail @last
+      mlflow-track tail
       mlflow-track tail @last --lines 3 --metric train/loss
     """
     from mlflow_track.analysis.folders import read_info, read_status
@@ -178,14 +178,19 @@ def _print_facts(run: Summary) -> None:
 
 
 def _print_metrics(run: Summary, form: str | None) -> None:
-    from mlflow_track.analysis.compare import best
+    from mlflow_track.analysis.compare import best, has_best
     from mlflow_track.analysis.curves import read_curve
     from mlflow_track.analysis.terminal import sparkline
 
     logged = {name: metric for name, metric in run.metrics.items() if metric.count}
     header = ["metric", "last", "best", "step of best", "min", "max", "count"]
     rows: list[list[Any]] = [
-        [name, m.last, *best(name, m), m.min, m.max, m.count] for name, m in logged.items()
+        [
+            *(name, m.last),
+            *(best(name, m) if has_best(name) else (None, None)),
+            *(m.min, m.max, m.count),
+        ]
+        for name, m in logged.items()
     ]
     if form is None:
         if not rows:

@@ -31,9 +31,10 @@ from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS, HEARTBEAT_TAG
 from mlflow_track.mirror.sink import Gone, Sink, Target, Unavailable
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.directory import FINISHED, RUNNING, folder_name
+from mlflow_track.record.directory import folder_name
 from mlflow_track.record.files import FOLDER_MODE, read_json, sync_folder, write_json
 from mlflow_track.record.masking import mask_password
+from mlflow_track.record.statuses import FINISHED, RUNNING
 from mlflow_track.record.tags import RECORD_TAG
 
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")

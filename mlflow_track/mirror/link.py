@@ -7,7 +7,8 @@ from typing import Any
 from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.sink import Gone, Target
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.directory import KILLED, RUNNING, is_held
+from mlflow_track.record.directory import is_held
+from mlflow_track.record.statuses import KILLED, RUNNING
 from mlflow_track.record.tags import RECORD_TAG, context_tags
 
 SUPERSEDED_TAG = "mlflow_track.superseded_by"

@@ -15,7 +15,8 @@ from mlflow_track.mirror.link import discard_ghosts, forget, fork, link
 from mlflow_track.mirror.metric_rows import ForkNeeded, MetricRows
 from mlflow_track.mirror.sink import Gone, Sink, Target, Unavailable
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.directory import RUNNING, true_status
+from mlflow_track.record.directory import true_status
+from mlflow_track.record.statuses import RUNNING
 
 METRICS_FILE, SYSTEM_METRICS_FILE = "metrics.csv", "system_metrics.csv"
 ATTEMPTS_TAG = "mlflow_track.attempts"

@@ -25,10 +25,9 @@ from mlflow_track.record.lock import is_locked, take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten, merge, read_config
+from mlflow_track.record.statuses import KILLED, RUNNING
 
 LAYOUT_VERSION = 1
-RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-STATUSES = (RUNNING, FINISHED, FAILED, KILLED)
 _MOST_NAME_BYTES = 200
 
 

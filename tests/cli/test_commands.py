@@ -76,6 +76,20 @@ def test_help_loads_nothing_heavy() -> None:
     assert ran.stderr.strip() == "[]" and "compare" in ran.stdout
 
 
+def test_a_mistyped_word_is_told_what_it_may_have_meant(two_runs: list[mt.LoadedRun]) -> None:
+    for words, status, meant in (
+        (["shwo"], 2, "there is no command 'shwo'; did you mean 'show'?"),
+        (["show", "Fast on"], 1, "did you mean 'fast one'?"),
+        (["show", "@best:val/los"], 1, "did you mean 'val/loss'?"),
+        (["compare", "--metric", "val/los"], 1, "did you mean 'val/loss'?"),
+        (["plot", "--metric", "val/los"], 1, "did you mean 'val/loss'?"),
+        (["ls", "--metric", "val/los"], 0, "did you mean 'val/loss'?"),
+        (["ls", "--status", "runing"], 2, "is not one of"),
+    ):
+        assert meant in invoke(*words, status=status).output
+    assert "did you mean" not in invoke("show", "nobody", status=1).output
+
+
 # --- ls ---
 
 
@@ -174,6 +188,18 @@ def test_show_prints_all_of_a_run(two_runs: list[mt.LoadedRun]) -> None:
     rows = list(csv.DictReader(io.StringIO(invoke("show", "@last", "--csv").stdout)))
     assert {row["metric"]: row["count"] for row in rows}["val/loss"] == "4"
     assert "no run in runs is called" in invoke("show", "nobody", status=1).output
+    assert invoke("show").output == text
+    assert invoke("tail", "--no-follow").output == invoke("tail", "@last", "--no-follow").output
+
+
+def test_settings_have_no_best_value(two_runs: list[mt.LoadedRun]) -> None:
+    compared, shown = invoke("compare").output, invoke("show").output
+    assert "train/lr  " in compared and "train/lr best" not in compared
+    assert "train/lr best" in invoke("compare", "--max", "train/lr").output
+    assert json.loads(invoke("compare", "--json").stdout)[0]["train/lr best step"] == 0
+    (line,) = [line for line in shown.splitlines() if line.startswith("train/lr ")]
+    (loss,) = [line for line in shown.splitlines() if line.startswith("train/loss ")]
+    assert len(line.split()) == len(loss.split()) - 2
 
 
 def test_compare_marks_the_best_and_shows_only_what_differs(two_runs: list[mt.LoadedRun]) -> None:
@@ -222,6 +248,11 @@ def test_plot_writes_a_picture(two_runs: list[mt.LoadedRun], name: str) -> None:
 def test_plot_in_the_terminal_shows_curves_and_names(two_runs: list[mt.LoadedRun]) -> None:
     text = invoke("plot", "--metric", "train/loss", "--x", "time").output
     assert "slow" in text and "fast one" in text and re.search("[⠁-⣿]", text)
+    logarithmic = invoke("plot", "--metric", "train/loss", "--log").output
+    assert "log10" not in logarithmic
+    # The ends of the axis and the legend are values as they were logged.
+    for line in (text.splitlines()[1], *text.splitlines()[-2:]):
+        assert line.split()[0 if "┤" in line else -1] in logarithmic
     assert "there are train/loss" in invoke("plot", "--metric", "x", status=1).output
     assert "takes .png, .svg, .pdf" in invoke("plot", "-o", "x.gif", status=1).output
     make_run("no tokens", experiment="other")
