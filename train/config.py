@@ -134,6 +134,24 @@ def _parse(arguments: Sequence[str]) -> tuple[Config, dict[str, str]]:
     return config, {n: s for n, s in sources.items() if getattr(config, n) != defaults[n]}
 
 
+class _Once(argparse.Action):
+    """Stores a value, and refuses a second: `mlflow run` adds -P max-steps=5 to the default."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if hasattr(namespace, self.dest):
+            raise ValueError(
+                f"{option_string} came twice, as {getattr(namespace, self.dest)!r} and as "
+                f"{values!r}; give it once (for mlflow run: -P {self.dest}={values})"
+            )
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
@@ -165,6 +183,7 @@ def _parser() -> _Parser:
         choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
         group.add_argument(
             f"--{item.name.replace('_', '-')}",
+            action=_Once,
             metavar="{" + ",".join(choices) + "}" if choices else _word(kind).upper(),
             help=item.metadata["help"] + default,
         )

@@ -76,6 +76,7 @@ def test_words_for_false(word):
         (["--dropout", "1"], ("--dropout", "1.0", "below 1")),
         (["--max-step", "3"], ("--max-step", "--max-steps")),
         (["--bogus"], ("--bogus", "--help")),
+        (["--seed", "1", "--seed=2"], ("--seed", "twice", "'1'", "-P seed=2")),
         (["stray"], ("stray",)),
         (["--max-steps"], ("--max-steps", "expected one argument")),
         (["--d-model", "30"], ("--d-model", "30", "--num-heads", "multiple")),
