@@ -3,7 +3,7 @@
 The same numbers are written by each tracker, then read back by turns with its own reader; medians
 with quartiles over ROUNDS. Then `ls` over LISTED runs, and `mlflow-track --help`, as processes. A
 tracker that is not installed is left out with a message.
-Run: python benchmarks/loading.py   (3 minutes, most of it MLflow's writing)
+Run: python benchmarks/loading.py   (5 minutes, most of it the writing by MLflow and aim)
 """
 
 from __future__ import annotations
@@ -20,20 +20,16 @@ from pathlib import Path
 import pandas
 
 import mlflow_track as mt
+from benchmarks._peers import python_of
+from benchmarks._series import NAMES, values
 from mlflow_track.record.metrics import MetricsFile
 
 RUNS = int(os.environ.get("RUNS", "100"))
 STEPS = int(os.environ.get("STEPS", "1000"))
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 LISTED = int(os.environ.get("LISTED", "1000"))
-NAMES = ("train/loss", "train/lr", "train/grad_norm", "perf/tokens_per_second", "perf/step_ms")
-Read = Callable[[], pandas.DataFrame]
-
-
-def values(run: int, step: int) -> list[float]:
-    """Five metrics as a training loop has them, digits and all."""
-    x = step + 1 + 0.123456789 * (run + 1)
-    return [4.2 / x, 2e-3 / x, 1.7 / x, 15000 + x, 3 + 1 / x]
+# Returns the DataFrame, or the number of its values where another process holds it.
+Read = Callable[[], "pandas.DataFrame | int"]
 
 
 def write_records(folder: Path, runs: int) -> None:
@@ -131,25 +127,24 @@ def trackio(folder: Path) -> Read:
 
 
 def aim(folder: Path) -> Read:
-    from aim import Repo, Run
+    # In an interpreter of its own; a pipe carries the request and how many values came.
+    command = [python_of("aim"), str(Path(__file__).with_name("_aim_reader.py"))]
+    reader = subprocess.Popen(
+        [*command, str(folder), str(RUNS), str(STEPS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert reader.stdin is not None and reader.stdout is not None
+    requests, answers = reader.stdin, reader.stdout
+    if answers.readline() != "ready\n":
+        raise RuntimeError(f"its reader ended with {reader.wait()}; is {command[0]} that of aim?")
 
-    for number in range(RUNS):
-        run = Run(repo=str(folder), system_tracking_interval=None, capture_terminal_logs=False)
-        for step in range(STEPS):
-            for name, value in zip(NAMES, values(number, step), strict=True):
-                run.track(value, name=name, step=step)
-        run.close()
-    repo = Repo(str(folder))
-
-    def read() -> pandas.DataFrame:
-        frames = [
-            pandas.DataFrame(
-                {"run": run.hash, "name": metric.name, "value": metric.values.sparse_numpy()[1]}
-            )
-            for run in repo.iter_runs()
-            for metric in run.metrics()
-        ]
-        return pandas.concat(frames)
+    def read() -> int:
+        print("read", file=requests, flush=True)
+        return int(answers.readline())
 
     return read
 
@@ -169,6 +164,11 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def _count(read: pandas.DataFrame | int) -> int:
+    """How many values were read."""
+    return read if isinstance(read, int) else int(read[list(NAMES)].count().sum())
+
+
 def compare_readers(folder: Path) -> None:
     readers: dict[str, Read] = {}
     for number, (label, make) in enumerate(WAYS.items()):
@@ -176,7 +176,9 @@ def compare_readers(folder: Path) -> None:
         place.mkdir()
         try:
             readers[label] = make(place)
-            readers[label]()  # warm
+            read = _count(readers[label]())  # warm
+            if read != RUNS * STEPS * len(NAMES):
+                raise RuntimeError(f"it read {read:,} of {RUNS * STEPS * len(NAMES):,} values")
         except Exception as error:
             readers.pop(label, None)
             print(f"left out: {label} ({type(error).__name__}: {error})", file=sys.stderr)
