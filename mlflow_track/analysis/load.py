@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from mlflow_track.analysis.filters import parse_filter
 from mlflow_track.analysis.folders import (
     Skipped,
-    UnreadableRun,
     find_folders,
     last_sign_of_life,
-    read_info,
     read_params,
     read_status,
 )
 from mlflow_track.analysis.summary import METRICS_FILE, Summary, SummaryReader
+from mlflow_track.record.info import UnreadableRun, read_info
 
 if TYPE_CHECKING:
     import pandas

@@ -12,14 +12,13 @@ from typing import Any
 
 from mlflow_track.analysis.folders import (
     Skipped,
-    UnreadableRun,
     find_folders,
     last_sign_of_life,
-    read_info,
     read_params,
     read_status,
 )
 from mlflow_track.analysis.folding import Fold, MetricSummary
+from mlflow_track.record.info import UnreadableRun, read_info
 from mlflow_track.record.params import flatten
 from mlflow_track.record.statuses import RUNNING
 

@@ -30,6 +30,7 @@ def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None) -> None:
     """
     from mlflow_track.mirror.process import AlreadyMirrored, open_mlflow, sync_run
     from mlflow_track.mirror.sink import Unavailable
+    from mlflow_track.record.masking import mask_password
 
     chosen = runs_named(runs)
     if not runs and not is_all:
@@ -47,9 +48,8 @@ def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None) -> None:
             click.echo(f"{run.id}: {error}", err=True)
             failed = True
         except Exception as error:
-            # What MLflow makes no sense of, such as an unknown scheme, it refuses in its own way.
-            reason = " ".join(str(error).split())
-            click.echo(f"{run.id}: MLflow cannot take it: {reason}", err=True)
+            reason = mask_password(" ".join(str(error).split()))
+            click.echo(f"{run.id}: {type(error).__name__}: {reason}", err=True)
             failed = True
         else:
             click.echo(f"{run.id}: {status}")

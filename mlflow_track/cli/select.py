@@ -106,7 +106,8 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     """What the shell offers for a RUN: ids and names."""
     from click.shell_completion import CompletionItem
 
-    from mlflow_track.analysis.folders import UnreadableRun, find_folders, read_info
+    from mlflow_track.analysis.folders import find_folders
+    from mlflow_track.record.info import UnreadableRun, read_info
 
     items = [CompletionItem("@last"), CompletionItem("@best:")]
     for path in find_folders(ctx.params.get("root") or default_root())[0]:

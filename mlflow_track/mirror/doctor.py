@@ -12,7 +12,7 @@ from mlflow_track.mirror.sink import Sink, Unavailable
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import read_status
 from mlflow_track.record.directory import true_status
-from mlflow_track.record.files import read_json
+from mlflow_track.record.info import read_info
 from mlflow_track.record.lock import is_locked
 from mlflow_track.record.masking import mask_password
 
@@ -49,7 +49,7 @@ def examine(path: Path, trouble: str | None) -> Diagnosis:
         path: The run's folder.
         trouble: Why its server cannot be reached now; None if it can.
     """
-    info, state, status = read_json(path / "run.json"), MirrorState.read(path), read_status(path)
+    info, state, status = read_info(path), MirrorState.read(path), read_status(path)
     run_status = true_status(path, info)
     is_mirrored = is_locked(path / LOCK_FILE)
     told = "the server is told" if not status.is_status_pending else "the server is not told yet"

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow_track.mirror.sink import Sink
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.files import read_json
+from mlflow_track.record.info import read_info
 
 
 class Ledger:
@@ -37,8 +37,8 @@ class Ledger:
         self.state.write(self.path)
 
     def read_info(self) -> dict[str, Any]:
-        """run.json as it is now."""
-        return read_json(self.path / "run.json")
+        """run.json as it is now; see `record.info.read_info`."""
+        return read_info(self.path)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Send the tags that are not at the server yet."""

@@ -50,7 +50,12 @@ _Item = TypeVar("_Item")
 
 
 class MlflowSink:
-    """A tracking store of MLflow: a server, or a database that this process opens itself."""
+    """A tracking store of MLflow: a server, or a database that this process opens itself.
+
+    Raises:
+        Unavailable: MLflow cannot open this URI: a scheme that it does not know, a driver that is
+            not installed, a database that does not answer.
+    """
 
     def __init__(self, tracking_uri: str) -> None:
         # Read at each call: the environment may have been changed since the import.
@@ -60,7 +65,11 @@ class MlflowSink:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         self._uri = tracking_uri
-        self._client = MlflowClient(tracking_uri=tracking_uri)
+        try:
+            with translated():
+                self._client = MlflowClient(tracking_uri=tracking_uri)
+        except Refused as error:
+            raise Unavailable(str(error), is_answer=True) from error
         self._repositories: dict[str, ArtifactRepository] = {}
 
     def check(self) -> None:

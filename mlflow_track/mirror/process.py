@@ -15,7 +15,7 @@ from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.sink import Gone, Sink, Unavailable
 from mlflow_track.mirror.status import SyncStatus, read_status
 from mlflow_track.record.directory import RunDirectory, is_held
-from mlflow_track.record.files import read_json
+from mlflow_track.record.info import read_info
 from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.statuses import RUNNING
@@ -96,7 +96,7 @@ def mirror_run(
         tell: Takes a line for the trainer's console.
     """
     _be_unobtrusive()
-    attempt = len(read_json(path / "run.json")["attempts"])
+    attempt = len(read_info(path)["attempts"])
     is_ended = False
     while (lock := _try_lock(path)) is None:
         # The mirror of the attempt before is still at work; it hands over.
@@ -180,8 +180,9 @@ class _Follower:
     def _explain(self, error: Exception) -> str:
         text = str(error)
         if not isinstance(error, Unavailable | Gone):
-            traceback.print_exc()
-            text = repr(error)
+            # A connection that failed is described by its URI.
+            print(mask_password(traceback.format_exc()), file=sys.stderr)
+            text = mask_password(repr(error))
         if self._shipper is not None:
             try:
                 self._shipper.note_error(text)
@@ -214,17 +215,13 @@ def _trainer_ended(timeout_seconds: float) -> bool:
 def _await_release(path: Path) -> None:
     """The pipe of a dying trainer closes an instant before its lock."""
     deadline = time.monotonic() + _RELEASE_SECONDS
-    while (
-        read_json(path / "run.json")["status"] == RUNNING
-        and is_held(path)
-        and time.monotonic() < deadline
-    ):
+    while read_info(path)["status"] == RUNNING and is_held(path) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
 def _is_replaced(path: Path, attempt: int) -> bool:
     """Whether a later attempt of the run has begun: it has a mirror of its own."""
-    return len(read_json(path / "run.json")["attempts"]) > attempt
+    return len(read_info(path)["attempts"]) > attempt
 
 
 def _try_lock(path: Path) -> int | None:

@@ -9,7 +9,7 @@ from mlflow_track.mirror.artifacts import all_artifacts, pending_artifacts
 from mlflow_track.mirror.checkpoints import pending_checkpoints
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.directory import true_status
-from mlflow_track.record.files import read_json
+from mlflow_track.record.info import read_info
 from mlflow_track.record.metrics import read_header
 from mlflow_track.record.statuses import RUNNING
 
@@ -88,7 +88,7 @@ class SyncStatus:
 
 def read_status(path: Path) -> SyncStatus:
     """What the server of the run in `path` lacks."""
-    state, info = MirrorState.read(path), read_json(path / "run.json")
+    state, info = MirrorState.read(path), read_info(path)
     status = true_status(path, info)
     is_at_end = status != RUNNING
     rows, pending_rows = _count_rows(path, "metrics.csv", state)

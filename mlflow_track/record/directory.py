@@ -21,13 +21,13 @@ from mlflow_track.record.files import (
     sync_folder,
     write_json,
 )
+from mlflow_track.record.info import LAYOUT_VERSION
 from mlflow_track.record.lock import is_locked, take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten, merge, read_config
 from mlflow_track.record.statuses import KILLED, RUNNING
 
-LAYOUT_VERSION = 1
 _MOST_NAME_BYTES = 200
 
 
