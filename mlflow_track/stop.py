@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -80,7 +81,9 @@ class StopRequest:
             f"\n{self.arrived.name}: stopping after this step with a checkpoint; "
             "again to end at once\n"
         )
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+        # Nobody may be there to read it: that ends no training.
+        with contextlib.suppress(OSError, ValueError):
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
 
 
 _listening: list[StopRequest] = []

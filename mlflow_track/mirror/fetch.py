@@ -11,9 +11,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from mlflow_track.checkpoint.store import (
@@ -40,6 +43,8 @@ from mlflow_track.record.tags import RECORD_TAG
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 _STEP_FOLDER = re.compile(r"step-(\d{9,})")
 _POLL_SECONDS = 1.0
+# What the search may last, in limits of one request.
+_SEARCH_REQUESTS = 6
 
 
 class HeldElsewhere(RuntimeError):
@@ -58,7 +63,8 @@ def fetch(request: FetchRequest, sink: Sink) -> Path | None:
         CorruptCheckpointError: The server has checkpoints of it, and none verifies.
         Unavailable: The server does not answer.
     """
-    target = _wanted(request, sink)
+    with _limited():
+        target = _wanted(request, sink)
     if target is None:
         return None
     record_id = target.tags[RECORD_TAG]
@@ -79,6 +85,34 @@ def fetch(request: FetchRequest, sink: Sink) -> Path | None:
         raise
     sync_folder(home)
     return final
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """A search takes a few short answers; a server that drips them holds the start of training.
+
+    MLflow's own limit counts from byte to byte.
+    """
+    seconds = _SEARCH_REQUESTS * float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or 10)
+
+    too_late = TimeoutError()
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise too_late
+
+    former = signal.signal(signal.SIGALRM, give_up)
+    # Once a second from then on: a library may have swallowed the first.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    except Exception as error:
+        # MLflow has wrapped it in words of its own.
+        if too_late.__traceback__ is not None:
+            raise Unavailable(f"no whole answer in {seconds:g} s") from error
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
 
 
 def _wanted(request: FetchRequest, sink: Sink) -> Target | None:

@@ -9,7 +9,7 @@ from mlflow_track.mirror.sink import Gone, Target
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.directory import is_held
 from mlflow_track.record.statuses import KILLED, RUNNING
-from mlflow_track.record.tags import RECORD_TAG, context_tags
+from mlflow_track.record.tags import PARENT_TAG, RECORD_TAG, context_tags
 
 SUPERSEDED_TAG = "mlflow_track.superseded_by"
 _SUPERSEDES_TAG = "mlflow_track.supersedes"
@@ -25,11 +25,15 @@ def link(ledger: Ledger, info: dict[str, Any]) -> Target:
     attach = wanted.get("attach") if wanted.get("tracking_uri") == ledger.tracking_uri else None
     if attach in ledger.state.gone or attach in ledger.state.superseded:
         attach = None
+    parent = None
+    if attach and ledger.state.run_id != attach and _is_of_another(ledger, info, attach):
+        # One job, several runs: the first has the run that the job was given.
+        attach, parent = None, attach
     if ledger.state.tracking_uri != ledger.tracking_uri:
         _begin_anew(ledger)
     elif attach and ledger.state.run_id != attach:
         _begin_anew(ledger, superseding=ledger.state.run_id)
-    target = _target(ledger, info, attach)
+    target = _target(ledger, info, attach, parent)
     _adopt(ledger, target)
     _tell_superseded(ledger)
     if target.status != RUNNING and info["status"] == RUNNING and is_held(ledger.path):
@@ -67,7 +71,16 @@ def discard_ghosts(ledger: Ledger, info: dict[str, Any]) -> None:
             ledger.sink.discard(target.run_id)
 
 
-def _target(ledger: Ledger, info: dict[str, Any], attach: str | None) -> Target:
+def _is_of_another(ledger: Ledger, info: dict[str, Any], run_id: str) -> bool:
+    """Whether the MLflow run holds another record: the two would draw one curve together."""
+    try:
+        owner = ledger.sink.attach(run_id).tags.get(RECORD_TAG)
+    except Gone:
+        return False
+    return owner is not None and owner != info["id"]
+
+
+def _target(ledger: Ledger, info: dict[str, Any], attach: str | None, parent: str | None) -> Target:
     sink, state = ledger.sink, ledger.state
     if state.run_id or attach:
         state.run_id = state.run_id or attach or ""
@@ -79,7 +92,11 @@ def _target(ledger: Ledger, info: dict[str, Any], attach: str | None) -> Target:
         info["experiment"],
         name=info["name"],
         start_time=round(1000 * info["created"]),
-        tags={RECORD_TAG: info["id"], **context_tags(info)},
+        tags={
+            RECORD_TAG: info["id"],
+            **({PARENT_TAG: parent} if parent else {}),
+            **context_tags(info),
+        },
     )
 
 

@@ -93,4 +93,4 @@ def _short(error: Exception) -> str:
     lines = str(error).splitlines() or [""]
     # SQLAlchemy says what the database said in a later line.
     line = next((line for line in lines if _OF_DATABASE.match(line)), lines[0])
-    return mask_password(line)[:_MOST_TEXT]
+    return mask_password(line).strip()[:_MOST_TEXT]

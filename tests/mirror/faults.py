@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 
-MODES = ("pass", "refuse", "hang", "cut", "500", "429", "401", "403")
+MODES = ("pass", "refuse", "hang", "drip", "cut", "500", "429", "401", "403")
 _REASONS = {"500": "Internal Server Error", "429": "Too Many Requests", "401": "Unauthorized"}
 
 
@@ -16,7 +16,8 @@ class FaultProxy:
     """Listens on a port of its own and passes on to `port`, or does not.
 
     Attributes:
-        mode: "pass"; "refuse" every connection; "hang": accept and never answer; "cut": the server
+        mode: "pass"; "refuse" every connection; "hang": accept and never answer; "drip": answer a
+            byte a second, without end; "cut": the server
             gets the request, and the connection breaks in the middle of its response; or an HTTP
             status that is answered in the server's place.
     """
@@ -81,6 +82,12 @@ class FaultProxy:
             if mode == "hang":
                 while client.recv(65536):
                     pass
+            elif mode == "drip":
+                _read_request(client)
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{")
+                while True:
+                    time.sleep(1)
+                    client.sendall(b" ")
             elif mode in ("pass", "cut"):
                 self._pass_on(client, most_bytes=None if mode == "pass" else 20)
             else:

@@ -117,7 +117,32 @@ def test_sync_without_words_sends_what_was_meant_for_a_server_and_with_all_the_r
     assert len(runs_of(store, "e")) == 2
     result = CliRunner().invoke(main, ["sync", local.id, "--tracking-uri", "nonsense://x"])
     assert result.exit_code == 1
-    assert result.output.startswith(f"{local.id}: MLflow cannot take it: ")
+    assert result.output.startswith(f"{local.id}: ") and "unsupported URI" in result.output
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("htps://alice:hunter2@h/", "got unsupported URI 'htps://alice:***@h/'"),
+        ("mysql://alice:hunter2@h/db", "the driver MySQLdb is not installed"),
+        ("bogus", "filesystem tracking backend"),
+    ],
+)
+def test_a_uri_that_mlflow_cannot_open_is_explained_in_a_line_without_its_password(
+    run_script, tmp_path, uri, why
+):
+    patience = {"MLFLOW_TRACK_FINISH_TIMEOUT": "30", "MLFLOW_TRACK_MIRROR_LINGER": "0"}
+    done = run_script(
+        "import mlflow_track as mt; mt.start_run().finish()", MLFLOW_TRACKING_URI=uri, **patience
+    )
+    assert done.returncode == 0 and why in done.stderr, done.stderr
+    (run,) = mt.load_runs("runs")
+    for command in ("sync", "doctor"):
+        result = CliRunner().invoke(main, [command, run.id, "--tracking-uri", uri])
+        assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+        assert why in result.output and "hunter2" not in result.output
+    recorded = b"".join(path.read_bytes() for path in run.path.rglob("*") if path.is_file())
+    assert b"hunter2" not in recorded and "hunter2" not in done.stderr
 
 
 def test_the_doctor_counts_and_says_why_and_what_to_do(run_script, store):

@@ -14,6 +14,7 @@ from mlflow_track.mirror.fetch import fetch
 from mlflow_track.mirror.fetch_request import FetchRequest
 from mlflow_track.mirror.sink import Target
 from tests.mirror.conftest import client_of, files_under, history, only_run, runs_of
+from tests.mirror.faults import FaultProxy
 
 JOB = """
 import sys, torch, mlflow_track as mt
@@ -106,6 +107,26 @@ def test_where_the_server_cannot_say_what_to_continue_auto_starts_anew_and_an_id
     assert "Connection refused" in done.stderr
     with pytest.raises(LookupError, match="no unfinished run"):
         mt.start_run(experiment="e", resume="must", backend="mlflow")
+
+
+def test_a_server_that_drips_its_answer_does_not_hold_the_start(run_script):
+    proxy = FaultProxy(1)
+    proxy.become("drip")
+    code = """
+    import time, mlflow_track as mt
+    began = time.monotonic()
+    mt.start_run(resume="auto")
+    print(time.monotonic() - began)
+    """
+    patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_TRACK_FINISH_TIMEOUT": "0"}
+    try:
+        done = run_script(code, MLFLOW_TRACKING_URI=proxy.uri, **patience)
+    finally:
+        proxy.close()
+    assert done.returncode == 0, done.stderr
+    assert "no whole answer in 6 s; a new run starts" in done.stderr
+    # Beside it the import of mlflow, on a busy machine.
+    assert 6 < float(done.stdout) < 60
 
 
 @pytest.mark.slow

@@ -88,6 +88,39 @@ def test_a_run_that_mlflow_began_receives_everything(run_script, store):
     assert len(history(store, run.info.run_id, "acc")) == 100
 
 
+TWO_RUNS = """
+import mlflow_track as mt
+for lr in (0.1, 0.2):
+    with mt.start_run(experiment="e", params={"lr": lr}) as run:
+        for step in range(3):
+            run.log_metric("a", lr + step, step=step)
+"""
+
+
+def test_a_second_run_of_one_job_has_an_mlflow_run_of_its_own_below_the_first(run_script, store):
+    client = client_of(store)
+    given = client.create_run(client.create_experiment("e")).info.run_id
+    done = run_script(TWO_RUNS, MLFLOW_TRACKING_URI=store, MLFLOW_RUN_ID=given)
+    assert done.returncode == 0, done.stderr
+    second, first = runs_of(store, "e")
+    assert first.info.run_id == given and second.data.tags["mlflow.parentRunId"] == given
+    for run, lr in ((first, 0.1), (second, 0.2)):
+        assert run.data.params == {"lr": str(lr)} and run.info.status == "FINISHED"
+        assert history(store, run.info.run_id, "a") == [(step, lr + step) for step in range(3)]
+
+
+def test_without_a_look_at_whose_it_is_two_runs_draw_one_curve(run_script, store, tmp_path):
+    # What every Python process of the job imports first, the mirror, too.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import mlflow_track.mirror.link as link\nlink._is_of_another = lambda *_: False"
+    )
+    client = client_of(store)
+    given = client.create_run(client.create_experiment("e")).info.run_id
+    places = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "MLFLOW_RUN_ID": given}
+    assert run_script(TWO_RUNS, MLFLOW_TRACKING_URI=store, **places).returncode == 0
+    assert len(history(store, only_run(store, "e").info.run_id, "a")) == 6
+
+
 def test_an_exception_makes_the_run_failed_there_too(run_script, store):
     code = """
     import mlflow_track as mt
@@ -183,6 +216,18 @@ def test_a_local_run_is_synced_later_and_twice_changes_nothing(run_script, store
     run = only_run(store, "e")
     assert run.info.status == "FINISHED"
     assert len(history(store, run.info.run_id, "acc")) == 100
+
+
+def test_a_run_of_an_older_layout_is_imported_too(store):
+    folder = Path("runs/old/r1")
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"status": "FINISHED", "created": 1700000000.0}')
+    (folder / "metrics.csv").write_text("step,time,a\n0,1700000001.0,2.5\n")
+    result = CliRunner().invoke(main, ["sync", "--all", "runs", "--tracking-uri", store])
+    assert result.exit_code == 0, result.output
+    run = only_run(store, "old")
+    assert run.info.run_name == "r1" and history(store, run.info.run_id, "a") == [(0, 2.5)]
+    assert run.info.start_time == 1_700_000_000_000
 
 
 def test_without_mirror_json_a_sync_finds_the_run_again(run_script, store):

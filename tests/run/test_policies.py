@@ -313,6 +313,15 @@ def test_without_the_boundary_a_signal_stops_a_loop_that_has_no_checkpoint(
     assert "stop" not in run.checkpoints[-1].manifest["policies"]
 
 
+def test_a_signal_where_nobody_reads_the_console_stops_as_any_other(run_script: Script) -> None:
+    # As with `python train.py 2>&1 | tee log` when Ctrl-C has ended tee first.
+    lonely = "import os; r, w = os.pipe(); os.close(r); os.dup2(w, 2)"
+    done = run_script(f"{lonely}\n{LOOP}", "step", str(int(signal.SIGTERM)))
+    assert done.stdout.split() == ["5", "6.0"]
+    (run,) = mt.load_runs("runs")
+    assert run.status == "KILLED" and run.checkpoints[-1].step == 5
+
+
 def test_a_loop_that_goes_on_after_a_stop_saves_for_it_once() -> None:
     with mt.start_run() as run:
         checkpoints = run.checkpoints()
