@@ -126,8 +126,10 @@ def param_value(value: Any, path: str) -> Any:
             return param_value(item(), path)
         if type(value).__name__ in ("dtype", "device") or type(value).__name__.endswith("DType"):
             return str(value)
+    kind = value if isinstance(value, type) else type(value)
     raise TypeError(
-        f"param {path!r} is {type(value).__module__}.{type(value).__qualname__}, which is not "
+        f"param {path!r} is {'the class ' * (kind is value)}"
+        f"{kind.__module__}.{kind.__qualname__}, which is not "
         "serialisable; params take numbers, strings, booleans, None, lists and mappings of them"
     )
 
@@ -162,6 +164,11 @@ def artifact_path(root: Path, name: Any) -> Path:
     Raises:
         ValueError: The name would leave the folder, or no file can be called so.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(
+            f"the artifact's name is {type(name).__name__} ({name!r:.60}); it takes a string, "
+            "after what is to be written"
+        )
     text = os.fspath(name)
     pure = PurePath(text) if isinstance(text, str) else PurePath()
     if (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_track.checkpoint.deadline import parse_deadline
+from mlflow_track.record.masking import mask_password
 
 BACKENDS = ("local", "mlflow", "off")
 REWINDS = ("continue", "fork")
@@ -65,6 +67,9 @@ class Settings:
                 f"backend {self.backend!r} is unknown; MLFLOW_TRACK_BACKEND and "
                 f"start_run(backend=…) take one of {', '.join(BACKENDS)}"
             )
+        for name, value in (("experiment", self.experiment), ("run_name", self.run_name)):
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it takes a string")
         if not self.experiment.strip():
             raise ValueError("the experiment's name is empty; give it at least one character")
         for name, value, words in (
@@ -154,7 +159,12 @@ def absolute_uri(uri: str) -> str:
     """The same store, whatever the working folder of the process that opens it.
 
     A relative `sqlite:///x.db` names a file in the current folder; so does a bare path.
+
+    Raises:
+        ValueError: It is mistyped in a way that MLflow would take for something else.
     """
+    if meant := _meant_uri(uri):
+        raise ValueError(f"the tracking URI is {mask_password(uri)!r}; did you mean {meant!r}?")
     scheme, separator, rest = uri.partition(":///")
     if (
         separator
@@ -166,6 +176,15 @@ def absolute_uri(uri: str) -> str:
     if "://" not in uri and not uri.startswith(("databricks", "file:")):
         return Path(uri).expanduser().absolute().as_uri()
     return uri
+
+
+def _meant_uri(uri: str) -> str | None:
+    """`localhost:5000` is a scheme and a path to MLflow, and `sqlite://x.db` a host."""
+    found = re.fullmatch(r"(?:https?/+)?([\w.-]+:\d+(?:/.*)?)", uri)
+    if found and not re.match(r"[a-zA-Z]:\d*[/\\]", uri):
+        return f"http://{found[1]}"
+    found = re.fullmatch(r"(sqlite(?:\+\w+)?)://([^/].*)", uri)
+    return f"{found[1]}:///{found[2]}" if found else None
 
 
 def _read_dotenv() -> dict[str, str]:

@@ -60,7 +60,7 @@ def start_run(
     )
     checked_params = checks.params(params) if params is not None else {}
     parent = {PARENT_TAG: settings.parent_run_id} if settings.parent_run_id else {}
-    checked_tags = checks.tags({**parent, **(tags or {})})
+    checked_tags = {**parent, **checks.tags(tags or {})}
     if settings.backend == "off" or int(os.environ.get("RANK") or 0) > 0:
         from mlflow_track.off import OffRun
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mlflow_track.analysis.columns import parse_columns, read_piece
+from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
 from mlflow_track.analysis.summary import METRICS_FILE, Summary
 
 Axis = Literal["step", "time", "tokens"]
@@ -38,7 +38,8 @@ def read_curve(run: Summary, metric: str, axis: Axis = "step", label: str = "") 
         ValueError: The axis is tokens, and the params do not say how many a step has.
     """
     file = METRICS_FILE if metric in run.metrics or "system/" not in metric else SYSTEM_FILE
-    steps, times, values = _read(run.path / file, metric)
+    columns = _read(run.path / file)
+    steps, times = columns.steps, columns.times
     xs: Sequence[float] = steps
     if axis == "time":
         start = times[0] if times else 0.0
@@ -46,13 +47,13 @@ def read_curve(run: Summary, metric: str, axis: Axis = "step", label: str = "") 
     elif axis == "tokens":
         each = tokens_per_step(run.params)
         xs = [(step + 1) * each for step in steps]
-    points = [
-        (float(x), float(y))
-        for x, y in zip(xs, values, strict=True)
-        if y is not None and math.isfinite(y)
-    ]
-    points.sort(key=lambda point: point[0])
-    return Curve(label or run.name, [x for x, _ in points], [y for _, y in points])
+    return _curve(label or run.name, xs, columns.values.get(metric, ()))
+
+
+def read_all_curves(run: Summary) -> dict[str, Curve]:
+    """The curves of all metrics in metrics.csv over steps, by one reading of the file."""
+    columns = _read(run.path / METRICS_FILE)
+    return {name: _curve(name, columns.steps, ys) for name, ys in columns.values.items()}
 
 
 def tokens_per_step(params: Mapping[str, Any]) -> float:
@@ -145,11 +146,19 @@ def short_number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _read(path: Path, metric: str) -> tuple[Sequence[int], Sequence[float], Sequence[float | None]]:
+def _curve(label: str, xs: Sequence[float], ys: Sequence[float | None]) -> Curve:
+    points = [
+        (float(x), float(y))
+        for x, y in zip(xs, ys, strict=False)
+        if y is not None and math.isfinite(y)
+    ]
+    points.sort(key=lambda point: point[0])
+    return Curve(label, [x for x, _ in points], [y for _, y in points])
+
+
+def _read(path: Path) -> Columns:
     try:
         piece = read_piece(path)
     except (FileNotFoundError, ValueError):
-        return [], [], []
-    columns = parse_columns(piece.names, piece.body)
-    values = columns.values.get(metric) or [None] * len(columns.steps)
-    return columns.steps, columns.times, values
+        return Columns([], [], {}, 0)
+    return parse_columns(piece.names, piece.body)

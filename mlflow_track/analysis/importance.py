@@ -84,8 +84,8 @@ def _correlation_ratio(words: Sequence[Any], ys: Sequence[float]) -> float:
     groups: Mapping[str, list[float]] = {str(word): [] for word in words}
     for word, y in zip(words, ys, strict=True):
         groups[str(word)].append(y)
-    if len(groups) == len(ys):
-        # As many words as runs tell any order.
+    if 2 * len(groups) > len(ys):
+        # Nearly as many words as runs, such as names and folders, tell any order.
         return 0.0
     between = sum(len(g) * (sum(g) / len(g) - mean) ** 2 for g in groups.values())
     return math.sqrt(between / total) if total else 0.0

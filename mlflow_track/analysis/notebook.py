@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from mlflow_track.analysis.compare import best, compare_rows, main_metric
-from mlflow_track.analysis.curves import labels, read_curve
+from mlflow_track.analysis.curves import Curve, labels, read_all_curves, read_curve
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.analysis.svg import color, line_chart, sparkline
 from mlflow_track.record.params import param_text
@@ -18,10 +18,11 @@ _MOST_ROWS = 30
 def run_as_html(run: Summary) -> str:
     """One run: what it is, its params, and each metric with its curve in small."""
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.created))
+    curves, none = read_all_curves(run), Curve("", [], [])
     metrics = "".join(
         f"<tr><td>{escape(name)}</td><td>{found.last:.6g}</td>"
         f"<td>{best(name, found)[0]:.6g} at {best(name, found)[1]}</td>"
-        f"<td>{sparkline(read_curve(run, name).ys)}</td></tr>"
+        f"<td>{sparkline(curves.get(name, none).ys)}</td></tr>"
         for name, found in list(run.metrics.items())[:_MOST_ROWS]
         if found.count
     )

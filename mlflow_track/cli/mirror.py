@@ -80,8 +80,9 @@ def doctor(runs: tuple[str, ...], tracking_uri: str | None) -> None:
     for run in chosen:
         try:
             uri = server_of(run, tracking_uri)
-        except LookupError as error:
+        except (LookupError, ValueError) as error:
             click.echo(f"{run.id}: {error}")
+            is_well = is_well and isinstance(error, LookupError)
             continue
         if uri not in answers:
             answers[uri] = probe(uri)

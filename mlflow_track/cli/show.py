@@ -180,7 +180,7 @@ def _print_facts(run: Summary) -> None:
 
 def _print_metrics(run: Summary, form: str | None) -> None:
     from mlflow_track.analysis.compare import best, has_best
-    from mlflow_track.analysis.curves import read_curve
+    from mlflow_track.analysis.curves import Curve, read_all_curves
     from mlflow_track.analysis.terminal import sparkline
 
     logged = {name: metric for name, metric in run.metrics.items() if metric.count}
@@ -198,8 +198,9 @@ def _print_metrics(run: Summary, form: str | None) -> None:
             return
         click.echo()
         header.append("")
+        curves, none = read_all_curves(run), Curve("", [], [])
         for row in rows:
-            row.append(sparkline(read_curve(run, row[0]).ys))
+            row.append(sparkline(curves.get(row[0], none).ys))
     print_rows(header, rows, form)
 
 

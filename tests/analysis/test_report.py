@@ -100,9 +100,12 @@ def test_importance_is_one_where_a_param_tells_the_order_and_small_where_it_does
 ) -> None:
     for number in range(12):
         params = {"tells": number**3, "noise": (number * 5) % 12, "word": "ab"[number // 6], "n": 1}
+        params["folder"] = f"out/{max(number, 2)}"
         write(tmp_path / "e" / f"r{number:02d}", [(0, {"loss": -number})], params)
     found = {i.param: i for i in param_importance(read_summaries(tmp_path)[0], "loss")}
     assert found["tells"].value == pytest.approx(1) and found["tells"].sign == -1
     assert found["noise"].value < 0.5 and 0.8 < found["word"].value < 1 and "n" not in found
+    # Nearly each run has its own: that tells nothing.
+    assert found["folder"].value == 0
     assert ranks([3.0, 1.0, 3.0]) == [1.5, 0.0, 1.5]
     assert param_importance(read_summaries(tmp_path)[0][:3], "loss") == []

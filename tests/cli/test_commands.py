@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 import mlflow_track as mt
 from mlflow_track import trash
+from mlflow_track.analysis import curves
 from mlflow_track.cli import main
 from tests.analysis.records import make_run, write
 
@@ -190,6 +191,18 @@ def test_show_prints_all_of_a_run(two_runs: list[mt.LoadedRun]) -> None:
     assert "no run in runs is called" in invoke("show", "nobody", status=1).output
     assert invoke("show").output == text
     assert invoke("tail", "--no-follow").output == invoke("tail", "@last", "--no-follow").output
+
+
+def test_show_reads_the_metrics_once_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [(step, {f"layer{step}/norm": 1.5}) for step in range(40)]
+    folder = write(Path("runs/e/wide"), rows)
+    read, pieces = curves.read_piece, []
+    monkeypatch.setattr(curves, "read_piece", lambda *a: pieces.append(a) or read(*a))
+    text = invoke("show", str(folder)).output
+    assert len(pieces) == 1 and text.count("▄") == 40
+    assert mt.load_run(folder)._repr_html_().count("<tr>") > 30 and len(pieces) == 2
 
 
 def test_settings_have_no_best_value(two_runs: list[mt.LoadedRun]) -> None:

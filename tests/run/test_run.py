@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import mlflow_track as mt
+from mlflow_track.settings import absolute_uri
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -148,6 +149,10 @@ def test_bad_metrics_are_refused_and_harm_nothing(
         ({"resume": "maybe"}, LookupError, "never, auto, must"),
         ({"resume": "must"}, LookupError, "no unfinished run"),
         ({"experiment": " "}, ValueError, "empty"),
+        ({"experiment": 5}, TypeError, "experiment is 5 .int.; it takes a string"),
+        ({"run_name": 5}, TypeError, "run_name is 5 .int."),
+        ({"params": {"opt": dict}}, TypeError, "the class builtins.dict"),
+        ({"tags": ["x"]}, TypeError, "mapping"),
         ({"tags": {"": "x"}}, ValueError, "tag name"),
         ({"tags": "x"}, TypeError, "mapping"),
         ({"directory": "file/runs"}, OSError, "MLFLOW_TRACK_DIR"),
@@ -160,6 +165,31 @@ def test_a_start_that_does_not_fit_says_what_does_and_leaves_nothing(
     with pytest.raises(error, match=words):
         mt.start_run(**arguments)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "meant"),
+    [
+        ("localhost:5000", "http://localhost:5000"),
+        ("http/tracking.example:80/x", "http://tracking.example:80/x"),
+        ("10.0.0.1:5000/", "http://10.0.0.1:5000/"),
+        ("sqlite://mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_a_mistyped_tracking_uri_is_refused_with_what_was_meant(
+    uri: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        mt.start_run()
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://h:5000", "sqlite:///:memory:", "postgresql+psycopg://u@h/d", "databricks://p"]
+)
+def test_a_uri_of_a_store_stays_as_it_is(uri: str) -> None:
+    assert absolute_uri(uri) == uri
 
 
 def test_artifacts_cannot_leave_their_folder(tmp_path: Path) -> None:
