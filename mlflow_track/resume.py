@@ -108,6 +108,8 @@ def _newest_unfinished(settings: Settings) -> Path | None:
         info = _readable(path)
         if info is None or info["status"] == FINISHED or not _has_name(info, settings.run_name):
             continue
+        if not _has_experiment(info, settings.mlflow_experiment_id):
+            continue
         if newest is None or info["created"] > newest[0]:
             newest = (info["created"], path)
     return newest[1] if newest else None
@@ -123,6 +125,12 @@ def _readable(path: Path) -> dict[str, Any] | None:
 
 def _has_name(info: dict[str, Any], name: str | None) -> bool:
     return info["name"] == name if name is not None else not info["name_given"]
+
+
+def _has_experiment(info: dict[str, Any], mlflow_id: str | None) -> bool:
+    """Under `mlflow run` all records are of "default"; the number tells their experiments apart."""
+    own = (info.get("mirror") or {}).get("experiment_id")
+    return mlflow_id is None or own is None or own == mlflow_id
 
 
 def _named(settings: Settings) -> str:

@@ -75,6 +75,7 @@ class Run:
             directory.update(
                 mirror={
                     "attach": settings.mlflow_run_id,
+                    "experiment_id": settings.mlflow_experiment_id,
                     "tracking_uri": mask_password(settings.tracking_uri),
                     "rewind": settings.rewind,
                     "upload": settings.upload,

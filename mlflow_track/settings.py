@@ -32,6 +32,8 @@ class Settings:
         tracking_uri: The MLflow server, with local paths made absolute; None unless `backend`
             is "mlflow".
         named_tracking_uri: The same, but None where no argument and no variable names it.
+        mlflow_experiment_id: The MLflow experiment of that run, where nothing names an experiment:
+            `mlflow run` hands over the number only.
         mlflow_run_id: The MLflow run to attach to, as `mlflow run` hands it over.
         rewind: What a resume that repeats steps does at the server: "continue" in the same MLflow
             run, or "fork" a new one that holds the kept history.
@@ -52,6 +54,7 @@ class Settings:
     tracking_uri: str | None
     named_tracking_uri: str | None
     mlflow_run_id: str | None
+    mlflow_experiment_id: str | None = None
     rewind: str
     upload: str
     finish_timeout_seconds: float
@@ -132,24 +135,30 @@ def read_settings(
         system_name = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
         if (first("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING") or "true").lower() in ("false", "0"):
             system_name = ""
+    ends_at = parse_deadline(deadline, now=time.time()) if deadline else None
+    if ends_at is not None and ends_at <= time.time():
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ends_at))
+        raise ValueError(f"MLFLOW_TRACK_DEADLINE is {deadline!r}: {when} has passed already")
     is_mirrored = backend == "mlflow"
+    if experiment is None:
+        experiment = first("MLFLOW_EXPERIMENT_NAME", "EXPERIMENT_NAME")
+    has_only_id = experiment is None and is_mirrored
     return Settings(
         backend=backend,
         directory=Path(directory or first("MLFLOW_TRACK_DIR") or "runs").expanduser().absolute(),
-        experiment=experiment
-        if experiment is not None
-        else first("MLFLOW_EXPERIMENT_NAME", "EXPERIMENT_NAME") or "default",
+        experiment=experiment if experiment is not None else "default",
         run_name=run_name if run_name is not None else first("MLFLOW_RUN_NAME"),
         resume=resume if resume is not None else first("MLFLOW_TRACK_RESUME") or "never",
         tracking_uri=absolute_uri(uri or _MLFLOW_DEFAULT_STORE) if is_mirrored else None,
         named_tracking_uri=absolute_uri(uri) if uri and is_mirrored else None,
         mlflow_run_id=run_id if is_mirrored else None,
+        mlflow_experiment_id=first("MLFLOW_EXPERIMENT_ID") if has_only_id else None,
         rewind=rewind or first("MLFLOW_TRACK_REWIND") or "continue",
         upload=first("MLFLOW_TRACK_UPLOAD") or "all",
         finish_timeout_seconds=seconds("MLFLOW_TRACK_FINISH_TIMEOUT", "30"),
         system_metrics_seconds=seconds(system_name, "10") if system_name else 0,
         mirror_environment=dotenv,
-        deadline=parse_deadline(deadline, now=time.time()) if deadline else None,
+        deadline=ends_at,
         replay_step=json.loads(replay)["step"] if replay else None,
         parent_run_id=first("MLFLOW_TRACK_PARENT_RUN_ID"),
     )

@@ -78,8 +78,8 @@ class StopRequest:
             self.reason = self.arrived.name
         # Not print: the signal may have arrived in the middle of one.
         text = (
-            f"\n{self.arrived.name}: stopping after this step with a checkpoint; "
-            "again to end at once\n"
+            f"\n{self.arrived.name}: stopping after this step"
+            f"{' with a checkpoint' * self._is_shared}; again to end at once\n"
         )
         # Nobody may be there to read it: that ends no training.
         with contextlib.suppress(OSError, ValueError):

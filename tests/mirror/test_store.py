@@ -206,6 +206,30 @@ def test_a_resume_under_mlflow_run_fills_the_new_run_and_marks_the_old(run_scrip
     assert (old.info.status, new.info.status) == ("FAILED", "FINISHED")
 
 
+def test_under_mlflow_run_a_resume_stays_in_its_experiment(run_script, store, tmp_path):
+    code = """
+    import sys, mlflow_track as mt
+    with mt.start_run(resume="auto") as run:
+        raise SystemExit(3)
+    """
+    client = client_of(store)
+    names: list[set[str]] = []
+    for experiment in ("A", "B", "A"):
+        found = client.get_experiment_by_name(experiment)
+        number = found.experiment_id if found else client.create_experiment(experiment)
+        given = {
+            "MLFLOW_EXPERIMENT_ID": number,
+            "MLFLOW_RUN_ID": client.create_run(number).info.run_id,
+        }
+        done = run_script(code, MLFLOW_TRACKING_URI=store, **given)
+        assert done.returncode == 3, done.stderr
+        names.append({path.name for path in (tmp_path / "runs/default").iterdir()})
+    first, second, third = names
+    assert len(first) == 1 and len(second) == 2 and third == second
+    attempts = {run.id: len(run.info["attempts"]) for run in mt.load_runs("runs")}
+    assert attempts[first.pop()] == 2
+
+
 def test_a_local_run_is_synced_later_and_twice_changes_nothing(run_script, store):
     assert run_script(WHOLE).returncode == 0
     words = ["sync", "--all", "runs", "--tracking-uri", store]

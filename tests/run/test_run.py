@@ -315,3 +315,12 @@ def test_importing_and_logging_locally_loads_no_heavy_package(run_script: Script
     """
     done = run_script(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_deadline_that_has_passed_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACK_DEADLINE", "2020-01-01")
+    with pytest.raises(ValueError, match="2020-01-01 00:00:00 has passed already"):
+        mt.start_run()
+    assert not Path("runs").exists()
