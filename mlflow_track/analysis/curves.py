@@ -159,6 +159,6 @@ def _curve(label: str, xs: Sequence[float], ys: Sequence[float | None]) -> Curve
 def _read(path: Path) -> Columns:
     try:
         piece = read_piece(path)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return Columns([], [], {}, 0)
     return parse_columns(piece.names, piece.body)

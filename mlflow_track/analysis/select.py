@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_track.analysis.folders import find_folders
+from mlflow_track.analysis.folders import Skipped, find_folders
 from mlflow_track.analysis.summary import Summary, SummaryCache
 from mlflow_track.hint import did_you_mean
 
@@ -29,11 +29,12 @@ class RunSelector:
         self.root = root
         self._cache = SummaryCache()
         self._all: list[Summary] | None = None
+        self._skipped: list[Skipped] = []
 
     def runs(self) -> list[Summary]:
         """All runs below the root, oldest first."""
         if self._all is None:
-            self._all, _ = self._cache.read_all(self.root)
+            self._all, self._skipped = self._cache.read_all(self.root)
         return self._all
 
     def find(self, word: str) -> list[Summary]:
@@ -48,9 +49,9 @@ class RunSelector:
         if word.startswith("@"):
             return [self._special(word)]
         # What looks like a path is one, where it exists.
-        path = Path(word).expanduser()
-        if find_folders(path)[0]:
-            return self._cache.read_all(path)[0]
+        found = self._at(word)
+        if found:
+            return found
         runs = self.runs()
         for matches in (
             [run for run in runs if run.id == word],
@@ -63,6 +64,9 @@ class RunSelector:
         ):
             if matches:
                 return matches
+        for path, reason in self._skipped:
+            if path.name == word:
+                raise NoSuchRun(f"{path}: {reason}")
         raise NoSuchRun(
             f"no run in {self.root} is called {word!r}; a run is named by its id or the beginning "
             "of it, its name, its path, experiment/name, @last or @best:METRIC"
@@ -82,6 +86,21 @@ class RunSelector:
                 f"{len(found)} runs are called {word!r}: {self._some(found)}; say which by its id"
             )
         return found[0]
+
+    def _at(self, word: str) -> list[Summary]:
+        """The runs in the folder `word`; none where it is no folder of runs."""
+        try:
+            path = Path(word).expanduser()
+            if not find_folders(path)[0]:
+                return []
+        except (OSError, RuntimeError):
+            # Longer than a path may be, or ~ of nobody: a name at best.
+            return []
+        found, skipped = self._cache.read_all(path)
+        if not found:
+            reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:_MOST_NAMED])
+            raise NoSuchRun(f"no run in {word} can be read: {reasons}")
+        return found
 
     def _special(self, word: str) -> Summary:
         runs = self.runs()

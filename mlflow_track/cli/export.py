@@ -44,7 +44,7 @@ def export(runs: tuple[str, ...], root: Path, output: Path | None, name: str) ->
     found = some_runs(root, runs)
     try:
         frame = read_frames([run.path / name for run in found], [run.id for run in found])
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     frame = frame.reset_index()
     frame["run"] = frame["run"].astype(str)

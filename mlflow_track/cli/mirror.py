@@ -86,7 +86,12 @@ def doctor(runs: tuple[str, ...], tracking_uri: str | None) -> None:
             continue
         if uri not in answers:
             answers[uri] = probe(uri)
-        diagnosis = examine(run.path.absolute(), answers[uri])
+        try:
+            diagnosis = examine(run.path.absolute(), answers[uri])
+        except (OSError, ValueError) as error:
+            click.echo(f"{run.id}: the record cannot be read: {error}")
+            is_well = False
+            continue
         click.echo("\n".join(diagnosis.lines))
         is_well = is_well and diagnosis.is_well
     sys.exit(not is_well)

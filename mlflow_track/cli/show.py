@@ -100,7 +100,7 @@ class _Follower:
             with open(self._log, "rb") as file:
                 file.seek(self._at)
                 data = file.read()
-        except FileNotFoundError:
+        except OSError:
             return ""
         data = data[: data.rfind(b"\n") + 1]
         self._at += len(data)
@@ -111,7 +111,7 @@ class _Follower:
 
         try:
             piece = read_piece(self._file, -(4 << 10))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return
         columns = parse_columns(piece.names, piece.body)
         if not columns.steps or (columns.steps[-1], columns.times[-1]) == self._last:

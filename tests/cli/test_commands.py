@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import mlflow_track as mt
 from mlflow_track import trash
 from mlflow_track.analysis import curves
 from mlflow_track.cli import main
-from tests.analysis.records import make_run, write
+from tests.analysis.records import DAMAGED, UNREADABLE, make_run, write
 
 ROOT = Path(__file__).resolve().parents[2]
 # Commands whose examples need a server or a checkpoint have tests of their own.
@@ -175,6 +176,94 @@ def test_ls_of_broken_folders_says_what_it_leaves_out() -> None:
         assert result.exception is None or isinstance(result.exception, SystemExit), command
     assert "there are no runs" in invoke("compare", "-d", "nowhere", status=1).output
     assert "no such runs" in invoke("ls", "nowhere", status=1).stderr
+
+
+# --- records that something happened to ---
+
+# RUN stands for the record, by its path.
+READERS = """
+    ls RUN
+    show RUN
+    show RUN --json
+    show RUN --csv
+    tail RUN --no-follow
+    compare RUN
+    compare RUN whole
+    plot RUN
+    plot RUN --metric loss -o p.png
+    report RUN whole
+    export RUN
+    export RUN -o m.csv
+    rm RUN --dry-run
+    doctor RUN --tracking-uri sqlite:///none/none.db
+    ckpt ls RUN
+    ckpt verify RUN
+    ckpt show RUN
+    ckpt diff RUN last last --values
+    ckpt export RUN -o m.safetensors
+    ckpt prune RUN --last 1 --dry-run
+    ckpt prune RUN --last 1
+    ckpt pin RUN
+    ckpt unpin RUN
+""".strip().splitlines()
+
+
+def read_in_every_way(run: Path) -> dict[str, Result]:
+    """What each command says to the record; none may end with a traceback."""
+    results = {}
+    for line in READERS:
+        words = [str(run) if word == "RUN" else word for word in line.split()]
+        result = results[line.strip()] = CliRunner().invoke(main, words)
+        ended = result.exception
+        assert ended is None or isinstance(ended, SystemExit), (line, ended, result.exc_info)
+    return results
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with metrics and two checkpoints."""
+    with mt.start_run(
+        run_name="whole", directory=tmp_path_factory.mktemp("runs"), backend="local"
+    ) as run:
+        checkpoints = run.checkpoints(save=mt.EverySteps(1))
+        for step in range(2):
+            run.log_metrics({"loss": 1.0 / (step + 1)}, step=step)
+            checkpoints.save(step, {"model": {"weight": float(step)}}, metrics={"loss": 1.0})
+    return run.directory
+
+
+@pytest.fixture
+def victim(whole: Path) -> Path:
+    """A copy of it, beside an unharmed one."""
+    for name in ("whole", "victim"):
+        shutil.copytree(whole, Path("runs/e") / name)
+    return Path("runs/e/victim")
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_run_that_cannot_be_read_is_refused_with_the_reason(victim: Path, what: str) -> None:
+    harm, reason = UNREADABLE[what]
+    harm(victim)
+    for line, result in read_in_every_way(victim).items():
+        assert result.exit_code == 1 and reason in result.output, (line, result.output)
+    assert reason in invoke("show", "victim", status=1).output
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_no_damage_of_a_record_is_a_traceback(victim: Path, what: str) -> None:
+    DAMAGED[what](victim)
+    read_in_every_way(victim)
+
+
+def test_every_command_reads_a_whole_record(victim: Path) -> None:
+    """The control of the two above."""
+    for line, result in read_in_every_way(victim).items():
+        assert result.exit_code == 0 or "sqlite" in line or "safetensors" in line, (line, result)
+
+
+@pytest.mark.parametrize("word", ["a" * 300, "~nobody-of-that-name/x"])
+def test_a_word_that_cannot_be_a_path_names_no_run(two_runs: list[mt.LoadedRun], word: str) -> None:
+    assert "no run in runs is called" in invoke("show", word, status=1).output
 
 
 # --- show, compare, plot, export ---
