@@ -9,16 +9,19 @@ from types import FrameType
 
 import click
 
+from mlflow_track.cli.select import default_root
+
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path), default=Path("runs"))
+@click.argument("root", type=click.Path(path_type=Path), default=default_root)
 @click.option("--port", default=0, help="The port on 127.0.0.1; without it, a free one.")
 @click.option("--no-browser", is_flag=True, help="Print the address, and open no browser.")
 def ui(root: Path, port: int, no_browser: bool) -> None:
-    """Show the runs under ROOT (default: runs) in the MLflow UI, without importing them anywhere.
+    """Show the runs under ROOT in the MLflow UI, without importing them anywhere.
 
-    The page shows the records as they are at that moment, also while they grow, and opens on the
-    comparison of the newest experiment. Nothing can be changed from it. Ctrl-C ends it.
+    ROOT is MLFLOW_TRACK_DIR, else runs, where none is given. The page shows the records as they
+    are at that moment, also while they grow, and opens on the comparison of the newest experiment.
+    Nothing can be changed from it. Ctrl-C ends it.
 
     Example: mlflow-track ui runs --port 5000 --no-browser
     """

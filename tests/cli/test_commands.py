@@ -159,6 +159,12 @@ def test_ls_watches_until_no_run_runs() -> None:
     assert process.returncode == 0 and "FINISHED" in rest
 
 
+def test_every_command_begins_in_the_folder_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACK_DIR", "elsewhere")
+    for command in ("ls", "compare", "plot", "report", "export", "ui"):
+        assert "runs in elsewhere" in invoke(command, status=1).output, command
+
+
 def test_ls_of_broken_folders_says_what_it_leaves_out() -> None:
     write(Path("runs/e/good"), [(0, {"a": 1.0})])
     with open("runs/e/good/metrics.csv", "ab") as file:
