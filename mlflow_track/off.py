@@ -64,8 +64,8 @@ class OffRun(Run):
     def log_table(self, data: Any, artifact_file: str) -> Path:
         return self._nowhere(artifact_file)
 
-    def print(self, message: str) -> None:
-        if not self._is_follower:
+    def print(self, message: str, *, is_shown: bool = True) -> None:
+        if is_shown and not self._is_follower:
             say(message)
 
     def checkpoints(self, **plan: Any) -> Follower | NoCheckpoints:

@@ -204,15 +204,19 @@ class Run:
         """Write a table as an artifact, `.csv` or `.json`: a mapping of columns, or a DataFrame."""
         return self._open_artifacts().write_table(data, artifact_file)
 
-    def print(self, message: str) -> None:
-        """Say one line on the console (stderr) and in training.log."""
+    def print(self, message: str, *, is_shown: bool = True) -> None:
+        """Say one line in training.log and, unless something else shows it there, on the console.
+
+        The console is stderr.
+        """
         for line in str(message).splitlines() or [""]:
             try:
                 self._record.append_log(line)
             except OSError as error:
                 # On a full disk a line of text must not end what a checkpoint that fails does not.
                 line = f"{line} (not in training.log: {error.strerror})"
-            say(line)
+            if is_shown:
+                say(line)
 
     # --- checkpoints and the end ---
 

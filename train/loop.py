@@ -69,7 +69,7 @@ def train(
         )
     model.train()
     pace = _Pace(config.batch_size * config.context_length)
-    with Progress(first_step, config.max_steps, run.print, ranks.rank == 0) as progress:
+    with Progress(first_step, config.max_steps, run, ranks.rank == 0) as progress:
         for step in range(first_step, config.max_steps):
             loss, trained = _step(forward, model, optimizer, config, corpus, hardware, step, ranks)
             pace.count()

@@ -1,11 +1,15 @@
-"""What a person sees while the job runs: one live line on a terminal, plain lines otherwise."""
+"""What a person sees while the job runs: one live line on a terminal, plain lines otherwise.
+
+training.log gets the plain lines in either case.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
+
+import mlflow_track as mt
 
 _PLAIN_SECONDS = 10.0
 
@@ -16,15 +20,13 @@ class Progress:
     Args:
         first_step: Where the job begins.
         max_steps: Where it ends.
-        say: Takes a line for console and log.
+        run: Says the plain lines.
         is_shown: Whether this process may draw on the terminal: of several ranks only one.
     """
 
-    def __init__(
-        self, first_step: int, max_steps: int, say: Callable[[str], None], is_shown: bool = True
-    ) -> None:
+    def __init__(self, first_step: int, max_steps: int, run: mt.Run, is_shown: bool = True) -> None:
         self._is_shown = is_shown
-        self._first, self._last, self._say = first_step, max_steps, say
+        self._first, self._last, self._run = first_step, max_steps, run
         self._said = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -48,9 +50,10 @@ class Progress:
         )
         if self._bar is not None:
             self._bar.update(self._task, completed=step + 1, facts=facts)
-        elif time.monotonic() - self._said >= _PLAIN_SECONDS:
+        if time.monotonic() - self._said >= _PLAIN_SECONDS:
             self._said = time.monotonic()
-            self._say(f"step {step}/{self._last - 1}  {facts}")
+            line = f"step {step}/{self._last - 1}  {facts}"
+            self._run.print(line, is_shown=self._bar is None)
 
 
 def _make_bar() -> Any:
