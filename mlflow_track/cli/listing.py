@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow_track.analysis.folders import Skipped
     from mlflow_track.analysis.summary import Summary
 
+_WATCH_SECONDS = 2
 _FIELDS: dict[str, Callable[[Summary], Any]] = {
     "started": lambda run: run.created,
     "name": lambda run: run.name,
@@ -28,7 +30,17 @@ _FIELDS: dict[str, Callable[[Summary], Any]] = {
 }
 
 
-@click.command()
+class _Watch(click.Command):
+    """`--watch` with or without its seconds: a word that is no number is not theirs."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for at, word in enumerate(args):
+            if word == "--watch" and not _is_number("".join(args[at + 1 : at + 2])):
+                args[at] = f"--watch={_WATCH_SECONDS}"
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Watch)
 @click.argument("root", type=click.Path(path_type=Path), default=default_root)
 @click.option("--experiment", help="Only the runs of this experiment.")
 @click.option(
@@ -46,11 +58,9 @@ _FIELDS: dict[str, Callable[[Summary], Any]] = {
 @click.option("--tree", is_flag=True, help="Children of a sweep below their parent.")
 @click.option(
     "--watch",
-    type=float,
-    is_flag=False,
-    flag_value=2.0,
+    type=click.FloatRange(0.1, 86_400),
     metavar="[SECONDS]",
-    help="Again and again, until no run is running.",
+    help=f"Again and again, until no run is running; every {_WATCH_SECONDS} seconds, or so many.",
 )
 @output_options
 def ls(
@@ -77,6 +87,7 @@ def ls(
       mlflow-track ls runs --experiment demo --sort val/loss --limit 5
       mlflow-track ls --filter "params.learning_rate >= 0.001 and status = 'FINISHED'"
       mlflow-track ls --watch
+      mlflow-track ls --watch 5 runs
       mlflow-track ls --json
     """
     holds = _condition(where, statuses)
@@ -108,6 +119,13 @@ def ls(
         if all(run.status != "RUNNING" for run in show()):
             return
         time.sleep(watch)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
 
 
 def _condition(where: str | None, statuses: Sequence[str]) -> Callable[[Summary], bool]:

@@ -159,6 +159,14 @@ def test_ls_watches_until_no_run_runs() -> None:
     assert process.returncode == 0 and "FINISHED" in rest
 
 
+def test_watch_takes_seconds_or_a_folder_or_both_or_neither(two_runs: list[mt.LoadedRun]) -> None:
+    make = [["--watch"], ["--watch", "runs"], ["--watch", "5", "runs"], ["runs", "--watch", "0.1"]]
+    for words in [*make, ["--watch=3", "runs"], ["--watch", "--limit", "2"], ["runs", "--watch"]]:
+        assert len(invoke("ls", *words).stdout.splitlines()) == 3, words
+    assert "in elsewhere" in invoke("ls", "--watch", "elsewhere").stderr
+    assert "is not in the range" in invoke("ls", "--watch", "-1", status=2).output
+
+
 def test_every_command_begins_in_the_folder_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACK_DIR", "elsewhere")
     for command in ("ls", "compare", "plot", "report", "export", "ui"):
