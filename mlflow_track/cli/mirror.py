@@ -26,7 +26,9 @@ def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None) -> None:
     with --all also those that were recorded without one. May be repeated at any time, from any
     process: what the server has is not sent twice, and times are those of the record.
 
-    Example: mlflow-track sync --all runs/ --tracking-uri http://127.0.0.1:5000
+    \b
+    Example:
+      mlflow-track sync --all runs/ --tracking-uri http://127.0.0.1:5000
     """
     from mlflow_track.mirror.process import AlreadyMirrored, open_mlflow, sync_run
     from mlflow_track.mirror.sink import Unavailable
@@ -66,7 +68,9 @@ def doctor(runs: tuple[str, ...], tracking_uri: str | None) -> None:
     Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a server which lacks something.
     Ends with status 1 where something is pending and nothing is about to send it.
 
-    Example: mlflow-track doctor runs
+    \b
+    Example:
+      mlflow-track doctor runs
     """
     from mlflow_track.mirror.doctor import examine, probe
 

@@ -23,7 +23,9 @@ def ui(root: Path, port: int, no_browser: bool) -> None:
     are at that moment, also while they grow, and opens on the comparison of the newest experiment.
     Nothing can be changed from it. Ctrl-C ends it.
 
-    Example: mlflow-track ui runs --port 5000 --no-browser
+    \b
+    Example:
+      mlflow-track ui runs --port 5000 --no-browser
     """
     from mlflow_track.analysis.summary import read_summaries
     from mlflow_track.analysis.ui_address import page_of

@@ -8,10 +8,11 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,13 @@ import mlflow_track as mt
 from mlflow_track import trash
 from mlflow_track.analysis import curves
 from mlflow_track.cli import main
+from mlflow_track.cli.ckpt import ckpt
+from mlflow_track.cli.lazy import LazyGroup
 from tests.analysis.records import DAMAGED, UNREADABLE, make_run, write
 
 ROOT = Path(__file__).resolve().parents[2]
-# Commands whose examples need a server or a checkpoint have tests of their own.
-MINE = ("ls", "show", "compare", "plot", "report", "tail", "export", "rm", "gc", "completion")
+# Their examples need a server, which the tests below bring.
+SERVED = ("sync", "doctor", "ui")
 
 
 def invoke(*words: str, status: int = 0) -> Result:
@@ -45,12 +48,17 @@ def two_runs() -> list[mt.LoadedRun]:
 # --- help and examples ---
 
 
-def examples() -> Iterator[tuple[str, str]]:
-    for name in MINE:
-        command = main.get_command(None, name)  # type: ignore[arg-type]
-        assert command is not None and command.help
-        lines = re.findall(r"^\s*(mlflow-track .*)$", command.help, re.MULTILINE)
-        yield from ((name, line) for line in lines)
+def examples_of(group: LazyGroup, name: str) -> list[str]:
+    command = group.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None and command.help
+    lines = re.findall(r"^\s*(mlflow-track .*)$", command.help, re.MULTILINE)
+    assert lines, name
+    return lines
+
+
+def examples(group: LazyGroup) -> list[str]:
+    names = [n for n in group.list_commands(None) if n not in SERVED]  # type: ignore[arg-type]
+    return [line for name in names for line in examples_of(group, name)]
 
 
 @pytest.mark.parametrize("name", main.list_commands(None))  # type: ignore[arg-type]
@@ -59,11 +67,81 @@ def test_the_help_of_every_command_has_an_example(name: str) -> None:
     assert re.search(rf"mlflow-track {name}\b", text.split("Example", 1)[1])
 
 
-@pytest.mark.parametrize("line", [line for _, line in examples()])
+@pytest.mark.parametrize("line", examples(main))
 def test_the_examples_of_the_help_do_what_they_say(line: str) -> None:
     make_run("lr-1e-3", experiment="demo", learning_rate=1e-3, batch_size=4, context_length=8)
     make_run("lr-2e-3", experiment="demo", learning_rate=2e-3, batch_size=4, context_length=8)
     assert invoke(*shlex.split(line)[1:]).output
+
+
+TRAINER = """
+import sys, torch, mlflow_track as mt
+torch.manual_seed(int(sys.argv[2]))
+model = torch.nn.Linear(2, 2)
+with mt.start_run(experiment="demo", run_name=sys.argv[1], resume="auto") as run:
+    checkpoints = run.checkpoints(save=mt.AtSteps(100, 101))
+    for step in range(checkpoints.restore({"model": model}), 102):
+        torch.nn.init.constant_(model.weight, float(step))
+        checkpoints.step(step, {"model": model})
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs of a program, which has checkpoints and can be replayed."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "trainer.py").write_text(TRAINER)
+    for seed, name in enumerate(("other-run", "demo")):
+        subprocess.run(
+            [sys.executable, folder / "trainer.py", name, str(seed)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+        )
+    return folder / "runs"
+
+
+@pytest.mark.parametrize("line", examples(ckpt))
+def test_the_examples_of_the_help_about_checkpoints_do_what_they_say(
+    line: str, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, "runs")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert invoke(*shlex.split(line)[1:]).output
+
+
+def test_the_examples_of_the_help_about_a_server_do_what_they_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_run("lr-1e-3")
+    store = f"sqlite:///{Path.cwd()}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    for name, came in (("sync", "MLflow has everything"), ("doctor", "the server is told")):
+        for line in examples_of(main, name):
+            words = shlex.split(line.replace("http://127.0.0.1:5000", store))[1:]
+            assert came in invoke(*words).output
+
+
+def test_the_example_of_the_help_of_ui_serves_a_page() -> None:
+    make_run("lr-1e-3")
+    (line,) = examples_of(main, "ui")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    words = shlex.split(line.replace("5000", str(port)))[1:]
+    with subprocess.Popen(
+        [sys.executable, "-m", "mlflow_track.cli", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as server:
+        assert server.stdout is not None
+        page = server.stdout.readline().strip()
+        assert page.startswith(f"http://127.0.0.1:{port}/#/experiments/")
+        with urllib.request.urlopen(page, timeout=30) as answer:
+            assert answer.status == 200
+        server.send_signal(signal.SIGTERM)
+    assert server.returncode == 0
 
 
 def test_help_loads_nothing_heavy() -> None:
