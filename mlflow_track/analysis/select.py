@@ -44,8 +44,23 @@ class RunSelector:
         `@best:max:METRIC` the largest. An experiment, or a folder of runs, stands for all its runs.
 
         Raises:
-            NoSuchRun: None.
+            NoSuchRun: None; or the word is the name of runs and of an experiment with others.
         """
+        found = self._find(word)
+        experiment = [run for run in self.runs() if run.experiment == word]
+        if (
+            experiment
+            and found[0].name == word
+            and not {run.id for run in experiment} <= {run.id for run in found}
+        ):
+            raise NoSuchRun(
+                f"{word!r} is the name of {len(found)} runs and of an experiment of "
+                f"{len(experiment)}; say {self.root / experiment[0].path.parent.name} for the "
+                f"experiment, and ids for the runs: {self._some(found)}"
+            )
+        return found
+
+    def _find(self, word: str) -> list[Summary]:
         if word.startswith("@"):
             return [self._special(word)]
         # What looks like a path is one, where it exists.
@@ -80,7 +95,7 @@ class RunSelector:
         Raises:
             NoSuchRun: None, or several.
         """
-        found = self.find(word)
+        found = self._find(word)
         if len(found) > 1:
             raise NoSuchRun(
                 f"{len(found)} runs are called {word!r}: {self._some(found)}; say which by its id"

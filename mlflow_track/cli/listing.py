@@ -78,6 +78,8 @@ def ls(
 ) -> None:
     """List the runs under ROOT (default: MLFLOW_TRACK_DIR, else runs), oldest first.
 
+    ROOT may be the name of an experiment, too.
+
     The last value of a metric is shown; without --metric of the one that matters most (a
     validation loss, if there is one).
 
@@ -91,6 +93,8 @@ def ls(
       mlflow-track ls --json
     """
     holds = _condition(where, statuses)
+    if experiment is None and not root.exists() and _is_experiment(str(root)):
+        root, experiment = default_root(), str(root)
 
     def show() -> list[Summary]:
         runs, skipped, names = _read(root, experiment, where, metrics, sort, form)
@@ -119,6 +123,12 @@ def ls(
         if all(run.status != "RUNNING" for run in show()):
             return
         time.sleep(watch)
+
+
+def _is_experiment(word: str) -> bool:
+    from mlflow_track.record.directory import folder_name
+
+    return (default_root() / folder_name(word)).is_dir()
 
 
 def _is_number(word: str) -> bool:

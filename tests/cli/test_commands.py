@@ -197,6 +197,24 @@ def test_ls_sorts_filters_and_limits(two_runs: list[mt.LoadedRun]) -> None:
     assert "it takes conditions" in invoke("ls", "--filter", "x", status=2).output
 
 
+def test_ls_takes_an_experiment_for_a_folder(two_runs: list[mt.LoadedRun]) -> None:
+    make_run("third", experiment="other")
+    assert len(invoke("ls", "demo").output.splitlines()) == 3
+    assert "no such runs in nowhere" in invoke("ls", "nowhere", status=1).output
+
+
+def test_a_word_for_runs_and_for_an_experiment_stands_for_neither(
+    two_runs: list[mt.LoadedRun],
+) -> None:
+    named = make_run("demo", experiment="other")
+    refusal = invoke("compare", "demo", status=1).output
+    assert "is the name of 1 runs and of an experiment of 2; say runs/demo" in refusal
+    assert named.name in refusal
+    assert "fast one" in invoke("compare", "runs/demo").output
+    # One run was asked for, and one is called so.
+    assert named.name in invoke("show", "demo").output
+
+
 def test_ls_speaks_json_and_csv(two_runs: list[mt.LoadedRun]) -> None:
     rows = json.loads(invoke("ls", "--json").stdout)
     assert [row["id"] for row in rows] == [run.id for run in two_runs]
