@@ -11,8 +11,6 @@ from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
 from mlflow_track.analysis.summary import METRICS_FILE, Summary
 
 Axis = Literal["step", "time", "tokens"]
-AXES: tuple[Axis, ...] = ("step", "time", "tokens")
-SYSTEM_FILE = "system_metrics.csv"
 _SEQUENCE_PARAMS = ("context_length", "sequence_length", "seq_len", "block_size")
 
 

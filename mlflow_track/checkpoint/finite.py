@@ -16,11 +16,6 @@ _PIECE = 1 << 18
 Spans = Sequence[tuple[int, int, str]]
 
 
-def is_float(name: str) -> bool:
-    """Whether a safetensors dtype can hold something that is not finite."""
-    return name in _TYPES or name in _ALL_SET
-
-
 def all_finite(block: memoryview, offset: int, spans: Spans) -> bool:
     """Whether `block`, which begins at byte `offset` of a file, holds only finite numbers.
 

@@ -31,8 +31,6 @@ class WriterDiedError(RuntimeError):
 class Writer(Protocol):
     """Does requests in their order; at most one answer is awaited at a time."""
 
-    survives_sigkill: bool
-
     def send(self, request: Mapping[str, Any]) -> None:
         """Hand over a request. When this returns, it is done whatever becomes of this process."""
         ...
@@ -60,8 +58,6 @@ class ProcessWriter:
     Raises:
         OSError: It cannot be started.
     """
-
-    survives_sigkill = True
 
     def __init__(self, memory: WarmMemory, lock: int) -> None:
         homes = {Path(module.__file__ or "").resolve().parent.parent for module in _IMPORTS}
@@ -115,8 +111,6 @@ class ProcessWriter:
 
 class ThreadWriter:
     """The same work in a thread of this process: what is in flight dies with it."""
-
-    survives_sigkill = False
 
     def __init__(self, memory: WarmMemory) -> None:
         self._memory = memory

@@ -14,7 +14,6 @@ from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.params import flatten, param_text, read_config
 from mlflow_track.record.tags import ERROR_TAG, PARENT_TAG, RECORD_TAG, context_tags, record_tags
 
-CONFIG_ARTIFACT = "record/config.json"
 # What MLflow's tables take of a value; the rest of a longer one is in the record only.
 _MOST_PARAM_VALUE, _MOST_TAG_VALUE = 6000, 8000
 

@@ -53,10 +53,6 @@ class SyncStatus:
         return self.rows - self.pending_rows
 
     @property
-    def acknowledged_artifacts(self) -> int:
-        return self.artifacts - self.pending_artifacts
-
-    @property
     def is_complete(self) -> bool:
         return not self.pending and not self.is_status_pending
 

@@ -217,10 +217,6 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
-    def mirror_path(self) -> Path:
-        return self.path / "mirror.json"
-
-    @property
     def log_path(self) -> Path:
         return self.path / "training.log"
 
