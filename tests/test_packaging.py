@@ -226,6 +226,17 @@ def test_no_parameter_is_of_a_type_that_mlflow_resolves():
             assert parameter["type"] in ("string", "float"), name
 
 
+# Said by one of our processes to another.
+INTERNAL = {"COMPLETE", "PARENT_RUN_ID", "REPLAY", "WORKING_FOLDER"}
+
+
+def test_the_readme_has_every_variable_of_the_environment():
+    text = "".join(path.read_text() for path in (ROOT / "mlflow_track").rglob("*.py"))
+    read = set(re.findall(r"\bMLFLOW_TRACK_([A-Z_]*[A-Z])\b", text))
+    told = set(re.findall(r"^\| `MLFLOW_TRACK_([A-Z_]+)`", (ROOT / "README.md").read_text(), re.M))
+    assert read - INTERNAL == told
+
+
 # --- Who imports whom ---
 
 

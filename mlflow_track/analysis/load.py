@@ -46,18 +46,22 @@ class LoadedRun:
 
     @property
     def id(self) -> str:
+        """The id of the record; also the name of its folder."""
         return self.info["id"]
 
     @property
     def name(self) -> str:
+        """What the run was called; its id where nobody named it."""
         return self.info["name"]
 
     @property
     def experiment(self) -> str:
+        """The experiment that the run belongs to."""
         return self.info["experiment"]
 
     @property
     def tags(self) -> dict[str, str]:
+        """The tags, in a copy."""
         return dict(self.info["tags"])
 
     @property

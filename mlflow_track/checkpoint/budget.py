@@ -41,6 +41,7 @@ class Budget(SavePolicy):
         require_number("mean_time_between_failures", self.mean_time_between_failures, above=0)
 
     def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: so long after the newest save the next one is within the budget."""
         stall, durable = recent_cost(history)
         if stall is None:
             # A save in flight will say what one costs.

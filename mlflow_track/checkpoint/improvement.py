@@ -64,6 +64,7 @@ class OnImprovement(SavePolicy):
         return frozenset({self.metric})
 
     def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: the metric is better by enough, or there for the first time."""
         value = now.metrics.get(self.metric)
         if value is None or not math.isfinite(value):
             return None
@@ -138,6 +139,7 @@ class EarlyStopping:
 
     @property
     def should_stop(self) -> bool:
+        """Whether the last `patience` values were no improvement."""
         return self.since >= self.patience
 
     def update(self, metrics: Mapping[str, float]) -> bool:
@@ -160,7 +162,9 @@ class EarlyStopping:
         return self.should_stop
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it: `best` and `since`."""
         return {"best": self.best, "since": self.since}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the one that gave `state` stood; `patience` and the rest stay as given."""
         self.best, self.since = state["best"], state["since"]

@@ -78,6 +78,7 @@ class AnyOf(SavePolicy):
         return frozenset().union(*(policy.watched for policy in self.policies))
 
     def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: the reasons of all policies that ask; None where none does."""
         return "; ".join(ask.reason for ask in self.asking(now, history)) or None
 
     def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
@@ -97,6 +98,7 @@ class EverySteps(SavePolicy):
         require_int("interval", self.interval, at_least=1)
 
     def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: its step is a multiple of `interval`; else None."""
         if now.step > 0 and now.step % self.interval == 0:
             return f"every {self.interval} steps"
         return None
@@ -117,6 +119,7 @@ class EveryMinutes(SavePolicy):
         require_number("minutes", self.minutes, above=0)
 
     def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: the newest save is `minutes` old; else None."""
         elapsed = (now.time - history.since) / 60
         if elapsed < self.minutes:
             return None
@@ -141,6 +144,7 @@ class AtSteps(SavePolicy):
         object.__setattr__(self, "steps", tuple(sorted(set(given))))
 
     def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: its step is one of `steps`; else None."""
         return f"step {now.step} was asked for" if now.step in self.steps else None
 
 
@@ -177,6 +181,7 @@ class EvenlySpaced(SavePolicy):
         object.__setattr__(self, "steps", steps)
 
     def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: its step is in the plan; else None."""
         plan = self.steps_after([s.step for s in history.saved if self.name in s.policies])
         if now.step not in plan:
             return None
