@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
-from mlflow_track.analysis.summary import METRICS_FILE, Summary
+from mlflow_track.analysis.summary import METRICS_FILE, SYSTEM_FILE, Summary
 
 Axis = Literal["step", "time", "tokens"]
 _SEQUENCE_PARAMS = ("context_length", "sequence_length", "seq_len", "block_size")
