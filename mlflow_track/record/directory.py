@@ -27,6 +27,7 @@ from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten, merge, read_config
 from mlflow_track.record.statuses import KILLED, RUNNING
+from mlflow_track.record.undisturbed import undisturbed
 
 _MOST_NAME_BYTES = 200
 
@@ -164,6 +165,9 @@ class RunDirectory:
         run.json says what is about to happen before it happens: a reader that follows the file by
         position must know, and a crash in between is completed by `open_metrics`.
         """
+        return undisturbed(lambda: self._rewind(metrics, last_step))
+
+    def _rewind(self, metrics: MetricsFile, last_step: int) -> int:
         plan = metrics.plan_rewind(last_step)
         if plan.rows:
             aside = self._path_aside()

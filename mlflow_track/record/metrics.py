@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from mlflow_track.record.files import open_new, replace_file, sync_folder
+from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
 from mlflow_track.record.late import Arriving, LateRow, LateRows
+from mlflow_track.record.undisturbed import undisturbed
 
 _FIXED = ("step", "time")
 _MOST_PLANS = 1024
@@ -85,12 +86,19 @@ class MetricsFile:
             total: Any = sum(values)  # type: ignore[arg-type]
         except TypeError:
             total = None  # Not all are numbers yet.
-        with self._lock:
-            if total is None or self._late:
-                self._late.add(LateRow(step, now, names, values))
-                self._write_late(wait=False)
-            else:
-                self._write(step, now, names, values, total - total == 0)
+        while True:
+            try:
+                with self._lock:
+                    if total is None or self._late:
+                        if names not in self.known:
+                            self._plan(names)
+                        self._late.add(LateRow(step, now, names, values))
+                        self._write_late(wait=False)
+                    else:
+                        self._write(step, now, names, values, total - total == 0)
+                    return
+            except _NewNames:
+                self._add_columns(names)
 
     def sync(self) -> None:
         """Make every row survive a power loss, too; waits for values that are on their way."""
@@ -130,16 +138,15 @@ class MetricsFile:
     def rewind(self, last_step: int, aside: Path) -> Rewind:
         """Move the rows later than `last_step` to the file `aside`; nothing is deleted.
 
-        A crash in between leaves the rows in both files, never in neither.
+        A crash in between leaves the rows in both files, never in neither. To be called where no
+        Ctrl-C arrives: see `undisturbed`.
         """
         with self._lock:
             self._write_late(wait=True)
             rewind, header, kept, moved = self._split(last_step)
             if moved:
                 replace_file(aside, header + b"".join(moved))
-                replace_file(self.path, header + b"".join(kept))
-                os.close(self._descriptor)
-                self._descriptor = self._open()
+                self._replace(lambda file: file.write(header + b"".join(kept)))
             return rewind
 
     def _split(self, last_step: int) -> tuple[Rewind, bytes, list[bytes], list[bytes]]:
@@ -161,6 +168,10 @@ class MetricsFile:
 
     def _open(self) -> int:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        self._cut_torn_row(descriptor)
+        return descriptor
+
+    def _cut_torn_row(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size
         tail = b""
         at = size
@@ -171,7 +182,6 @@ class MetricsFile:
         torn = len(tail) - (tail.rfind(b"\n") + 1)
         if torn:
             os.ftruncate(descriptor, size - torn)
-        return descriptor
 
     def _write(
         self,
@@ -200,7 +210,11 @@ class MetricsFile:
             why = f"{error.strerror}; the row is not logged"
             raise OSError(error.errno, why, str(self.path)) from error
         if written != len(line):
-            self._drop_torn_row(len(line))
+            # A short write means a full disk.
+            self._cut_torn_row(self._descriptor)
+            raise OSError(
+                f"no space for a row of {len(line)} bytes in {self.path}; the row is not logged"
+            )
 
     def _write_late(self, *, wait: bool) -> None:
         with self._lock:
@@ -211,9 +225,8 @@ class MetricsFile:
     def _plan(self, names: tuple[str, ...]) -> _Plan:
         if self._descriptor < 0:
             raise RuntimeError(self._why_closed)
-        new = [name for name in names if name not in self._columns]
-        if new:
-            self._widen(new)
+        if any(name not in self._columns for name in names):
+            raise _NewNames
         place_of = {self._columns[name]: place for place, name in enumerate(names)}
         # The last place is that of None, an empty cell.
         places = [place_of.get(column, len(names)) for column in range(max(place_of) + 1)]
@@ -224,38 +237,59 @@ class MetricsFile:
         return plan
 
     def _forget(self, why: str) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor, self._why_closed = -1, why
-        # So that `append` looks for a plan, and finds the reason.
-        self.known = {}
+        # Without plans `append` looks for one, and finds the reason.
+        self._why_closed, self.known = why, {}
+        # Another file of the process may get a closed number at once.
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
-    def _widen(self, new: list[str]) -> None:
-        names = (*self.names, *new)
-        header = header_line(names)
+    def _add_columns(self, names: tuple[str, ...]) -> None:
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            # A signal handler that interrupted a call: no other thread would get the lock.
+            self._widen(names)
+        else:
+            undisturbed(lambda: self._widen(names))
+
+    def _widen(self, names: tuple[str, ...]) -> None:
+        with self._lock:
+            if self._descriptor < 0:
+                raise RuntimeError(self._why_closed)
+            names = (*self.names, *(name for name in names if name not in self._columns))
+            header = header_line(names)
+
+            def write(wider: BinaryIO) -> None:
+                with open(self.path, "rb") as old:
+                    old.seek(self._header_bytes)
+                    wider.write(header)
+                    shutil.copyfileobj(old, wider, 1 << 20)
+
+            self._replace(write)
+            self.names, self._header_bytes = names, len(header)
+            self._columns = {name: index for index, name in enumerate(names)}
+
+    def _replace(self, write: Callable[[BinaryIO], Any]) -> None:
+        """Put a file in the place of this one, whole; rows go to it from then on.
+
+        The descriptor keeps its number, so at no time is it that of a closed file.
+        """
         temporary = self.path.with_name(f".tmp-{self.path.name}-{os.urandom(4).hex()}")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            with open(self.path, "rb") as old, open_new(temporary) as wider:
-                wider.write(header)
-                old.seek(self._header_bytes)
-                shutil.copyfileobj(old, wider, 1 << 20)
-                wider.flush()
-                os.fsync(wider.fileno())
-            os.rename(temporary, self.path)
+            with os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                os.rename(temporary, self.path)
+                os.dup2(file.fileno(), self._descriptor, inheritable=False)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(self.path.parent)
-        os.close(self._descriptor)
-        self.names, self._header_bytes = names, len(header)
-        self._columns = {name: index for index, name in enumerate(names)}
-        self._descriptor = self._open()
 
-    def _drop_torn_row(self, length: int) -> None:
-        """A short write means a full disk: take the half row back, and say so."""
-        os.close(self._descriptor)
-        self._descriptor = self._open()
-        raise OSError(f"no space for a row of {length} bytes in {self.path}; the row is not logged")
+
+class _NewNames(Exception):
+    """Names that are no columns yet."""
 
 
 def header_line(names: Sequence[str]) -> bytes:

@@ -2,8 +2,10 @@
 
 import math
 import os
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlflow_track.record import metrics
 from mlflow_track.record.metrics import MetricsFile, read_header
 from mlflow_track.record.rows import iterate_rows, read_rows
 
@@ -134,6 +137,83 @@ def test_threads_lose_no_row_while_the_header_widens(tmp_path: Path) -> None:
     for worker in range(4):
         mine = [r.step for r in rows if next(iter(r.values)).startswith(f"m{worker}.")]
         assert mine == list(range(300))
+
+
+def at_the_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """While the first wider file is renamed, its process gets a signal."""
+    rename = os.rename
+
+    def rename_and_signal(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename_and_signal)
+
+
+@pytest.mark.parametrize("survives", [True, False])
+def test_rows_survive_a_ctrl_c_while_the_header_widens(
+    survives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.csv"
+    file = write(path, [(0, {"loss": 1.0})])
+    if not survives:
+        monkeypatch.setattr(metrics, "undisturbed", lambda work: work())
+    dup2, descriptor = os.dup2, file._descriptor
+
+    def interrupted_dup2(*arguments: int, inheritable: bool) -> None:
+        # Between the rename and what follows it: the file of the old descriptor has no name.
+        os.kill(os.getpid(), signal.SIGINT)
+        dup2(*arguments, inheritable=inheritable)
+
+    monkeypatch.setattr(os, "dup2", interrupted_dup2)
+    with pytest.raises(KeyboardInterrupt):
+        file.append(1, ("new",), [1.0])
+    monkeypatch.setattr(os, "dup2", dup2)
+    file.append(2, ("loss",), [2.0])
+    file.append(3, ("loss", "newer"), [3.0, 4.0])
+    assert file._descriptor == descriptor
+    assert ([row.step for row in iterate_rows(path)] == [0, 2, 3]) is survives
+
+
+@pytest.mark.parametrize("survives", [True, False])
+def test_a_signal_handler_that_logs_while_the_header_widens_loses_no_row(
+    survives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.csv"
+    file = write(path, [(0, {"loss": 1.0})])
+    if not survives:
+        monkeypatch.setattr(metrics, "undisturbed", lambda work: work())
+    at_the_rename(monkeypatch, signal.SIGUSR2)
+
+    def on_signal(*_: object) -> None:
+        file.append(1, ("loss",), [2.0])
+        file.append(2, ("other",), [3.0])
+
+    former = signal.signal(signal.SIGUSR2, on_signal)
+    try:
+        file.append(3, ("new",), [1.0])
+    finally:
+        signal.signal(signal.SIGUSR2, former)
+    steps = [row.step for row in iterate_rows(path)]
+    assert (sorted(steps) == [0, 1, 2, 3]) is survives
+
+
+def test_a_signal_handler_may_log_a_new_name_in_the_middle_of_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "metrics.csv", [(0, {"loss": 1.0})])
+    os_write = os.write
+
+    def write_and_log(descriptor: int, line: bytes) -> int:
+        monkeypatch.setattr(os, "write", os_write)
+        file.append(1, ("new",), [1.0])
+        return os_write(descriptor, line)
+
+    monkeypatch.setattr(os, "write", write_and_log)
+    file.append(2, ("loss",), [2.0])
+    assert [row.step for row in iterate_rows(file.path)] == [0, 1, 2]
 
 
 CRASH = """
