@@ -22,6 +22,7 @@ from mlflow_track.record.late import Arriving
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.rows import iterate_rows
 from mlflow_track.record.statuses import FAILED, FINISHED, KILLED
+from mlflow_track.record.undisturbed import undisturbed
 from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
 from mlflow_track.system import SystemMonitor
@@ -68,8 +69,10 @@ class Run:
         self._stop = StopRequest()
         self._checkpointer: Checkpointer | None = None
         self._config_lock = threading.Lock()
-        # A resumed run may log steps again that it has; the first row decides (see _first_row).
+        # A resumed run may log steps again that it has (see _give_way).
         self._is_place_unknown = is_resumed
+        self._place_lock = threading.Lock()
+        self._former_steps: dict[str, int] | None = None
         directory.start_attempt(provenance.describe_process())
         if settings.tracking_uri:
             directory.update(
@@ -82,6 +85,7 @@ class Run:
                 }
             )
         self._metrics = directory.open_metrics()
+        self._former_bytes = self._metrics.position()
         self._artifacts = Artifacts(directory.artifacts_path)
         self._write_params(params, is_start=True)
         if tags and is_resumed:
@@ -124,8 +128,8 @@ class Run:
                 checks.metric_name(name)
             if not names:
                 return
-        if self._is_place_unknown:
-            self._first_row(names, step)
+        if self._is_place_unknown and self._may_repeat(names, step):
+            undisturbed(lambda: self._give_way(names, step))
         self._metrics.append(step, names, values)
 
     def log_metric(self, name: str, value: float, *, step: int) -> None:
@@ -370,6 +374,7 @@ class Run:
     def _leave_to_parent(self) -> None:
         """In a forked child: the run is the parent's to write and to finish."""
         self._is_finished = True
+        self._is_place_unknown = False
         # Another thread of the parent may have held it.
         self._config_lock = threading.Lock()
         self._why_closed = (
@@ -397,17 +402,31 @@ class Run:
     def _place_is_known(self) -> None:
         self._is_place_unknown = False
 
-    def _first_row(self, names: tuple[str, ...], step: int) -> None:
+    def _may_repeat(self, names: tuple[str, ...], step: int) -> bool:
+        """Whether a former attempt has logged one of the names at this step or later.
+
+        A new metric at old steps, as an evaluation adds it to a run that has ended, repeats none.
+        """
+        former = self._former_steps
+        return former is None or any(former.get(name, -1) >= step for name in names)
+
+    def _give_way(self, names: tuple[str, ...], step: int) -> None:
         """A resumed run that restored no checkpoint repeats steps: its old rows give way."""
-        self._is_place_unknown = False
-        logged = {
-            name
-            for row in iterate_rows(self._record.metrics_path)
-            if row.step >= step
-            for name in row.values
-        }
-        if logged & set(names):
-            self._record.rewind(self._metrics, step - 1)
+        with self._place_lock:
+            if not self._is_place_unknown:
+                return
+            if self._former_steps is None:
+                former: dict[str, int] = {}
+                for row in iterate_rows(self._record.metrics_path):
+                    for name in row.values:
+                        former[name] = max(row.step, former.get(name, -1))
+                self._former_steps = former
+            if step > max(self._former_steps.values(), default=-1):
+                self._is_place_unknown = False
+            elif self._may_repeat(names, step):
+                # Rows of this attempt stay: a metric that is new may have been logged before.
+                self._record.rewind(self._metrics, step - 1, before=self._former_bytes)
+                self._is_place_unknown = False
 
     def _write_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
         with self._config_lock:

@@ -159,38 +159,42 @@ class RunDirectory:
         self._finish_rewind(metrics)
         return metrics
 
-    def rewind(self, metrics: MetricsFile, last_step: int) -> int:
+    def rewind(self, metrics: MetricsFile, last_step: int, before: int | None = None) -> int:
         """Move the rows after `last_step` aside, and note it in run.json; return how many.
+
+        With `before` only those that lie before this position.
 
         run.json says what is about to happen before it happens: a reader that follows the file by
         position must know, and a crash in between is completed by `open_metrics`.
         """
-        return undisturbed(lambda: self._rewind(metrics, last_step))
+        return undisturbed(lambda: self._rewind(metrics, last_step, before))
 
-    def _rewind(self, metrics: MetricsFile, last_step: int) -> int:
-        plan = metrics.plan_rewind(last_step)
-        if plan.rows:
-            aside = self._path_aside()
-            entry = {
-                "attempt": self.attempt,
-                "step": last_step,
-                "rows": plan.rows,
-                "removed": plan.removed,
-                "size_before": metrics.position(),
-                "file": aside.name,
-                "time": time.time(),
-            }
-            self.update(rewinding=entry)
-            metrics.rewind(last_step, aside)
-            self._note_rewind()
-        return plan.rows
+    def _rewind(self, metrics: MetricsFile, last_step: int, before: int | None) -> int:
+        with metrics.lock:
+            plan = metrics.plan_rewind(last_step, before)
+            if plan.rows:
+                aside = self._path_aside()
+                entry = {
+                    "attempt": self.attempt,
+                    "step": last_step,
+                    "before": before,
+                    "rows": plan.rows,
+                    "removed": plan.removed,
+                    "size_before": metrics.position(),
+                    "file": aside.name,
+                    "time": time.time(),
+                }
+                self.update(rewinding=entry)
+                metrics.rewind(last_step, aside, before)
+                self._note_rewind()
+            return plan.rows
 
     def _finish_rewind(self, metrics: MetricsFile) -> None:
         """Complete the rewind in which a former attempt was killed."""
         entry = self.info.get("rewinding")
         if entry is not None:
             if metrics.position() == entry["size_before"]:
-                metrics.rewind(entry["step"], self.path / entry["file"])
+                metrics.rewind(entry["step"], self.path / entry["file"], entry.get("before"))
             self._note_rewind()
 
     def _note_rewind(self) -> None:

@@ -52,6 +52,7 @@ class MetricsFile:
             power loss leaves it, is cut off.
 
     Attributes:
+        lock: Whoever holds it is alone with the file.
         known: The tuples of names that were written before; others are new to the file.
         lost: How many values never came, because their device failed.
     """
@@ -59,7 +60,7 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         # Reentrant: a signal handler that logs may have interrupted a call that logs.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._late = LateRows()
         self.known: dict[tuple[str, ...], _Plan] = {}
         if not path.exists():
@@ -88,7 +89,7 @@ class MetricsFile:
             total = None  # Not all are numbers yet.
         while True:
             try:
-                with self._lock:
+                with self.lock:
                     if total is None or self._late:
                         if names not in self.known:
                             self._plan(names)
@@ -102,13 +103,13 @@ class MetricsFile:
 
     def sync(self) -> None:
         """Make every row survive a power loss, too; waits for values that are on their way."""
-        with self._lock:
+        with self.lock:
             self._write_late(wait=True)
             os.fsync(self._descriptor)
 
     def position(self) -> int:
         """The bytes written after the header, once every value has arrived."""
-        with self._lock:
+        with self.lock:
             self._write_late(wait=True)
             return os.fstat(self._descriptor).st_size - self._header_bytes
 
@@ -118,7 +119,7 @@ class MetricsFile:
 
     def close(self, why: str = "the metrics file is closed") -> None:
         """Write nothing any more; `why` is what later calls of `append` say."""
-        with self._lock:
+        with self.lock:
             if self._descriptor >= 0:
                 self._write_late(wait=True)
                 self._forget(why)
@@ -126,36 +127,43 @@ class MetricsFile:
     def abandon(self, why: str) -> None:
         """In a forked child: the file is the parent's, and so is every row on its way."""
         # A thread that does not exist here may have held the lock.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._late = LateRows()
         self._forget(why)
 
-    def plan_rewind(self, last_step: int) -> Rewind:
+    def plan_rewind(self, last_step: int, before: int | None = None) -> Rewind:
         """What `rewind` would take out."""
         self._write_late(wait=True)
-        return self._split(last_step)[0]
+        return self._split(last_step, before)[0]
 
-    def rewind(self, last_step: int, aside: Path) -> Rewind:
+    def rewind(self, last_step: int, aside: Path, before: int | None = None) -> Rewind:
         """Move the rows later than `last_step` to the file `aside`; nothing is deleted.
 
         A crash in between leaves the rows in both files, never in neither. To be called where no
         Ctrl-C arrives: see `undisturbed`.
+
+        Args:
+            last_step: The last step that stays.
+            aside: A new file.
+            before: Only rows before this position, counted after the header; None takes all.
         """
-        with self._lock:
+        with self.lock:
             self._write_late(wait=True)
-            rewind, header, kept, moved = self._split(last_step)
+            rewind, header, kept, moved = self._split(last_step, before)
             if moved:
                 replace_file(aside, header + b"".join(moved))
                 self._replace(lambda file: file.write(header + b"".join(kept)))
             return rewind
 
-    def _split(self, last_step: int) -> tuple[Rewind, bytes, list[bytes], list[bytes]]:
+    def _split(
+        self, last_step: int, before: int | None
+    ) -> tuple[Rewind, bytes, list[bytes], list[bytes]]:
         data = self.path.read_bytes()
         header, body = data[: self._header_bytes], data[self._header_bytes :]
         kept, moved, removed, position = [], [], [], 0
         for line in body.splitlines(keepends=True):
             end = position + len(line)
-            if _step_of(line) > last_step:
+            if _step_of(line) > last_step and (before is None or position < before):
                 moved.append(line)
                 if removed and removed[-1][1] == position:
                     removed[-1] = (removed[-1][0], end)
@@ -217,7 +225,7 @@ class MetricsFile:
             )
 
     def _write_late(self, *, wait: bool) -> None:
-        with self._lock:
+        with self.lock:
             for row in self._late.take(wait=wait):
                 total: Any = sum(row.values)  # type: ignore[arg-type]
                 self._write(row.step, row.time, row.names, row.values, total - total == 0)
@@ -245,14 +253,14 @@ class MetricsFile:
             os.close(descriptor)
 
     def _add_columns(self, names: tuple[str, ...]) -> None:
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if self.lock._is_owned():  # type: ignore[attr-defined]
             # A signal handler that interrupted a call: no other thread would get the lock.
             self._widen(names)
         else:
             undisturbed(lambda: self._widen(names))
 
     def _widen(self, names: tuple[str, ...]) -> None:
-        with self._lock:
+        with self.lock:
             if self._descriptor < 0:
                 raise RuntimeError(self._why_closed)
             names = (*self.names, *(name for name in names if name not in self._columns))

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
 import mlflow_track as mt
+from mlflow_track.record.metrics import MetricsFile
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -185,6 +190,61 @@ def test_a_resumed_run_without_checkpoints_repeats_no_step() -> None:
     assert mt.load_run(run.directory).metrics()["loss"].tolist() == [2.0] * 3
     rows = pd.read_csv(run.directory / "metrics.csv")["step"].tolist()
     assert rows == [0, 1, 2]
+
+
+def test_a_metric_that_is_new_comes_first_and_the_old_rows_give_way_all_the_same() -> None:
+    with mt.start_run() as run:
+        for step in range(5):
+            run.log_metrics({"loss": 1.0}, step=step)
+        run.finish("FAILED")
+    with mt.start_run(resume=run.id) as run:
+        run.log_metrics({"rows": 100.0}, step=0)
+        for step in range(3):
+            run.log_metrics({"loss": 2.0}, step=step)
+    frame = mt.load_run(run.directory).metrics()
+    assert frame["loss"].tolist() == [2.0] * 3
+    assert frame["rows"].dropna().tolist() == [100.0]
+
+
+def test_the_first_rows_of_threads_are_not_taken_for_those_of_the_former_attempt() -> None:
+    with mt.start_run() as run:
+        for step in range(5000):
+            run.log_metrics({"a": 1.0, "b": 2.0}, step=step)
+    with mt.start_run(resume=run.id) as run:
+        go = threading.Barrier(2)
+
+        def work(name: str) -> None:
+            go.wait()
+            for step in range(200):
+                run.log_metrics({name: -5.0}, step=step)
+
+        threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    frame = mt.load_run(run.directory).metrics()
+    assert (frame["a"] == -5.0).sum() == (frame["b"] == -5.0).sum() == len(frame) == 200
+
+
+def test_a_ctrl_c_in_the_middle_of_a_rewind_does_not_leave_it_half_done(monkeypatch) -> None:
+    with mt.start_run() as run:
+        for step in range(5):
+            run.log_metrics({"loss": 1.0}, step=step)
+    with mt.start_run(resume=run.id) as run:
+        replace = MetricsFile._replace
+
+        def interrupted(*arguments: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            replace(*arguments)
+
+        monkeypatch.setattr(MetricsFile, "_replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.log_metrics({"loss": 2.0}, step=2)
+        run.log_metrics({"loss": 3.0}, step=2)
+    assert mt.load_run(run.directory).metrics()["loss"].tolist() == [1.0, 1.0, 3.0]
+    info = mt.load_run(run.directory).info
+    assert info["rewinding"] is None and len(info["rewinds"]) == 1
 
 
 def test_a_metric_added_to_a_finished_run_moves_nothing() -> None:
