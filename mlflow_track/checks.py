@@ -147,6 +147,30 @@ def _tag_value(name: str, value: str) -> str:
     return MASK if value and is_secret_name(name) else mask_password(value)
 
 
+def input_description(
+    name: Any, sha256: Any, size_bytes: Any, source: Any, context: Any
+) -> dict[str, Any]:
+    """A dataset as run.json holds it."""
+    texts = {"name": name, "sha256": sha256, "source": source, "context": context}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise TypeError(f"{key} of an input is {text!r} ({type(text).__name__}), not a string")
+    try:
+        size = operator.index(size_bytes)
+    except TypeError:
+        raise TypeError(
+            f"size_bytes of input {name!r} is {size_bytes!r} ({type(size_bytes).__name__}); it "
+            "takes an integer"
+        ) from None
+    return {
+        "name": name,
+        "sha256": sha256,
+        "size_bytes": size,
+        "source": mask_password(source),
+        "context": context,
+    }
+
+
 def word(name: str, value: Any, words: Sequence[str]) -> str:
     """One of a few words.
 

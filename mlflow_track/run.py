@@ -165,14 +165,12 @@ class Run:
         source: str = "",
         context: str = "training",
     ) -> None:
-        """Note a dataset that the run reads; MLflow shows it as the run's dataset."""
-        item = {
-            "name": name,
-            "sha256": sha256,
-            "size_bytes": size_bytes,
-            "source": mask_password(source),
-            "context": context,
-        }
+        """Note a dataset that the run reads; MLflow shows it as the run's dataset.
+
+        Raises:
+            TypeError: `size_bytes` is no integer, or another argument no string.
+        """
+        item = checks.input_description(name, sha256, size_bytes, source, context)
         record = self._open_record()
         if item not in record.info["inputs"]:
             record.add("inputs", item)

@@ -119,10 +119,11 @@ class RunDirectory:
             self._lock_descriptor = -1
 
     def update(self, **fields: Any) -> None:
-        """Change fields of run.json, atomically on disk."""
+        """Change fields of run.json, atomically on disk; all of them, or none and an error."""
         with self._info_lock:
-            self.info.update(fields)
-            write_json(self.path / "run.json", self.info)
+            info = {**self.info, **fields}
+            write_json(self.path / "run.json", info)
+            self.info = info
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         with self._info_lock:

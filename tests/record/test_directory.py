@@ -92,3 +92,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="MLFLOW_TRACK_DIR"):
         make(tmp_path / "file")
+
+
+def test_what_cannot_be_written_does_not_stay_in_the_way_of_what_can(tmp_path: Path) -> None:
+    directory = make(tmp_path)
+    with pytest.raises(TypeError):
+        directory.add("inputs", {"size": object()})
+    directory.set_tags({"a": "b"})
+    assert RunDirectory(directory.path).info == directory.info
+    assert directory.info["tags"] == {"a": "b"} and directory.info["inputs"] == []

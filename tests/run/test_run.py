@@ -140,6 +140,24 @@ def test_bad_metrics_are_refused_and_harm_nothing(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "c", "sha256": "00", "size_bytes": 1.5}, "size_bytes of input 'c' is 1.5"),
+        ({"name": "c", "sha256": b"00", "size_bytes": 1}, "sha256 of an input"),
+        ({"name": Path("c"), "sha256": "00", "size_bytes": 1}, "name of an input"),
+    ],
+)
+def test_a_bad_input_is_refused_and_harms_nothing(arguments: dict[str, Any], words: str) -> None:
+    with mt.start_run() as run:
+        with pytest.raises(TypeError, match=words):
+            run.log_input(**arguments)
+        run.log_input("corpus", sha256="00", size_bytes=np.int64(5))  # type: ignore[arg-type]
+    loaded = mt.load_run(run.directory)
+    assert loaded.status == "FINISHED"
+    assert [(i["name"], i["size_bytes"]) for i in loaded.info["inputs"]] == [("corpus", 5)]
+
+
+@pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
         ({"params": {"a": {"f": open}}}, TypeError, r"'a\.f'"),
