@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mlflow_track.device import CudaNumber
+from mlflow_track.record.files import legible
 from mlflow_track.record.late import Arriving
 from mlflow_track.record.masking import MASK, is_secret_name, mask_password
 
@@ -103,7 +104,7 @@ def params(values: Any, path: str = "") -> dict[str, Any]:
 
 def param_value(value: Any, path: str) -> Any:
     if isinstance(value, str) and not isinstance(value, Enum):
-        return mask_password(value)
+        return legible(mask_password(value))
     if value is None or (isinstance(value, bool | int) and not isinstance(value, Enum)):
         return value
     if isinstance(value, float):
@@ -111,7 +112,7 @@ def param_value(value: Any, path: str) -> Any:
     if isinstance(value, Enum):
         return param_value(value.value, path)
     if isinstance(value, PurePath):
-        return str(value)
+        return legible(str(value))
     if isinstance(value, Mapping) or (
         dataclasses.is_dataclass(value) and not isinstance(value, type)
     ):

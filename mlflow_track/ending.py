@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlflow_track.record.files import legible
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.statuses import FAILED, FINISHED, KILLED
 
@@ -28,7 +29,7 @@ def one_line(error: BaseException) -> str:
     text = " ".join(f"{type(error).__name__}: {message}".split())
     # Passwords go before a cut can take away what tells them from other words; and half characters
     # (of a file's name in another encoding) cannot be written.
-    text = mask_password(text).encode("utf-8", "backslashreplace").decode()
+    text = legible(mask_password(text))
     if len(text) <= _MOST_CHARACTERS:
         return text
     half = _MOST_CHARACTERS // 2 - 2

@@ -16,6 +16,7 @@ from typing import Any
 from mlflow_track.record.files import (
     FILE_MODE,
     FOLDER_MODE,
+    legible,
     make_folder,
     read_json,
     sync_folder,
@@ -264,7 +265,7 @@ class RunDirectory:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(self.log_path, flags, FILE_MODE)
         try:
-            os.write(descriptor, text.encode())
+            os.write(descriptor, legible(text).encode())
         finally:
             os.close(descriptor)
 

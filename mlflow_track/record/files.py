@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def make_folder(path: Path) -> None:
@@ -66,9 +68,17 @@ def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
     sync_folder(path.parent)
 
 
+def legible(text: str) -> str:
+    """The text with half characters, as names in another encoding bring them, as `\\udce9`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Replace `path` by `content` as indented JSON, atomically."""
-    replace_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    """Replace `path` by `content` as indented JSON, atomically; half characters become legible."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # Two backslashes: for JSON one is an escape, and would bring the half character back.
+    text = _HALF_CHARACTER.sub(lambda half: rf"\\u{ord(half.group()):04x}", text)
+    replace_file(path, text.encode())
 
 
 def read_json(path: Path) -> Any:

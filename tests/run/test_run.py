@@ -342,3 +342,27 @@ def test_a_deadline_that_has_passed_is_refused_at_the_start(
     with pytest.raises(ValueError, match="2020-01-01 00:00:00 has passed already"):
         mt.start_run()
     assert not Path("runs").exists()
+
+
+def test_bytes_that_are_no_utf8_in_names_end_no_training(
+    run_script: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    folder = Path("caf\udce9")
+    folder.mkdir()
+    code = """
+        import os, sys, mlflow_track as mt
+        os.chdir(sys.argv[1])
+        for resume in ("never", "auto"):
+            run = mt.start_run(params={"data": sys.argv[1]}, directory="../runs", resume=resume)
+            run.set_tag("data", sys.argv[1])
+            run.print(sys.argv[1])
+            run.finish("FAILED")
+    """
+    done = run_script(code, str(folder))
+    assert done.returncode == 0, done.stderr
+    (run,) = mt.load_runs("runs")
+    assert run.params == {"data": "caf\\udce9"} and run.info["tags"] == {"data": "caf\\udce9"}
+    assert run.info["attempts"][0]["command"][-1] == "caf\\udce9"
+    assert run.info["provenance"]["working_folder"].endswith("caf\\udce9")
+    log = (run.path / "training.log").read_text()
+    assert "caf\\udce9" in log and "changed" not in log
