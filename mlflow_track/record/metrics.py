@@ -326,7 +326,11 @@ def parse_header(line: bytes, path: Path) -> tuple[str, ...]:
 
 
 def _step_of(line: bytes) -> int:
-    return int(line[: line.index(b",")])
+    """The step of a row; -1 for a damaged line, so that it stays where it is."""
+    try:
+        return int(line[: line.index(b",")])
+    except ValueError:
+        return -1
 
 
 def _picker(places: list[int]) -> _Plan:

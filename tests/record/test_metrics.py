@@ -139,6 +139,18 @@ def test_threads_lose_no_row_while_the_header_widens(tmp_path: Path) -> None:
         assert mine == list(range(300))
 
 
+def test_a_rewind_leaves_a_damaged_line_where_it_is(tmp_path: Path) -> None:
+    path, aside = tmp_path / "metrics.csv", tmp_path / "aside.csv"
+    write(path, [(step, {"loss": 1.0}) for step in range(4)]).close()
+    body = path.read_bytes()
+    damaged = body.index(b"\n2,") + 1
+    path.write_bytes(body[:damaged] + bytes(6) + body[damaged + 6 :])
+    MetricsFile(path).rewind(0, aside)
+    assert [row.step for row in iterate_rows(path)] == [0]
+    assert [row.step for row in iterate_rows(aside)] == [1, 3]
+    assert bytes(6) in path.read_bytes() and read_rows(path).damaged == 1
+
+
 def at_the_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """While the first wider file is renamed, its process gets a signal."""
     rename = os.rename
