@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -313,6 +314,8 @@ class Run:
     def finish(self, status: str = FINISHED, error: str | None = None) -> None:
         """End the run: rows durable, status and end time written, the mirror given time to end.
 
+        A disk that fails or is full costs a warning.
+
         Args:
             status: "FINISHED", "FAILED" or "KILLED".
             error: What went wrong, in one line.
@@ -335,12 +338,15 @@ class Run:
             self._system.close()
         self._provenance.join(timeout=30)
         self.print(f"run {self.name} {status}{': ' + error if error else ''}")
-        self._metrics.sync()
+        with self._warned("rows may be lost"):
+            self._metrics.sync()
         if self._metrics.lost:
             self.print(f"{self._metrics.lost} metric values never came: their device failed")
-        self._record.end_attempt(status, error)
+        with self._warned("the status is not in run.json, and the run reads as KILLED"):
+            self._record.end_attempt(status, error)
         self._why_closed = f"run {self.id} has ended; log before finish, or continue it with resume"
-        self._metrics.close(self._why_closed)
+        with self._warned("rows are lost"):
+            self._metrics.close(self._why_closed)
         self._record.release()
         if self._companion is not None:
             pending = self._companion.close(self._settings.finish_timeout_seconds)
@@ -359,6 +365,14 @@ class Run:
         self.finish(*ending_of(error, self._stop.reason))
 
     # --- inside ---
+
+    @contextlib.contextmanager
+    def _warned(self, consequence: str) -> Iterator[None]:
+        """The training is done: what the disk does not take is said, and ends nothing."""
+        try:
+            yield
+        except OSError as error:
+            self.print(f"WARNING: {error}: {consequence}")
 
     def _open_record(self) -> RunDirectory:
         if self._why_closed:
@@ -447,11 +461,9 @@ class Run:
 
     def _capture_provenance(self) -> None:
         try:
-            captured = provenance.capture(self.directory)
+            self._record.update(provenance=provenance.capture(self.directory))
         except OSError as error:
             self.print(f"provenance is incomplete: {error}")
-            return
-        self._record.update(provenance=captured)
 
     def _finish_at_exit(self) -> None:
         self.finish(*ending_of(getattr(sys, "last_value", None), self._stop.reason))

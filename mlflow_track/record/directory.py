@@ -5,6 +5,7 @@ Status is what run.json says, with one exception: RUNNING without a holder of th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -31,6 +32,8 @@ from mlflow_track.record.statuses import KILLED, RUNNING
 from mlflow_track.record.undisturbed import undisturbed
 
 _MOST_NAME_BYTES = 200
+# Room for the last run.json on a disk that has filled up; the lock file holds it, being there.
+_RESERVE_BYTES = 1 << 16
 
 
 class RunHeldError(RuntimeError):
@@ -96,6 +99,7 @@ class RunDirectory:
             ) from error
         directory = cls(path)
         directory._lock_descriptor = lock
+        directory._reserve()
         return directory
 
     def acquire(self) -> None:
@@ -112,12 +116,23 @@ class RunDirectory:
                 f"run {self.info['id']} is being written by process {attempt.get('pid')} on "
                 f"{attempt.get('host')}; wait for it, or start another run with resume='never'"
             ) from None
+        self._reserve()
         self.info = read_json(self.path / "run.json")
 
     def release(self) -> None:
         if self._lock_descriptor >= 0:
+            self._free_reserve()
             os.close(self._lock_descriptor)
             self._lock_descriptor = -1
+
+    def _reserve(self) -> None:
+        # Not every file system can, nor every system.
+        with contextlib.suppress(OSError, AttributeError):
+            os.posix_fallocate(self._lock_descriptor, 0, _RESERVE_BYTES)
+
+    def _free_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._lock_descriptor, 0)
 
     def update(self, **fields: Any) -> None:
         """Change fields of run.json, atomically on disk; all of them, or none and an error."""
@@ -149,12 +164,17 @@ class RunDirectory:
         self.update(attempts=attempts, status=RUNNING, ended=None)
 
     def end_attempt(self, status: str, error: str | None = None) -> None:
+        """Write how the attempt ended; on a full disk into the room that was kept for it."""
         ended = time.time()
         attempts = list(self.info["attempts"])
         attempts[-1] = {**attempts[-1], "ended": ended, "status": status}
         if error:
             attempts[-1]["error"] = mask_password(error)
-        self.update(attempts=attempts, status=status, ended=ended)
+        try:
+            self.update(attempts=attempts, status=status, ended=ended)
+        except OSError:
+            self._free_reserve()
+            self.update(attempts=attempts, status=status, ended=ended)
 
     def open_metrics(self) -> MetricsFile:
         metrics = MetricsFile(self.metrics_path)

@@ -121,8 +121,10 @@ class MetricsFile:
         """Write nothing any more; `why` is what later calls of `append` say."""
         with self.lock:
             if self._descriptor >= 0:
-                self._write_late(wait=True)
-                self._forget(why)
+                try:
+                    self._write_late(wait=True)
+                finally:
+                    self._forget(why)
 
     def abandon(self, why: str) -> None:
         """In a forked child: the file is the parent's, and so is every row on its way."""

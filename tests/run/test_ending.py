@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 
 import mlflow_track as mt
 from mlflow_track.ending import ending_of, one_line
+from mlflow_track.record import directory
+from mlflow_track.record.directory import is_held
 
 
 @pytest.mark.parametrize(
@@ -108,3 +111,41 @@ def test_a_child_forked_while_params_are_written_does_not_hang():
                     os._exit(0)
                 os._exit(1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("reserve_bytes", [directory._RESERVE_BYTES, 0])
+def test_a_run_that_ends_on_a_full_disk_says_how_it_ended(
+    reserve_bytes, small_disk, monkeypatch, capfd
+):
+    monkeypatch.setattr(directory, "_RESERVE_BYTES", reserve_bytes)
+    with mt.start_run(directory=small_disk, backend="local") as run:
+        run._provenance.join()
+        run.log_metric("a", 1.0, step=0)
+        with open(small_disk / "fill", "wb", buffering=0) as fill, suppress(OSError):
+            while fill.write(b"x" * 4096):
+                pass
+    loaded = mt.load_run(run.directory)
+    # Without the room that is kept for it the status has no place.
+    assert loaded.status == ("FINISHED" if reserve_bytes else "KILLED")
+    assert ("reads as KILLED" in capfd.readouterr().err) is (not reserve_bytes)
+    assert len(loaded.metrics()) == 1
+    assert not is_held(run.directory) and (run.directory / "run.lock").stat().st_size == 0
+
+
+def test_a_disk_that_fails_at_the_end_keeps_neither_lock_nor_mirror(monkeypatch):
+    class Companion:
+        is_closed = False
+
+        def close(self, timeout_seconds):
+            self.is_closed = True
+
+    def fail(*arguments, **more):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with mt.start_run(backend="local") as run:
+        run._companion = companion = Companion()
+        for owner, name in ((run._metrics, "sync"), (run._record, "update")):
+            monkeypatch.setattr(owner, name, fail)
+    assert companion.is_closed and not is_held(run.directory)
+    log = (run.directory / "training.log").read_text()
+    assert "WARNING: [Errno 5] Input/output error: the status is not in run.json" in log

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -367,18 +367,6 @@ def test_what_checkpoints_is_given_is_checked_at_once() -> None:
         run.checkpoints(keep=Keep(last=2), save=mt.EverySteps(4) | mt.Budget())
     info = json.loads((run.directory / "run.json").read_text())["checkpoints"]
     assert info["keep"]["last"] == 2 and info["save"].startswith("EverySteps(interval=4) | Budget(")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of eight megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a file system is not allowed here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_on_a_disk_that_is_full_training_goes_on_and_saves_again_when_there_is_room(
