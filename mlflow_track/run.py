@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
-from mlflow_track.ending import ending_of
+from mlflow_track.ending import ending_of, error_since, note_error_before
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
 from mlflow_track.record.directory import RunDirectory
@@ -95,6 +94,7 @@ class Run:
         self._system = self._start_system_monitor()
         self._provenance = threading.Thread(target=self._capture_provenance, daemon=True)
         self._provenance.start()
+        note_error_before(self.id)
         atexit.register(self._finish_at_exit)
         _after_fork(self)
         verb = f"continues (attempt {directory.attempt})" if is_resumed else "starts"
@@ -466,7 +466,7 @@ class Run:
             self.print(f"provenance is incomplete: {error}")
 
     def _finish_at_exit(self) -> None:
-        self.finish(*ending_of(getattr(sys, "last_value", None), self._stop.reason))
+        self.finish(*ending_of(error_since(self.id), self._stop.reason))
 
 
 def _after_fork(run: Run) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +152,22 @@ def test_a_disk_that_fails_at_the_end_keeps_neither_lock_nor_mirror(monkeypatch)
     assert companion.is_closed and not is_held(run.directory)
     log = (run.directory / "training.log").read_text()
     assert "WARNING: [Errno 5] Input/output error: the status is not in run.json" in log
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [("1/0\nSTART", "FINISHED"), ("START\n1/0", "FAILED"), ("1/0\nSTART\n2/0", "FAILED")],
+)
+def test_an_error_of_a_session_from_before_the_run_is_not_the_runs(lines, status):
+    start = "import mlflow_track as mt; run = mt.start_run(backend='local')"
+    subprocess.run(
+        [sys.executable, "-i"],
+        input=lines.replace("START", start) + "\n",
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    (run,) = mt.load_runs("runs")
+    assert run.status == status
