@@ -151,7 +151,8 @@ def _fresh_memory(size: int) -> torch.Tensor:
     """A flat uint8 tensor, in large pages where the system has them: their first touch is cheap."""
     if size < 4 << 20:
         return torch.empty(size, dtype=torch.uint8)
-    memory = mmap.mmap(-1, size)
+    # Private: what a forked data loader writes into its copy must not reach the parent.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         memory.madvise(mmap.MADV_HUGEPAGE)
     except (AttributeError, OSError):

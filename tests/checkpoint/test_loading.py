@@ -1,6 +1,7 @@
 """Loading: what does not fit is named before anything changes; nothing is ever executed."""
 
 import io
+import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -97,6 +98,28 @@ def test_what_was_loaded_does_not_change_when_the_file_does(folder: Folder) -> N
     state = now["optimizer"].state_dict()["state"]
     assert torch.equal(state[0]["exp_avg"], was["optimizer"].state_dict()["state"][0]["exp_avg"])
     assert torch.equal(now["plain"]["w"], torch.ones(3))
+
+
+@pytest.mark.parametrize("entry", ["plain", "optimizer"])
+def test_what_a_forked_child_writes_into_what_was_loaded_stays_in_the_child(
+    folder: Folder, entry: str
+) -> None:
+    # More than the 4 MB from which on the memory is mapped.
+    weight = nn.Parameter(torch.zeros(1_500_000))
+    was = torch.optim.SGD([weight], momentum=0.9)
+    weight.sum().backward()
+    was.step()
+    now: dict[str, Any] = {"plain": None, "optimizer": torch.optim.SGD([weight], momentum=0.9)}
+    state = {"plain": torch.ones(1_500_000), "optimizer": was}
+    folder.load(folder.save(0, state), now)
+    optimizer = now["optimizer"]
+    loaded = now["plain"] if entry == "plain" else optimizer.state[weight]["momentum_buffer"]
+    child = os.fork()
+    if child == 0:
+        loaded.numpy()[:] = 7
+        os._exit(int(loaded[0].item()))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert loaded.unique().tolist() == [1]
 
 
 def test_tied_tensors_stay_tied(folder: Folder) -> None:
