@@ -23,7 +23,7 @@ _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter, torch.nn.Buffer))
 _MOST_DEPTH = 200
 _WORTH_REMEMBERING = 16
 _dereference: Any = weakref.ref.__call__
-_address_of = torch.Tensor.data_ptr
+_address_of, _stride_of = torch.Tensor.data_ptr, torch.Tensor.stride
 _MOST_INLINE_BYTES = 16 << 10
 
 
@@ -32,6 +32,7 @@ class _Known(NamedTuple):
 
     keys: list[str]
     tensors: list[weakref.ref[torch.Tensor]]
+    strides: list[tuple[int, ...]]
     names: list[str]
     encoded: dict[str, Any]
 
@@ -133,6 +134,7 @@ class Encoder:
         return (
             known.keys == list(value)
             and all(map(operator.is_, map(_dereference, known.tensors), value.values()))
+            and known.strides == list(map(_stride_of, value.values()))
             and self.tensors.keys().isdisjoint(known.names)
             and self._seen.keys().isdisjoint(map(_address_of, value.values()))
         )
@@ -144,12 +146,17 @@ class Encoder:
             raise TypeError(
                 f"state at {path!r} is a {type(value).__name__}; only torch.Tensor fits"
             )
+        # Weights of a 1 x 1 convolution are contiguous in every memory format.
+        is_usual = value.dim() < 4 and value.is_contiguous()
+        stride = None if is_usual else _dense_stride(value)
         if value.dtype in _COMPLEX:
             value = torch.view_as_real(value.detach().resolve_conj())
-            return {"$complex": self._name(value, path)}
-        if value.is_neg():
-            value = value.detach().resolve_neg()
-        return {"$tensor": self._name(value, path)}
+            form = {"$complex": self._name(value, path)}
+        else:
+            if value.is_neg():
+                value = value.detach().resolve_neg()
+            form = {"$tensor": self._name(value, path)}
+        return form if stride is None else {"$strided": [form, stride]}
 
     def _name(self, value: torch.Tensor, path: str) -> str:
         name = path
@@ -176,22 +183,45 @@ class Encoder:
         if value.dtype.kind not in "biufc":
             raise TypeError(f"state at {path!r} is an array of {value.dtype}; only numbers fit")
         # As bytes, so that every NumPy type fits, whatever torch knows of it.
-        raw = np.ascontiguousarray(value).tobytes()
+        raw = value.tobytes()
         if len(raw) <= _MOST_INLINE_BYTES:
             place: Any = {"$bytes": base64.b64encode(raw).decode()}
         else:
             place = self._name(torch.frombuffer(bytearray(raw), dtype=torch.uint8), path)
-        return {"$array": [value.dtype.str, list(value.shape), place]}
+        order = ["F"] if value.flags.fnc else []
+        return {"$array": [value.dtype.str, list(value.shape), place, *order]}
 
 
 def _remember(encoded: dict[str, Any], value: Mapping[str, Any], path: str) -> _Known | None:
     """What to keep of a mapping; None unless all of it is tensors that are stored under it."""
     if not _TENSORS.issuperset(map(type, value.values())):
         return None
-    names = [item.get("$tensor", "") for item in encoded.values()]
+    forms = [item["$strided"][0] if "$strided" in item else item for item in encoded.values()]
+    names = [form.get("$tensor", "") for form in forms]
     if not all(name.startswith(path + ".") for name in names):
         return None
-    return _Known(list(value), list(map(weakref.ref, value.values())), names, encoded)
+    tensors = value.values()
+    strides = list(map(_stride_of, tensors))
+    return _Known(list(value), list(map(weakref.ref, tensors)), strides, names, encoded)
+
+
+def _dense_stride(tensor: torch.Tensor) -> list[int] | None:
+    """The strides of a tensor that fills its memory without gaps, in whatever order.
+
+    Where a kernel takes several tensors by address alone (a fused optimizer), they are part of the
+    state. None where they are the usual ones, and for a slice or an expanded tensor.
+    """
+    usual, filled = [1], 1
+    for size in reversed(tensor.shape[1:]):
+        usual.insert(0, usual[0] * max(size, 1))
+    if tensor.stride() == tuple(usual) or not tensor.numel():
+        return None
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride != filled:
+                return None
+            filled *= size
+    return list(tensor.stride())
 
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -221,10 +251,17 @@ def decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if tag in ("$tensor", "$complex"):
         tensor = tensors[content]
         return torch.view_as_complex(tensor) if tag == "$complex" else tensor
+    if tag == "$strided":
+        tensor = decode(content[0], tensors)
+        return torch.empty_strided(tensor.shape, content[1], dtype=tensor.dtype).copy_(tensor)
     if tag == "$array":
-        dtype, shape, place = content
+        dtype, shape, place, *order = content
         raw = decode(place, {}) if isinstance(place, dict) else tensors[place].numpy().tobytes()
-        return np.frombuffer(raw, np.dtype(dtype)).reshape(shape).copy()
+        return (
+            np.frombuffer(raw, np.dtype(dtype))
+            .reshape(shape)
+            .copy(order=order[0] if order else "C")
+        )
     if tag == "$scalar":
         return np.frombuffer(base64.b64decode(content[1]), np.dtype(content[0]))[0]
     if tag == "$dict":

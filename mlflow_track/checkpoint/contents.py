@@ -135,6 +135,8 @@ def export_model(
     header: dict[str, Any] = {}
     pieces, skipped, offset = [], [], 0
     for name, value in _leaves(state[entry]).items():
+        if isinstance(value, dict) and "$strided" in value:
+            value = value["$strided"][0]
         if not (isinstance(value, dict) and "$tensor" in value):
             skipped.append(name)
             continue

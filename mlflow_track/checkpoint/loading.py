@@ -43,7 +43,7 @@ def read(checkpoint: Checkpoint) -> dict[str, Any]:
         document = json.loads(bytes(files[STATE_JSON]))
         tensors = image.parse(torch.frombuffer(files[STATE_TENSORS], dtype=torch.uint8))
         return {name: codec.decode(value, tensors) for name, value in document.items()}
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise CorruptCheckpointError(f"{checkpoint.path.name} cannot be read: {error}") from error
 
 
@@ -66,6 +66,7 @@ def load_into(
             own[name] = value  # It copies by itself.
         elif isinstance(target, torch.optim.Optimizer):
             own[name] = copies.of(value, target.state_dict())
+            _lay_out_like_parameters(own[name], target)
         else:
             own[name] = copies.of(value, None)
     copies.make()
@@ -87,6 +88,13 @@ class _Copy:
     def __init__(self, source: torch.Tensor, target: torch.Tensor | None) -> None:
         self.source = source
         self.target = target
+        self.stride = source.stride()
+
+    def lay_out(self, stride: tuple[int, ...]) -> None:
+        """Have these strides, in the target that is there or in one that is made."""
+        self.stride = stride
+        if self.target is not None and self.target.stride() != stride:
+            self.target = None
 
 
 class _Copies:
@@ -106,6 +114,7 @@ class _Copies:
                     isinstance(existing, torch.Tensor)
                     and existing.shape == value.shape
                     and existing.dtype == value.dtype
+                    and existing.stride() == value.stride()
                 )
                 copy = _Copy(value, existing if is_usable else None)
                 self._by_source[id(value)] = copy
@@ -129,7 +138,7 @@ class _Copies:
         at = 0
         for copy, size, step in zip(homeless, sizes, padded, strict=True):
             piece = block[at : at + size]
-            copy.target = piece.view(copy.source.dtype).view(copy.source.shape)
+            copy.target = piece.view(copy.source.dtype).as_strided(copy.source.shape, copy.stride)
             at += step
         copy_all(
             [copy.target for copy in self._all if copy.target is not None],
@@ -145,6 +154,20 @@ class _Copies:
         if isinstance(value, list | tuple):
             return type(value)(self.resolve(item) for item in value)
         return value
+
+
+def _lay_out_like_parameters(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """A fused kernel takes a parameter and its moments by address: their strides must be the same.
+
+    They are unless the model is laid out differently here, or the checkpoint is of a version that
+    did not keep strides.
+    """
+    for group, here in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        for number, parameter in zip(group["params"], here["params"], strict=True):
+            for moment in saved["state"].get(number, {}).values() if group.get("fused") else ():
+                if isinstance(moment, _Copy) and moment.source.shape == parameter.shape:
+                    # Those that an optimizer gives its moments: of a slice they are others.
+                    moment.lay_out(torch.empty_like(parameter, device="meta").stride())
 
 
 def _fresh_memory(size: int) -> torch.Tensor:

@@ -102,6 +102,36 @@ def test_odd_things_come_back() -> None:
     assert list(back) == list(state)
 
 
+STRIDED = {
+    "transposed": torch.randn(3, 5).t(),
+    "permuted": torch.randn(2, 3, 4).permute(1, 2, 0),
+    "channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    "1 x 1, channels last": torch.randn(6, 3, 1, 1).to(memory_format=torch.channels_last),
+    "complex": torch.randn(3, 5, dtype=torch.complex64).t(),
+    "conjugated": torch.randn(3, 5, dtype=torch.complex64).mH,
+}
+
+
+@pytest.mark.parametrize("layout", STRIDED)
+def test_a_dense_tensor_has_its_strides_again(layout: str) -> None:
+    tensor = STRIDED[layout]
+    back = there_and_back({"t": tensor})["t"]
+    assert equal(tensor, back) and back.stride() == tensor.stride()
+
+
+def test_a_slice_or_an_expanded_tensor_comes_back_contiguous() -> None:
+    for tensor in (torch.randn(4, 6)[:, ::2], torch.randn(3, 1).expand(3, 4)):
+        back = there_and_back(tensor)
+        assert equal(tensor, back) and back.is_contiguous()
+
+
+def test_an_array_in_fortran_order_has_it_again() -> None:
+    for array in (np.arange(6.0).reshape(2, 3), np.random.default_rng(0).normal(size=(64, 64))):
+        back = there_and_back(np.asfortranarray(array))
+        assert equal(array, back) and back.flags.f_contiguous
+        assert there_and_back(array).flags.c_contiguous
+
+
 def test_tied_tensors_are_stored_once() -> None:
     weight = torch.randn(4, 4)
     encoder = codec.Encoder()
@@ -134,6 +164,8 @@ def test_what_an_encoder_remembers_changes_nothing(tied: str) -> None:
         lambda: tensors.pop("t5"),
         lambda: setattr(tensors["t7"], "data", torch.randn(2, 2)),
         lambda: setattr(tensors["t8"], "data", torch.randn(3).double()),
+        lambda: setattr(tensors["t8"], "data", torch.randn(3, 2)),
+        lambda: setattr(tensors["t8"], "data", torch.randn(2, 3).t()),
         lambda: tensors.update(n=4),  # type: ignore[arg-type]
         lambda: tensors.update(t9=tensors["t1"]),
         lambda: tensors.pop("n"),

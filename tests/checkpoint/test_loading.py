@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlflow_track.checkpoint import loading
+from mlflow_track.checkpoint import codec, loading
 from mlflow_track.checkpoint.apart import SaveRequest
 from mlflow_track.checkpoint.saving import Saver
 from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
@@ -127,6 +127,49 @@ def test_tied_tensors_stay_tied(folder: Folder) -> None:
     state: dict[str, Any] = {"plain": None}
     folder.load(folder.save(0, {"plain": {"one": tensor, "two": tensor}}), state)
     assert state["plain"]["one"] is state["plain"]["two"]
+
+
+def fused(weight: torch.Tensor) -> tuple[dict[str, Any], torch.optim.Optimizer]:
+    model = nn.Module()
+    model.weight = nn.Parameter(weight.clone())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    return {"model": model, "optimizer": optimizer}, optimizer
+
+
+def train(state: dict[str, Any], steps: range) -> None:
+    for step in steps:
+        x = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
+        (x @ state["model"].weight).square().mean().backward()
+        state["optimizer"].step()
+        state["optimizer"].zero_grad()
+
+
+@pytest.mark.parametrize("are_kept", [True, False], ids=["now", "of a version without strides"])
+def test_a_fused_optimizer_of_transposed_weights_goes_on_exactly(
+    folder: Folder, are_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = torch.randn(3, 5).t()
+    was, _ = fused(weight)
+    now, optimizer = fused(weight)
+    train(was, range(3))
+    if not are_kept:
+        monkeypatch.setattr(codec, "_dense_stride", lambda tensor: None)
+    folder.load(folder.save(0, was), now)
+    assert optimizer.state[now["model"].weight]["exp_avg"].stride() == weight.stride()
+    train(was, range(3, 6))
+    train(now, range(3, 6))
+    assert torch.equal(was["model"].weight, now["model"].weight)
+
+
+def test_a_fused_optimizer_goes_on_where_the_weights_are_laid_out_otherwise(folder: Folder) -> None:
+    weight = torch.randn(3, 5).t()
+    was, _ = fused(weight)
+    now, _ = fused(weight.contiguous())
+    train(was, range(3))
+    folder.load(folder.save(0, was), now)
+    train(was, range(3, 6))
+    train(now, range(3, 6))
+    assert torch.allclose(was["model"].weight, now["model"].weight)
 
 
 class Other(nn.Module):

@@ -144,6 +144,14 @@ def test_export_is_what_the_model_loads_tied_weights_included(run: mt.LoadedRun)
     assert not Path("never.safetensors").exists()
 
 
+def test_export_knows_weights_that_are_not_laid_out_row_by_row() -> None:
+    model = torch.nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+    with mt.start_run(run_name="c") as run:
+        run.checkpoints().save(0, {"model": model})
+    assert "2 tensors of step 0" in call("export", "c", "-o", "weights.safetensors")
+    assert torch.equal(load_file("weights.safetensors")["weight"], model.weight)
+
+
 def test_best_is_a_step_by_the_metric_that_the_run_compares() -> None:
     with mt.start_run(run_name="b") as run:
         checkpoints = run.checkpoints(keep=mt.Keep(last=9, metric="loss"))
