@@ -63,7 +63,9 @@ def _plain(entry: Any) -> Any:
         return strip_prefix(entry.state_dict(keep_vars=True))
     if isinstance(entry, torch.Generator):
         return entry.get_state()
-    return strip_prefix(entry.state_dict()) if hasattr(entry, "state_dict") else entry
+    if isinstance(entry, torch.nn.Module):
+        return strip_prefix(entry.state_dict())
+    return entry.state_dict() if hasattr(entry, "state_dict") else entry
 
 
 @contextmanager

@@ -129,6 +129,49 @@ def test_tied_tensors_stay_tied(folder: Folder) -> None:
     assert state["plain"]["one"] is state["plain"]["two"]
 
 
+class Average:
+    """Of the weights of a model, by their names: what many write beside it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.shadow = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return dict(self.shadow)
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.shadow.update(state)
+
+
+def wrapped() -> nn.Module:
+    wrapper = nn.Module()
+    wrapper.module = nn.Linear(3, 1)
+    return wrapper
+
+
+@pytest.mark.parametrize("is_now_wrapped", [True, False])
+@pytest.mark.parametrize("was_wrapped", [True, False])
+def test_an_average_of_a_wrapped_model_has_the_names_that_it_has_here(
+    folder: Folder, was_wrapped: bool, is_now_wrapped: bool
+) -> None:
+    make = {True: wrapped, False: lambda: nn.Linear(3, 1)}
+    was, now = Average(make[was_wrapped]()), Average(make[is_now_wrapped]())
+    names = list(now.shadow)
+    checkpoint = folder.save(0, {"average": was})
+    saved = loading.read(checkpoint)["state"]["average"]
+    assert list(saved) == list(was.shadow)
+    folder.load(checkpoint, {"average": now})
+    assert list(now.shadow) == names
+    for ours, theirs in zip(now.shadow.values(), was.shadow.values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_data_of_a_callers_own_keeps_its_names(folder: Folder) -> None:
+    plain = {"module.a": 1, "module.b": 2}
+    state: dict[str, Any] = {"plain": None}
+    folder.load(folder.save(0, {"plain": plain}), state)
+    assert state["plain"] == plain
+
+
 def fused(weight: torch.Tensor) -> tuple[dict[str, Any], torch.optim.Optimizer]:
     model = nn.Module()
     model.weight = nn.Parameter(weight.clone())
