@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from bisect import bisect
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -59,6 +60,10 @@ def load_into(
     fitted = {name: fit_prefix(state.get(name), value) for name, value in saved.items()}
     require_fit(state, fitted, checkpoint.path.name)
     copies = _Copies()
+    for name, value in fitted.items():
+        target = state[name]
+        if isinstance(target, torch.nn.Module):
+            copies.leave(value, target.state_dict())
     own: dict[str, Any] = {}
     for name, value in fitted.items():
         target = state[name]
@@ -103,6 +108,15 @@ class _Copies:
     def __init__(self) -> None:
         self._all: list[_Copy] = []
         self._by_source: dict[int, _Copy] = {}
+        # The stretches of memory that are filled, in order, and what each of them gets.
+        self._taken: list[tuple[int, int]] = []
+        self._gets: dict[tuple[int, int], int] = {}
+
+    def leave(self, saved: Mapping[str, Any], existing: Mapping[str, Any]) -> None:
+        """What a model fills by itself is no place for anything else."""
+        for key, tensor in existing.items():
+            if isinstance(tensor, torch.Tensor):
+                self._take(tensor, saved[key])
 
     def of(self, value: Any, existing: Any) -> Any:
         """`value` with each tensor replaced by a `_Copy`, into the one of `existing` that fits."""
@@ -115,6 +129,7 @@ class _Copies:
                     and existing.shape == value.shape
                     and existing.dtype == value.dtype
                     and existing.stride() == value.stride()
+                    and self._take(existing, value)
                 )
                 copy = _Copy(value, existing if is_usable else None)
                 self._by_source[id(value)] = copy
@@ -128,6 +143,20 @@ class _Copies:
             partners = existing if is_alike else [None] * len(value)
             return type(value)(self.of(i, e) for i, e in zip(value, partners, strict=True))
         return value
+
+    def _take(self, target: torch.Tensor, source: torch.Tensor) -> bool:
+        """Whether `source` may be copied into `target`: memory that two share gets one value."""
+        size = sum(s * (n - 1) for s, n in zip(target.stride(), target.shape, strict=True)) + 1
+        begin = target.data_ptr()
+        stretch = begin, begin + size * target.element_size()
+        if not target.numel() or self._gets.get(stretch) == id(source):
+            return True
+        at = bisect(self._taken, stretch)
+        if any(b < stretch[1] and begin < e for b, e in self._taken[max(at - 1, 0) : at + 1]):
+            return False
+        self._taken.insert(at, stretch)
+        self._gets[stretch] = id(source)
+        return True
 
     def make(self) -> None:
         """Copy all."""

@@ -129,6 +129,46 @@ def test_tied_tensors_stay_tied(folder: Folder) -> None:
     assert state["plain"]["one"] is state["plain"]["two"]
 
 
+class Alternating(torch.optim.Optimizer):
+    """Keeps two tensors for each parameter, which begin as one: as a view, where that is asked."""
+
+    def __init__(self, parameters: Any, is_view: bool) -> None:
+        super().__init__(parameters, {})
+        self.is_view = is_view
+
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            kept = self.state[parameter]
+            if not kept:
+                kept["slow"] = parameter.detach().clone()
+                kept["last"] = kept["slow"][:] if self.is_view else kept["slow"]
+                kept["own"] = parameter.detach()
+            else:
+                kept["last"] = parameter.detach().clone()
+                kept["slow"] = kept["slow"] * 0.5 + parameter.detach()
+                kept["own"] = parameter.detach() * 3
+
+
+@pytest.mark.parametrize("is_view", [True, False])
+def test_moments_that_share_memory_here_get_the_two_values_that_were_saved(
+    folder: Folder, is_view: bool
+) -> None:
+    states = []
+    for steps in (3, 1):
+        model = nn.Linear(2, 1, bias=False)
+        optimizer = Alternating(model.parameters(), is_view)
+        for _ in range(steps):
+            optimizer.step()
+            nn.init.normal_(model.weight)
+        states.append({"optimizer": optimizer, "model": model})
+    was, now = states
+    folder.load(folder.save(0, was), now)
+    before, after = (s["optimizer"].state_dict()["state"][0] for s in (was, now))
+    for name in ("slow", "last", "own"):
+        assert torch.equal(before[name], after[name]), name
+    assert torch.equal(was["model"].weight, now["model"].weight)
+
+
 class Average:
     """Of the weights of a model, by their names: what many write beside it."""
 
