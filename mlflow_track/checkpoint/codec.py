@@ -9,8 +9,8 @@ import base64
 import math
 import operator
 import weakref
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -240,43 +240,63 @@ def decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         ValueError: `value` is no encoded state.
         KeyError: A tensor is missing; the message names it.
     """
-    if isinstance(value, list):
-        return [decode(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    tag = next(iter(value), "")
-    if len(value) != 1 or not tag.startswith("$"):
-        return {key: decode(item, tensors) for key, item in value.items()}
-    content = value[tag]
-    if tag in ("$tensor", "$complex"):
-        tensor = tensors[content]
-        return torch.view_as_complex(tensor) if tag == "$complex" else tensor
-    if tag == "$strided":
-        tensor = decode(content[0], tensors)
-        return torch.empty_strided(tensor.shape, content[1], dtype=tensor.dtype).copy_(tensor)
-    if tag == "$array":
+    return _Decoder(tensors).decode(value)
+
+
+class _Decoder:
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+        # Tied tensors are one object, with strides of their own, too.
+        self._strided: dict[str, torch.Tensor] = {}
+
+    def decode(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.decode(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        tag = next(iter(value), "")
+        if len(value) != 1 or not tag.startswith("$"):
+            return {key: self.decode(item) for key, item in value.items()}
+        content = value[tag]
+        if tag not in self._OF_TAG:
+            raise ValueError(f"{{{tag!r}: {content!r}}} is no encoded state")
+        return self._OF_TAG[tag](self, content)
+
+    def _array(self, content: Any) -> np.ndarray:
         dtype, shape, place, *order = content
-        raw = decode(place, {}) if isinstance(place, dict) else tensors[place].numpy().tobytes()
-        return (
-            np.frombuffer(raw, np.dtype(dtype))
-            .reshape(shape)
-            .copy(order=order[0] if order else "C")
-        )
-    if tag == "$scalar":
-        return np.frombuffer(base64.b64decode(content[1]), np.dtype(content[0]))[0]
-    if tag == "$dict":
-        return {decode(key, tensors): decode(item, tensors) for key, item in content}
-    if tag == "$dtype":
+        is_inline = isinstance(place, dict)
+        raw = self.decode(place) if is_inline else self._tensors[place].numpy().tobytes()
+        array = np.frombuffer(raw, np.dtype(dtype)).reshape(shape)
+        return array.copy(order=order[0] if order else "C")
+
+    def _with_strides(self, content: Any) -> torch.Tensor:
+        form, stride = content
+        (name,) = form.values()
+        if name not in self._strided:
+            tensor = self.decode(form)
+            made = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype)
+            self._strided[name] = made.copy_(tensor)
+        return self._strided[name]
+
+    def _dtype(self, content: Any) -> torch.dtype:
         dtype = getattr(torch, content, None)
-        if isinstance(dtype, torch.dtype):
-            return dtype
-    simple = {
-        "$tuple": lambda: tuple(decode(content, tensors)),
-        "$set": lambda: set(decode(content, tensors)),
-        "$float": lambda: float(content),
-        "$bytes": lambda: base64.b64decode(content),
-        "$device": lambda: torch.device(content),
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"torch has no dtype {content!r}")
+        return dtype
+
+    _OF_TAG: ClassVar[dict[str, Callable[[_Decoder, Any], Any]]] = {
+        "$tensor": lambda self, content: self._tensors[content],
+        "$complex": lambda self, content: torch.view_as_complex(self._tensors[content]),
+        "$strided": _with_strides,
+        "$array": _array,
+        "$scalar": lambda self, content: np.frombuffer(
+            base64.b64decode(content[1]), np.dtype(content[0])
+        )[0],
+        "$dict": lambda self, content: {self.decode(key): self.decode(v) for key, v in content},
+        "$tuple": lambda self, content: tuple(self.decode(content)),
+        "$set": lambda self, content: set(self.decode(content)),
+        "$float": lambda self, content: float(content),
+        "$bytes": lambda self, content: base64.b64decode(content),
+        "$dtype": _dtype,
+        "$device": lambda self, content: torch.device(content),
     }
-    if tag not in simple:
-        raise ValueError(f"{{{tag!r}: {content!r}}} is no encoded state")
-    return simple[tag]()

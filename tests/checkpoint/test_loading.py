@@ -122,8 +122,8 @@ def test_what_a_forked_child_writes_into_what_was_loaded_stays_in_the_child(
     assert loaded.unique().tolist() == [1]
 
 
-def test_tied_tensors_stay_tied(folder: Folder) -> None:
-    tensor = torch.randn(5)
+@pytest.mark.parametrize("tensor", [torch.randn(5), torch.randn(3, 5).t()])
+def test_tied_tensors_stay_tied(folder: Folder, tensor: torch.Tensor) -> None:
     state: dict[str, Any] = {"plain": None}
     folder.load(folder.save(0, {"plain": {"one": tensor, "two": tensor}}), state)
     assert state["plain"]["one"] is state["plain"]["two"]
