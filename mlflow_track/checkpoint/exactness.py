@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlflow_track.checkpoint.fitting import class_of
+
 _WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
 
 
 def surroundings(state: Mapping[str, Any], world_size: int) -> dict[str, Any]:
-    """What numbers depend on beside the state: versions, device, threads, world size."""
+    """What numbers depend on beside the state: versions, device, threads, classes, world size."""
     return {
         "versions": {
             "python": platform.python_version(),
@@ -28,6 +30,12 @@ def surroundings(state: Mapping[str, Any], world_size: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "world_size": world_size,
+        "classes": {
+            name: class_of(entry)
+            for name, entry in state.items()
+            # A model may be wrapped or compiled at one time and not at another.
+            if hasattr(entry, "load_state_dict") and not isinstance(entry, torch.nn.Module)
+        },
     }
 
 
@@ -124,7 +132,8 @@ def _flat(values: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[tuple
     for name in names:
         value = values.get(name)
         if isinstance(value, Mapping):
-            yield from value.items()
+            prefix = "class of " if name == "classes" else ""
+            yield from ((prefix + key, item) for key, item in value.items())
         elif name in values:
             yield name, value
 

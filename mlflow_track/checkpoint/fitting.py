@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 _MOST_NAMED = 8
+# What schedulers and torch itself put into the groups of an optimizer, now and then.
+_NOT_OF_THE_OPTIMIZER = frozenset(
+    ("params", "param_names", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
+)
 # Moments that have the shape of their parameter, whichever optimizer keeps them.
 _LIKE_THE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
 
 
-def require_fit(state: Mapping[str, Any], saved: Mapping[str, Any], origin: str) -> None:
+def require_fit(
+    state: Mapping[str, Any],
+    saved: Mapping[str, Any],
+    origin: str,
+    classes: Mapping[str, str] | None = None,
+) -> list[str]:
     """Raise unless each entry of `saved` fits the one of `state`.
 
     Args:
         state: Live objects and plain data by name.
         saved: What was saved of them, with the prefixes of the live ones.
         origin: What to call the checkpoint in the message.
+        classes: Of which class the objects were, by name, where the checkpoint says it.
+
+    Returns:
+        What fits, and yet may not be what the object had at the save, in words.
 
     Raises:
         ValueError: The message names what is missing, unexpected, or of another shape or dtype.
@@ -30,14 +43,41 @@ def require_fit(state: Mapping[str, Any], saved: Mapping[str, Any], origin: str)
             f"only in the checkpoint: {unexpected}"
         )
     problems: list[str] = []
+    doubts: list[str] = []
     for name, value in saved.items():
         target = state[name]
         if isinstance(target, torch.nn.Module):
             problems += _of_module(name, target, value)
         elif isinstance(target, torch.optim.Optimizer):
-            problems += _of_optimizer(name, target, value)
+            problems += (found := _of_optimizer(name, target, value))
+            if not found:
+                _add(_of_groups(name, target, value), problems, doubts)
+                _add(_of_moments(name, target, value), problems, doubts)
+        elif isinstance(target, torch.Tensor):
+            problems += _of_tensor(name, target, value)
+        elif hasattr(target, "load_state_dict"):
+            is_another = (classes or {}).get(name, class_of(target)) != class_of(target)
+            _add(_of_object(name, target, value, is_another), problems, doubts)
     if problems:
         raise ValueError(f"{origin} does not fit; nothing was loaded: {'; '.join(problems)}")
+    return doubts
+
+
+def class_of(entry: Any) -> str:
+    """The name of an entry's class, as a checkpoint keeps it."""
+    return type(entry).__qualname__
+
+
+class _Finding(NamedTuple):
+    """Something that differs; without it nothing is sure, or nothing fits."""
+
+    words: str
+    is_fatal: bool
+
+
+def _add(findings: Sequence[_Finding], problems: list[str], doubts: list[str]) -> None:
+    for finding in findings[:_MOST_NAMED]:
+        (problems if finding.is_fatal else doubts).append(finding.words)
 
 
 def _of_module(name: str, target: torch.nn.Module, saved: Any) -> list[str]:
@@ -78,6 +118,98 @@ def _of_optimizer(name: str, target: torch.optim.Optimizer, saved: Any) -> list[
     return problems[:_MOST_NAMED]
 
 
+def _of_groups(name: str, target: torch.optim.Optimizer, saved: Any) -> list[_Finding]:
+    findings = []
+    groups = zip(saved["param_groups"], target.param_groups, strict=True)
+    for number, (then, here) in enumerate(groups):
+        extra = then.keys() - here.keys() - _NOT_OF_THE_OPTIMIZER
+        absent = target.defaults.keys() - then.keys()
+        if extra or absent:
+            # Each has what the other lacks: that is no other version of one optimizer.
+            findings.append(
+                _Finding(
+                    f"group {number} of {name!r} {_differing(extra, absent)}",
+                    bool(extra and absent),
+                )
+            )
+    return findings
+
+
+def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[_Finding]:
+    """Where the live optimizer has moments, too."""
+    findings = []
+    for number, here in target.state_dict()["state"].items():
+        then = saved["state"].get(number)
+        where = f"{name}.state.{number}"
+        if then is None:
+            findings.append(_Finding(f"{where} has moments here, none in the checkpoint", False))
+            continue
+        extra, absent = then.keys() - here.keys(), here.keys() - then.keys()
+        if extra or absent:
+            findings.append(
+                _Finding(f"{where} {_differing(extra, absent)}", bool(extra and absent))
+            )
+        findings += [
+            _Finding(
+                f"{where}.{key} is {_describe(then[key])} in the checkpoint and "
+                f"{_describe(moment)} here",
+                True,
+            )
+            for key, moment in here.items()
+            if isinstance(then.get(key), torch.Tensor)
+            and isinstance(moment, torch.Tensor)
+            and then[key].dtype != moment.dtype
+        ]
+    return findings
+
+
+def converted_moments(name: str, loaded: torch.optim.Optimizer, saved: Any) -> list[str]:
+    """The moments to which torch has given the dtype of their parameter, in words."""
+    found = [
+        f"{name}.state.{number}.{key} {_dtype(then[key])} -> {_dtype(moment)}"
+        for number, here in loaded.state_dict()["state"].items()
+        if (then := saved["state"].get(number))
+        for key, moment in here.items()
+        if isinstance(moment, torch.Tensor)
+        and isinstance(then.get(key), torch.Tensor)
+        and then[key].dtype != moment.dtype
+    ]
+    return [_listed(found)] if found else []
+
+
+def _of_tensor(name: str, target: torch.Tensor, saved: Any) -> list[str]:
+    if not isinstance(saved, torch.Tensor) or _is_alike(saved, target):
+        return []
+    if saved.dtype == target.dtype and not target.numel():
+        return []  # It grows.
+    return [
+        f"{name!r} is {_describe(saved)} in the checkpoint and {_describe(target)} here (None, or "
+        "an empty tensor, takes any shape)"
+    ]
+
+
+def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> list[_Finding]:
+    here = target.state_dict()
+    for keys in (here, saved):
+        if not (isinstance(keys, Mapping) and keys and all(isinstance(k, str) for k in keys)):
+            return []
+    extra, absent = saved.keys() - here.keys(), here.keys() - saved.keys()
+    # An object of the caller may have keys that come with time; those of torch are its structure.
+    is_structure = type(target).__module__.partition(".")[0] == "torch"
+    if not absent and not (extra and is_structure):
+        return []
+    is_fatal = bool(extra and absent) and (is_structure or is_another_class)
+    return [_Finding(f"{name!r} {_differing(extra, absent)}", is_fatal)]
+
+
+def _differing(extra: Iterable[str], absent: Iterable[str]) -> str:
+    extra, absent = sorted(map(str, extra)), sorted(map(str, absent))
+    return (
+        f"has {_listed(extra) or 'nothing more'} in the checkpoint, {_listed(absent) or 'no more'} "
+        "here"
+    )
+
+
 def _is_alike(saved: Any, tensor: torch.Tensor) -> bool:
     return (
         isinstance(saved, torch.Tensor)
@@ -88,8 +220,12 @@ def _is_alike(saved: Any, tensor: torch.Tensor) -> bool:
 
 def _describe(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        return f"{_dtype(value)}{list(value.shape)}"
     return type(value).__name__
+
+
+def _dtype(value: torch.Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _listed(names: Iterable[str]) -> str:

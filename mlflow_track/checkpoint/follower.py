@@ -46,7 +46,7 @@ class Follower:
             raise CorruptCheckpointError(f"rank 0 could not restore: {answer['error']}")
         if answer["next_step"]:
             name = Checkpoint(Path(answer["name"]), answer["next_step"] - 1)
-            loading.load_into(state, answer["state"], name)
+            loading.load_into(state, answer["state"], name, answer["classes"])
             randomness.restore_rank(answer["random"], self._ranks.rank)
         return answer["next_step"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from mlflow_track.checkpoint import codec, image
-from mlflow_track.checkpoint.fitting import require_fit
+from mlflow_track.checkpoint.fitting import converted_moments, require_fit
 from mlflow_track.checkpoint.prefixes import fit_prefix
 from mlflow_track.checkpoint.store import (
     STATE_JSON,
@@ -49,16 +49,28 @@ def read(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def load_into(
-    state: MutableMapping[str, Any], saved: Mapping[str, Any], checkpoint: Checkpoint
-) -> None:
+    state: MutableMapping[str, Any],
+    saved: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    classes: Mapping[str, str] | None = None,
+) -> list[str]:
     """Put `saved` into `state`: objects are loaded, plain data replaces the entry.
+
+    Args:
+        state: Live objects and plain data by name.
+        saved: What was saved of them.
+        checkpoint: Where it is from, for messages.
+        classes: Of which class the objects were, where the checkpoint says it.
+
+    Returns:
+        What may not be as it was at the save, in words.
 
     Raises:
         ValueError: Something does not fit; nothing was changed. The message names the keys that are
             missing and those that are unexpected, and shapes and dtypes that differ.
     """
     fitted = {name: fit_prefix(state.get(name), value) for name, value in saved.items()}
-    require_fit(state, fitted, checkpoint.path.name)
+    doubts = require_fit(state, fitted, checkpoint.path.name, classes)
     copies = _Copies()
     for name, value in fitted.items():
         target = state[name]
@@ -81,10 +93,13 @@ def load_into(
             target.set_state(copies.resolve(value))
         elif hasattr(target, "load_state_dict"):
             target.load_state_dict(copies.resolve(value))
+            if isinstance(target, torch.optim.Optimizer):
+                doubts += converted_moments(name, target, fitted[name])
         elif isinstance(target, torch.Tensor) and isinstance(value, _Copy):
             state[name] = copies.resolve(value).to(target.device)
         else:
             state[name] = copies.resolve(value)
+    return doubts
 
 
 class _Copy:

@@ -83,11 +83,13 @@ class Restorer:
                 "name": checkpoint.path.name,
                 "state": content["state"],
                 "random": content["random"],
+                "classes": checkpoint.manifest.get("classes"),
             }
         )
-        loading.load_into(state, content["state"], checkpoint)
+        classes = checkpoint.manifest.get("classes")
+        doubts = loading.load_into(state, content["state"], checkpoint, classes)
         lost = randomness.restore_rank(content["random"], self._ranks.rank)
-        report = replace(report, differences=(*report.differences, *lost))
+        report = replace(report, differences=(*report.differences, *doubts, *lost))
         self._rewind(checkpoint.step)
         self._announce(str(report))
         self._directory.add("restores", {"attempt": self._directory.attempt, **report.to_json()})

@@ -1,10 +1,11 @@
 """Loading: what does not fit is named before anything changes; nothing is ever executed."""
 
+import copy
 import io
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import mlflow_track as mt
 from mlflow_track.checkpoint import codec, loading
 from mlflow_track.checkpoint.apart import SaveRequest
 from mlflow_track.checkpoint.saving import Saver
@@ -300,6 +302,145 @@ def test_an_optimizer_of_other_groups_or_shapes_is_named(folder: Folder) -> None
         folder.load(checkpoint, now)
 
 
+def stepped(
+    kind: Callable[..., torch.optim.Optimizer], dtype: torch.dtype = torch.float32, **options: Any
+) -> torch.optim.Optimizer:
+    """An optimizer of two parameters, of which it has moments."""
+    parameters = [nn.Parameter(torch.ones(3, dtype=dtype)) for _ in range(2)]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = kind(parameters, lr=0.1, **options)
+    optimizer.step()
+    return optimizer
+
+
+def without_a_moment() -> torch.optim.Optimizer:
+    optimizer = stepped(torch.optim.AdamW)
+    del optimizer.state[optimizer.param_groups[0]["params"][1]]
+    return optimizer
+
+
+def unused(kind: Callable[..., torch.optim.Optimizer], **options: Any) -> torch.optim.Optimizer:
+    return kind([nn.Parameter(torch.ones(3)) for _ in range(2)], lr=0.1, **options)
+
+
+def schedule(kind: Callable[..., Any], *arguments: Any) -> Any:
+    return kind(unused(torch.optim.SGD), *arguments)
+
+
+class Counts:
+    """What a caller writes: some of its keys come with time."""
+
+    def __init__(self, **counts: Any) -> None:
+        self.counts: dict[str, Any] = counts
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.counts
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts = state
+
+
+class OtherCounts(Counts):
+    pass
+
+
+LR = torch.optim.lr_scheduler
+# What is saved, what it is loaded into, and what is said.
+REFUSED = {
+    "another optimizer": (
+        lambda: stepped(torch.optim.AdamW),
+        lambda: unused(torch.optim.SGD, momentum=0.9),
+        r"group 0 of 'x' has amsgrad, betas.* in the checkpoint, .*dampening, momentum.* here",
+    ),
+    "other moments": (
+        lambda: stepped(torch.optim.AdamW),
+        lambda: stepped(torch.optim.Adamax),
+        r"x\.state\.0 has exp_avg_sq in the checkpoint, exp_inf here",
+    ),
+    "moments of another dtype": (
+        lambda: stepped(torch.optim.AdamW, torch.bfloat16),
+        lambda: stepped(torch.optim.AdamW),
+        r"x\.state\.0\.exp_avg is bfloat16\[3\] in the checkpoint and float32\[3\] here",
+    ),
+    "another schedule": (
+        lambda: schedule(LR.StepLR, 3),
+        lambda: schedule(LR.CosineAnnealingLR, 9),
+        r"'x' has .*gamma, step_size.* in the checkpoint, T_max, eta_min here",
+    ),
+    "another class": (
+        lambda: Counts(a=1, b=1),
+        lambda: OtherCounts(b=1, c=1),
+        "'x' has a in the checkpoint, c here",
+    ),
+    "a tensor of another dtype": (
+        lambda: torch.zeros(5),
+        lambda: torch.zeros(5, dtype=torch.int64),
+        r"'x' is float32\[5\] in the checkpoint and int64\[5\] here",
+    ),
+    "a tensor of another shape": (
+        lambda: torch.zeros(3),
+        lambda: torch.zeros(5),
+        r"'x' is float32\[3\] in the checkpoint and float32\[5\] here \(None, or an empty tensor",
+    ),
+}
+IN_DOUBT = {
+    "a parameter without moments": (
+        without_a_moment,
+        lambda: stepped(torch.optim.AdamW),
+        "x.state.1 has moments here, none in the checkpoint",
+    ),
+    "moments that torch converts": (
+        lambda: stepped(torch.optim.AdamW, torch.bfloat16),
+        lambda: unused(torch.optim.AdamW),
+        "x.state.0.exp_avg bfloat16 -> float32",
+    ),
+    "a key that only one has": (
+        lambda: Counts(a=1),
+        lambda: Counts(a=1, b=2),
+        "'x' has nothing more in the checkpoint, b here",
+    ),
+    "keys that are data": (lambda: Counts(a=1), lambda: Counts(b=2), "'x' has a in the"),
+    "a key that came with time": (lambda: Counts(a=1, b=2), lambda: Counts(a=1), ""),
+    "nothing here yet": (lambda: Counts(a=1), Counts, ""),
+    "a tensor that grows": (lambda: torch.ones(3), lambda: torch.ones(0), ""),
+    "the same": (lambda: stepped(torch.optim.AdamW), lambda: stepped(torch.optim.AdamW), ""),
+    "a fresh one": (lambda: stepped(torch.optim.AdamW), lambda: unused(torch.optim.AdamW), ""),
+}
+
+
+def run_and_resume(then: Any, now: Any) -> str:
+    """The line of the log that says what was restored."""
+    with mt.start_run() as run:
+        run.checkpoints().save(0, {"x": then})
+    with mt.start_run(resume=run.id) as again:
+        again.checkpoints().restore({"x": now})
+    return (run.directory / "training.log").read_text()
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_was_another_thing_at_the_save_is_refused_and_left_alone(case: str) -> None:
+    then, now, message = REFUSED[case]
+    live = now()
+    before = copy.deepcopy(live.state_dict() if hasattr(live, "state_dict") else live)
+    with pytest.raises(ValueError, match=message):
+        run_and_resume(then(), live)
+    after = live.state_dict() if hasattr(live, "state_dict") else live
+    assert str(after) == str(before)
+
+
+@pytest.mark.parametrize("case", IN_DOUBT)
+def test_what_may_be_another_thing_is_loaded_and_the_report_says_so(case: str) -> None:
+    then, now, words = IN_DOUBT[case]
+    log = run_and_resume(then(), now())
+    assert f"exact: no ({words}" in log if words else "exact: yes" in log
+
+
+def test_another_class_of_the_same_keys_is_no_exact_continuation() -> None:
+    log = run_and_resume(stepped(torch.optim.AdamW), unused(torch.optim.Adam))
+    assert "exact: no (class of x AdamW -> Adam)" in log
+
+
 # --- no code runs, no damage passes ---
 
 
@@ -386,7 +527,7 @@ def test_every_damage_is_found_before_anything_is_loaded(folder: Folder, name: s
     checkpoint = folder.save(0, trained())
     other = folder.save(1, {**trained(), "plain": {"w": torch.ones(3), "n": (3, 4)}})
     for damage, spoil in DAMAGES.items():
-        shutil.copytree(checkpoint.path, copy := checkpoint.path.parent / "copy")
+        shutil.copytree(checkpoint.path, whole := checkpoint.path.parent / "copy")
         spoil(checkpoint.path / name, other.path / name)
         now = fresh()
         before = now["model"][0].weight.detach().clone()
@@ -394,5 +535,5 @@ def test_every_damage_is_found_before_anything_is_loaded(folder: Folder, name: s
             folder.load(Checkpoint(checkpoint.path, 0), now)
         assert torch.equal(now["model"][0].weight, before), damage
         shutil.rmtree(checkpoint.path)
-        copy.rename(checkpoint.path)
+        whole.rename(checkpoint.path)
     folder.load(Checkpoint(checkpoint.path, 0), fresh())
