@@ -76,6 +76,8 @@ class Checkpointer:
         # What asked for each save in flight, by its step, and the history before it.
         self._in_flight: dict[int, tuple[tuple[Ask, ...], History]] = {}
         self._resumed_from: set[int] = set()
+        # Steps that this process wrote or read against their digests: pruning need not.
+        self._checked: dict[int, bool] = {}
         directory.update(
             checkpoints={
                 "save": None if plan.save is None else str(plan.save),
@@ -218,6 +220,7 @@ class Checkpointer:
         for outcome in self._saver.outcomes():
             asks, before = self._in_flight.pop(outcome.step, ((), self._history))
             if outcome.error is None:
+                self._checked[outcome.step] = True
                 self._history = self._history.with_cost(
                     outcome.step,
                     stall_seconds=outcome.stall_seconds,
@@ -251,7 +254,9 @@ class Checkpointer:
     def _prune(self) -> None:
         if self._plan.keep is None:
             return
-        removed, busy = pruning.prune(self._store, self._plan.keep, self._resumed_from)
+        removed, busy = pruning.prune(
+            self._store, self._plan.keep, self._resumed_from, self._checked
+        )
         for verdict in removed:
             self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
         for verdict in busy:
@@ -282,6 +287,7 @@ class Checkpointer:
             return 0
         self._history = History.from_plain(found.history, since=self._clock.now())
         self._resumed_from = {found.step}
+        self._checked = {found.step: True}
         return found.step + 1
 
 

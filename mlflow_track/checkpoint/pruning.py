@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, MutableMapping, Sequence
 from typing import NamedTuple
 
 from mlflow_track.checkpoint import lease
-from mlflow_track.checkpoint.retention import Candidate, Keep
+from mlflow_track.checkpoint.retention import Candidate, Keep, newest
 from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 
 # A file beside the manifest: it moves with the folder, and `touch` and `rm` do what one thinks.
@@ -60,8 +60,25 @@ def best_of(store: CheckpointStore, keep: Keep) -> Checkpoint | None:
     return by_step[ranked[0]] if ranked else None
 
 
-def judge(store: CheckpointStore, keep: Keep, in_use: Collection[int] = ()) -> list[Verdict]:
-    """What `keep` says of each checkpoint, oldest first. One with a damaged manifest stays."""
+def judge(
+    store: CheckpointStore,
+    keep: Keep,
+    in_use: Collection[int] = (),
+    checked: MutableMapping[int, bool] | None = None,
+) -> list[Verdict]:
+    """What `keep` says of each checkpoint, oldest first. One with a damaged manifest stays.
+
+    Where one would go, the newest that stays, and the newest finite one, are read against their
+    digests, and where they are damaged those before them stay, too.
+
+    Args:
+        store: The checkpoints.
+        keep: What to keep.
+        in_use: Steps that must stay: the one resumed from.
+        checked: Which steps are known to be whole, or damaged, and need not be read; what is found
+            out here is added.
+    """
+    checked = {} if checked is None else checked
     candidates, verdicts = [], []
     for checkpoint in store.list():
         try:
@@ -70,6 +87,8 @@ def judge(store: CheckpointStore, keep: Keep, in_use: Collection[int] = ()) -> l
         except CorruptCheckpointError as error:
             verdicts.append(Verdict(checkpoint, True, f"left alone: {error}"))
     kept = keep.kept(candidates, in_use)
+    if len(kept) < len(candidates):
+        kept = keep.kept(_verified(store, candidates, checked), in_use)
     return [
         Verdict(v.checkpoint, True, kept[v.checkpoint.step]) if v.checkpoint.step in kept else v
         for v in verdicts
@@ -77,15 +96,18 @@ def judge(store: CheckpointStore, keep: Keep, in_use: Collection[int] = ()) -> l
 
 
 def prune(
-    store: CheckpointStore, keep: Keep, in_use: Collection[int] = ()
+    store: CheckpointStore,
+    keep: Keep,
+    in_use: Collection[int] = (),
+    checked: MutableMapping[int, bool] | None = None,
 ) -> tuple[list[Verdict], list[Verdict]]:
-    """Remove what `keep` does not keep. Call it after a commit, never before.
+    """Remove what `judge` does not keep. Call it after a commit, never before.
 
     Returns:
         What was removed, and what was to be and is being read by another process: it stays.
     """
     removed, busy = [], []
-    for verdict in judge(store, keep, in_use):
+    for verdict in judge(store, keep, in_use, checked):
         if verdict.is_kept:
             continue
         with lease.removing(verdict.checkpoint.path) as is_free:
@@ -96,6 +118,25 @@ def prune(
             else:
                 busy.append(verdict._replace(is_kept=True, reason="another process reads it"))
     return removed, busy
+
+
+def _verified(
+    store: CheckpointStore, candidates: Sequence[Candidate], checked: MutableMapping[int, bool]
+) -> Sequence[Candidate]:
+    """`candidates`, in which what a resume would take is known to be whole."""
+    while True:
+        candidates = [
+            c._replace(is_verified=c.is_verified and checked.get(c.step, True)) for c in candidates
+        ]
+        unknown = {step for step, _ in newest(candidates)} - checked.keys()
+        if not unknown:
+            return candidates
+        for step in unknown:
+            try:
+                store.expected(step).verify()
+                checked[step] = True
+            except CorruptCheckpointError:
+                checked[step] = False
 
 
 def _candidate(checkpoint: Checkpoint) -> Candidate:

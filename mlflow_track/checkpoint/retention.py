@@ -19,7 +19,7 @@ class Candidate(NamedTuple):
         is_finite: Whether no value of its tensors is NaN or infinite.
         is_milestone: Whether a policy had planned this very step.
         is_pinned: Whether a person said to keep it.
-        is_verified: Whether its manifest and the sizes of its files are right.
+        is_verified: Whether it is whole, as far as that was looked at: sizes, or digests, too.
         size_bytes: What it takes on disk.
     """
 
@@ -124,6 +124,11 @@ def _protected(by_step: Sequence[Candidate], in_use: Collection[int]) -> Iterato
             yield candidate.step, "the one resumed from"
         if candidate.is_pinned:
             yield candidate.step, "pinned"
+    yield from newest(by_step)
+
+
+def newest(by_step: Sequence[Candidate]) -> Iterator[tuple[int, str]]:
+    """What a resume would take: it must be whole."""
     for candidate in [c for c in by_step if c.is_finite and c.is_verified][-1:]:
         yield candidate.step, "the newest with only finite values"
     for candidate in [c for c in by_step if c.is_verified][-1:]:

@@ -13,6 +13,7 @@ from mlflow_track.cli.select_checkpoint import checkpoint_argument, own_keep, st
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.retention import Keep
     from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
+    from mlflow_track.record.directory import RunDirectory
 
 
 @click.command()
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 def prune(run: str, root: Path, dry_run: bool, **rules: Any) -> None:
     """Remove checkpoints of RUN: what the run's own `keep`, changed by the options, does not keep.
 
-    The newest that verifies, the newest finite one and the pinned ones always stay.
+    The newest that verifies, digest by digest, the newest finite one that does, the one that the
+    run was resumed from, and the pinned ones always stay.
 
     \b
     Example:
@@ -36,24 +38,23 @@ def prune(run: str, root: Path, dry_run: bool, **rules: Any) -> None:
     """
     from mlflow_track.checkpoint.pruning import judge
     from mlflow_track.checkpoint.pruning import prune as prune_store
+    from mlflow_track.record.directory import RunDirectory, RunHeldError
 
     path = one_run(root, run).path
     store = store_of(root, run)
     keep = _keep(store, rules)
     if dry_run:
-        for verdict in judge(store, keep):
+        for verdict in judge(store, keep, _resumed_from(RunDirectory(path))):
             verb = "keep  " if verdict.is_kept else "remove"
             click.echo(f"{verb} step {verdict.checkpoint.step}: {verdict.reason}")
         return
-    from mlflow_track.record.directory import RunDirectory, RunHeldError
-
     directory = RunDirectory(path)
     try:
         directory.acquire()
     except RunHeldError as error:
         raise click.ClickException(str(error)) from None
     try:
-        removed, busy = prune_store(store, keep)
+        removed, busy = prune_store(store, keep, _resumed_from(directory))
     finally:
         directory.release()
     for verdict in removed:
@@ -90,6 +91,11 @@ def unpin(checkpoint: Checkpoint) -> None:
 
     pruning.unpin(checkpoint)
     click.echo(f"step {checkpoint.step} is not pinned")
+
+
+def _resumed_from(directory: RunDirectory) -> set[int]:
+    """The step that the run was restored from last."""
+    return {restore["step"] for restore in directory.info.get("restores", [])[-1:]}
 
 
 def _keep(store: CheckpointStore, rules: dict[str, Any]) -> Keep:

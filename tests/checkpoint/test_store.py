@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_track.checkpoint import digests
+from mlflow_track.checkpoint import digests, pruning
+from mlflow_track.checkpoint.retention import Keep
 from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 
 FILES = {"state.safetensors": b"tensors" * 999, "state.json": b'{"a": 1}'}
@@ -29,6 +30,23 @@ def test_what_is_published_verifies_and_is_listed_newest_last(tmp_path: Path) ->
     for checkpoint in store.list():
         checkpoint.verify()
         assert checkpoint.metrics == {"loss": 1.0}
+
+
+def test_pruning_reads_no_checkpoint_that_this_process_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    read: list[int] = []
+    verify = Checkpoint.verify
+    monkeypatch.setattr(Checkpoint, "verify", lambda self: (read.append(self.step), verify(self)))
+    for step in range(3):
+        publish(store, step)
+    removed, _ = pruning.prune(store, Keep(last=2), checked={2: True})
+    assert [verdict.checkpoint.step for verdict in removed] == [0] and read == []
+    pruning.prune(store, Keep(last=2))
+    assert read == []  # Nothing goes.
+    pruning.prune(store, Keep(last=1))
+    assert read == [2] and [c.step for c in store.list()] == [2]
 
 
 DAMAGES = {

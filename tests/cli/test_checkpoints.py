@@ -122,6 +122,34 @@ def test_prune_says_what_it_would_do_and_does_it(run: mt.LoadedRun) -> None:
     assert [c.step for c in run.checkpoints] == [2, 3, 5]
 
 
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_prune_keeps_the_newest_that_verifies_beside_a_damaged_one(run: mt.LoadedRun) -> None:
+    for checkpoint in run.checkpoints[3:]:
+        flip_last_byte(checkpoint.path / "state.safetensors")
+    rules = ("--last", 1, "--no-milestones")
+    assert "keep   step 3: the newest" in call("prune", "demo", *rules, "--dry-run")
+    call("prune", "demo", *rules)
+    assert [c.step for c in run.checkpoints] == [3, 5]
+    run.checkpoints[0].verify()
+
+
+def test_prune_keeps_the_one_resumed_from(run: mt.LoadedRun) -> None:
+    with mt.start_run(resume=run.id) as again:
+        checkpoints = again.checkpoints()
+        state = {"model": Tied(), "optimizer": None}
+        state["optimizer"] = torch.optim.SGD(state["model"].parameters(), lr=0.1)  # type: ignore
+        assert checkpoints.restore(state, step=3) == 4
+        checkpoints.save(4, state)
+        checkpoints.save(5, state)
+    call("prune", "demo", "--last", 1, "--no-milestones")
+    assert [c.step for c in mt.load_run(run.path).checkpoints] == [3, 5]
+
+
 def test_prune_leaves_a_live_run_to_its_own_process_and_takes_its_rules() -> None:
     with mt.start_run(run_name="live") as live:
         checkpoints = live.checkpoints(keep=mt.Keep(last=2))
