@@ -77,6 +77,9 @@ class ProcessWriter:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._requests = self._process.stdin.fileno()
         self._answers = self._process.stdout.fileno()
+        # Not `select`, which takes no descriptor above 1023.
+        self._poll = select.poll()
+        self._poll.register(self._answers, select.POLLIN)
         # A data loader that outlives its trainer must not keep the writer waiting for requests.
         close_in_forked_children(self._requests)
         self._received = b""
@@ -93,7 +96,7 @@ class ProcessWriter:
 
     def receive(self, timeout_seconds: float | None) -> dict[str, Any] | None:
         while b"\n" not in self._received:
-            if not select.select([self._answers], [], [], timeout_seconds)[0]:
+            if not self._poll.poll(None if timeout_seconds is None else 1000 * timeout_seconds):
                 return None
             more = os.read(self._answers, 65536)
             if not more:

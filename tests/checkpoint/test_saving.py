@@ -216,6 +216,23 @@ def test_a_writer_that_dies_is_replaced_and_the_save_repeated(saving_here: Savin
     assert "another one repeats its work" in saving_here.said[0]
 
 
+def test_a_program_with_thousands_of_open_files_saves(saving_here: Saving) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        saving_here.save(0, state_of())
+        assert saving_here.outcome().error is None
+    finally:
+        for descriptor in files:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    saving_here.save(1, state_of())
+    assert saving_here.outcome().error is None
+
+
 def test_a_writer_that_dies_again_and_again_is_an_error_and_the_next_save_works(
     saving_here: Saving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
