@@ -52,9 +52,25 @@ def take_apart(
         for name, entry in request.state.items():
             if not isinstance(name, str) or not name:
                 raise TypeError(f"the state has the name {name!r}; names are non-empty strings")
+            require_object(name, entry)
             parts[name] = encoder.encode(_plain(entry), name)
         beside = {k: codec.Encoder().encode(value, k) for k, value in request.beside.items()}
         return encoder.tensors, _json({"state": parts, **beside})
+
+
+def require_object(name: str, entry: Any) -> None:
+    """
+    Raises:
+        TypeError: The entry is what `state_dict()` returned, as `torch.save` has it: a `restore`
+            would fill that copy, and not the object.
+    """
+    if isinstance(entry, dict) and (
+        hasattr(entry, "_metadata") or entry.keys() == {"state", "param_groups"}
+    ):
+        raise TypeError(
+            f"state[{name!r}] is what state_dict() returned; give the object itself, so that "
+            f"restore can load into it: {{{name!r}: {name}}}"
+        )
 
 
 def _plain(entry: Any) -> Any:

@@ -265,7 +265,8 @@ class Checkpointer:
     def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:
         """Put the newest checkpoint that verifies back into `state`, and the generators with it.
 
-        Objects with `load_state_dict` are loaded; plain data replaces the entry of `state`. Rows of
+        Objects with `load_state_dict` are loaded; dicts, lists and tensors are filled in place, and
+        other plain data (numbers, strings) replaces the entry of `state`. Rows of
         metrics and checkpoints after the restored step are moved aside: they will come again. What
         was restored, and whether the continuation is exact, goes to the log and to run.json.
 

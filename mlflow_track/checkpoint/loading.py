@@ -54,7 +54,9 @@ def load_into(
     checkpoint: Checkpoint,
     classes: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Put `saved` into `state`: objects are loaded, plain data replaces the entry.
+    """Put `saved` into `state`: objects are loaded, plain data takes the place of the entry.
+
+    Dicts, lists and tensors are filled in place: whoever holds one under another name sees it.
 
     Args:
         state: Live objects and plain data by name.
@@ -85,7 +87,7 @@ def load_into(
             own[name] = copies.of(value, target.state_dict())
             _lay_out_like_parameters(own[name], target)
         else:
-            own[name] = copies.of(value, None)
+            own[name] = copies.of(value, None if hasattr(target, "load_state_dict") else target)
     copies.make()
     for name, value in own.items():
         target = state[name]
@@ -98,8 +100,22 @@ def load_into(
         elif isinstance(target, torch.Tensor) and isinstance(value, _Copy):
             state[name] = copies.resolve(value).to(target.device)
         else:
-            state[name] = copies.resolve(value)
+            state[name] = _in_place(target, copies.resolve(value))
     return doubts
+
+
+def _in_place(live: Any, value: Any) -> Any:
+    """`value`, inside the containers of `live` where they are of the same kind."""
+    if isinstance(live, dict) and type(live) is type(value):
+        filled = {key: _in_place(live.get(key), item) for key, item in value.items()}
+        live.clear()
+        live.update(filled)
+        return live
+    if isinstance(live, list) and type(live) is type(value):
+        partners = [*live, *[None] * len(value)]
+        live[:] = [_in_place(partner, item) for partner, item in zip(partners, value, strict=False)]
+        return live
+    return value
 
 
 class _Copy:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from mlflow_track.checkpoint.apart import require_object
 from mlflow_track.checkpoint import loading, randomness
 from mlflow_track.checkpoint.exactness import (
     Report,
@@ -61,6 +62,8 @@ class Restorer:
 
     def restore(self, state: MutableMapping[str, Any], step: int | None) -> Restored | None:
         """See `Checkpointer.restore`; None where there is no checkpoint."""
+        for name, entry in state.items():
+            require_object(name, entry)
         try:
             found = self._newest_that_verifies(step)
             self._restored()

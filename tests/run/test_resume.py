@@ -284,3 +284,47 @@ def test_a_save_of_something_that_cannot_be_held_harms_nothing() -> None:
             checkpoints.save(1, {"bad": {"f": lambda: 0}})
         assert [c.step for c in checkpoints.list()] == [0]
         assert not list(Path(run.directory).glob("checkpoints/.tmp-*"))
+
+
+def test_plain_data_is_filled_in_place_wherever_else_it_is_held() -> None:
+    """A variable that holds the same dict, list or tensor must not go stale at a resume."""
+
+    def attempt(last: int) -> dict[str, object]:
+        info, history, mean = {"seen": 0, "by": {"a": 0}}, [0], torch.zeros(2)
+        by = info["by"]
+        state = {"info": info, "history": history, "nested": {"mean": mean}}
+        with mt.start_run(run_name="p", resume="auto") as run:
+            checkpoints = run.checkpoints(save=mt.EverySteps(1))
+            for step in range(checkpoints.restore(state), last + 1):
+                info["seen"] += 1
+                by["a"] += 2
+                history.append(step)
+                mean += 1
+                checkpoints.step(step, state)
+            run.finish("KILLED")
+        assert state["info"] is info and state["nested"]["mean"] is mean
+        return {"info": info, "history": history, "mean": mean.tolist()}
+
+    attempt(3)
+    attempt(5)
+    assert attempt(8) == {
+        "info": {"seen": 9, "by": {"a": 18}},
+        "history": [0, *range(9)],
+        "mean": [9.0, 9.0],
+    }
+
+
+@pytest.mark.parametrize("kind", ["model", "optimizer"])
+def test_what_state_dict_returned_is_no_object_to_restore_into(kind: str) -> None:
+    model = torch.nn.Linear(1, 1)
+    entry: Any = model if kind == "model" else torch.optim.SGD(model.parameters())
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints()
+        for call in (
+            lambda: checkpoints.restore({kind: entry.state_dict()}),
+            lambda: checkpoints.step(0, {kind: entry.state_dict()}),
+            lambda: checkpoints.save(0, {kind: entry.state_dict()}),
+        ):
+            with pytest.raises(TypeError, match="give the object itself"):
+                call()
+        assert checkpoints.list() == []
