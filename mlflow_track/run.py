@@ -445,6 +445,12 @@ class Run:
             changed = self._open_record().add_params(params, is_start=is_start)
         for name, (was, now) in changed.items():
             self.print(f"param {name} changed from {was!r} to {now!r}")
+        is_by_name = self._settings.resume in ("auto", "must")
+        if changed and is_start and is_by_name and not self._record.info["name_given"]:
+            self.print(
+                "WARNING: the run that goes on here has other params, and no name that would tell "
+                "it from a trial of its own; give run_name=… to keep trials apart"
+            )
 
     def _start_mirror(self) -> Companion | None:
         if self._settings.tracking_uri is None:

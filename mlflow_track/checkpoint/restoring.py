@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from mlflow_track.checkpoint.apart import require_object
 from mlflow_track.checkpoint import loading, randomness
+from mlflow_track.checkpoint.apart import require_object
 from mlflow_track.checkpoint.exactness import (
     Report,
     differences_of_params,
@@ -138,6 +139,13 @@ class Restorer:
             {f"data.{k}": v for k, v in d.items()} for d in (data, data_of(self._directory))
         ]
         changed, _ = differences_of_params(*prefixed, must_match=plan.must_match, free=())
+        known = {*manifest["params"], *params, *(f"data.{name}" for name in manifest["data"])}
+        for pattern in (*plan.must_match, *plan.free):
+            if not fnmatch.filter(known, pattern):
+                self._announce(
+                    f"WARNING: {pattern!r} of must_match or free fits no param; there are "
+                    + ", ".join(sorted(known))
+                )
         here = surroundings(state, self._ranks.world_size)
         return Report(
             step=checkpoint.step,

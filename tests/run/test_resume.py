@@ -179,6 +179,32 @@ def test_changed_params_are_recorded_and_the_report_says_so() -> None:
     assert not report["is_exact"] and report["differences"] == ["lr 0.1 -> 0.2"]
 
 
+def test_an_unnamed_run_that_goes_on_with_other_params_says_how_to_keep_trials_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "give run_name"
+    for arguments, is_warned in (
+        ({"params": {"lr": 1}}, False),
+        ({"params": {"lr": 1}}, False),
+        ({"params": {"lr": 2}}, True),
+        ({"params": {"lr": 2}, "run_name": "a"}, False),
+        ({"params": {"lr": 3}, "run_name": "a"}, False),
+    ):
+        mt.start_run(resume="auto", **arguments).finish("KILLED")
+        assert (words in capsys.readouterr().err) == is_warned, arguments
+
+
+def test_a_pattern_that_fits_no_param_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with mt.start_run(params={"lr": 0.1}) as run:
+        run.checkpoints().save(0, {"w": 1})
+        run.finish("KILLED")
+    with mt.start_run(params={"lr": 0.1}, resume=run.id) as run:
+        run.checkpoints(must_match=["learning_rate", "l*"], free=["lr"]).restore({"w": 0})
+    said = capsys.readouterr().err
+    assert "'learning_rate' of must_match or free fits no param; there are lr" in said
+    assert said.count("fits no param") == 1
+
+
 def test_a_resumed_run_without_checkpoints_repeats_no_step() -> None:
     with mt.start_run() as run:
         for step in range(5):
