@@ -18,6 +18,7 @@ from mlflow_track.ending import ending_of, error_since, note_error_before
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
 from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.late import Arriving
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.rows import iterate_rows
@@ -84,7 +85,7 @@ class Run:
                     "upload": settings.upload,
                 }
             )
-        self._metrics = directory.open_metrics()
+        self._metrics = directory.open_metrics(self.print)
         self._former_bytes = self._metrics.position()
         self._artifacts = Artifacts(directory.artifacts_path)
         self._write_params(params, is_start=True)
@@ -332,7 +333,8 @@ class Run:
         self._is_finished = True
         atexit.unregister(self._finish_at_exit)
         if self._checkpointer is not None:
-            self._checkpointer.close()
+            with self._warned("the last checkpoint may be missing"):
+                self._checkpointer.close()
         self._stop.ignore()
         if self._system is not None:
             self._system.close()
@@ -340,6 +342,9 @@ class Run:
         self.print(f"run {self.name} {status}{': ' + error if error else ''}")
         with self._warned("rows may be lost"):
             self._metrics.sync()
+        if gone := self._metrics.gone():
+            self.print(f"WARNING: {gone}")
+            error = f"{error}; {gone}" if error else gone
         if self._metrics.lost:
             self.print(f"{self._metrics.lost} metric values never came: their device failed")
         with self._warned("the status is not in run.json, and the run reads as KILLED"):
@@ -349,9 +354,10 @@ class Run:
             self._metrics.close(self._why_closed)
         self._record.release()
         if self._companion is not None:
-            pending = self._companion.close(self._settings.finish_timeout_seconds)
-            # Not into training.log: the server has that already.
-            say(str(pending))
+            with self._warned("what the server lacks is not known"):
+                pending = self._companion.close(self._settings.finish_timeout_seconds)
+                # Not into training.log: the server has that already.
+                say(str(pending))
 
     def __enter__(self) -> Run:
         return self
@@ -371,7 +377,7 @@ class Run:
         """The training is done: what the disk does not take is said, and ends nothing."""
         try:
             yield
-        except OSError as error:
+        except (OSError, UnreadableRun) as error:
             self.print(f"WARNING: {error}: {consequence}")
 
     def _open_record(self) -> RunDirectory:

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +176,8 @@ class RunDirectory:
             self._free_reserve()
             self.update(attempts=attempts, status=status, ended=ended)
 
-    def open_metrics(self) -> MetricsFile:
-        metrics = MetricsFile(self.metrics_path)
+    def open_metrics(self, tell: Callable[[str], None] | None = None) -> MetricsFile:
+        metrics = MetricsFile(self.metrics_path, tell)
         self._finish_rewind(metrics)
         return metrics
 

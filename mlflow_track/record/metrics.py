@@ -50,6 +50,7 @@ class MetricsFile:
     Args:
         path: The CSV file; made with an empty header if it does not exist. A torn last line, as a
             power loss leaves it, is cut off.
+        tell: Is told once, at a checkpoint, that the file has gone from its path.
 
     Attributes:
         lock: Whoever holds it is alone with the file.
@@ -57,8 +58,9 @@ class MetricsFile:
         lost: How many values never came, because their device failed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tell: Callable[[str], None] | None = None) -> None:
         self.path = path
+        self._tell = tell
         # Reentrant: a signal handler that logs may have interrupted a call that logs.
         self.lock = threading.RLock()
         self._late = LateRows()
@@ -111,7 +113,22 @@ class MetricsFile:
         """The bytes written after the header, once every value has arrived."""
         with self.lock:
             self._write_late(wait=True)
+            if self._tell is not None and (gone := self.gone()):
+                self._tell(f"WARNING: {gone}")
+                self._tell = None
             return os.fstat(self._descriptor).st_size - self._header_bytes
+
+    def gone(self) -> str:
+        """What has become of the file, if its path does not lead to it any more; else nothing."""
+        try:
+            if os.path.samestat(os.fstat(self._descriptor), os.stat(self.path)):
+                return ""
+        except OSError:
+            pass
+        return (
+            f"{self.path} was deleted or moved while the run wrote it: the rows of this attempt "
+            "are not there"
+        )
 
     @property
     def lost(self) -> int:

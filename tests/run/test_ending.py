@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,3 +172,33 @@ def test_an_error_of_a_session_from_before_the_run_is_not_the_runs(lines, status
     )
     (run,) = mt.load_runs("runs")
     assert run.status == status
+
+
+@pytest.mark.parametrize("backend", ["local", "mlflow"])
+def test_a_folder_that_is_deleted_under_a_run_is_said_and_not_made_again(
+    backend, monkeypatch, capfd
+):
+    monkeypatch.setenv("MLFLOW_TRACK_FINISH_TIMEOUT", "0")
+    with mt.start_run(backend=backend) as run:
+        run._provenance.join()
+        run.log_metric("a", 1.0, step=0)
+        shutil.rmtree(run.directory)
+        run.log_metric("a", 1.0, step=1)
+    assert "metrics.csv was deleted or moved while the run wrote it" in capfd.readouterr().err
+    assert not (run.directory / "run.json").exists()
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_rows_that_are_not_in_the_folder_are_told_at_a_checkpoint_and_in_the_record(moves, capfd):
+    with mt.start_run(backend="local") as run:
+        run._provenance.join()
+        checkpoints = run.checkpoints()
+        for step in range(3):
+            run.log_metric("a", 1.0, step=step)
+            if moves and step == 0:
+                run.directory.rename("moved")
+            checkpoints.save(step, {"step": step})
+        told = capfd.readouterr().err.count("was deleted or moved")
+    assert told == moves
+    (attempt,) = run._record.info["attempts"]
+    assert ("was deleted or moved" in attempt.get("error", "")) is moves
