@@ -15,7 +15,7 @@ from typing import Any
 from mlflow_track.device import CudaNumber
 from mlflow_track.record.files import legible
 from mlflow_track.record.late import Arriving
-from mlflow_track.record.masking import MASK, is_secret_name, mask_password
+from mlflow_track.record.masking import MASK, is_secret, mask_password
 
 MOST_STEP = 2**53
 _RESERVED = ("step", "time")
@@ -97,8 +97,7 @@ def params(values: Any, path: str = "") -> dict[str, Any]:
                 f"param name {key!r} in {path or 'params'!r}; names are non-empty strings"
             )
         checked = param_value(value, f"{path}.{key}" if path else key)
-        is_secret = isinstance(checked, str) and checked and is_secret_name(key)
-        result[key] = MASK if is_secret else checked
+        result[key] = MASK if is_secret(key, checked) else checked
     return result
 
 
@@ -145,7 +144,7 @@ def tags(values: Any) -> dict[str, str]:
 
 
 def _tag_value(name: str, value: str) -> str:
-    return MASK if value and is_secret_name(name) else mask_password(value)
+    return MASK if is_secret(name, value) else mask_password(value)
 
 
 def input_description(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import string
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.record.masking import is_secret_name, mask_command, mask_password
+from mlflow_track.record.masking import is_secret, is_secret_name, mask_command, mask_password
 
 WORD = st.text(string.ascii_lowercase, min_size=1, max_size=12)
 # Upper case, so that it cannot be a part of the other words by chance.
@@ -70,17 +71,42 @@ def test_what_holds_no_secret_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["password", "db.password", "hf_token", "api-key", "AWS_SECRET_ACCESS_KEY", "secret"]
+    "name",
+    "password db.password passwords hf_token github_token github-token hf_tokens TOKEN token "
+    "tracking.token api-key api_keys AWS_SECRET_ACCESS_KEY secret authorization".split(),
 )
 def test_names_of_secrets(name: str) -> None:
-    assert is_secret_name(name)
+    assert is_secret_name(name) and is_secret(name, "x")
+    assert not is_secret(name, "") and not is_secret(name, None) and not is_secret(name, True)
 
 
 @pytest.mark.parametrize(
-    "name", ["max_tokens", "pad_token", "token", "tokenizer", "key", "num_key_value_heads", "keys"]
+    "name",
+    "max_tokens num_tokens tokens tokens_per_step max_token pad_token eos_token mask-token "
+    "loss_per_token model.bos_token token_embeddings pad_token_id token_dim tokenizer key keys "
+    "key_dim num_key_value_heads".split(),
 )
 def test_names_of_a_language_model_are_no_secrets(name: str) -> None:
-    assert not is_secret_name(name)
+    assert not is_secret_name(name) and not is_secret(name, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("password", 12345, True),
+        ("api_key", ["x"], True),
+        ("credentials", {"user": "u"}, True),
+        ("credentials", {}, False),
+        ("token", ["x"], True),
+        # Settings of tokens, and how many there are.
+        ("token", {"dim": 4}, False),
+        ("api_tokens", 1000, False),
+        ("bits_each_token", 2.5, False),
+        ("bits_each_token", "2.5", False),
+    ],
+)
+def test_a_secret_is_one_in_whatever_it_is_wrapped(name: str, value: Any, expected: bool) -> None:
+    assert is_secret(name, value) is expected
 
 
 @pytest.mark.parametrize(
@@ -89,7 +115,9 @@ def test_names_of_a_language_model_are_no_secrets(name: str) -> None:
         (["--password=x", "--lr=1"], ["--password=***", "--lr=1"]),
         (["--password", "x", "--lr", "1"], ["--password", "***", "--lr", "1"]),
         (["--password", "--lr", "1"], ["--password", "--lr", "1"]),
-        (["db.password=x", "model.token=y"], ["db.password=***", "model.token=y"]),
+        (["--api-key", "-x", "-v"], ["--api-key", "***", "-v"]),
+        (["--token", "x", "y"], ["--token", "***", "y"]),
+        (["db.password=x", "model.pad_token=y"], ["db.password=***", "model.pad_token=y"]),
         (["--uri=http://u:p@h/"], ["--uri=http://u:***@h/"]),
         (["--max-tokens", "5"], ["--max-tokens", "5"]),
     ],
