@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
@@ -125,9 +126,22 @@ def read_settings(
     def seconds(name: str, default: str) -> float:
         text = first(name) or default
         try:
-            return float(text)
+            number = float(text)
         except ValueError:
-            raise ValueError(f"{name} is {text!r}; it takes a number of seconds") from None
+            number = math.nan
+        if math.isnan(number):
+            raise ValueError(f"{name} is {text!r}; it takes a number of seconds")
+        return number
+
+    # The mirror reads these two itself; it would say what does not fit only in its log.
+    seconds("MLFLOW_TRACK_MIRROR_LINGER", "0")
+    niceness = first("MLFLOW_TRACK_MIRROR_NICE") or "0"
+    try:
+        int(niceness)
+    except ValueError:
+        raise ValueError(
+            f"MLFLOW_TRACK_MIRROR_NICE is {niceness!r}; it takes an integer from 0 to 19"
+        ) from None
 
     system_name = "MLFLOW_TRACK_SYSTEM_METRICS"
     if not first(system_name):

@@ -81,10 +81,21 @@ def test_the_interval_is_ours_then_mlflows(
     assert read_settings().system_metrics_seconds == seconds
 
 
-def test_an_interval_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACK_SYSTEM_METRICS", "often")
-    with pytest.raises(ValueError, match="MLFLOW_TRACK_SYSTEM_METRICS is 'often'"):
-        read_settings()
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MLFLOW_TRACK_SYSTEM_METRICS", "often"),
+        ("MLFLOW_TRACK_FINISH_TIMEOUT", "nan"),
+        ("MLFLOW_TRACK_MIRROR_LINGER", "1h"),
+        ("MLFLOW_TRACK_MIRROR_NICE", "low"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_at_the_start(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name} is '{value}'"):
+        mt.start_run()
 
 
 class NVMLError(Exception):
