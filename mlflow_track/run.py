@@ -400,6 +400,8 @@ class Run:
             "from; hand the values over to it, or start_run a run of its own here"
         )
         self._metrics.abandon(self._why_closed)
+        if self._checkpointer is not None:
+            self._checkpointer.abandon(self._why_closed)
 
     def _set_upload(self, upload: str, keep: Keep | None) -> None:
         """Note for the mirror which checkpoints it sends."""

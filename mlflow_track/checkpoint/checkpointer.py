@@ -29,7 +29,9 @@ from mlflow_track.stop import StopRequest
 class Checkpointer:
     """Made by `run.checkpoints(...)`.
 
-    In a job of several ranks every rank calls the same methods; rank 0 has this one.
+    In a job of several ranks every rank calls the same methods; rank 0 has this one. In a process
+    that was forked from the one that made it every method raises RuntimeError: writer, image and
+    rows are the parent's.
 
     Args:
         directory: The run's folder; the caller holds its lock.
@@ -78,6 +80,7 @@ class Checkpointer:
         self._resumed_from: set[int] = set()
         # Steps that this process wrote or read against their digests: pruning need not.
         self._checked: dict[int, bool] = {}
+        self._why_abandoned = ""
         directory.update(
             checkpoints={
                 "save": None if plan.save is None else str(plan.save),
@@ -87,6 +90,7 @@ class Checkpointer:
 
     def list(self) -> list[Checkpoint]:
         """The committed checkpoints, newest last; waits for the save in flight."""
+        self._require_owner()
         self.wait()
         return self._store.list()
 
@@ -101,6 +105,7 @@ class Checkpointer:
         Returns:
             Whether it saved.
         """
+        self._require_owner()
         boundary.check(step, state)
         numbers = boundary.numbers(metrics)
         self._settle()
@@ -138,6 +143,7 @@ class Checkpointer:
             TypeError: The state holds something that a checkpoint cannot; the message has its path.
             OSError: The disk is full or failed. What was saved before is untouched.
         """
+        self._require_owner()
         boundary.check(step, state)
         now = Moment(step, self._clock.now(), boundary.numbers(metrics))
         return self._commit(now, state, (Ask("save", "asked for by the caller"),))
@@ -148,6 +154,7 @@ class Checkpointer:
         Raises:
             OSError: The save that was in flight failed. What was saved before is untouched.
         """
+        self._require_owner()
         self._saver.wait()
         errors = self._settle()
         self._wait_for_pruning()
@@ -156,11 +163,20 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait for the save in flight, say how it ended, give back memory and processes."""
+        self._require_owner()
         self._seen.tell(self._announce)
         self._saver.wait(progress_on_terminal(self._saver.in_flight))
         self._saver.close()
         self._settle()
         self._wait_for_pruning()
+
+    def abandon(self, why: str) -> None:
+        """In a forked child: its methods raise RuntimeError(why) from here on."""
+        self._why_abandoned = why
+
+    def _require_owner(self) -> None:
+        if self._why_abandoned:
+            raise RuntimeError(self._why_abandoned)
 
     def _asks(self, now: Moment) -> tuple[Ask, ...]:
         plan = self._plan
@@ -283,6 +299,7 @@ class Checkpointer:
             ValueError: The names of `state` are not those of the checkpoint, or a param that must
                 match differs.
         """
+        self._require_owner()
         found = self._restorer.restore(state, step)
         if found is None:
             return 0

@@ -329,6 +329,40 @@ def test_a_child_that_the_trainer_forked_keeps_neither_lock_nor_writer(
     os.waitpid(child, 0)
 
 
+CHILD_OF_A_TRAINER = """
+import os, sys, torch, mlflow_track as mt
+calls = {
+    "list": lambda: checkpoints.list(),
+    "step": lambda: checkpoints.step(9, state),
+    "save": lambda: checkpoints.save(9, state),
+    "wait": lambda: checkpoints.wait(),
+    "restore": lambda: checkpoints.restore(state, step=0),
+}
+with mt.start_run() as run:
+    checkpoints, state = run.checkpoints(save=mt.EverySteps(1)), {"w": torch.ones(3_000_000)}
+    checkpoints.save(0, state)
+    checkpoints.save(1, state)  # In flight.
+    for name, call in calls.items():
+        child = os.fork()
+        if child == 0:
+            try:
+                call()
+            except RuntimeError as error:
+                os._exit(0 if "was forked" in str(error) else 2)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, name
+    checkpoints.save(2, state)
+    for checkpoint in checkpoints.list():
+        checkpoint.verify()
+    print([c.step for c in checkpoints.list()])
+"""
+
+
+def test_a_child_that_the_trainer_forked_is_refused_its_checkpoints(run_script: Script) -> None:
+    done = run_script(CHILD_OF_A_TRAINER)
+    assert done.stdout == "[0, 1, 2]\n", done.stderr
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_tensors_on_a_cuda_device_come_through_pinned_memory(saving_here: Saving) -> None:
     state = {"gpu": torch.randn(3_000_000, device="cuda"), "cpu": torch.randn(7)}
