@@ -9,22 +9,28 @@ from typing import Any
 from mlflow_track.hint import did_you_mean
 
 
-def check(step: Any, state: Any) -> None:
-    """
+def check(step: Any, state: Any) -> int:
+    """The step as an int, whatever integer came (of NumPy, a tensor).
+
     Raises:
         TypeError, ValueError: An argument does not fit; the message says what came, and what fits.
     """
-    if isinstance(step, bool) or not hasattr(step, "__index__"):
+    try:
+        number = operator.index(step)
+    except TypeError:
+        number = None
+    if isinstance(step, bool) or number is None:
         raise TypeError(
             f"step is {step!r} ({type(step).__name__}); it takes an integer of 0 or more"
         )
-    if operator.index(step) < 0:
+    if number < 0:
         raise ValueError(f"step is {step}; it takes an integer of 0 or more")
     if not isinstance(state, Mapping):
         raise TypeError(
             f"state is a {type(state).__name__}; it takes a mapping of names to objects, like "
             '{"model": model, "optimizer": optimizer}'
         )
+    return number
 
 
 def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:

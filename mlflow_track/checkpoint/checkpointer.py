@@ -106,7 +106,7 @@ class Checkpointer:
             Whether it saved.
         """
         self._require_owner()
-        boundary.check(step, state)
+        step = boundary.check(step, state)
         numbers = boundary.numbers(metrics)
         self._settle()
         self._saver.prepare(state)
@@ -144,7 +144,7 @@ class Checkpointer:
             OSError: The disk is full or failed. What was saved before is untouched.
         """
         self._require_owner()
-        boundary.check(step, state)
+        step = boundary.check(step, state)
         now = Moment(step, self._clock.now(), boundary.numbers(metrics))
         return self._commit(now, state, (Ask("save", "asked for by the caller"),))
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import mlflow_track as mt
 from mlflow_track.checkpoint import loading, memory, publish, saving
 from mlflow_track.checkpoint.apart import SaveRequest
 from mlflow_track.checkpoint.saving import Outcome, Saver
@@ -214,6 +216,18 @@ def test_a_writer_that_dies_is_replaced_and_the_save_repeated(saving_here: Savin
     assert saving_here.writer_pid() != first
     assert_equal(saving_here.content(1), state)
     assert "another one repeats its work" in saving_here.said[0]
+
+
+@pytest.mark.parametrize("number", [np.int64(5), torch.tensor(5)])
+def test_a_step_may_be_an_integer_of_numpy_or_torch(number: Any) -> None:
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(save=mt.AtSteps(5, 6))
+        assert checkpoints.step(number, {"w": 1})
+        checkpoints.save(number + 1, {"w": 1})
+        assert [c.manifest["step"] for c in checkpoints.list()] == [5, 6]
+        for wrong in (torch.tensor(5.0), torch.ones(2, dtype=torch.int64), True, 5.0):
+            with pytest.raises(TypeError, match="step is .*; it takes an integer"):
+                checkpoints.save(wrong, {"w": 1})
 
 
 def test_a_program_with_thousands_of_open_files_saves(saving_here: Saving) -> None:
