@@ -76,11 +76,11 @@ def require_object(name: str, entry: Any) -> None:
 def _plain(entry: Any) -> Any:
     if getattr(type(entry), "state_dict", None) is torch.nn.Module.state_dict:
         # The parameters themselves: the same objects each time, and nothing made for each.
-        return strip_prefix(entry.state_dict(keep_vars=True))
+        return dict(strip_prefix(entry.state_dict(keep_vars=True)))
     if isinstance(entry, torch.Generator):
         return entry.get_state()
     if isinstance(entry, torch.nn.Module):
-        return strip_prefix(entry.state_dict())
+        return dict(strip_prefix(entry.state_dict()))
     return entry.state_dict() if hasattr(entry, "state_dict") else entry
 
 

@@ -9,6 +9,7 @@ import base64
 import math
 import operator
 import weakref
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,6 +22,10 @@ _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
 _STRING = frozenset((str,))
 _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter, torch.nn.Buffer))
 _MOST_DEPTH = 200
+# A safetensors file has something else under it.
+_NAME_OF_THE_FORMAT = "__metadata__"
+# What a defaultdict makes: no other function can be kept without keeping code.
+_FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, int, float, str)}
 _WORTH_REMEMBERING = 16
 _dereference: Any = weakref.ref.__call__
 _address_of, _stride_of = torch.Tensor.data_ptr, torch.Tensor.stride
@@ -73,15 +78,17 @@ class Encoder:
         if isinstance(value, np.ndarray | np.generic):
             return self._numpy(value, path)
         if isinstance(value, Mapping):
-            return self._mapping(value, path, depth)
+            return _tagged(value, self._mapping(value, path, depth), path)
         if isinstance(value, tuple) and type(value) in (tuple, torch.Size):
             return {"$tuple": self._items(value, path, depth)}
         if type(value) is list:
             return self._items(value, path, depth)
         if isinstance(value, bytes | bytearray):
-            return {"$bytes": base64.b64encode(value).decode()}
+            tag = "$bytes" if isinstance(value, bytes) else "$bytearray"
+            return {tag: base64.b64encode(value).decode()}
         if type(value) in (set, frozenset):
-            return {"$set": self._items(sorted(value, key=repr), path, depth)}
+            tag = f"${type(value).__name__}"
+            return {tag: self._items(sorted(value, key=repr), path, depth)}
         if isinstance(value, torch.dtype):
             return {"$dtype": str(value).removeprefix("torch.")}
         if isinstance(value, torch.device):
@@ -114,7 +121,7 @@ class Encoder:
             return known.encoded
         pairs = []
         for key, item in value.items():
-            if not (key is None or isinstance(key, str | int | float | tuple)):
+            if not (key is None or isinstance(key, str | int | float | tuple | frozenset)):
                 raise TypeError(f"state at {path!r} has the key {key!r} ({type(key).__name__})")
             encoded = self.encode(key, f"{path}.<key>", depth + 1)
             pairs.append([encoded, self.encode(item, f"{path}.{key}", depth + 1)])
@@ -160,7 +167,7 @@ class Encoder:
 
     def _name(self, value: torch.Tensor, path: str) -> str:
         name = path
-        while name in self.tensors:
+        while name in self.tensors or name == _NAME_OF_THE_FORMAT:
             name += "'"
         # Tied weights are stored once, and come back as one tensor. A tensor without elements has
         # no address.
@@ -190,6 +197,24 @@ class Encoder:
             place = self._name(torch.frombuffer(bytearray(raw), dtype=torch.uint8), path)
         order = ["F"] if value.flags.fnc else []
         return {"$array": [value.dtype.str, list(value.shape), place, *order]}
+
+
+def _tagged(value: Mapping[Any, Any], form: Any, path: str) -> Any:
+    """The form of a mapping with its kind, where that is more than a dict."""
+    if type(value) is OrderedDict:
+        return {"$ordered": form}
+    if type(value) is Counter:
+        return {"$counter": form}
+    if type(value) is defaultdict:
+        factory = value.default_factory
+        name = None if factory is None else getattr(factory, "__name__", "")
+        if name is not None and _FACTORIES.get(name) is not factory:
+            raise TypeError(
+                f"state at {path!r} is a defaultdict of {factory!r}, which a checkpoint cannot "
+                f"hold; it takes one of {', '.join(_FACTORIES)}, or a dict"
+            )
+        return {"$defaultdict": [name, form]}
+    return form
 
 
 def _remember(encoded: dict[str, Any], value: Mapping[str, Any], path: str) -> _Known | None:
@@ -295,6 +320,13 @@ class _Decoder:
         "$dict": lambda self, content: {self.decode(key): self.decode(v) for key, v in content},
         "$tuple": lambda self, content: tuple(self.decode(content)),
         "$set": lambda self, content: set(self.decode(content)),
+        "$frozenset": lambda self, content: frozenset(self.decode(content)),
+        "$bytearray": lambda self, content: bytearray(base64.b64decode(content)),
+        "$ordered": lambda self, content: OrderedDict(self.decode(content)),
+        "$counter": lambda self, content: Counter(self.decode(content)),
+        "$defaultdict": lambda self, content: defaultdict(
+            None if content[0] is None else _FACTORIES[content[0]], self.decode(content[1])
+        ),
         "$float": lambda self, content: float(content),
         "$bytes": lambda self, content: base64.b64decode(content),
         "$dtype": _dtype,

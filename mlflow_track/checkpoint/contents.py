@@ -179,6 +179,8 @@ def _form(entry: Entry | None) -> str | None:
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:
     """The encoded state flat, by dotted names; an object whose key begins with `$` is a leaf."""
+    if isinstance(value, dict) and "$ordered" in value:
+        value = value["$ordered"]
     if isinstance(value, dict) and not any(key.startswith("$") for key in value):
         items = value.items()
     elif isinstance(value, list):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 from bisect import bisect
+from collections import defaultdict
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -30,6 +31,10 @@ from mlflow_track.checkpoint.transfer import copy_all
 _ALIGNMENT = 64
 
 
+class UnreadableCheckpointError(CorruptCheckpointError):
+    """A checkpoint matches its manifest, and what it holds cannot be decoded."""
+
+
 def read(checkpoint: Checkpoint) -> dict[str, Any]:
     """The content of a checkpoint: `state` by name, and what was saved beside it.
 
@@ -38,6 +43,7 @@ def read(checkpoint: Checkpoint) -> dict[str, Any]:
 
     Raises:
         CorruptCheckpointError: A file does not match the manifest; the message says which.
+        UnreadableCheckpointError: All match, and this version makes no sense of them.
     """
     files = {name: checkpoint.read(name) for name in checkpoint.manifest["files"]}
     try:
@@ -45,7 +51,11 @@ def read(checkpoint: Checkpoint) -> dict[str, Any]:
         tensors = image.parse(torch.frombuffer(files[STATE_TENSORS], dtype=torch.uint8))
         return {name: codec.decode(value, tensors) for name, value in document.items()}
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise CorruptCheckpointError(f"{checkpoint.path.name} cannot be read: {error}") from error
+        raise UnreadableCheckpointError(
+            f"{checkpoint.path.name} is whole and cannot be read: {type(error).__name__}: {error}; "
+            "another version of mlflow_track may have written it; restore(state, step=…) takes "
+            "another one"
+        ) from error
 
 
 def load_into(
@@ -168,7 +178,8 @@ class _Copies:
             return copy
         if isinstance(value, dict):
             inside = existing if isinstance(existing, dict) else {}
-            return {key: self.of(item, inside.get(key)) for key, item in value.items()}
+            items = {key: self.of(item, inside.get(key)) for key, item in value.items()}
+            return _of_kind(value, items)
         if isinstance(value, list | tuple):
             is_alike = isinstance(existing, list | tuple) and len(existing) == len(value)
             partners = existing if is_alike else [None] * len(value)
@@ -210,10 +221,19 @@ class _Copies:
         if isinstance(value, _Copy):
             return value.target
         if isinstance(value, dict):
-            return {key: self.resolve(item) for key, item in value.items()}
+            return _of_kind(value, {key: self.resolve(item) for key, item in value.items()})
         if isinstance(value, list | tuple):
             return type(value)(self.resolve(item) for item in value)
         return value
+
+
+def _of_kind(mapping: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
+    """`items` as the kind of dict that `mapping` is."""
+    if type(mapping) is dict:
+        return items
+    if isinstance(mapping, defaultdict):
+        return defaultdict(mapping.default_factory, items)
+    return type(mapping)(items)
 
 
 def _lay_out_like_parameters(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:

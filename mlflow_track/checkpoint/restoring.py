@@ -108,6 +108,8 @@ class Restorer:
         for checkpoint in reversed(candidates):
             try:
                 return checkpoint, loading.read(checkpoint)
+            except loading.UnreadableCheckpointError:
+                raise  # Not damaged: it stays where it is.
             except CorruptCheckpointError as error:
                 failures.append(str(error))
                 moved = self._store.quarantine(checkpoint)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ def equal(left: Any, right: Any) -> bool:
     if isinstance(left, float) and isinstance(right, float):
         return left == right or (math.isnan(left) and math.isnan(right))
     if isinstance(left, dict):
-        return list(left) == list(right) and all(equal(left[k], right[k]) for k in left)
+        return (
+            type(left) is type(right)
+            and list(left) == list(right)
+            and all(equal(left[k], right[k]) for k in left)
+        )
     if isinstance(left, list | tuple):
         return (
             type(left) is type(right)
@@ -96,6 +101,13 @@ def test_odd_things_come_back() -> None:
         "device": torch.device("cpu"),
         "$odd": {"$tuple": 1},
         "set": {1, 2},
+        "sets": {frozenset({1, 2}), frozenset()},
+        "key": {(frozenset({1}), 2): 3, frozenset({"a"}): 4},
+        "bytearray": bytearray(b"x"),
+        "counter": Counter("aab"),
+        "ordered": OrderedDict(b=torch.ones(2), a=2),
+        "default": defaultdict(list, a=[1]),
+        "no default": defaultdict(None, {1: 2}),
     }
     back = there_and_back(state)
     assert all(equal(state[key], back[key]) for key in state)
@@ -140,7 +152,11 @@ def test_tied_tensors_are_stored_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "thing", [lambda: 0, object(), open, torch.zeros(2).to_sparse(), {1: {2j: 1}}]
+    "thing",
+    [
+        *(lambda: 0, object(), open, torch.zeros(2).to_sparse(), {1: {2j: 1}}),
+        defaultdict(lambda: 0),
+    ],
 )
 def test_what_cannot_be_held_is_refused_with_its_path(thing: Any) -> None:
     with pytest.raises(TypeError, match=r"'run\.deep\.0"):

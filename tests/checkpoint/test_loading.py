@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import shutil
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,34 @@ def test_a_fused_optimizer_goes_on_where_the_weights_are_laid_out_otherwise(fold
     train(was, range(3, 6))
     train(now, range(3, 6))
     assert torch.allclose(was["model"].weight, now["model"].weight)
+
+
+def test_kinds_of_dict_and_odd_names_come_back_as_they_were(folder: Folder) -> None:
+    kinds = {
+        "counts": Counter(a=2),
+        "default": defaultdict(int, a=1),
+        "ordered": OrderedDict(b=torch.ones(2), a=1),
+    }
+    schedules = [LR.MultiStepLR(unused(torch.optim.SGD), [2, 4]) for _ in range(2)]
+    was = {"kinds": kinds, "__metadata__": torch.ones(2), "schedule": schedules[0]}
+    now: dict[str, Any] = {"kinds": None, "__metadata__": None, "schedule": schedules[1]}
+    folder.load(folder.save(0, was), now)
+    assert {k: type(v) for k, v in now["kinds"].items()} == {k: type(v) for k, v in kinds.items()}
+    assert now["kinds"]["default"]["new"] == 0 and list(now["kinds"]["ordered"]) == ["b", "a"]
+    assert torch.equal(now["__metadata__"], torch.ones(2))
+    assert schedules[1].milestones == Counter([2, 4]) and type(schedules[1].milestones) is Counter
+
+
+def test_what_is_whole_and_cannot_be_read_is_named_and_stays_where_it_is() -> None:
+    with mt.start_run() as run:
+        checkpoint = run.checkpoints().save(0, {"w": 1})
+    reseal(checkpoint, "state.json", b'{"state": {"w": {"$later": 1}}}')
+    with mt.start_run(resume=run.id) as again:
+        with pytest.raises(
+            ValueError, match=r"step-000000000 is whole and cannot be read: .*later"
+        ):
+            again.checkpoints().restore({"w": 0})
+    assert checkpoint.path.exists()
 
 
 class Other(nn.Module):

@@ -226,7 +226,7 @@ def test_a_step_may_be_an_integer_of_numpy_or_torch(number: Any) -> None:
         checkpoints.save(number + 1, {"w": 1})
         assert [c.manifest["step"] for c in checkpoints.list()] == [5, 6]
         for wrong in (torch.tensor(5.0), torch.ones(2, dtype=torch.int64), True, 5.0):
-            with pytest.raises(TypeError, match="step is .*; it takes an integer"):
+            with pytest.raises(TypeError, match=r"step is .*; it takes an integer"):
                 checkpoints.save(wrong, {"w": 1})
 
 
