@@ -191,8 +191,12 @@ class Saver:
             try:
                 self._memory.reserve(needed)
                 return True
-            except (OSError, ValueError):
-                pass
+            except (OSError, ValueError) as error:
+                self._say_once(
+                    f"no {needed / 1e6:.0f} MB of memory for a copy of the state ({error}): saves "
+                    "write it piece by piece, and the loop waits until they are durable"
+                )
+                return False
         self._say_once(
             f"a copy of the state ({size / 1e6:.0f} MB) does not fit into the "
             f"{available_bytes() / 1e6:.0f} MB of memory that are free: saves write it piece by "

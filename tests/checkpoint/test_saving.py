@@ -286,6 +286,21 @@ def test_a_full_disk_is_an_error_and_leaves_the_older_ones(
     here.saver.close()
 
 
+def test_memory_that_the_system_refuses_is_said_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, size: int) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    here = Saving(tmp_path)
+    here.save(0, state_of())
+    assert here.outcome().error is None
+    (said,) = here.said
+    assert "File too large" in said and "piece by piece" in said and "does not fit" not in said
+    here.saver.close()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
 def test_a_call_that_fails_leaves_the_older_ones_and_a_clear_error(
