@@ -81,6 +81,8 @@ class Checkpointer:
         # Steps that this process wrote or read against their digests: pruning need not.
         self._checked: dict[int, bool] = {}
         self._why_abandoned = ""
+        # The newest save that failed, where none after it was durable.
+        self._failed: Outcome | None = None
         directory.update(
             checkpoints={
                 "save": None if plan.save is None else str(plan.save),
@@ -162,7 +164,11 @@ class Checkpointer:
             raise errors[-1]
 
     def close(self) -> None:
-        """Wait for the save in flight, say how it ended, give back memory and processes."""
+        """Wait for the save in flight, say how it ended, give back memory and processes.
+
+        Where the last save failed, a warning says it, and so does `checkpoint_error` of the attempt
+        in run.json.
+        """
         self._require_owner()
         self._seen.tell(self._announce)
         self._saver.wait(progress_on_terminal(self._saver.in_flight))
@@ -172,6 +178,13 @@ class Checkpointer:
 
     def abandon(self, why: str) -> None:
         """In a forked child: its methods raise RuntimeError(why) from here on."""
+        if self._failed is not None:
+            words = f"step {self._failed.step} was not saved: {self._failed.error}"
+            self._announce(f"WARNING: the last checkpoint is missing: {words}")
+            attempts = self._directory.info["attempts"]
+            self._directory.update(
+                attempts=[*attempts[:-1], {**attempts[-1], "checkpoint_error": words}]
+            )
         self._why_abandoned = why
 
     def _require_owner(self) -> None:
@@ -256,6 +269,7 @@ class Checkpointer:
                     highest=before.highest,
                 )
                 errors.append(outcome.error)
+                self._failed = None
                 self._announce(
                     f"step {outcome.step} was NOT saved: {outcome.error}; training goes on, the "
                     "checkpoints before it are untouched, the next save that is due tries again"
@@ -275,6 +289,7 @@ class Checkpointer:
         )
         for verdict in removed:
             self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
+                self._failed = outcome
         for verdict in busy:
             self._announce(f"step {verdict.checkpoint.step} stays for now: {verdict.reason}")
 

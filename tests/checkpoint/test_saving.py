@@ -301,6 +301,34 @@ def test_memory_that_the_system_refuses_is_said_with_its_error(
     here.saver.close()
 
 
+@pytest.mark.parametrize("is_saved_later", [True, False])
+def test_a_last_save_that_failed_is_a_warning_at_the_end_and_in_run_json(
+    is_saved_later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = publish.shutil.disk_usage(".")
+    with mt.start_run() as run:
+        without_memfd(monkeypatch)
+        checkpoints = run.checkpoints(save=mt.EverySteps(1))
+        checkpoints.save(0, {"w": 1})
+        checkpoints.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(publish.shutil, "disk_usage", lambda path: usage._replace(free=10))
+            checkpoints.save(1, {"w": 2})
+            if is_saved_later:
+                with pytest.raises(OSError, match="does not fit"):
+                    checkpoints.wait()
+            else:
+                checkpoints._saver.wait()
+        if is_saved_later:
+            checkpoints.save(2, {"w": 3})
+    loaded = mt.load_run(run.directory)
+    log = (run.directory / "training.log").read_text()
+    (attempt,) = loaded.info["attempts"]
+    assert loaded.status == "FINISHED"
+    assert ("WARNING: the last checkpoint is missing: step 1 was not" in log) != is_saved_later
+    assert ("step 1 was not saved" in attempt.get("checkpoint_error", "")) != is_saved_later
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
 def test_a_call_that_fails_leaves_the_older_ones_and_a_clear_error(
