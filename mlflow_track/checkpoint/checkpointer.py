@@ -19,7 +19,7 @@ from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.restoring import Restorer, data_of
 from mlflow_track.checkpoint.saving import Outcome, Saver
 from mlflow_track.checkpoint.schedule import Ask
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
+from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten
@@ -136,6 +136,9 @@ class Checkpointer:
     ) -> Checkpoint:
         """Save now. A step that is saved already is left as it is.
 
+        Where a run is continued and nothing was restored, checkpoints of the former attempt from
+        this step on are moved aside: they are of another training.
+
         Args:
             step: The step just done.
             state: Objects with `state_dict`, or plain data, by name.
@@ -175,9 +178,6 @@ class Checkpointer:
         self._saver.close()
         self._settle()
         self._wait_for_pruning()
-
-    def abandon(self, why: str) -> None:
-        """In a forked child: its methods raise RuntimeError(why) from here on."""
         if self._failed is not None:
             words = f"step {self._failed.step} was not saved: {self._failed.error}"
             self._announce(f"WARNING: the last checkpoint is missing: {words}")
@@ -185,6 +185,9 @@ class Checkpointer:
             self._directory.update(
                 attempts=[*attempts[:-1], {**attempts[-1], "checkpoint_error": words}]
             )
+
+    def abandon(self, why: str) -> None:
+        """In a forked child: its methods raise RuntimeError(why) from here on."""
         self._why_abandoned = why
 
     def _require_owner(self) -> None:
@@ -207,7 +210,14 @@ class Checkpointer:
             self._saver.wait()
             self._settle()
         for existing in self._store.list():
-            if existing.step == now.step:
+            if not self._is_own(existing):
+                if existing.step >= now.step:
+                    moved = self._store.move_aside(existing, self._directory.attempt)
+                    self._announce(
+                        f"checkpoint of step {existing.step} moved to {moved}: it is of a former "
+                        "attempt, from which nothing was restored"
+                    )
+            elif existing.step == now.step:
                 return existing
         names, is_milestone = tuple(a.policy for a in asks), any(a.is_milestone for a in asks)
         before = self._history
@@ -224,6 +234,15 @@ class Checkpointer:
         self._in_flight[now.step] = (asks, before)
         self._settle()
         return self._store.expected(now.step)
+
+    def _is_own(self, existing: Checkpoint) -> bool:
+        """Whether this attempt made it, or continues the one that did."""
+        if self._resumed_from or existing.step in self._checked:
+            return True
+        try:
+            return existing.manifest["attempt"] == self._directory.attempt
+        except CorruptCheckpointError:
+            return False
 
     def _facts(self, now: Moment, state: Mapping[str, Any], asks: Sequence[Ask]) -> dict[str, Any]:
         """What the manifest says, but for what the saver knows."""
@@ -250,6 +269,7 @@ class Checkpointer:
             asks, before = self._in_flight.pop(outcome.step, ((), self._history))
             if outcome.error is None:
                 self._checked[outcome.step] = True
+                self._failed = None
                 self._history = self._history.with_cost(
                     outcome.step,
                     stall_seconds=outcome.stall_seconds,
@@ -269,7 +289,7 @@ class Checkpointer:
                     highest=before.highest,
                 )
                 errors.append(outcome.error)
-                self._failed = None
+                self._failed = outcome
                 self._announce(
                     f"step {outcome.step} was NOT saved: {outcome.error}; training goes on, the "
                     "checkpoints before it are untouched, the next save that is due tries again"
@@ -289,7 +309,6 @@ class Checkpointer:
         )
         for verdict in removed:
             self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
-                self._failed = outcome
         for verdict in busy:
             self._announce(f"step {verdict.checkpoint.step} stays for now: {verdict.reason}")
 

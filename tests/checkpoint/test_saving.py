@@ -329,6 +329,23 @@ def test_a_last_save_that_failed_is_a_warning_at_the_end_and_in_run_json(
     assert ("step 1 was not saved" in attempt.get("checkpoint_error", "")) != is_saved_later
 
 
+def test_a_run_that_begins_again_without_a_restore_saves_its_own_steps() -> None:
+    for attempt, resume in ((1, "never"), (2, "must")):
+        with mt.start_run(run_name="r", resume=resume) as run:
+            checkpoints = run.checkpoints(save=mt.AtSteps(0, 1))
+            for step in range(2):
+                assert checkpoints.step(step, {"attempt": attempt})
+            checkpoints.save(1, {"attempt": attempt})  # Its own is left as it is.
+            if attempt == 1:
+                checkpoints.save(9, {"attempt": attempt})
+            run.finish("FAILED")
+    with mt.start_run(run_name="r", resume="must") as run:
+        state = {"attempt": 0}
+        assert run.checkpoints().restore(state) == 2 and state == {"attempt": 2}
+    aside = run.directory / "checkpoints/rewound-2"
+    assert sorted(p.name for p in aside.iterdir()) == [f"step-{step:09d}" for step in (0, 1, 9)]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
 def test_a_call_that_fails_leaves_the_older_ones_and_a_clear_error(
