@@ -226,6 +226,17 @@ def test_no_parameter_is_of_a_type_that_mlflow_resolves():
             assert parameter["type"] in ("string", "float"), name
 
 
+def test_the_tree_in_the_readme_has_every_module():
+    tree = (ROOT / "README.md").read_text().split("## What lies where")[1].split("```")[1]
+    names = {
+        path.name if path.suffix else f"{path.name}/"
+        for package in PACKAGES
+        for path in (ROOT / package).iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert [name for name in sorted(names) if not re.search(rf"\s{name}[\s,]", tree)] == []
+
+
 # Said by one of our processes to another.
 INTERNAL = {"COMPLETE", "PARENT_RUN_ID", "REPLAY", "WORKING_FOLDER"}
 
