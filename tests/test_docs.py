@@ -5,7 +5,8 @@ A file's blocks run in order, in one copy of this checkout whose `.venv` is this
 
     python          a program of its own
     bash            a script; the first command that fails ends it
-    console         the lines that begin with "$ "; what stands below them is shown, not compared
+    console         the lines that begin with "$ "; what stands below them must come, in this
+                    order, but for numbers, ids and the width of columns; … stands for anything
     console server  one command that serves until it is ended; it must answer at the URL it prints
     … no-run WHY    shown only; the reason is part of the line
 
@@ -28,6 +29,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from mlflow_track.cli import main
+from mlflow_track.cli.ckpt import ckpt
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -74,6 +78,45 @@ def commands(text: str) -> str:
     return "\n".join(kept) + "\n"
 
 
+def shown(text: str) -> list[str]:
+    """What a console block shows of the output of its commands."""
+    script = iter(commands(text).splitlines())
+    command, kept = next(script, None), []
+    for line in text.splitlines():
+        if line.removeprefix("$ ").removeprefix("> ") == command:
+            command = next(script, None)
+        else:
+            kept.append(line)
+    return kept
+
+
+def pattern_of(line: str) -> str:
+    """Other numbers, ids and widths of columns are the same line."""
+    parts = {
+        r"\d{8}-\d{6}-[0-9a-f]{6}": r"\d{8}-\d{6}-[0-9a-f]{6}",
+        r"[0-9a-f]{12,}": r"[0-9a-f]+",
+        r"-?\d[\d.,]*(e[+-]?\d+)?": r"-?\d[\d.,]*(e[+-]?\d+)?",
+        r"\s+": r"\s+",
+        "…": ".*",
+    }
+    pieces = re.split("(" + "|".join(re.sub(r"\((?!\?)", "(?:", p) for p in parts) + ")", line)
+    found = []
+    for piece in pieces:
+        kind = next((p for p in parts if re.fullmatch(p, piece)), None)
+        found.append(parts[kind] if kind else re.escape(piece))
+    return "".join(found) + r"\s*"
+
+
+def missing(wanted: list[str], output: str) -> str | None:
+    """The first of the lines that the output does not have after the one before it."""
+    lines = iter(output.splitlines())
+    for line in wanted:
+        pattern = re.compile(pattern_of(line))
+        if line.strip() != "…" and not any(pattern.fullmatch(came) for came in lines):
+            return line
+    return None
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of this checkout, with this environment as `.venv`."""
@@ -116,18 +159,21 @@ def environment(checkout: Path) -> dict[str, str]:
     }
 
 
-def run(program: list[str], checkout: Path, where: str) -> None:
+def run(program: list[str], checkout: Path, where: str) -> str:
+    """What it printed."""
     done = subprocess.run(
         program,
         cwd=checkout,
         env=environment(checkout),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, f"{where}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, f"{where}\n{done.stdout[-6000:]}"
+    return done.stdout
 
 
 def serve(command: str, checkout: Path, where: str) -> None:
@@ -169,7 +215,10 @@ def test_the_blocks_of_a_document_run(document, checkout):
         elif block.kind == "bash":
             run(["bash", "-euo", "pipefail", "-c", block.text], checkout, where)
         elif block.kind == "console":
-            run(["bash", "-euo", "pipefail", "-c", commands(block.text)], checkout, where)
+            script = ["bash", "-euo", "pipefail", "-c", commands(block.text)]
+            output = run(script, checkout, where)
+            line = missing(shown(block.text), output)
+            assert line is None, f"{where}: not in the output: {line}\n{output[-6000:]}"
         elif block.kind == "console server":
             serve(commands(block.text).strip(), checkout, where)
 
@@ -179,6 +228,12 @@ def test_every_block_runs_or_says_why_not(document):
     for block in blocks(document):
         reason = block.kind.partition("no-run")[2].strip()
         assert block.kind in (*RUNNABLE, *SHOWN) or reason, f"{document.name}:{block.line}"
+
+
+def test_every_command_is_in_a_block_that_runs():
+    text = "".join(b.text for d in DOCUMENTS for b in blocks(d) if b.kind in RUNNABLE)
+    names = [*main.list_commands(None), *(f"ckpt {name}" for name in ckpt.list_commands(None))]
+    assert [name for name in names if not re.search(rf"mlflow-track {name}\b", text)] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -195,3 +250,41 @@ def test_a_block_that_fails_fails_the_test(checkout):
             ["bash", "-euo", "pipefail", "-c", commands("$ false\nout\n$ true\n")], checkout, "here"
         )
     assert commands("$ a \\\n>   b\nout\n$ c\n") == "a \\\n  b\nc\n"
+
+
+def test_a_shown_output_that_does_not_come_is_found():
+    """The negative control."""
+    came = "ID                      SECONDS\n20261124-075653-8d5a4c  1,258.50 s\nrest\n"
+    text = "$ a\nID  SECONDS\n20251111-111111-abcdef  12 s\n$ b\n…\nre…\n"
+    assert missing(shown(text), came) is None
+    for wanted, line in (("ID  MINUTES", 0), ("ID  SECONDS\n20251111-111111-abcdef  12 min", 1)):
+        assert missing(wanted.splitlines(), came) == wanted.splitlines()[line]
+    assert missing(["rest", "ID  SECONDS"], came) == "ID  SECONDS"
+    assert shown("$ a \\\n>   b\nout\n") == ["out"]
+
+
+RESUMED = """
+import torch, mlflow_track as mt
+
+model = torch.nn.Linear(1, 1)
+for is_resumed in (False, True):
+    with mt.start_run(experiment="regression", run_name="night", resume="auto") as run:
+        state = {
+            "model": model,
+            "optimizer": torch.optim.AdamW(model.parameters()),
+            "early_stopping": mt.EarlyStopping("loss", patience=1),
+            "data_sha256": "",
+        }
+        checkpoints = run.checkpoints(save=mt.EverySteps(1))
+        checkpoints.restore(state)
+        checkpoints.save(0, state)
+        if not is_resumed:
+            run.finish("FAILED")
+"""
+
+
+def test_the_line_about_a_resume_is_what_a_resume_says(checkout):
+    (line,) = re.findall(r"^restored .*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    output = run([sys.executable, "-c", RESUMED], checkout, "resume")
+    assert missing([line], output) is None, output
+    assert missing([line.replace("yes", "no")], output) is not None
