@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -182,9 +183,11 @@ class Checkpointer:
             words = f"step {self._failed.step} was not saved: {self._failed.error}"
             self._announce(f"WARNING: the last checkpoint is missing: {words}")
             attempts = self._directory.info["attempts"]
-            self._directory.update(
-                attempts=[*attempts[:-1], {**attempts[-1], "checkpoint_error": words}]
-            )
+            # Where this disk is full, too, the end of the run writes it with the status.
+            with contextlib.suppress(OSError):
+                self._directory.update(
+                    attempts=[*attempts[:-1], {**attempts[-1], "checkpoint_error": words}]
+                )
 
     def abandon(self, why: str) -> None:
         """In a forked child: its methods raise RuntimeError(why) from here on."""
