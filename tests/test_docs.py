@@ -6,7 +6,8 @@ A file's blocks run in order, in one copy of this checkout whose `.venv` is this
     python          a program of its own
     bash            a script; the first command that fails ends it
     console         the lines that begin with "$ "; what stands below them must come, in this
-                    order, but for numbers, ids and the width of columns; … stands for anything
+                    order, but for numbers, ids, durations and the width of columns; … stands for
+                    anything
     console server  one command that serves until it is ended; it must answer at the URL it prints
     … no-run WHY    shown only; the reason is part of the line
 
@@ -95,6 +96,8 @@ def pattern_of(line: str) -> str:
     parts = {
         r"\d{8}-\d{6}-[0-9a-f]{6}": r"\d{8}-\d{6}-[0-9a-f]{6}",
         r"[0-9a-f]{12,}": r"[0-9a-f]+",
+        # How long it took, in the units that fit.
+        r"\d+ (h \d+ min|min \d+ s|s)\b": r"\d+ (h \d+ min|min \d+ s|s)",
         r"-?\d[\d.,]*(e[+-]?\d+)?": r"-?\d[\d.,]*(e[+-]?\d+)?",
         r"\s+": r"\s+",
         "…": ".*",
@@ -155,6 +158,8 @@ def environment(checkout: Path) -> dict[str, str]:
         "PORT": str(port),
         "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(checkout),
+        # What is shown is said by a run that MLflow has taken, however busy the machine is.
+        "MLFLOW_TRACK_FINISH_TIMEOUT": "120",
         "ARGS": "-P max_steps=60 -P warmup_steps=10 -P eval_interval=20 -P eval_batches=2",
     }
 
@@ -254,7 +259,7 @@ def test_a_block_that_fails_fails_the_test(checkout):
 
 def test_a_shown_output_that_does_not_come_is_found():
     """The negative control."""
-    came = "ID                      SECONDS\n20261124-075653-8d5a4c  1,258.50 s\nrest\n"
+    came = "ID                      SECONDS\n20261124-075653-8d5a4c  1 min 5 s\nrest\n"
     text = "$ a\nID  SECONDS\n20251111-111111-abcdef  12 s\n$ b\n…\nre…\n"
     assert missing(shown(text), came) is None
     for wanted, line in (("ID  MINUTES", 0), ("ID  SECONDS\n20251111-111111-abcdef  12 min", 1)):

@@ -52,7 +52,7 @@ _BELOW_VERBS = {
     "artifacts": {"checks", "record"},
     # stop: a request to stop is decided at the boundary of a step, with a checkpoint.
     "checkpoint": {"checkpoint", "record", "stop", "hint"},
-    "settings": {"checkpoint"},
+    "settings": {"checkpoint", "record"},
     "analysis": {"analysis", "checkpoint", "record", "hint"},
     "mirror": {"mirror", "checkpoint", "record", "settings"},
     "resume": {"mirror", "record", "settings"},
