@@ -101,6 +101,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs"
 
 
+@pytest.mark.xdist_group("trained")
 @pytest.mark.parametrize("line", examples(ckpt))
 def test_the_examples_of_the_help_about_checkpoints_do_what_they_say(
     line: str, trained: Path, monkeypatch: pytest.MonkeyPatch

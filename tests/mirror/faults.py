@@ -86,7 +86,7 @@ class FaultProxy:
                 _read_request(client)
                 client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{")
                 while True:
-                    time.sleep(1)
+                    time.sleep(0.2)
                     client.sendall(b" ")
             elif mode in ("pass", "cut"):
                 self._pass_on(client, most_bytes=None if mode == "pass" else 20)

@@ -98,10 +98,10 @@ import os, signal, time, mlflow_track as mt
 with mt.start_run(run_name="r") as run:
     assert not run.should_stop  # from here on SIGTERM asks for a stop
     how = []
-    for _ in range(20):
+    for _ in range(5):
         child = os.fork()
         if child == 0:
-            time.sleep(0.5)
+            time.sleep(0.3)
             os._exit(7)
         os.kill(child, signal.SIGTERM)
         how.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
