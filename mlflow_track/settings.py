@@ -124,35 +124,17 @@ def read_settings(
         backend = first("MLFLOW_TRACK_BACKEND") or ("mlflow" if uri or run_id else "local")
 
     def seconds(name: str, default: str) -> float:
-        text = first(name) or default
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if math.isnan(number):
-            raise ValueError(f"{name} is {text!r}; it takes a number of seconds")
-        return number
+        return _seconds(name, first(name) or default)
 
     # The mirror reads these two itself; it would say what does not fit only in its log.
     seconds("MLFLOW_TRACK_MIRROR_LINGER", "0")
-    niceness = first("MLFLOW_TRACK_MIRROR_NICE") or "0"
-    try:
-        int(niceness)
-    except ValueError:
-        raise ValueError(
-            f"MLFLOW_TRACK_MIRROR_NICE is {niceness!r}; it takes an integer from 0 to 19"
-        ) from None
-
+    _require_niceness(first("MLFLOW_TRACK_MIRROR_NICE") or "0")
     system_name = "MLFLOW_TRACK_SYSTEM_METRICS"
     if not first(system_name):
         # MLflow's own variables; there sampling is off unless asked for, here on.
         system_name = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
         if (first("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING") or "true").lower() in ("false", "0"):
             system_name = ""
-    ends_at = parse_deadline(deadline, now=time.time()) if deadline else None
-    if ends_at is not None and ends_at <= time.time():
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ends_at))
-        raise ValueError(f"MLFLOW_TRACK_DEADLINE is {deadline!r}: {when} has passed already")
     is_mirrored = backend == "mlflow"
     if experiment is None:
         experiment = first("MLFLOW_EXPERIMENT_NAME", "EXPERIMENT_NAME")
@@ -172,10 +154,39 @@ def read_settings(
         finish_timeout_seconds=seconds("MLFLOW_TRACK_FINISH_TIMEOUT", "30"),
         system_metrics_seconds=seconds(system_name, "10") if system_name else 0,
         mirror_environment=dotenv,
-        deadline=ends_at,
+        deadline=_future(deadline) if deadline else None,
         replay_step=json.loads(replay)["step"] if replay else None,
         parent_run_id=first("MLFLOW_TRACK_PARENT_RUN_ID"),
     )
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(f"{name} is {text!r}; it takes a number of seconds")
+    return number
+
+
+def _require_niceness(text: str) -> None:
+    try:
+        int(text)
+    except ValueError:
+        raise ValueError(
+            f"MLFLOW_TRACK_MIRROR_NICE is {text!r}; it takes an integer from 0 to 19"
+        ) from None
+
+
+def _future(deadline: str) -> float:
+    """The Unix time of a deadline that has not passed."""
+    now = time.time()
+    ends_at = parse_deadline(deadline, now=now)
+    if ends_at <= now:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ends_at))
+        raise ValueError(f"MLFLOW_TRACK_DEADLINE is {deadline!r}: {when} has passed already")
+    return ends_at
 
 
 def absolute_uri(uri: str) -> str:
