@@ -13,8 +13,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mlflow_track.device import CudaNumber
+from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.files import legible
-from mlflow_track.record.late import Arriving
 from mlflow_track.record.masking import MASK, is_secret, mask_password
 
 MOST_STEP = 2**53

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
-from mlflow_track.ending import ending_of, error_since, note_error_before
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
+from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.exit_status import ending_of, error_since, note_error_before
 from mlflow_track.record.info import UnreadableRun
-from mlflow_track.record.late import Arriving
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.rows import iterate_rows
 from mlflow_track.record.statuses import FAILED, FINISHED, KILLED
-from mlflow_track.record.undisturbed import undisturbed
+from mlflow_track.record.system import SystemMonitor
+from mlflow_track.record.uninterruptible import undisturbed
 from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
-from mlflow_track.system import SystemMonitor
 
 if TYPE_CHECKING:
     import pandas

@@ -301,7 +301,7 @@ def test_imports_go_one_way():
         ("mlflow_track/checkpoint/store.py", "from mlflow_track import run"),
         ("mlflow_track/analysis/load.py", "import mlflow_track"),
         ("mlflow_track/mirror/process.py", "def f():\n    from mlflow_track.analysis import load"),
-        ("mlflow_track/system.py", "from mlflow_track.settings import Settings"),
+        ("mlflow_track/record/system.py", "from mlflow_track.settings import Settings"),
         ("mlflow_track/run.py", "from mlflow_track.cli import main"),
         ("mlflow_track/cli/show.py", "from mlflow_track.start import start_run"),
         ("mlflow_track/mirror/process.py", "import mlflow"),

@@ -29,7 +29,7 @@ from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten, merge, read_config
 from mlflow_track.record.statuses import KILLED, RUNNING
-from mlflow_track.record.undisturbed import undisturbed
+from mlflow_track.record.uninterruptible import undisturbed
 
 _MOST_NAME_BYTES = 200
 # Room for the last run.json on a disk that has filled up; the lock file holds it, being there.

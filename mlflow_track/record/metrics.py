@@ -21,9 +21,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from mlflow_track.record.device_values import Arriving, LateRow, LateRows
 from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
-from mlflow_track.record.late import Arriving, LateRow, LateRows
-from mlflow_track.record.undisturbed import undisturbed
+from mlflow_track.record.uninterruptible import undisturbed
 
 _FIXED = ("step", "time")
 _MOST_PLANS = 1024

@@ -19,11 +19,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import mlflow_track as mt
-from mlflow_track import trash
 from mlflow_track.analysis import curves
 from mlflow_track.cli import main
 from mlflow_track.cli.ckpt import ckpt
 from mlflow_track.cli.lazy import LazyGroup
+from mlflow_track.record import trash
 from tests.analysis.records import DAMAGED, UNREADABLE, make_run, write
 
 ROOT = Path(__file__).resolve().parents[2]

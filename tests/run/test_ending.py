@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.ending import ending_of, one_line
 from mlflow_track.record import directory
 from mlflow_track.record.directory import is_held
+from mlflow_track.record.exit_status import ending_of, one_line
 
 
 @pytest.mark.parametrize(
