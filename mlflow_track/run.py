@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from mlflow_track.checkpoint.checkpointer import Checkpointer
     from mlflow_track.checkpoint.follower import Follower
-    from mlflow_track.checkpoint.retention import Keep
-    from mlflow_track.checkpoint.schedule import SavePolicy
+    from mlflow_track.checkpoint.policy.retention import Keep
+    from mlflow_track.checkpoint.policy.schedule import SavePolicy
     from mlflow_track.mirror.companion import Companion
     from mlflow_track.mirror.status import SyncStatus
     from mlflow_track.off import NoCheckpoints

@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlflow_track.checkpoint.budget import recent_cost
-from mlflow_track.checkpoint.deadline import Deadline
-from mlflow_track.checkpoint.history import History, Moment
+from mlflow_track.checkpoint.policy.budget import recent_cost
+from mlflow_track.checkpoint.policy.deadline import Deadline
+from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checkpoint.policy.schedule import Ask, SavePolicy
 from mlflow_track.checkpoint.ranks import Ranks
-from mlflow_track.checkpoint.schedule import Ask, SavePolicy
 from mlflow_track.stop import StopRequest
 
 _STEPS_REMEMBERED = 1000

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mlflow_track.checkpoint.decision import Limits
-from mlflow_track.checkpoint.retention import Keep
-from mlflow_track.checkpoint.schedule import SavePolicy
+from mlflow_track.checkpoint.policy.retention import Keep
+from mlflow_track.checkpoint.policy.schedule import SavePolicy
 
 
 @dataclass(frozen=True, kw_only=True)

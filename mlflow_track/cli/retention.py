@@ -11,7 +11,7 @@ from mlflow_track.cli.select import directory_option, one_run, run_argument
 from mlflow_track.cli.select_checkpoint import checkpoint_argument, own_keep, store_of
 
 if TYPE_CHECKING:
-    from mlflow_track.checkpoint.retention import Keep
+    from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
     from mlflow_track.record.directory import RunDirectory
 
@@ -100,7 +100,7 @@ def _resumed_from(directory: RunDirectory) -> set[int]:
 
 def _keep(store: CheckpointStore, rules: dict[str, Any]) -> Keep:
     """What the run itself keeps, with the options that were given."""
-    from mlflow_track.checkpoint.retention import Keep
+    from mlflow_track.checkpoint.policy.retention import Keep
 
     own = own_keep(store)
     given = {name: value for name, value in rules.items() if value is not None}

@@ -56,8 +56,8 @@ def own_keep(store: CheckpointStore) -> dict[str, Any]:
 
 
 def _best(store: CheckpointStore) -> Checkpoint:
+    from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.pruning import best_of
-    from mlflow_track.checkpoint.retention import Keep
 
     own = own_keep(store)
     if own.get("metric") is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_track.checkpoint import digests, pruning
-from mlflow_track.checkpoint.retention import Keep
+from mlflow_track.checkpoint.policy.retention import Keep
 from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 
 FILES = {"state.safetensors": b"tensors" * 999, "state.json": b'{"a": 1}'}

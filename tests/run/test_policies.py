@@ -19,8 +19,9 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import lease, pruning, retention
-from mlflow_track.checkpoint.retention import Keep
+from mlflow_track.checkpoint import lease, pruning
+from mlflow_track.checkpoint.policy import retention
+from mlflow_track.checkpoint.policy.retention import Keep
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -8,8 +8,8 @@ from statistics import median
 from typing import ClassVar
 
 from mlflow_track.checkpoint.arguments import require_number
-from mlflow_track.checkpoint.history import History, Moment
-from mlflow_track.checkpoint.schedule import SavePolicy
+from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checkpoint.policy.schedule import SavePolicy
 
 _RECENT_SAVES = 5
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from mlflow_track.checkpoint.arguments import require_int, require_number
-from mlflow_track.checkpoint.history import History, Moment
+from mlflow_track.checkpoint.policy.history import History, Moment
 
 
 class Ask(NamedTuple):

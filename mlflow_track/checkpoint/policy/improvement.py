@@ -16,8 +16,8 @@ from mlflow_track.checkpoint.arguments import (
     require_mode,
     require_number,
 )
-from mlflow_track.checkpoint.history import History, Moment
-from mlflow_track.checkpoint.schedule import SavePolicy
+from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checkpoint.policy.schedule import SavePolicy
 
 _FEWEST_VALUES = 4
 
