@@ -32,8 +32,8 @@ from torch import nn
 
 from mlflow_track.checkpoint import loading
 from mlflow_track.checkpoint.apart import SaveRequest
+from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.saving import Saver
-from mlflow_track.checkpoint.store import CheckpointStore
 from mlflow_track.record.metrics import MetricsFile
 
 warnings.filterwarnings("ignore")

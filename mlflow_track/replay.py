@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_track.checkpoint import lease
-from mlflow_track.checkpoint.contents import Difference, compare_values
-from mlflow_track.checkpoint.publish import folder_of_step
-from mlflow_track.checkpoint.store import STATE_TENSORS, Checkpoint, CheckpointStore
+from mlflow_track.checkpoint.disk import lease
+from mlflow_track.checkpoint.disk.inspect import Difference, compare_values
+from mlflow_track.checkpoint.disk.publish import folder_of_step
+from mlflow_track.checkpoint.disk.store import STATE_TENSORS, Checkpoint, CheckpointStore
 from mlflow_track.record.files import read_json, write_json
 from mlflow_track.record.statuses import FAILED
 

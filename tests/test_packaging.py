@@ -297,8 +297,11 @@ def test_imports_go_one_way():
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("mlflow_track/record/files.py", "from mlflow_track.checkpoint.store import Checkpoint"),
-        ("mlflow_track/checkpoint/store.py", "from mlflow_track import run"),
+        (
+            "mlflow_track/record/files.py",
+            "from mlflow_track.checkpoint.disk.store import Checkpoint",
+        ),
+        ("mlflow_track/checkpoint/disk/store.py", "from mlflow_track import run"),
         ("mlflow_track/analysis/load.py", "import mlflow_track"),
         ("mlflow_track/mirror/process.py", "def f():\n    from mlflow_track.analysis import load"),
         ("mlflow_track/record/system.py", "from mlflow_track.settings import Settings"),

@@ -23,7 +23,7 @@ from mlflow_track.record.info import UnreadableRun, read_info
 if TYPE_CHECKING:
     import pandas
 
-    from mlflow_track.checkpoint.store import Checkpoint
+    from mlflow_track.checkpoint.disk.store import Checkpoint
 
 
 class LoadedRun:
@@ -91,7 +91,7 @@ class LoadedRun:
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """The committed checkpoints, newest last; their content is not looked at."""
-        from mlflow_track.checkpoint.store import CheckpointStore
+        from mlflow_track.checkpoint.disk.store import CheckpointStore
 
         return CheckpointStore(self.path / "checkpoints").list()
 

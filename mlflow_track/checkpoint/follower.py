@@ -8,8 +8,8 @@ from typing import Any
 
 from mlflow_track.checkpoint import loading, randomness
 from mlflow_track.checkpoint.decision import agree, stop_words
+from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.ranks import Ranks
-from mlflow_track.checkpoint.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.stop import StopRequest
 
 

@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 
-from mlflow_track.checkpoint import codec, image
-from mlflow_track.checkpoint.fitting import converted_moments, require_fit
-from mlflow_track.checkpoint.prefixes import fit_prefix
-from mlflow_track.checkpoint.store import (
+from mlflow_track.checkpoint import codec
+from mlflow_track.checkpoint.disk import safetensors
+from mlflow_track.checkpoint.disk.copying import copy_all
+from mlflow_track.checkpoint.disk.store import (
     STATE_JSON,
     STATE_TENSORS,
     Checkpoint,
     CorruptCheckpointError,
 )
-from mlflow_track.checkpoint.transfer import copy_all
+from mlflow_track.checkpoint.fitting import converted_moments, require_fit
+from mlflow_track.checkpoint.prefixes import fit_prefix
 
 # The alignment that vector instructions like best.
 _ALIGNMENT = 64
@@ -48,7 +49,7 @@ def read(checkpoint: Checkpoint) -> dict[str, Any]:
     files = {name: checkpoint.read(name) for name in checkpoint.manifest["files"]}
     try:
         document = json.loads(bytes(files[STATE_JSON]))
-        tensors = image.parse(torch.frombuffer(files[STATE_TENSORS], dtype=torch.uint8))
+        tensors = safetensors.parse(torch.frombuffer(files[STATE_TENSORS], dtype=torch.uint8))
         return {name: codec.decode(value, tensors) for name, value in document.items()}
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UnreadableCheckpointError(

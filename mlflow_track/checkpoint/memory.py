@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mlflow_track.checkpoint.publish import PAGE_BYTES
+from mlflow_track.checkpoint.disk.publish import PAGE_BYTES
 
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14; Python has no name for it.
 # What the machine needs besides: who takes the last byte is killed for it.

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Collection, MutableMapping, Sequence
 from typing import NamedTuple
 
-from mlflow_track.checkpoint import lease
+from mlflow_track.checkpoint.disk import lease
+from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.policy.retention import Candidate, Keep, newest
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 
 # A file beside the manifest: it moves with the folder, and `touch` and `rm` do what one thinks.
 _PIN = "pinned"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint import loading, randomness
 from mlflow_track.checkpoint.apart import require_object
+from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.exactness import (
     Report,
     differences_of_params,
@@ -17,7 +18,6 @@ from mlflow_track.checkpoint.exactness import (
 )
 from mlflow_track.checkpoint.plan import Plan
 from mlflow_track.checkpoint.ranks import Ranks
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from mlflow_track.checkpoint import digests, image
 from mlflow_track.checkpoint.apart import SaveRequest, take_apart
+from mlflow_track.checkpoint.disk import digests, safetensors
+from mlflow_track.checkpoint.disk.publish import STATE_JSON, STATE_TENSORS, Content, publish
+from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
 from mlflow_track.checkpoint.memory import WarmMemory, available_bytes
-from mlflow_track.checkpoint.publish import STATE_JSON, STATE_TENSORS, Content, publish
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
 from mlflow_track.checkpoint.writer import ProcessWriter, ThreadWriter, Writer, WriterDiedError
 from mlflow_track.record.metrics import MetricsFile
 
@@ -90,7 +90,7 @@ class Saver:
         self._lock = store.lock(announce)
         self._memory = WarmMemory()
         self._writer: Writer | None = None
-        self._planned = image.CachedPlan()
+        self._planned = safetensors.CachedPlan()
         self._memory_of_state: dict[str, Any] = {}
         self._pending: deque[_Pending] = deque()
         self._ended: list[Outcome] = []
@@ -204,12 +204,14 @@ class Saver:
         )
         return False
 
-    def _fill(self, layout: image.Layout, tensors: Mapping[str, torch.Tensor], tail: bytes) -> None:
+    def _fill(
+        self, layout: safetensors.Layout, tensors: Mapping[str, torch.Tensor], tail: bytes
+    ) -> None:
         self._memory.ready()
         if torch.cuda.is_initialized() and any(tensor.is_cuda for tensor in tensors.values()):
             self._memory.pin()
         targets = self._planned.targets(self._memory.tensor)
-        image.fill(self._memory.tensor, layout, tensors, targets)
+        safetensors.fill(self._memory.tensor, layout, tensors, targets)
         view = self._memory.view(layout.total_bytes + len(tail))
         view[layout.total_bytes : layout.total_bytes + len(tail)] = tail
 
@@ -283,7 +285,7 @@ class Saver:
             )
         )
 
-    def _order(self, step: int, layout: image.Layout, manifest: Mapping[str, Any]) -> bytes:
+    def _order(self, step: int, layout: safetensors.Layout, manifest: Mapping[str, Any]) -> bytes:
         """What the writer must know beside the bytes."""
         return json.dumps(
             {
@@ -301,14 +303,14 @@ class Saver:
     def _stream(
         self,
         step: int,
-        layout: image.Layout,
+        layout: safetensors.Layout,
         tensors: Mapping[str, torch.Tensor],
         document: bytes,
         manifest: Mapping[str, Any],
         started: float,
     ) -> float:
         """Publish within the call, with two blocks of memory."""
-        pieces = image.blocks(layout, tensors, digests.CHUNK_BYTES)
+        pieces = safetensors.blocks(layout, tensors, digests.CHUNK_BYTES)
         error = None
         try:
             publish(

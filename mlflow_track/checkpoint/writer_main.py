@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlflow_track.checkpoint import publish
+from mlflow_track.checkpoint.disk import publish
 
 
 class Memory(Protocol):

@@ -14,7 +14,7 @@ from mlflow_track.cli.select import directory_option, run_argument, run_or_last_
 from mlflow_track.cli.select_checkpoint import checkpoint_argument, find_checkpoint, store_of
 
 if TYPE_CHECKING:
-    from mlflow_track.checkpoint.store import Checkpoint
+    from mlflow_track.checkpoint.disk.store import Checkpoint
 
 
 @click.command("ls")
@@ -28,8 +28,8 @@ def list_checkpoints(run: str, root: Path, form: str | None) -> None:
     Example:
       mlflow-track ckpt ls @last
     """
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
     from mlflow_track.checkpoint.pruning import has_right_sizes, is_pinned
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
 
     rows: list[list[Any]] = []
     for checkpoint in store_of(root, run).list():
@@ -70,8 +70,8 @@ def verify(run: str, step: str | None, root: Path) -> None:
     Example:
       mlflow-track ckpt verify @last
     """
-    from mlflow_track.checkpoint import lease
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.disk import lease
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 
     store, is_damaged = store_of(root, run), False
     for checkpoint in [find_checkpoint(store, step)] if step is not None else store.list():
@@ -96,7 +96,7 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
     Example:
       mlflow-track ckpt show @last last
     """
-    from mlflow_track.checkpoint.contents import tensors_of
+    from mlflow_track.checkpoint.disk.inspect import tensors_of
 
     manifest = _manifest(checkpoint)
     if as_json:
@@ -133,8 +133,8 @@ def diff(run: str, first: str, second: str, root: Path, values: bool, form: str 
       mlflow-track ckpt diff @last 100 last
       mlflow-track ckpt diff demo 100 other-run:100 --values
     """
-    from mlflow_track.checkpoint.contents import compare_manifests, compare_values
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.disk.inspect import compare_manifests, compare_values
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 
     other, _, step = second.rpartition(":")
     a, b = (
@@ -167,9 +167,9 @@ def export(checkpoint: Checkpoint, form: str, entry: str, output: Path | None) -
     Example:
       mlflow-track ckpt export @last last -o model.safetensors
     """
-    from mlflow_track.checkpoint import lease
-    from mlflow_track.checkpoint.contents import export_model
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.disk import lease
+    from mlflow_track.checkpoint.disk.inspect import export_model
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 
     target = output or Path(f"{entry}-step-{checkpoint.step}.{form}")
     try:
@@ -184,7 +184,7 @@ def export(checkpoint: Checkpoint, form: str, entry: str, output: Path | None) -
 
 
 def _manifest(checkpoint: Checkpoint) -> dict[str, Any]:
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 
     try:
         return checkpoint.manifest

@@ -26,7 +26,7 @@ def replay(run: str, root: Path, first: int | None, last: int | None, show: bool
     Example:
       mlflow-track ckpt replay @last
     """
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
     from mlflow_track.replay import ReplayError
     from mlflow_track.replay import replay as replay_run
 

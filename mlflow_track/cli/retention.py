@@ -11,8 +11,8 @@ from mlflow_track.cli.select import directory_option, one_run, run_argument
 from mlflow_track.cli.select_checkpoint import checkpoint_argument, own_keep, store_of
 
 if TYPE_CHECKING:
+    from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
     from mlflow_track.checkpoint.policy.retention import Keep
-    from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
     from mlflow_track.record.directory import RunDirectory
 
 

@@ -13,7 +13,7 @@ import click
 from mlflow_track.cli.select import directory_option, one_run, run_argument
 
 if TYPE_CHECKING:
-    from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
+    from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
 
 
 def checkpoint_argument(command: Callable[..., None]) -> Callable[..., None]:
@@ -27,7 +27,7 @@ def checkpoint_argument(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def store_of(root: Path, run: str) -> CheckpointStore:
-    from mlflow_track.checkpoint.store import CheckpointStore
+    from mlflow_track.checkpoint.disk.store import CheckpointStore
 
     return CheckpointStore(one_run(root, run).path / "checkpoints")
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.checkpoint import lease
-from mlflow_track.checkpoint.store import MANIFEST, Checkpoint, CheckpointStore, folder_of_step
+from mlflow_track.checkpoint.disk import lease
+from mlflow_track.checkpoint.disk.store import MANIFEST, Checkpoint, CheckpointStore, folder_of_step
 from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.sink import Refused, Unavailable

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mlflow_track.checkpoint.store import (
+from mlflow_track.checkpoint.disk.store import (
     MANIFEST,
     Checkpoint,
     CheckpointStore,

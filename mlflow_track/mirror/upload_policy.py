@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_track.checkpoint.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 
 
 def wanted_checkpoints(

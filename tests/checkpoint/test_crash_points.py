@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mlflow_track.checkpoint import digests, publish
-from mlflow_track.checkpoint.publish import Content
-from mlflow_track.checkpoint.store import CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint.disk import digests, publish
+from mlflow_track.checkpoint.disk.publish import Content
+from mlflow_track.checkpoint.disk.store import CheckpointStore, CorruptCheckpointError
 from tests.checkpoint.crashes import Disk, Operation, recorded
 
 STEPS = 3

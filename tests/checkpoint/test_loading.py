@@ -17,8 +17,8 @@ from torch import nn
 import mlflow_track as mt
 from mlflow_track.checkpoint import codec, loading
 from mlflow_track.checkpoint.apart import SaveRequest
+from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.saving import Saver
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.record.metrics import MetricsFile
 
 
@@ -494,7 +494,7 @@ def reseal(checkpoint: Checkpoint, name: str, content: bytes) -> None:
     """Put `content` in place of a file with a manifest that vouches for it, as a forger would."""
     import json
 
-    from mlflow_track.checkpoint import digests
+    from mlflow_track.checkpoint.disk import digests
 
     (checkpoint.path / name).write_bytes(content)
     path = checkpoint.path / "manifest.json"

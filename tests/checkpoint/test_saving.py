@@ -15,10 +15,11 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import loading, memory, publish, saving
+from mlflow_track.checkpoint import loading, memory, saving
 from mlflow_track.checkpoint.apart import SaveRequest
+from mlflow_track.checkpoint.disk import publish
+from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.saving import Outcome, Saver
-from mlflow_track.checkpoint.store import CheckpointStore
 from mlflow_track.checkpoint.writer import ProcessWriter
 from mlflow_track.record.metrics import MetricsFile
 
@@ -457,7 +458,7 @@ from pathlib import Path
 from mlflow_track.checkpoint import writer_main
 from mlflow_track.checkpoint.apart import SaveRequest
 from mlflow_track.checkpoint.saving import Saver
-from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.record.metrics import MetricsFile
 if sys.argv[1] == "a thread":
     del os.memfd_create
@@ -495,7 +496,7 @@ def test_with_a_thread_for_a_writer_such_a_save_is_lost(run_script: Script, tmp_
 def test_who_continues_waits_for_the_writer_that_is_left_and_gives_up_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow_track.checkpoint import store as store_module
+    from mlflow_track.checkpoint.disk import store as store_module
 
     monkeypatch.setattr(store_module, "_MOST_SECONDS_TO_WAIT", 1.3)
     here = Saving(tmp_path)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_track.checkpoint import digests, pruning
+from mlflow_track.checkpoint import pruning
+from mlflow_track.checkpoint.disk import digests
+from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.policy.retention import Keep
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 
 FILES = {"state.safetensors": b"tensors" * 999, "state.json": b'{"a": 1}'}
 MANIFEST = {"metrics": {"loss": 1.0}, "is_finite": True}
@@ -130,7 +131,7 @@ SAVING = """
 import os, sys, threading, time
 from pathlib import Path
 from mlflow_track.checkpoint import publish as module
-from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.checkpoint.disk.store import CheckpointStore
 store = CheckpointStore(Path("checkpoints"))
 if sys.argv[2] == "straight into the folder":
     def publish(step, files, manifest):

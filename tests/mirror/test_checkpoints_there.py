@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.sink import Refused, Unavailable
@@ -134,7 +134,7 @@ def test_what_is_left_of_an_upload_whose_checkpoint_was_retired_is_removed(run, 
 
 
 def test_retention_waits_for_a_checkpoint_that_is_being_sent(run, store):
-    from mlflow_track.checkpoint import lease
+    from mlflow_track.checkpoint.disk import lease
 
     publish(run, 10)
     folder = run.directory / "checkpoints/step-000000010"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.mirror.upload_policy import wanted_checkpoints
 
 

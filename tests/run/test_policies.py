@@ -19,7 +19,8 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import lease, pruning
+from mlflow_track.checkpoint import pruning
+from mlflow_track.checkpoint.disk import lease
 from mlflow_track.checkpoint.policy import retention
 from mlflow_track.checkpoint.policy.retention import Keep
 

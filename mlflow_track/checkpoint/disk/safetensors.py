@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from mlflow_track.checkpoint.publish import PAGE_BYTES
-from mlflow_track.checkpoint.transfer import copy_all
+from mlflow_track.checkpoint.disk.copying import copy_all
+from mlflow_track.checkpoint.disk.publish import PAGE_BYTES
 
 _NAMES = {
     torch.float64: "F64",

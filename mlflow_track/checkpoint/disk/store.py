@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.checkpoint import verify
-from mlflow_track.checkpoint.digests import digest_of_manifest
-from mlflow_track.checkpoint.publish import (
+from mlflow_track.checkpoint.disk import verify
+from mlflow_track.checkpoint.disk.digests import digest_of_manifest
+from mlflow_track.checkpoint.disk.publish import (
     MANIFEST,
     STATE_JSON,
     STATE_TENSORS,
@@ -26,7 +26,7 @@ from mlflow_track.checkpoint.publish import (
     folder_of_step,
     publish,
 )
-from mlflow_track.checkpoint.verify import CorruptCheckpointError
+from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError
 from mlflow_track.record.files import FOLDER_MODE, make_folder, read_json, sync_folder
 from mlflow_track.record.lock import FileLock
 

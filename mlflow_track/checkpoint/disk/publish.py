@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.checkpoint import digests
-from mlflow_track.checkpoint.finite import Spans, all_finite
+from mlflow_track.checkpoint.disk import digests
+from mlflow_track.checkpoint.disk.finite import Spans, all_finite
 from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, make_folder, sync_folder, write_all
 
 STATE_TENSORS, STATE_JSON, MANIFEST = "state.safetensors", "state.json", "manifest.json"

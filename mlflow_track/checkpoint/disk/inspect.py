@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_track.checkpoint.store import (
+from mlflow_track.checkpoint.disk.store import (
     STATE_JSON,
     STATE_TENSORS,
     Checkpoint,

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.checkpoint.digests import digest_with
+from mlflow_track.checkpoint.disk.digests import digest_with
 
 
 class CorruptCheckpointError(ValueError):
