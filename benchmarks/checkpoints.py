@@ -30,10 +30,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 
-from mlflow_track.checkpoint import loading
-from mlflow_track.checkpoint.apart import SaveRequest
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.saving import Saver
+from mlflow_track.checkpoint.state import load
+from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.record.metrics import MetricsFile
 
 warnings.filterwarnings("ignore")
@@ -268,7 +268,7 @@ def loading_table(name: str, ways: Ways) -> None:
 
     def ours() -> None:
         found = ways.store.expected(checkpoint.step)
-        loading.load_into(ways.state, loading.read(found)["state"], found)
+        load.load_into(ways.state, load.read(found)["state"], found)
 
     def unverified() -> None:
         torch.load(path, weights_only=True)

@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from mlflow_track.checkpoint import boundary, decision, pruning, randomness
-from mlflow_track.checkpoint.apart import SaveRequest
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.exactness import fingerprint, surroundings
 from mlflow_track.checkpoint.plan import Plan
@@ -21,6 +20,7 @@ from mlflow_track.checkpoint.progress import progress_on_terminal
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.restoring import Restorer, data_of
 from mlflow_track.checkpoint.saving import Outcome, Saver
+from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlflow_track.checkpoint.fitting import class_of
+from mlflow_track.checkpoint.state.compatibility import class_of
 
 _WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.checkpoint import loading, randomness
+from mlflow_track.checkpoint import randomness
 from mlflow_track.checkpoint.decision import agree, stop_words
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.checkpoint.state import load
 from mlflow_track.stop import StopRequest
 
 
@@ -46,7 +47,7 @@ class Follower:
             raise CorruptCheckpointError(f"rank 0 could not restore: {answer['error']}")
         if answer["next_step"]:
             name = Checkpoint(Path(answer["name"]), answer["next_step"] - 1)
-            loading.load_into(state, answer["state"], name, answer["classes"])
+            load.load_into(state, answer["state"], name, answer["classes"])
             randomness.restore_rank(answer["random"], self._ranks.rank)
         return answer["next_step"]
 

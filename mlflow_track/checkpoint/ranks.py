@@ -79,7 +79,7 @@ class Ranks:
             return value
         import torch
 
-        from mlflow_track.checkpoint import codec
+        from mlflow_track.checkpoint.state import codec
 
         encoder = codec.Encoder()
         text = b""
@@ -106,7 +106,7 @@ class Ranks:
             return [value]
         import torch
 
-        from mlflow_track.checkpoint import codec
+        from mlflow_track.checkpoint.state import codec
 
         text = bytearray(json.dumps(codec.Encoder().encode(value, "value")).encode())
         (longest,) = self.largest([len(text)])

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from mlflow_track.checkpoint import loading, randomness
-from mlflow_track.checkpoint.apart import require_object
+from mlflow_track.checkpoint import randomness
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.exactness import (
     Report,
@@ -18,6 +17,8 @@ from mlflow_track.checkpoint.exactness import (
 )
 from mlflow_track.checkpoint.plan import Plan
 from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.checkpoint.state import load
+from mlflow_track.checkpoint.state.flatten import require_object
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten
@@ -91,7 +92,7 @@ class Restorer:
             }
         )
         classes = checkpoint.manifest.get("classes")
-        doubts = loading.load_into(state, content["state"], checkpoint, classes)
+        doubts = load.load_into(state, content["state"], checkpoint, classes)
         lost = randomness.restore_rank(content["random"], self._ranks.rank)
         report = replace(report, differences=(*report.differences, *doubts, *lost))
         self._rewind(checkpoint.step)
@@ -107,8 +108,8 @@ class Restorer:
         failures = []
         for checkpoint in reversed(candidates):
             try:
-                return checkpoint, loading.read(checkpoint)
-            except loading.UnreadableCheckpointError:
+                return checkpoint, load.read(checkpoint)
+            except load.UnreadableCheckpointError:
                 raise  # Not damaged: it stays where it is.
             except CorruptCheckpointError as error:
                 failures.append(str(error))

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from mlflow_track.checkpoint.apart import SaveRequest, take_apart
 from mlflow_track.checkpoint.disk import digests, safetensors
 from mlflow_track.checkpoint.disk.publish import STATE_JSON, STATE_TENSORS, Content, publish
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
 from mlflow_track.checkpoint.memory import WarmMemory, available_bytes
+from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
 from mlflow_track.checkpoint.writer import ProcessWriter, ThreadWriter, Writer, WriterDiedError
 from mlflow_track.record.metrics import MetricsFile
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mlflow_track.checkpoint import codec
 from mlflow_track.checkpoint.disk import safetensors
+from mlflow_track.checkpoint.state import codec
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),

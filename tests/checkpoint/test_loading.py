@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import codec, loading
-from mlflow_track.checkpoint.apart import SaveRequest
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.saving import Saver
+from mlflow_track.checkpoint.state import codec, load
+from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.record.metrics import MetricsFile
 
 
@@ -37,7 +37,7 @@ class Folder:
         return outcome.checkpoint
 
     def load(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
-        loading.load_into(state, loading.read(checkpoint)["state"], checkpoint)
+        load.load_into(state, load.read(checkpoint)["state"], checkpoint)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_an_average_of_a_wrapped_model_has_the_names_that_it_has_here(
     was, now = Average(make[was_wrapped]()), Average(make[is_now_wrapped]())
     names = list(now.shadow)
     checkpoint = folder.save(0, {"average": was})
-    saved = loading.read(checkpoint)["state"]["average"]
+    saved = load.read(checkpoint)["state"]["average"]
     assert list(saved) == list(was.shadow)
     folder.load(checkpoint, {"average": now})
     assert list(now.shadow) == names

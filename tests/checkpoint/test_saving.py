@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import loading, memory, saving
-from mlflow_track.checkpoint.apart import SaveRequest
+from mlflow_track.checkpoint import memory, saving
 from mlflow_track.checkpoint.disk import publish
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.saving import Outcome, Saver
+from mlflow_track.checkpoint.state import load
+from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.writer import ProcessWriter
 from mlflow_track.record.metrics import MetricsFile
 
@@ -44,7 +45,7 @@ class Saving:
         return outcome
 
     def content(self, step: int) -> dict[str, Any]:
-        return loading.read(self.store.expected(step))["state"]
+        return load.read(self.store.expected(step))["state"]
 
     def writer_pid(self) -> int:
         assert isinstance(self.saver._writer, ProcessWriter)
@@ -456,7 +457,7 @@ KILLED_AT_ONCE = """
 import os, sys, time, torch
 from pathlib import Path
 from mlflow_track.checkpoint import writer_main
-from mlflow_track.checkpoint.apart import SaveRequest
+from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.saving import Saver
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.record.metrics import MetricsFile

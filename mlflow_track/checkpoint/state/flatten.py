@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import torch
 
-from mlflow_track.checkpoint import codec
-from mlflow_track.checkpoint.prefixes import strip_prefix
+from mlflow_track.checkpoint.state import codec
+from mlflow_track.checkpoint.state.prefixes import strip_prefix
 
 
 @dataclass(frozen=True, kw_only=True)

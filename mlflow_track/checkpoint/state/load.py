@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from mlflow_track.checkpoint import codec
 from mlflow_track.checkpoint.disk import safetensors
 from mlflow_track.checkpoint.disk.copying import copy_all
 from mlflow_track.checkpoint.disk.store import (
@@ -25,8 +24,9 @@ from mlflow_track.checkpoint.disk.store import (
     Checkpoint,
     CorruptCheckpointError,
 )
-from mlflow_track.checkpoint.fitting import converted_moments, require_fit
-from mlflow_track.checkpoint.prefixes import fit_prefix
+from mlflow_track.checkpoint.state import codec
+from mlflow_track.checkpoint.state.compatibility import converted_moments, require_fit
+from mlflow_track.checkpoint.state.prefixes import fit_prefix
 
 # The alignment that vector instructions like best.
 _ALIGNMENT = 64
