@@ -31,9 +31,9 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 
 from mlflow_track.checkpoint.disk.store import CheckpointStore
-from mlflow_track.checkpoint.saving import Saver
 from mlflow_track.checkpoint.state import load
 from mlflow_track.checkpoint.state.flatten import SaveRequest
+from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.metrics import MetricsFile
 
 warnings.filterwarnings("ignore")

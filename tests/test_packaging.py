@@ -65,7 +65,10 @@ MAY_IMPORT = {
     "__init__": {*_BELOW_VERBS, *_VERBS},
 }
 # These start processes and tell them where the package lies; they take no name from it.
-IMPORT_THE_PACKAGE = {"mlflow_track/checkpoint/writer.py", "mlflow_track/mirror/companion.py"}
+IMPORT_THE_PACKAGE = {
+    "mlflow_track/checkpoint/writer/process.py",
+    "mlflow_track/mirror/companion.py",
+}
 # Under `mlflow run` a sweep has the id of an experiment and needs its name; no public name asks.
 TRAIN_MAY = {("train/sweep.py", "mlflow_track.mirror.mlflow.experiment_name")}
 

@@ -19,8 +19,8 @@ from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.progress import progress_on_terminal
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.restoring import Restorer, data_of
-from mlflow_track.checkpoint.saving import Outcome, Saver
 from mlflow_track.checkpoint.state.flatten import SaveRequest
+from mlflow_track.checkpoint.writer.saver import Outcome, Saver
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten

@@ -16,9 +16,9 @@ from torch import nn
 
 import mlflow_track as mt
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
-from mlflow_track.checkpoint.saving import Saver
 from mlflow_track.checkpoint.state import codec, load
 from mlflow_track.checkpoint.state.flatten import SaveRequest
+from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.metrics import MetricsFile
 
 

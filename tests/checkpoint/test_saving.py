@@ -15,13 +15,13 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import memory, saving
 from mlflow_track.checkpoint.disk import publish
 from mlflow_track.checkpoint.disk.store import CheckpointStore
-from mlflow_track.checkpoint.saving import Outcome, Saver
 from mlflow_track.checkpoint.state import load
 from mlflow_track.checkpoint.state.flatten import SaveRequest
-from mlflow_track.checkpoint.writer import ProcessWriter
+from mlflow_track.checkpoint.writer import saver, shared_memory
+from mlflow_track.checkpoint.writer.process import ProcessWriter
+from mlflow_track.checkpoint.writer.saver import Outcome, Saver
 from mlflow_track.record.metrics import MetricsFile
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -82,11 +82,11 @@ def without_processes(patch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise PermissionError(errno.EPERM, "no more processes")
 
-    patch.setattr(saving, "ProcessWriter", refuse)
+    patch.setattr(saver, "ProcessWriter", refuse)
 
 
 def without_memory(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(saving, "available_bytes", lambda: 1000)
+    patch.setattr(saver, "available_bytes", lambda: 1000)
 
 
 def without_direct_writes(patch: pytest.MonkeyPatch) -> None:
@@ -458,7 +458,7 @@ import os, sys, time, torch
 from pathlib import Path
 from mlflow_track.checkpoint import writer_main
 from mlflow_track.checkpoint.state.flatten import SaveRequest
-from mlflow_track.checkpoint.saving import Saver
+from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.record.metrics import MetricsFile
 if sys.argv[1] == "a thread":
@@ -521,9 +521,9 @@ def test_the_limit_of_every_cgroup_around_the_process_counts(tmp_path: Path) -> 
         (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cache}\n")
     membership = tmp_path / "membership"
     membership.write_text("0::/outer/inner\n")
-    assert memory._of_cgroups(membership, tmp_path / "cgroup") == [350]
-    assert memory._of_cgroups(tmp_path / "nowhere", tmp_path / "cgroup") == []
-    assert 0 < memory.available_bytes() < 1 << 62
+    assert shared_memory._of_cgroups(membership, tmp_path / "cgroup") == [350]
+    assert shared_memory._of_cgroups(tmp_path / "nowhere", tmp_path / "cgroup") == []
+    assert 0 < shared_memory.available_bytes() < 1 << 62
 
 
 def test_a_wait_tells_how_far_the_save_is(saving_here: Saving) -> None:

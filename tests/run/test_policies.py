@@ -250,7 +250,7 @@ def test_what_must_match_refuses_the_resume_and_leaves_the_state_alone(
 
 LOOP = """
 import os, signal, sys, threading, time, torch, mlflow_track as mt
-from mlflow_track.checkpoint.saving import Saver
+from mlflow_track.checkpoint.writer.saver import Saver
 when, number = sys.argv[1], int(sys.argv[2])
 hit = lambda place, step: step == 5 and place == when and os.kill(os.getpid(), number)
 if when == "save":

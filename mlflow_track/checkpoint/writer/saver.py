@@ -20,9 +20,14 @@ import torch
 from mlflow_track.checkpoint.disk import digests, safetensors
 from mlflow_track.checkpoint.disk.publish import STATE_JSON, STATE_TENSORS, Content, publish
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
-from mlflow_track.checkpoint.memory import WarmMemory, available_bytes
 from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
-from mlflow_track.checkpoint.writer import ProcessWriter, ThreadWriter, Writer, WriterDiedError
+from mlflow_track.checkpoint.writer.process import (
+    ProcessWriter,
+    ThreadWriter,
+    Writer,
+    WriterDiedError,
+)
+from mlflow_track.checkpoint.writer.shared_memory import WarmMemory, available_bytes
 from mlflow_track.record.metrics import MetricsFile
 
 # The history of saves grows in state.json; without slack every save would need new memory.

@@ -17,8 +17,8 @@ import numpy
 import xxhash
 
 import mlflow_track
-from mlflow_track.checkpoint import writer_main
-from mlflow_track.checkpoint.memory import WarmMemory
+from mlflow_track.checkpoint.writer import main
+from mlflow_track.checkpoint.writer.shared_memory import WarmMemory
 from mlflow_track.record.lock import close_in_forked_children
 
 _IMPORTS = (mlflow_track, numpy, xxhash)
@@ -63,7 +63,7 @@ class ProcessWriter:
         homes = {Path(module.__file__ or "").resolve().parent.parent for module in _IMPORTS}
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-I", "-S", str(writer_main.__file__)),
+                *(sys.executable, "-I", "-S", str(main.__file__)),
                 str(memory.descriptor),
                 *map(str, homes),
             ],
@@ -138,7 +138,7 @@ class ThreadWriter:
     def _work(self) -> None:
         while (request := self._requests.get()) is not None:
             self._answers.put(
-                writer_main.answer(
+                main.answer(
                     dict(request),
                     self._memory,
                     lambda written: self._answers.put({"written": written}),
