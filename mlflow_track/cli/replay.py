@@ -27,8 +27,8 @@ def replay(run: str, root: Path, first: int | None, last: int | None, show: bool
       mlflow-track ckpt replay @last
     """
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
-    from mlflow_track.replay import ReplayError
-    from mlflow_track.replay import replay as replay_run
+    from mlflow_track.checkpoint.replay import ReplayError
+    from mlflow_track.checkpoint.replay import replay as replay_run
 
     try:
         found = replay_run(one_run(root, run).path, first=first, last=last, show=show)

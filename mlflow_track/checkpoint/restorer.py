@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint import randomness
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
-from mlflow_track.checkpoint.exactness import (
+from mlflow_track.checkpoint.plan import Plan
+from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.checkpoint.reproducibility import (
     Report,
     differences_of_params,
     differences_of_surroundings,
     surroundings,
 )
-from mlflow_track.checkpoint.plan import Plan
-from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.state import load
 from mlflow_track.checkpoint.state.flatten import require_object
 from mlflow_track.record.directory import RunDirectory
