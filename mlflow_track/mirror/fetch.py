@@ -29,8 +29,8 @@ from mlflow_track.checkpoint.disk.store import (
 from mlflow_track.mirror.checkpoints import FOLDER
 from mlflow_track.mirror.fetch_request import FetchRequest
 from mlflow_track.mirror.history import write_history
-from mlflow_track.mirror.link import SUPERSEDED_TAG
 from mlflow_track.mirror.process import open_mlflow
+from mlflow_track.mirror.server_run import SUPERSEDED_TAG
 from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS, HEARTBEAT_TAG
 from mlflow_track.mirror.sink import Gone, Sink, Target, Unavailable
 from mlflow_track.mirror.state import MirrorState

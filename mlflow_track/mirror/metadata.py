@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.metric_rows import last_step
+from mlflow_track.mirror.metrics import last_step
 from mlflow_track.mirror.names import name_at_server
 from mlflow_track.mirror.sink import Refused
 from mlflow_track.mirror.state import MirrorState
