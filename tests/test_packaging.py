@@ -30,8 +30,8 @@ HEAVY = ("torch", "mlflow", "pandas", "matplotlib", "numpy", "safetensors")
 # Two talk to a server. Four are plugins that run inside MLflow: the store, what it says of a
 # run, its artifacts, its registry; each is loaded by MLflow and by nothing else.
 IMPORT_MLFLOW = {
-    "mlflow_track/mirror/mlflow.py",
-    "mlflow_track/mirror/mlflow_errors.py",
+    "mlflow_track/backends/mlflow/sink.py",
+    "mlflow_track/backends/mlflow/errors.py",
     "mlflow_track/analysis/ui_store.py",
     "mlflow_track/analysis/ui_entities.py",
     "mlflow_track/analysis/ui_artifacts.py",
@@ -70,7 +70,7 @@ IMPORT_THE_PACKAGE = {
     "mlflow_track/mirror/companion.py",
 }
 # Under `mlflow run` a sweep has the id of an experiment and needs its name; no public name asks.
-TRAIN_MAY = {("train/sweep.py", "mlflow_track.mirror.mlflow.experiment_name")}
+TRAIN_MAY = {("train/sweep.py", "mlflow_track.backends.mlflow.sink.experiment_name")}
 
 
 def pyproject() -> dict:

@@ -30,8 +30,8 @@ def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None) -> None:
     Example:
       mlflow-track sync --all runs/ --tracking-uri http://127.0.0.1:5000
     """
+    from mlflow_track.backends.protocol import Unavailable
     from mlflow_track.mirror.process import AlreadyMirrored, open_mlflow, sync_run
-    from mlflow_track.mirror.sink import Unavailable
     from mlflow_track.record.masking import mask_password
 
     chosen = runs_named(runs)

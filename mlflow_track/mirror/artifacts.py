@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlflow_track.backends.protocol import Refused, Unavailable
 from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.sink import Refused, Unavailable
 from mlflow_track.mirror.state import MirrorState
 
 # What of the record itself goes along, and under which folder of the artifacts.

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.backends.protocol import Refused, Unavailable
 from mlflow_track.checkpoint.disk import lease
 from mlflow_track.checkpoint.disk.store import MANIFEST, Checkpoint, CheckpointStore, folder_of_step
 from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.sink import Refused, Unavailable
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.upload_policy import wanted_checkpoints
 from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG

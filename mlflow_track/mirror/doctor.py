@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_track.backends.protocol import Sink, Unavailable
 from mlflow_track.mirror.process import LOCK_FILE, open_mlflow
-from mlflow_track.mirror.sink import Sink, Unavailable
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import read_status
 from mlflow_track.record.directory import true_status

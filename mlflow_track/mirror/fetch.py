@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from mlflow_track.backends.protocol import Gone, Sink, Target, Unavailable
 from mlflow_track.checkpoint.disk.store import (
     MANIFEST,
     Checkpoint,
@@ -32,7 +33,6 @@ from mlflow_track.mirror.history import write_history
 from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.server_run import SUPERSEDED_TAG
 from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS, HEARTBEAT_TAG
-from mlflow_track.mirror.sink import Gone, Sink, Target, Unavailable
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.directory import folder_name
 from mlflow_track.record.files import FOLDER_MODE, read_json, sync_folder, write_json

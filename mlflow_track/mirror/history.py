@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlflow_track.mirror.sink import Sink, Target
+from mlflow_track.backends.protocol import Sink, Target
 from mlflow_track.mirror.state import Position
 from mlflow_track.record.files import replace_file
 from mlflow_track.record.metrics import header_line

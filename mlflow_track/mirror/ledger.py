@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.mirror.sink import Sink
+from mlflow_track.backends.protocol import Sink
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.info import read_info
 

@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.backends.protocol import Cell, Unavailable
 from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.names import name_at_server
 from mlflow_track.mirror.repeated import Repeated
-from mlflow_track.mirror.sink import Cell, Unavailable
 from mlflow_track.mirror.state import Position
 from mlflow_track.record.directory import is_held
 from mlflow_track.record.metrics import read_header

@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from mlflow_track.backends.protocol import Gone, Sink, Unavailable
 from mlflow_track.mirror.outage import Outage
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.sink import Gone, Sink, Unavailable
 from mlflow_track.mirror.status import SyncStatus, read_status
 from mlflow_track.record.directory import RunDirectory, is_held
 from mlflow_track.record.info import read_info
@@ -32,7 +32,7 @@ _RELEASE_SECONDS = 5.0
 
 def open_mlflow(tracking_uri: str) -> Sink:
     """The sink for MLflow. Importing mlflow takes seconds, so it happens here and not above."""
-    from mlflow_track.mirror.mlflow import MlflowSink
+    from mlflow_track.backends.mlflow.sink import MlflowSink
 
     return MlflowSink(tracking_uri)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlflow_track.backends.protocol import Gone, Target
 from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.sink import Gone, Target
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.directory import is_held
 from mlflow_track.record.statuses import KILLED, RUNNING

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.backends.protocol import Gone, Sink, Target, Unavailable
 from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.checkpoints import Checkpoints
 from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.metadata import Description
 from mlflow_track.mirror.metrics import ForkNeeded, MetricRows
 from mlflow_track.mirror.server_run import discard_ghosts, forget, fork, link
-from mlflow_track.mirror.sink import Gone, Sink, Target, Unavailable
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.directory import true_status
 from mlflow_track.record.statuses import RUNNING

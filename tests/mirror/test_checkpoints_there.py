@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import mlflow_track as mt
+from mlflow_track.backends.protocol import Refused, Unavailable
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.sink import Refused, Unavailable
 from tests.mirror.conftest import client_of
 
 pytestmark = pytest.mark.xdist_group("server")

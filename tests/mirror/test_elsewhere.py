@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
+from mlflow_track.backends.protocol import Target
 from mlflow_track.mirror.fetch import fetch
 from mlflow_track.mirror.fetch_request import FetchRequest
-from mlflow_track.mirror.sink import Target
 from tests.mirror.conftest import client_of, files_under, history, only_run, runs_of
 from tests.mirror.faults import FaultProxy
 

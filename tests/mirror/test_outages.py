@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
+from mlflow_track.backends.protocol import Gone, Unavailable
 from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.sink import Gone, Unavailable
 from mlflow_track.record.rows import iterate_rows
 from tests.campaign import seeds
 from tests.mirror.conftest import only_run, runs_of
@@ -142,7 +142,7 @@ def test_a_create_whose_answer_was_lost_leaves_no_second_run(server, proxy):
 
 def test_without_the_look_for_the_tag_it_leaves_two(server, proxy, monkeypatch):
     # The negative control of the test above.
-    from mlflow_track.mirror.mlflow import MlflowSink
+    from mlflow_track.backends.mlflow.sink import MlflowSink
 
     monkeypatch.setattr(MlflowSink, "find", lambda *_: [])
     assert len(lost_create(server, proxy, "lost-create-control")) == 2

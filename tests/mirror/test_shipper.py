@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlflow_track.backends.protocol import Cell, Target, Unavailable
 from mlflow_track.mirror import metrics, process
 from mlflow_track.mirror.metrics import MetricRows
 from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.sink import Cell, Target, Unavailable
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile

@@ -36,8 +36,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from mlflow_track.mirror.mlflow_errors import translated
-from mlflow_track.mirror.sink import Cell, Gone, Refused, Target, Unavailable
+from mlflow_track.backends.mlflow.errors import translated
+from mlflow_track.backends.protocol import Cell, Gone, Refused, Target, Unavailable
 
 _MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
 _MOST_KEY, _MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 250, 6000, 8000, 36

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from mlflow.exceptions import MlflowException
 
-from mlflow_track.mirror.sink import Gone, Refused, Unavailable
+from mlflow_track.backends.protocol import Gone, Refused, Unavailable
 from mlflow_track.record.masking import mask_password
 
 _FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
