@@ -112,7 +112,7 @@ class LoadedRun:
         return read_frame(self.path / file)
 
     def _repr_html_(self) -> str:
-        from mlflow_track.analysis.notebook import run_as_html
+        from mlflow_track.draw.notebook import run_as_html
 
         return run_as_html(self.summary)
 

@@ -24,7 +24,7 @@ class Comparison(pandas.DataFrame):
     summaries: list[Summary]
 
     def _repr_html_(self) -> str:
-        from mlflow_track.analysis.notebook import comparison_as_html
+        from mlflow_track.draw.notebook import comparison_as_html
 
         return comparison_as_html(self.summaries)
 

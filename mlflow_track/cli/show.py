@@ -181,7 +181,7 @@ def _print_facts(run: Summary) -> None:
 def _print_metrics(run: Summary, form: str | None) -> None:
     from mlflow_track.analysis.compare import best, has_best
     from mlflow_track.analysis.curves import Curve, read_all_curves
-    from mlflow_track.analysis.terminal import sparkline
+    from mlflow_track.draw.terminal import sparkline
 
     logged = {name: metric for name, metric in run.metrics.items() if metric.count}
     header = ["metric", "last", "best", "step of best", "min", "max", "count"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow_track.analysis.curves import Curve
-from mlflow_track.analysis.svg import color
+from mlflow_track.draw.svg import color
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

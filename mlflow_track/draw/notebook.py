@@ -9,7 +9,7 @@ from html import escape
 from mlflow_track.analysis.compare import best, compare_rows, main_metric
 from mlflow_track.analysis.curves import Curve, labels, read_all_curves, read_curve
 from mlflow_track.analysis.summary import Summary
-from mlflow_track.analysis.svg import color, line_chart, sparkline
+from mlflow_track.draw.svg import color, line_chart, sparkline
 from mlflow_track.record.params import param_text
 
 _MOST_ROWS = 30

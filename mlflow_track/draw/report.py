@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from mlflow_track.analysis.artifacts import pictures, texts
 from mlflow_track.analysis.compare import (
     best,
     best_run,
@@ -22,7 +21,8 @@ from mlflow_track.analysis.curves import Axis, labels, read_curve, smoothed
 from mlflow_track.analysis.differences import code_difference, package_difference
 from mlflow_track.analysis.importance import FEWEST_RUNS, param_importance
 from mlflow_track.analysis.summary import Summary
-from mlflow_track.analysis.svg import bars, color, line_chart
+from mlflow_track.draw.artifacts import pictures, texts
+from mlflow_track.draw.svg import bars, color, line_chart
 from mlflow_track.record.params import param_text
 
 _MOST_CHARTS = 24
