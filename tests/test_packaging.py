@@ -32,10 +32,10 @@ HEAVY = ("torch", "mlflow", "pandas", "matplotlib", "numpy", "safetensors")
 IMPORT_MLFLOW = {
     "mlflow_track/backends/mlflow/sink.py",
     "mlflow_track/backends/mlflow/errors.py",
-    "mlflow_track/analysis/ui_store.py",
-    "mlflow_track/analysis/ui_entities.py",
-    "mlflow_track/analysis/ui_artifacts.py",
-    "mlflow_track/analysis/ui_registry.py",
+    "mlflow_track/ui/store.py",
+    "mlflow_track/ui/entities.py",
+    "mlflow_track/ui/artifacts.py",
+    "mlflow_track/ui/registry.py",
 }
 
 # What the parts of mlflow_track may import of each other: rooms, and the modules beside them.

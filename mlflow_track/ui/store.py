@@ -27,8 +27,8 @@ from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 
 from mlflow_track.analysis.histories import History, HistoryCache, sampled_steps
 from mlflow_track.analysis.summary import METRICS_FILE, SYSTEM_FILE, Summary, SummaryCache
-from mlflow_track.analysis.ui_address import experiment_id_of, path_of
-from mlflow_track.analysis.ui_entities import (
+from mlflow_track.ui.address import experiment_id_of, path_of
+from mlflow_track.ui.entities import (
     best_of,
     experiment_of,
     metrics_of,

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-from mlflow_track.analysis.ui_address import SCHEME, uri_of
+from mlflow_track.ui.address import SCHEME, uri_of
 
 _STARTING_SECONDS = 120.0
 _ENDING_SECONDS = 10.0

@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-from mlflow_track.analysis.ui_address import path_of
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
+from mlflow_track.ui.address import path_of
 
 _RECORD, _CHECKPOINTS = "record", "checkpoints"
 # What in a run's folder only processes read.
