@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlflow_track.analysis.aggregates import MetricSummary
 from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
 from mlflow_track.analysis.folders import last_sign_of_life, read_params, read_status
-from mlflow_track.analysis.folding import MetricSummary
 from mlflow_track.analysis.summary import METRICS_FILE, Summary, read_summary
 from mlflow_track.record.info import read_info
 from mlflow_track.record.params import flatten

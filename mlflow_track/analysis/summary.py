@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.analysis.aggregates import Fold, MetricSummary
 from mlflow_track.analysis.folders import (
     Skipped,
     find_folders,
@@ -17,7 +18,6 @@ from mlflow_track.analysis.folders import (
     read_params,
     read_status,
 )
-from mlflow_track.analysis.folding import Fold, MetricSummary
 from mlflow_track.record.info import UnreadableRun, read_info
 from mlflow_track.record.params import flatten
 from mlflow_track.record.statuses import RUNNING

@@ -25,8 +25,8 @@ from mlflow.entities import (
     RunTag,
 )
 
+from mlflow_track.analysis.aggregates import MetricSummary
 from mlflow_track.analysis.folders import last_sign_of_life
-from mlflow_track.analysis.folding import MetricSummary
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.record.params import param_text, read_config
