@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.record.console import say
-from mlflow_track.record.directory import RunDirectory, RunHeldError, find_runs
+from mlflow_track.record.directory import RunDirectory, RunHeldError
 from mlflow_track.record.files import read_json
+from mlflow_track.record.find import find_runs
+from mlflow_track.record.info import FINISHED
 from mlflow_track.record.masking import mask_password
-from mlflow_track.record.statuses import FINISHED
 from mlflow_track.settings import Settings
 
 

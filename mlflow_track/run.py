@@ -19,10 +19,9 @@ from mlflow_track.record.console import say
 from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of, error_since, note_error_before
-from mlflow_track.record.info import UnreadableRun
+from mlflow_track.record.info import FAILED, FINISHED, KILLED, UnreadableRun
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.rows import iterate_rows
-from mlflow_track.record.statuses import FAILED, FINISHED, KILLED
 from mlflow_track.record.system import SystemMonitor
 from mlflow_track.record.uninterruptible import undisturbed
 from mlflow_track.settings import UPLOADS, Settings

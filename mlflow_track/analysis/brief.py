@@ -7,9 +7,8 @@ from pathlib import Path
 
 from mlflow_track.analysis.aggregates import MetricSummary
 from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
-from mlflow_track.analysis.folders import last_sign_of_life, read_params, read_status
 from mlflow_track.analysis.summary import METRICS_FILE, Summary, read_summary
-from mlflow_track.record.info import read_info
+from mlflow_track.record.info import last_sign_of_life, read_info, read_params, read_status
 from mlflow_track.record.params import flatten
 
 # Most metrics are in the last rows; one that is logged seldom is looked for further up.

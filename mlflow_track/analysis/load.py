@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track.analysis.filters import parse_filter
-from mlflow_track.analysis.folders import (
-    Skipped,
-    find_folders,
+from mlflow_track.analysis.summary import METRICS_FILE, Summary, SummaryReader
+from mlflow_track.record.find import Skipped, find_folders
+from mlflow_track.record.info import (
+    UnreadableRun,
     last_sign_of_life,
+    read_info,
     read_params,
     read_status,
 )
-from mlflow_track.analysis.summary import METRICS_FILE, Summary, SummaryReader
-from mlflow_track.record.info import UnreadableRun, read_info
 
 if TYPE_CHECKING:
     import pandas

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.analysis.aggregates import Fold, MetricSummary
-from mlflow_track.analysis.folders import (
-    Skipped,
-    find_folders,
+from mlflow_track.record.find import Skipped, find_folders
+from mlflow_track.record.info import (
+    RUNNING,
+    UnreadableRun,
     last_sign_of_life,
+    read_info,
     read_params,
     read_status,
 )
-from mlflow_track.record.info import UnreadableRun, read_info
 from mlflow_track.record.params import flatten
-from mlflow_track.record.statuses import RUNNING
 
 METRICS_FILE, SYSTEM_FILE = "metrics.csv", "system_metrics.csv"
 

@@ -17,7 +17,7 @@ from mlflow_track.checkpoint.disk.inspect import Difference, compare_values
 from mlflow_track.checkpoint.disk.publish import folder_of_step
 from mlflow_track.checkpoint.disk.store import STATE_TENSORS, Checkpoint, CheckpointStore
 from mlflow_track.record.files import read_json, write_json
-from mlflow_track.record.statuses import FAILED
+from mlflow_track.record.info import FAILED
 
 # Where a job under torchrun meets; a replay starts its ranks itself.
 _LAUNCHER = ("TORCHELASTIC_RUN_ID", "GROUP_RANK", "ROLE_RANK")

@@ -106,7 +106,7 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     """What the shell offers for a RUN: ids and names."""
     from click.shell_completion import CompletionItem
 
-    from mlflow_track.analysis.folders import find_folders
+    from mlflow_track.record.find import find_folders
     from mlflow_track.record.info import UnreadableRun, read_info
 
     items = [CompletionItem("@last"), CompletionItem("@best:")]

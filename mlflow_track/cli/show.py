@@ -58,8 +58,7 @@ def tail(run: str, root: Path, lines: int, metrics: tuple[str, ...], no_follow: 
       mlflow-track tail
       mlflow-track tail @last --lines 3 --metric train/loss
     """
-    from mlflow_track.analysis.folders import read_status
-    from mlflow_track.record.info import read_info
+    from mlflow_track.record.info import read_info, read_status
 
     found = one_run(root, run)
     follower = _Follower(found.path, metrics)

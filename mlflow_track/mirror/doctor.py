@@ -11,8 +11,7 @@ from mlflow_track.backends.protocol import Sink, Unavailable
 from mlflow_track.mirror.process import LOCK_FILE, open_mlflow
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import read_status
-from mlflow_track.record.directory import true_status
-from mlflow_track.record.info import read_info
+from mlflow_track.record.info import read_info, true_status
 from mlflow_track.record.lock import is_locked
 from mlflow_track.record.masking import mask_password
 

@@ -34,10 +34,10 @@ from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.server_run import SUPERSEDED_TAG
 from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS, HEARTBEAT_TAG
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.directory import folder_name
 from mlflow_track.record.files import FOLDER_MODE, read_json, sync_folder, write_json
+from mlflow_track.record.find import folder_name
+from mlflow_track.record.info import FINISHED, RUNNING
 from mlflow_track.record.masking import mask_password
-from mlflow_track.record.statuses import FINISHED, RUNNING
 from mlflow_track.record.tags import RECORD_TAG
 
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")

@@ -14,7 +14,7 @@ from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.names import name_at_server
 from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.state import Position
-from mlflow_track.record.directory import is_held
+from mlflow_track.record.info import is_held
 from mlflow_track.record.metrics import read_header
 from mlflow_track.record.rows import Row, Rows, iterate_rows, read_rows
 

@@ -14,11 +14,10 @@ from mlflow_track.backends.protocol import Gone, Sink, Unavailable
 from mlflow_track.mirror.outage import Outage
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.status import SyncStatus, read_status
-from mlflow_track.record.directory import RunDirectory, is_held
-from mlflow_track.record.info import read_info
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.info import RUNNING, is_held, read_info
 from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
-from mlflow_track.record.statuses import RUNNING
 
 LOCK_FILE = "mirror.lock"
 _INTERVAL_SECONDS = 1.0

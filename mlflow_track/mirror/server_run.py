@@ -7,8 +7,7 @@ from typing import Any
 from mlflow_track.backends.protocol import Gone, Target
 from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.directory import is_held
-from mlflow_track.record.statuses import KILLED, RUNNING
+from mlflow_track.record.info import KILLED, RUNNING, is_held
 from mlflow_track.record.tags import PARENT_TAG, RECORD_TAG, context_tags
 
 SUPERSEDED_TAG = "mlflow_track.superseded_by"

@@ -15,8 +15,7 @@ from mlflow_track.mirror.metadata import Description
 from mlflow_track.mirror.metrics import ForkNeeded, MetricRows
 from mlflow_track.mirror.server_run import discard_ghosts, forget, fork, link
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.directory import true_status
-from mlflow_track.record.statuses import RUNNING
+from mlflow_track.record.info import RUNNING, true_status
 
 METRICS_FILE, SYSTEM_METRICS_FILE = "metrics.csv", "system_metrics.csv"
 ATTEMPTS_TAG = "mlflow_track.attempts"

@@ -8,10 +8,8 @@ from pathlib import Path
 from mlflow_track.mirror.artifacts import all_artifacts, pending_artifacts
 from mlflow_track.mirror.checkpoints import pending_checkpoints
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.directory import true_status
-from mlflow_track.record.info import read_info
+from mlflow_track.record.info import RUNNING, read_info, true_status
 from mlflow_track.record.metrics import read_header
-from mlflow_track.record.statuses import RUNNING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,14 @@ from mlflow_track.record.files import (
     sync_folder,
     write_json,
 )
-from mlflow_track.record.info import LAYOUT_VERSION
-from mlflow_track.record.lock import is_locked, take_lock
+from mlflow_track.record.find import folder_name
+from mlflow_track.record.info import KILLED, LAYOUT_VERSION, RUNNING
+from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten, merge, read_config
-from mlflow_track.record.statuses import KILLED, RUNNING
 from mlflow_track.record.uninterruptible import undisturbed
 
-_MOST_NAME_BYTES = 200
 # Room for the last run.json on a disk that has filled up; the lock file holds it, being there.
 _RESERVE_BYTES = 1 << 16
 
@@ -288,40 +286,3 @@ class RunDirectory:
             os.write(descriptor, legible(text).encode())
         finally:
             os.close(descriptor)
-
-
-def true_status(path: Path, info: Mapping[str, Any]) -> str:
-    """The status of the run in `path`: KILLED where run.json says RUNNING and nobody holds it."""
-    status = info.get("status", KILLED)
-    if status == RUNNING and not is_held(path):
-        # It may have ended between the reading of run.json and the look at the lock.
-        status = read_json(path / "run.json").get("status", KILLED)
-        return KILLED if status == RUNNING else status
-    return status
-
-
-def is_held(path: Path) -> bool:
-    """Whether a live process writes the run in the folder `path`."""
-    return is_locked(path / "run.lock")
-
-
-def find_runs(root: Path, experiment: str | None = None) -> Iterator[Path]:
-    """The folders of runs under `root`, oldest first within an experiment."""
-    pattern = "*" if experiment is None else folder_name(experiment)
-    for folder in sorted(root.glob(pattern)) if pattern == "*" else [root / pattern]:
-        if folder.is_dir():
-            yield from sorted(p.parent for p in folder.glob("*/run.json"))
-
-
-def folder_name(name: str) -> str:
-    """A name as a folder: one component that stays inside its parent, legible, unique."""
-    encoded = re.sub(
-        r"[/\\%\x00-\x1f\x7f]|^\.|^~", lambda match: f"%{ord(match.group()):02X}", name
-    )
-    if len(encoded.encode()) <= _MOST_NAME_BYTES:
-        return encoded
-    import hashlib
-
-    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    short = encoded.encode()[: _MOST_NAME_BYTES - 13].decode(errors="ignore")
-    return f"{short}-{digest}"

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow_track.record.files import read_json
-from mlflow_track.record.statuses import KILLED, STATUSES
+from mlflow_track.record.lock import is_locked
+
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+
+
+STATUSES = (RUNNING, FINISHED, FAILED, KILLED)
 
 DESCRIPTION = "run.json"
 LAYOUT_VERSION = 1
@@ -70,3 +78,57 @@ def _completed(info: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def true_status(path: Path, info: Mapping[str, Any]) -> str:
+    """The status of the run in `path`: KILLED where run.json says RUNNING and nobody holds it."""
+    status = info.get("status", KILLED)
+    if status == RUNNING and not is_held(path):
+        # It may have ended between the reading of run.json and the look at the lock.
+        status = read_json(path / "run.json").get("status", KILLED)
+        return KILLED if status == RUNNING else status
+    return status
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process writes the run in the folder `path`."""
+    return is_locked(path / "run.lock")
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """The params of the run in `path`, nested as they were given; {} where there are none.
+
+    Raises:
+        UnreadableRun: config.json is damaged.
+    """
+    try:
+        config = read_json(path / "config.json")
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError, RecursionError) as error:
+        raise UnreadableRun(f"config.json cannot be read: {error}") from error
+    params = config.get("params") if isinstance(config, dict) else None
+    return params if isinstance(params, dict) else {}
+
+
+def read_status(path: Path, info: Mapping[str, Any]) -> str:
+    """The true status of a run, also while its folder is being moved or replaced."""
+    try:
+        return true_status(path, info)
+    except (OSError, ValueError, AttributeError):
+        return KILLED
+
+
+def last_sign_of_life(path: Path, info: Mapping[str, Any]) -> float:
+    """When the run ended; of one that has no end, when its record last grew. Unix seconds."""
+    if info["ended"] is not None:
+        return info["ended"]
+    if read_status(path, info) == RUNNING:
+        return time.time()
+    times = [info["created"]]
+    for name in ("metrics.csv", DESCRIPTION):
+        try:
+            times.append(os.stat(path / name).st_mtime)
+        except OSError:
+            continue
+    return max(times)

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlflow_track.record.directory import RunHeldError, is_held
+from mlflow_track.record.directory import RunHeldError
+from mlflow_track.record.info import is_held
 from mlflow_track.record.lock import take_lock
 
 TRASH = ".trash"

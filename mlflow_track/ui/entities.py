@@ -26,11 +26,10 @@ from mlflow.entities import (
 )
 
 from mlflow_track.analysis.aggregates import MetricSummary
-from mlflow_track.analysis.folders import last_sign_of_life
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.checkpoint.disk.store import CheckpointStore
+from mlflow_track.record.info import RUNNING, last_sign_of_life
 from mlflow_track.record.params import param_text, read_config
-from mlflow_track.record.statuses import RUNNING
 from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG, context_tags, record_tags
 from mlflow_track.ui.address import experiment_id_of, uri_of
 

@@ -12,14 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.record.directory import (
-    RunDirectory,
-    RunHeldError,
-    find_runs,
-    folder_name,
-    is_held,
-    true_status,
-)
+from mlflow_track.record.directory import RunDirectory, RunHeldError
+from mlflow_track.record.find import find_runs, folder_name
+from mlflow_track.record.info import is_held, true_status
 
 
 def make(root: Path) -> RunDirectory:

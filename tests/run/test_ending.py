@@ -15,8 +15,8 @@ import pytest
 
 import mlflow_track as mt
 from mlflow_track.record import directory
-from mlflow_track.record.directory import is_held
 from mlflow_track.record.exit_status import ending_of, one_line
+from mlflow_track.record.info import is_held
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 import mlflow_track as mt
 from mlflow_track.artifacts import Artifacts
 from mlflow_track.mirror.process import open_mlflow, sync_run
-from mlflow_track.record.directory import RunDirectory, find_runs
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.find import find_runs
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 SECRET = b"canary"

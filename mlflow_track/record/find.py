@@ -1,17 +1,39 @@
-"""Which folders under a root are runs, and what is to be read in one, whatever state it is in."""
+"""Which folders below a root are runs, and what the folder of an experiment is called."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mlflow_track.record.directory import folder_name, true_status
-from mlflow_track.record.files import read_json
-from mlflow_track.record.info import DESCRIPTION, UnreadableRun
-from mlflow_track.record.statuses import KILLED, RUNNING
+from mlflow_track.record.info import DESCRIPTION
+
+_MOST_NAME_BYTES = 200
+
+
+def find_runs(root: Path, experiment: str | None = None) -> Iterator[Path]:
+    """The folders of runs under `root`, oldest first within an experiment."""
+    pattern = "*" if experiment is None else folder_name(experiment)
+    for folder in sorted(root.glob(pattern)) if pattern == "*" else [root / pattern]:
+        if folder.is_dir():
+            yield from sorted(p.parent for p in folder.glob("*/run.json"))
+
+
+def folder_name(name: str) -> str:
+    """A name as a folder: one component that stays inside its parent, legible, unique."""
+    encoded = re.sub(
+        r"[/\\%\x00-\x1f\x7f]|^\.|^~", lambda match: f"%{ord(match.group()):02X}", name
+    )
+    if len(encoded.encode()) <= _MOST_NAME_BYTES:
+        return encoded
+    import hashlib
+
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    short = encoded.encode()[: _MOST_NAME_BYTES - 13].decode(errors="ignore")
+    return f"{short}-{digest}"
+
 
 # What else of a run may be left in its folder when run.json is lost.
 _LEFTOVERS = ("metrics.csv", "config.json", "run.lock")
@@ -66,42 +88,3 @@ def _subfolders(folder: Path) -> Iterator[Path]:
         return
     for name in names:
         yield folder / name
-
-
-def read_params(path: Path) -> dict[str, Any]:
-    """The params of the run in `path`, nested as they were given; {} where there are none.
-
-    Raises:
-        UnreadableRun: config.json is damaged.
-    """
-    try:
-        config = read_json(path / "config.json")
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError, RecursionError) as error:
-        raise UnreadableRun(f"config.json cannot be read: {error}") from error
-    params = config.get("params") if isinstance(config, dict) else None
-    return params if isinstance(params, dict) else {}
-
-
-def read_status(path: Path, info: Mapping[str, Any]) -> str:
-    """The true status of a run, also while its folder is being moved or replaced."""
-    try:
-        return true_status(path, info)
-    except (OSError, ValueError, AttributeError):
-        return KILLED
-
-
-def last_sign_of_life(path: Path, info: Mapping[str, Any]) -> float:
-    """When the run ended; of one that has no end, when its record last grew. Unix seconds."""
-    if info["ended"] is not None:
-        return info["ended"]
-    if read_status(path, info) == RUNNING:
-        return time.time()
-    times = [info["created"]]
-    for name in ("metrics.csv", DESCRIPTION):
-        try:
-            times.append(os.stat(path / name).st_mtime)
-        except OSError:
-            continue
-    return max(times)
