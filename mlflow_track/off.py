@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
-from mlflow_track.checkpoint import boundary
 from mlflow_track.checkpoint.decision import agree, stop_words
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.record.console import say
@@ -115,8 +114,8 @@ class NoCheckpoints:
     def step(
         self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> bool:
-        boundary.check(step, state)
-        boundary.numbers(metrics)
+        checks.step_and_state(step, state)
+        checks.metric_numbers(metrics)
         code, _ = agree(self._ranks, self._stop, 0, False)
         if code:
             self._stop.agree(stop_words(code, ""))

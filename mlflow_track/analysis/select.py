@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow_track.analysis.summary import Summary, SummaryCache
-from mlflow_track.hint import did_you_mean
+from mlflow_track.checks import did_you_mean
 from mlflow_track.record.find import Skipped, find_folders
 
 _FEWEST_OF_ID = 4

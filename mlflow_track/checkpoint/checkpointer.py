@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from mlflow_track.checkpoint import boundary, decision, pruning, randomness
+from mlflow_track import checks
+from mlflow_track.checkpoint import decision, pruning, randomness
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.plan import Plan
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
@@ -74,7 +75,7 @@ class Checkpointer:
         self._patience = decision.PatientLog(announce)
         self._watched = plan.save.watched if plan.save is not None else frozenset()
         compared = {plan.keep.metric} if plan.keep is not None and plan.keep.metric else set()
-        self._seen = boundary.Watched(self._watched | compared)
+        self._seen = decision.Watched(self._watched | compared)
         self._history = History(since=self._clock.now())
         # What asked for each save in flight, by its step, and the history before it.
         self._in_flight: dict[int, tuple[tuple[Ask, ...], History]] = {}
@@ -109,8 +110,8 @@ class Checkpointer:
             Whether it saved.
         """
         self._require_owner()
-        step = boundary.check(step, state)
-        numbers = boundary.numbers(metrics)
+        step = checks.step_and_state(step, state)
+        numbers = checks.metric_numbers(metrics)
         self._settle()
         self._saver.prepare(state)
         # From the first boundary on a stop is decided at one, so that it comes with a checkpoint.
@@ -150,8 +151,8 @@ class Checkpointer:
             OSError: The disk is full or failed. What was saved before is untouched.
         """
         self._require_owner()
-        step = boundary.check(step, state)
-        now = Moment(step, self._clock.now(), boundary.numbers(metrics))
+        step = checks.step_and_state(step, state)
+        now = Moment(step, self._clock.now(), checks.metric_numbers(metrics))
         return self._commit(now, state, (Ask("save", "asked for by the caller"),))
 
     def wait(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from mlflow_track.checkpoint.policy.budget import recent_cost
@@ -13,6 +13,7 @@ from mlflow_track.checkpoint.policy.deadline import Deadline
 from mlflow_track.checkpoint.policy.history import History, Moment
 from mlflow_track.checkpoint.policy.schedule import Ask, SavePolicy
 from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.checks import did_you_mean
 from mlflow_track.stop import StopRequest
 
 _STEPS_REMEMBERED = 1000
@@ -133,3 +134,31 @@ class PatientLog:
 
     def goes(self) -> None:
         self._is_waiting = False
+
+
+class Watched:
+    """Which of the metrics that policies watch ever came: a typo must not cost all checkpoints.
+
+    Args:
+        names: What the policies watch.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._missing = set(names)
+        self._came: set[str] = set()
+        self._steps = 0
+
+    def saw(self, metrics: Collection[str]) -> None:
+        self._steps += 1
+        if self._missing:
+            self._came.update(metrics)
+            self._missing.difference_update(metrics)
+
+    def tell(self, announce: Callable[[str], None]) -> None:
+        """Say which never came, if there was any step at all."""
+        for name in sorted(self._missing) if self._steps else ():
+            came = ", ".join(sorted(self._came)) or "none"
+            announce(
+                f"WARNING: a policy watches the metric {name!r}, and no call of checkpoints.step "
+                f"passed it (passed: {came}){did_you_mean(name, self._came)}"
+            )

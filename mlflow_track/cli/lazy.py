@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mlflow_track.hint import did_you_mean
+from mlflow_track.checks import did_you_mean
 
 
 class LazyGroup(click.Group):

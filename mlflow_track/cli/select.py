@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlflow_track.hint import did_you_mean
+from mlflow_track.checks import did_you_mean
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun

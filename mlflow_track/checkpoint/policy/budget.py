@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
-from mlflow_track.checkpoint.arguments import require_number
 from mlflow_track.checkpoint.policy.history import History, Moment
 from mlflow_track.checkpoint.policy.schedule import SavePolicy
+from mlflow_track.checks import require_number
 
 _RECENT_SAVES = 5
 

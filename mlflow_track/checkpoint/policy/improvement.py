@@ -10,14 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from mlflow_track.checkpoint import ranks
-from mlflow_track.checkpoint.arguments import (
-    require_int,
-    require_metric,
-    require_mode,
-    require_number,
-)
 from mlflow_track.checkpoint.policy.history import History, Moment
 from mlflow_track.checkpoint.policy.schedule import SavePolicy
+from mlflow_track.checks import require_int, require_metric, require_mode, require_number
 
 _FEWEST_VALUES = 4
 

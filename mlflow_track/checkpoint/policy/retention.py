@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mlflow_track.checkpoint.arguments import require_int, require_metric, require_mode
+from mlflow_track.checks import require_int, require_metric, require_mode
 
 
 class Candidate(NamedTuple):

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from mlflow_track.checkpoint.arguments import require_int, require_number
 from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checks import require_int, require_number
 
 
 class Ask(NamedTuple):
