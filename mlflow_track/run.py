@@ -255,8 +255,7 @@ class Run:
                 "best" without a metric to compare.
         """
         from mlflow_track.checkpoint.checkpointer import Checkpointer
-        from mlflow_track.checkpoint.decision import Limits
-        from mlflow_track.checkpoint.plan import Plan
+        from mlflow_track.checkpoint.decision import Limits, Plan
 
         limits = Limits(
             max_steps=max_steps,

@@ -12,16 +12,16 @@ from typing import Any
 
 from mlflow_track import checks
 from mlflow_track.checkpoint import decision, pruning, randomness
+from mlflow_track.checkpoint.decision import Plan
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
-from mlflow_track.checkpoint.plan import Plan
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
 from mlflow_track.checkpoint.policy.schedule import Ask
-from mlflow_track.checkpoint.progress import progress_on_terminal
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.reproducibility import fingerprint, surroundings
 from mlflow_track.checkpoint.restorer import Restorer, data_of
 from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.writer.saver import Outcome, Saver
+from mlflow_track.record.console import progress_on_terminal
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint import randomness
+from mlflow_track.checkpoint.decision import Plan
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
-from mlflow_track.checkpoint.plan import Plan
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.reproducibility import (
     Report,

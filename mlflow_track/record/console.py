@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 
 
 def is_terminal() -> bool:
@@ -18,3 +19,17 @@ def say(line: str, end: str = "\n") -> None:
     """Print to stderr if there still is one."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(line, end=end, file=sys.stderr, flush=True)
+
+
+def progress_on_terminal(step: int | None) -> Callable[[int, int], None] | None:
+    """Shows the bytes written of the save of `step` on one line; None where nobody looks."""
+    if step is None or not is_terminal():
+        return None
+
+    def show(written: int, total: int) -> None:
+        text = f"writing step {step}: {written / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+        say(f"\r{text}\x1b[K", end="")
+        if written >= total:
+            say("\r\x1b[K", end="")
+
+    return show
