@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun, load_metrics, load_run, load_runs
     from mlflow_track.analysis.table import Comparison, compare
+    from mlflow_track.checkpoint.early_stopping import EarlyStopping
     from mlflow_track.checkpoint.policy.budget import Budget
-    from mlflow_track.checkpoint.policy.improvement import EarlyStopping, OnImprovement
+    from mlflow_track.checkpoint.policy.improvement import OnImprovement
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.policy.schedule import (
         AtSteps,
