@@ -26,7 +26,7 @@ from mlflow_track.checkpoint.disk.store import (
 )
 from mlflow_track.checkpoint.state import codec
 from mlflow_track.checkpoint.state.compatibility import converted_moments, require_fit
-from mlflow_track.checkpoint.state.prefixes import fit_prefix
+from mlflow_track.checkpoint.state.flatten import fit_prefix
 
 # The alignment that vector instructions like best.
 _ALIGNMENT = 64
