@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
-from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
+from mlflow_track.record.rows import Columns, parse_columns, read_piece
 
 _PIECE_BYTES = 1 << 20
 _GUARD_BYTES = 64

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow_track.analysis.aggregates import MetricSummary
-from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
 from mlflow_track.analysis.summary import METRICS_FILE, Summary, read_summary
 from mlflow_track.record.info import last_sign_of_life, read_info, read_params, read_status
 from mlflow_track.record.params import flatten
+from mlflow_track.record.rows import Columns, parse_columns, read_piece
 
 # Most metrics are in the last rows; one that is logged seldom is looked for further up.
 _TAILS = (2 << 10, 64 << 10)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
 from mlflow_track.analysis.summary import METRICS_FILE, SYSTEM_FILE, Summary
+from mlflow_track.record.rows import Columns, parse_columns, read_piece
 
 Axis = Literal["step", "time", "tokens"]
 _SEQUENCE_PARAMS = ("context_length", "sequence_length", "seq_len", "block_size")

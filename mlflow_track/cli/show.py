@@ -106,7 +106,7 @@ class _Follower:
         return data.decode(errors="replace")
 
     def _print_newest_row(self) -> None:
-        from mlflow_track.analysis.columns import parse_columns, read_piece
+        from mlflow_track.record.rows import parse_columns, read_piece
 
         try:
             piece = read_piece(self._file, -(4 << 10))

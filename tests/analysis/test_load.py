@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import mlflow_track as mt
 from mlflow_track.analysis import frames
-from mlflow_track.analysis.columns import parse_columns, read_piece
 from mlflow_track.analysis.filters import parse_filter
 from mlflow_track.analysis.select import NoSuchRun, RunSelector
 from mlflow_track.analysis.summary import read_summary
+from mlflow_track.record.rows import parse_columns, read_piece
 from tests.analysis.records import append, make_run, write
 
 NUMBERS = st.one_of(st.floats(), st.integers(-(2**53), 2**53))
