@@ -6,8 +6,12 @@ import contextlib
 from collections.abc import Collection, MutableMapping, Sequence
 from typing import NamedTuple
 
-from mlflow_track.checkpoint.disk import lease
-from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint.disk.store import (
+    Checkpoint,
+    CheckpointStore,
+    CorruptCheckpointError,
+    free_to_remove,
+)
 from mlflow_track.checkpoint.policy.retention import Candidate, Keep, newest
 
 # A file beside the manifest: it moves with the folder, and `touch` and `rm` do what one thinks.
@@ -110,7 +114,7 @@ def prune(
     for verdict in judge(store, keep, in_use, checked):
         if verdict.is_kept:
             continue
-        with lease.removing(verdict.checkpoint.path) as is_free:
+        with free_to_remove(verdict.checkpoint.path) as is_free:
             # A pin may have come since the judgement.
             if is_free and not is_pinned(verdict.checkpoint):
                 store.remove(verdict.checkpoint)

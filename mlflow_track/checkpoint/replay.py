@@ -12,10 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_track.checkpoint.disk import lease
 from mlflow_track.checkpoint.disk.inspect import Difference, compare_values
 from mlflow_track.checkpoint.disk.publish import folder_of_step
-from mlflow_track.checkpoint.disk.store import STATE_TENSORS, Checkpoint, CheckpointStore
+from mlflow_track.checkpoint.disk.store import (
+    STATE_TENSORS,
+    Checkpoint,
+    CheckpointStore,
+    held_for_reading,
+)
 from mlflow_track.record.files import read_json, write_json
 from mlflow_track.record.info import FAILED
 
@@ -68,8 +72,8 @@ def replay(
     manifest = goal.manifest
     command = _command(info, manifest["attempt"])
     with (
-        lease.reading(start.path),
-        lease.reading(goal.path),
+        held_for_reading(start.path),
+        held_for_reading(goal.path),
         tempfile.TemporaryDirectory(prefix="mlflow-track-replay-") as scratch,
     ):
         copy = _copy(run, info, start, Path(scratch))

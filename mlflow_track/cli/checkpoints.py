@@ -70,14 +70,13 @@ def verify(run: str, step: str | None, root: Path) -> None:
     Example:
       mlflow-track ckpt verify @last
     """
-    from mlflow_track.checkpoint.disk import lease
-    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
 
     store, is_damaged = store_of(root, run), False
     for checkpoint in [find_checkpoint(store, step)] if step is not None else store.list():
         began = time.monotonic()
         try:
-            with lease.reading(checkpoint.path):
+            with held_for_reading(checkpoint.path):
                 checkpoint.verify()
             words = f"verified, {_size(checkpoint.size_bytes)} in {time.monotonic() - began:.2f} s"
         except (CorruptCheckpointError, FileNotFoundError) as error:
@@ -167,13 +166,12 @@ def export(checkpoint: Checkpoint, form: str, entry: str, output: Path | None) -
     Example:
       mlflow-track ckpt export @last last -o model.safetensors
     """
-    from mlflow_track.checkpoint.disk import lease
     from mlflow_track.checkpoint.disk.inspect import export_model
-    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
 
     target = output or Path(f"{entry}-step-{checkpoint.step}.{form}")
     try:
-        with lease.reading(checkpoint.path):
+        with held_for_reading(checkpoint.path):
             count, skipped = export_model(checkpoint, target, entry)
     except KeyError as error:
         raise click.ClickException(error.args[0]) from None

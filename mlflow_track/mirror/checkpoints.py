@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.backends.protocol import Refused, Unavailable
-from mlflow_track.checkpoint.disk import lease
-from mlflow_track.checkpoint.disk.store import MANIFEST, Checkpoint, CheckpointStore, folder_of_step
+from mlflow_track.checkpoint.disk.store import (
+    MANIFEST,
+    Checkpoint,
+    CheckpointStore,
+    folder_of_step,
+    held_for_reading,
+)
 from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.state import MirrorState
@@ -66,7 +71,7 @@ class Checkpoints:
         done = self._ledger.state.uploading.setdefault(name, [])
         self._ledger.save()
         try:
-            with lease.reading(checkpoint.path):
+            with held_for_reading(checkpoint.path):
                 files = sorted(p.name for p in checkpoint.path.iterdir() if p.name != MANIFEST)
                 for file in [*files, MANIFEST]:
                     if file not in done:

@@ -494,14 +494,14 @@ def reseal(checkpoint: Checkpoint, name: str, content: bytes) -> None:
     """Put `content` in place of a file with a manifest that vouches for it, as a forger would."""
     import json
 
-    from mlflow_track.checkpoint.disk import digests
+    from mlflow_track.checkpoint.disk import verify
 
     (checkpoint.path / name).write_bytes(content)
     path = checkpoint.path / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["digest"]
-    manifest["files"][name] = {"bytes": len(content), "chunks": [digests.digest(content)]}
-    path.write_text(json.dumps({**manifest, "digest": digests.digest_of_manifest(manifest)}))
+    manifest["files"][name] = {"bytes": len(content), "chunks": [verify.digest(content)]}
+    path.write_text(json.dumps({**manifest, "digest": verify.digest_of_manifest(manifest)}))
 
 
 @pytest.mark.parametrize("is_sealed", [False, True])

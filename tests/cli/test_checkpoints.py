@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import mlflow_track as mt
 from mlflow_track.checkpoint import pruning
-from mlflow_track.checkpoint.disk import lease
+from mlflow_track.checkpoint.disk.store import held_for_reading
 from mlflow_track.cli import main
 
 
@@ -114,7 +114,7 @@ def test_prune_says_what_it_would_do_and_does_it(run: mt.LoadedRun) -> None:
     assert "remove step 1" in said and "remove step 4" in said
     assert [c.step for c in run.checkpoints] == [1, 2, 3, 4, 5]
     call("pin", "demo", 1)
-    with lease.reading(run.checkpoints[3].path):
+    with held_for_reading(run.checkpoints[3].path):
         said = call("prune", "demo", *rules)
     assert "step 4 stays: another process reads it" in said
     assert [c.step for c in run.checkpoints] == [1, 2, 3, 4, 5]

@@ -134,7 +134,7 @@ def test_what_is_left_of_an_upload_whose_checkpoint_was_retired_is_removed(run, 
 
 
 def test_retention_waits_for_a_checkpoint_that_is_being_sent(run, store):
-    from mlflow_track.checkpoint.disk import lease
+    from mlflow_track.checkpoint.disk.store import free_to_remove
 
     publish(run, 10)
     folder = run.directory / "checkpoints/step-000000010"
@@ -143,12 +143,12 @@ def test_retention_waits_for_a_checkpoint_that_is_being_sent(run, store):
     class Looks(Breaks):
         def upload(self, run_id: str, file: Path, name: str) -> None:
             if name.startswith("checkpoints/"):
-                with lease.removing(folder) as is_free:
+                with free_to_remove(folder) as is_free:
                     seen.append(is_free)
 
     Shipper(run.directory, Looks(open_mlflow(store), after=99), store).ship()
     assert seen == [False, False, False]
-    with lease.removing(folder) as is_free:
+    with free_to_remove(folder) as is_free:
         assert is_free
 
 

@@ -20,7 +20,8 @@ import torch
 
 import mlflow_track as mt
 from mlflow_track.checkpoint import pruning
-from mlflow_track.checkpoint.disk import lease
+from mlflow_track.checkpoint.disk import store
+from mlflow_track.checkpoint.disk.store import held_for_reading
 from mlflow_track.checkpoint.policy import retention
 from mlflow_track.checkpoint.policy.retention import Keep
 
@@ -84,7 +85,7 @@ def test_old_ones_go_only_after_a_commit_and_what_must_stay_stays() -> None:
         train(run, checkpoints, [9, 1, 5, 6, 7])
         assert steps(run) == [1, 2, 4]
         pruning.pin(mt.load_run(run.directory).checkpoints[-1])
-        with lease.reading(run.directory / "checkpoints/step-000000001"):
+        with held_for_reading(run.directory / "checkpoints/step-000000001"):
             # Better than what is being uploaded, which stays until it is.
             train(run, checkpoints, [0.5, 8], first=5)
             assert steps(run) == [1, 2, 4, 5, 6]
@@ -122,7 +123,7 @@ def test_without_the_protection_the_last_finite_one_goes(monkeypatch: pytest.Mon
 def test_without_the_lease_a_checkpoint_goes_while_it_is_uploaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lease, "_lock", lambda descriptor, operation: True)
+    monkeypatch.setattr(store, "_flock", lambda descriptor, operation: True)
     with pytest.raises(AssertionError):
         test_old_ones_go_only_after_a_commit_and_what_must_stay_stays()
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.checkpoint.disk import digests
-from mlflow_track.checkpoint.disk.finite import Spans, all_finite
+import numpy as np
+
+from mlflow_track.checkpoint.disk import verify
 from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, make_folder, sync_folder, write_all
 
 STATE_TENSORS, STATE_JSON, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -34,7 +35,7 @@ class Content:
 
     Attributes:
         size: Bytes in all.
-        blocks: The bytes in pieces of `digests.CHUNK_BYTES`, the last one shorter. A block must
+        blocks: The bytes in pieces of `verify.CHUNK_BYTES`, the last one shorter. A block must
             stay as it is until the next but one is asked for.
         spans: Where the floats lie that decide whether the checkpoint is finite.
     """
@@ -46,7 +47,7 @@ class Content:
     @classmethod
     def of(cls, content: bytes | bytearray | memoryview, spans: Spans = ()) -> Content:
         view = memoryview(content).cast("B")
-        size = digests.CHUNK_BYTES
+        size = verify.CHUNK_BYTES
         blocks = (view[begin : begin + size] for begin in range(0, len(view), size))
         return cls(len(view), blocks, spans)
 
@@ -98,11 +99,11 @@ def publish(
             "is_finite": is_finite,
             **manifest,
             "step": step,
-            "algorithm": digests.ALGORITHM,
-            "chunk_bytes": digests.CHUNK_BYTES,
+            "algorithm": verify.ALGORITHM,
+            "chunk_bytes": verify.CHUNK_BYTES,
             "files": entries,
         }
-        text = json.dumps({**sealed, "digest": digests.digest_of_manifest(sealed)}, indent=1)
+        text = json.dumps({**sealed, "digest": verify.digest_of_manifest(sealed)}, indent=1)
         _write(temporary / MANIFEST, Content.of(text.encode()), lambda written: None)
         sync_folder(temporary)
         os.rename(temporary, final)
@@ -142,7 +143,7 @@ def _write(
                 pending.result()
                 progress(written)
             pending = disk.submit(file.write, block)
-            chunks.append(digests.digest(block))
+            chunks.append(verify.digest(block))
             is_finite = is_finite and all_finite(block, written, content.spans)
             written += len(block)
         if pending is not None:
@@ -218,3 +219,48 @@ def _sync_file(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# What torch and safetensors know and NumPy does not: the bits of the exponent that are all set in
+# an infinity or NaN (float8_e4m3fn has no infinity: its only NaN has the mantissa set, too).
+_ALL_SET = {"BF16": (np.uint16, 0x7F80), "F8_E5M2": (np.uint8, 0x7C), "F8_E4M3": (np.uint8, 0x7F)}
+
+
+_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+
+
+# The truth values of one piece stay in the core's cache.
+_PIECE = 1 << 18
+
+
+Spans = Sequence[tuple[int, int, str]]
+
+
+def all_finite(block: memoryview, offset: int, spans: Spans) -> bool:
+    """Whether `block`, which begins at byte `offset` of a file, holds only finite numbers.
+
+    Args:
+        block: Bytes.
+        offset: Where the block begins; a multiple of every element size.
+        spans: Where the floats lie in the file: (begin, end, safetensors dtype).
+    """
+    for begin, end, dtype in spans:
+        first, last = max(begin - offset, 0), min(end - offset, len(block))
+        if first < last and not _piecewise(block[first:last], dtype):
+            return False
+    return True
+
+
+def _piecewise(content: memoryview, dtype: str) -> bool:
+    if dtype in _TYPES:
+        numbers = np.frombuffer(content, _TYPES[dtype])
+        return all(
+            bool(np.isfinite(numbers[at : at + _PIECE]).all())
+            for at in range(0, len(numbers), _PIECE)
+        )
+    word, bits = _ALL_SET[dtype]
+    words = np.frombuffer(content, word)
+    return not any(
+        bool(((words[at : at + _PIECE] & bits) == bits).any())
+        for at in range(0, len(words), _PIECE)
+    )

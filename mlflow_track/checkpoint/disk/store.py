@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mlflow_track.checkpoint.disk import verify
-from mlflow_track.checkpoint.disk.digests import digest_of_manifest
 from mlflow_track.checkpoint.disk.publish import (
     MANIFEST,
     STATE_JSON,
@@ -26,7 +27,7 @@ from mlflow_track.checkpoint.disk.publish import (
     folder_of_step,
     publish,
 )
-from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError
+from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError, digest_of_manifest
 from mlflow_track.record.files import FOLDER_MODE, make_folder, read_json, sync_folder
 from mlflow_track.record.lock import FileLock
 
@@ -202,3 +203,47 @@ class CheckpointStore:
         sync_folder(folder)
         sync_folder(self.path)
         return target
+
+
+@contextmanager
+def held_for_reading(folder: Path) -> Iterator[None]:
+    """Keep the checkpoint in `folder` where it is while it is read.
+
+    Raises:
+        FileNotFoundError: It is not there (any more).
+    """
+    manifest = folder / "manifest.json"
+    descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _flock(descriptor, fcntl.LOCK_SH)
+        # It may have been removed between the opening and the lock.
+        if os.stat(manifest).st_ino != os.fstat(descriptor).st_ino:
+            raise FileNotFoundError(f"{folder} was replaced while it was opened")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def free_to_remove(folder: Path) -> Iterator[bool]:
+    """Whether nobody reads the checkpoint in `folder`; nobody begins to inside the block."""
+    try:
+        descriptor = os.open(folder / "manifest.json", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        yield _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, operation: int) -> bool:
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # A file system without locks: nothing can be known, and nothing is held.
+        return True
+    return True

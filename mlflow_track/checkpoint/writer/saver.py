@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mlflow_track.checkpoint.disk import digests, safetensors
+from mlflow_track.checkpoint.disk import safetensors, verify
 from mlflow_track.checkpoint.disk.publish import STATE_JSON, STATE_TENSORS, Content, publish
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
 from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
@@ -315,7 +315,7 @@ class Saver:
         started: float,
     ) -> float:
         """Publish within the call, with two blocks of memory."""
-        pieces = safetensors.blocks(layout, tensors, digests.CHUNK_BYTES)
+        pieces = safetensors.blocks(layout, tensors, verify.CHUNK_BYTES)
         error = None
         try:
             publish(
