@@ -70,7 +70,7 @@ def _fetch(settings: Settings) -> tuple[Path | None, str]:
         LookupError: The server has it, and it cannot be brought here whole.
     """
     from mlflow_track.mirror.companion import mirror_environment
-    from mlflow_track.mirror.fetch_request import FetchRequest
+    from mlflow_track.mirror.fetch import FetchRequest
 
     request = FetchRequest(
         tracking_uri=str(settings.tracking_uri),

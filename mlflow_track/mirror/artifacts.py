@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow_track.backends.protocol import Refused, Unavailable
-from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.state import MirrorState
+from mlflow_track.mirror.state import Ledger, MirrorState
 
 # What of the record itself goes along, and under which folder of the artifacts.
 RECORD_FOLDER = "record"

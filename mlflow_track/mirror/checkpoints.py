@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,12 @@ from mlflow_track.checkpoint.disk.store import (
     MANIFEST,
     Checkpoint,
     CheckpointStore,
+    CorruptCheckpointError,
     folder_of_step,
     held_for_reading,
 )
 from mlflow_track.mirror.artifacts import Artifacts
-from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.state import MirrorState
-from mlflow_track.mirror.upload_policy import wanted_checkpoints
+from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG
 
 FOLDER = "checkpoints"
@@ -137,3 +137,33 @@ def pending_checkpoints(
 def _wanted(path: Path, info: Mapping[str, Any]) -> list[Checkpoint]:
     checkpoints = CheckpointStore(path / FOLDER).list()
     return wanted_checkpoints(checkpoints, info.get("mirror") or {})
+
+
+def wanted_checkpoints(
+    checkpoints: Sequence[Checkpoint], mirror: Mapping[str, Any]
+) -> list[Checkpoint]:
+    """Those of `checkpoints` (oldest first) that the server is to hold.
+
+    Args:
+        checkpoints: The committed ones.
+        mirror: What run.json says: "upload", and for "best" its "metric" and "mode".
+    """
+    upload = mirror.get("upload", "all")
+    if upload == "none":
+        return []
+    if upload == "last":
+        return list(checkpoints[-1:])
+    if upload == "best":
+        metric, sign = mirror.get("metric"), -1 if mirror.get("mode") == "max" else 1
+        scored = [(sign * value, c.step, c) for c in checkpoints for value in _value(c, metric)]
+        return [min(scored, key=lambda item: item[:2])[2]] if scored else []
+    return list(checkpoints)
+
+
+def _value(checkpoint: Checkpoint, metric: str | None) -> list[float]:
+    """The metric of a checkpoint, as a list of one; empty where it cannot be compared."""
+    try:
+        value = checkpoint.metrics.get(metric or "", math.nan)
+    except CorruptCheckpointError:
+        return []
+    return [] if math.isnan(value) else [value]

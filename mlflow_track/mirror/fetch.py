@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +29,6 @@ from mlflow_track.checkpoint.disk.store import (
     folder_of_step,
 )
 from mlflow_track.mirror.checkpoints import FOLDER
-from mlflow_track.mirror.fetch_request import FetchRequest
 from mlflow_track.mirror.history import write_history
 from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.server_run import SUPERSEDED_TAG
@@ -45,6 +45,28 @@ _STEP_FOLDER = re.compile(r"step-(\d{9,})")
 _POLL_SECONDS = 1.0
 # What the search may last, in limits of one request.
 _SEARCH_REQUESTS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchRequest:
+    """Which run is wanted.
+
+    Attributes:
+        tracking_uri: The server.
+        directory: The folder that holds all runs.
+        experiment: The experiment's name.
+        run_name: The run's name; None wants one that was not named.
+        word: "auto", "must", or an id: the record's, or MLflow's.
+    """
+
+    tracking_uri: str
+    directory: str
+    experiment: str
+    run_name: str | None
+    word: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
 
 
 class HeldElsewhere(RuntimeError):

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_track.backends.protocol import Refused
-from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.metrics import last_step
-from mlflow_track.mirror.names import name_at_server
-from mlflow_track.mirror.state import MirrorState
+from mlflow_track.mirror.state import Ledger, MirrorState, name_at_server
 from mlflow_track.record.params import flatten, param_text, read_config
 from mlflow_track.record.tags import ERROR_TAG, PARENT_TAG, RECORD_TAG, context_tags, record_tags
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.backends.protocol import Cell, Unavailable
-from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.names import name_at_server
 from mlflow_track.mirror.repeated import Repeated
-from mlflow_track.mirror.state import Position
+from mlflow_track.mirror.state import Ledger, Position, name_at_server
 from mlflow_track.record.info import is_held
 from mlflow_track.record.metrics import read_header
 from mlflow_track.record.rows import Row, Rows, iterate_rows, read_rows

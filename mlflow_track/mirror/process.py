@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from mlflow_track.backends.protocol import Gone, Sink, Unavailable
-from mlflow_track.mirror.outage import Outage
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.status import SyncStatus, read_status
 from mlflow_track.record.directory import RunDirectory
@@ -30,10 +31,8 @@ _RELEASE_SECONDS = 5.0
 
 
 def open_mlflow(tracking_uri: str) -> Sink:
-    """The sink for MLflow. Importing mlflow takes seconds, so it happens here and not above."""
-    from mlflow_track.backends.mlflow.sink import MlflowSink
-
-    return MlflowSink(tracking_uri)
+    """The sink for MLflow. Importing mlflow takes seconds, so it is loaded by name, here."""
+    return import_module("mlflow_track.backends.mlflow.sink").MlflowSink(tracking_uri)
 
 
 class AlreadyMirrored(RuntimeError):
@@ -258,3 +257,44 @@ def _lower_process(niceness: int) -> None:
 def _say(text: str) -> None:
     """Into mirror.log."""
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+_FIRST_PAUSE_SECONDS = 1.0
+
+
+_LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Outage:
+    """Counts failures until something succeeds.
+
+    Args:
+        report: Takes one line for a person.
+        pending: What has not arrived, in words.
+    """
+
+    def __init__(self, report: Callable[[str], None], pending: Callable[[], str]) -> None:
+        self._report = report
+        self._pending = pending
+        self._failures = 0
+        self._said = ""
+
+    def failed(self, why: str) -> float:
+        """Returns how many seconds to wait before the next attempt."""
+        self._failures += 1
+        if self._failures == 1:
+            pending = self._pending()
+            self._report(
+                f"WARNING: MLflow cannot be reached, training goes on: {why}. "
+                f"{f'Pending: {pending}' if pending else 'Nothing is pending yet'}; it is kept in "
+                "the record and sent later"
+            )
+        # Many runs wait for one server: they must not come back all at once.
+        grown = _FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures - 1, 10)
+        return min(_LONGEST_PAUSE_SECONDS, grown) * random.uniform(0.75, 1.25)
+
+    def ended(self) -> None:
+        """Something has arrived."""
+        if self._failures:
+            self._report("the MLflow server answers again; what was pending is on its way")
+        self._failures = 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlflow_track.backends.protocol import Gone, Target
-from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.state import MirrorState
+from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record.info import KILLED, RUNNING, is_held
 from mlflow_track.record.tags import PARENT_TAG, RECORD_TAG, context_tags
 

@@ -10,11 +10,10 @@ from typing import Any
 from mlflow_track.backends.protocol import Gone, Sink, Target, Unavailable
 from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.checkpoints import Checkpoints
-from mlflow_track.mirror.ledger import Ledger
 from mlflow_track.mirror.metadata import Description
 from mlflow_track.mirror.metrics import ForkNeeded, MetricRows
 from mlflow_track.mirror.server_run import discard_ghosts, forget, fork, link
-from mlflow_track.mirror.state import MirrorState
+from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record.info import RUNNING, true_status
 
 METRICS_FILE, SYSTEM_METRICS_FILE = "metrics.csv", "system_metrics.csv"

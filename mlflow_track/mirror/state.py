@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.backends.protocol import Sink
 from mlflow_track.record.files import FILE_MODE, read_json
+from mlflow_track.record.info import read_info
 
 STATE_FILE = "mirror.json"
 _MOST_REFUSED = 100
@@ -130,3 +132,85 @@ class MirrorState:
 
 def _open_as_record(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
+
+
+class Ledger:
+    """One run on its way to one server.
+
+    Args:
+        path: The run's folder.
+        sink: The server.
+        tracking_uri: Its name, without a password.
+
+    Attributes:
+        state: What the server has acknowledged; `save` writes it down.
+    """
+
+    def __init__(self, path: Path, sink: Sink, tracking_uri: str) -> None:
+        self.path = path
+        self.sink = sink
+        self.tracking_uri = tracking_uri
+        self.state = MirrorState.read(path)
+
+    @property
+    def run_id(self) -> str:
+        return self.state.run_id
+
+    def save(self) -> None:
+        self.state.write(self.path)
+
+    def read_info(self) -> dict[str, Any]:
+        """run.json as it is now; see `record.info.read_info`."""
+        return read_info(self.path)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Send the tags that are not at the server yet."""
+        changed = {k: v for k, v in tags.items() if self.state.tags.get(k) != v}
+        if changed:
+            self.note_refused(self.sink.set_tags(self.run_id, changed))
+            self.state.tags |= changed
+            self.save()
+
+    def remove_tag(self, name: str) -> None:
+        if name in self.state.tags:
+            self.sink.remove_tag(self.run_id, name)
+            del self.state.tags[name]
+            self.save()
+
+    def note_refused(self, refused: list[tuple[str, str]]) -> None:
+        for item, why in refused:
+            self.state.refuse([item], why)
+
+    def last_sign_of_life(self) -> float:
+        """When something was last written, in Unix seconds."""
+        files = (self.path / "metrics.csv", self.path / "run.json")
+        return max(file.stat().st_mtime for file in files if file.exists())
+
+
+_MOST_BASE = 240
+
+
+def name_at_server(ledger: Ledger, kind: str, name: str, others: Iterable[str]) -> str:
+    """The nearest legal name that no other name of the kind has.
+
+    Args:
+        ledger: Keeps what was renamed, so that a name is called the same for ever.
+        kind: "metrics", "params" or "tags".
+        name: As it is in the record.
+        others: The names of the kind that the record has.
+    """
+    renamed = ledger.state.renamed.setdefault(kind, {})
+    if name in renamed:
+        return renamed[name]
+    legal = ledger.sink.legal_name(name)
+    taken = set(renamed.values())
+    if legal == name and name not in taken:
+        return name
+    taken |= {other for other in others if other != name}
+    candidate, number = legal, 2
+    while candidate in taken:
+        candidate = ledger.sink.legal_name(f"{legal[:_MOST_BASE]}-{number}")
+        number += 1
+    renamed[name] = candidate
+    ledger.save()
+    return candidate

@@ -21,7 +21,7 @@ STEPS = 3
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
     """Three saves; after each, noted as ("ack", ".", step), the one before is removed."""
-    monkeypatch.setattr(digests, "CHUNK_BYTES", 5000)
+    monkeypatch.setattr(verify, "CHUNK_BYTES", 5000)
     monkeypatch.setattr(publish, "_LEAST_DIRECT_BYTES", 4096)
     root = tmp_path / "recorded"
     root.mkdir()

@@ -73,7 +73,7 @@ def test_every_damage_to_every_file_is_found(tmp_path: Path, damage: str, name: 
 def test_a_chunk_is_named_where_the_damage_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(verify, "CHUNK_BYTES", 1000)
     checkpoint = publish(CheckpointStore(tmp_path), 1)
     content = bytearray((checkpoint.path / "state.safetensors").read_bytes())
     content[3500] ^= 1

@@ -8,7 +8,7 @@ import pytest
 
 import mlflow_track as mt
 from mlflow_track.checkpoint.disk.store import CheckpointStore
-from mlflow_track.mirror.upload_policy import wanted_checkpoints
+from mlflow_track.mirror.checkpoints import wanted_checkpoints
 
 
 @pytest.fixture

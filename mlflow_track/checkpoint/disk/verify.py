@@ -80,8 +80,8 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-# XXH3-128 runs at the speed of memory (sha256 at a fifteenth of that). It finds damage, not forgery:
-# a forger could write a manifest as well, and nothing that is loaded is ever executed.
+# XXH3-128 runs at the speed of memory (sha256 at a fifteenth of that). It finds damage, not
+# forgery: a forger could write a manifest as well, and nothing that is loaded is ever executed.
 ALGORITHM = "xxh3-128"
 
 
