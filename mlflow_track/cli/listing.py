@@ -223,7 +223,7 @@ def _sorted(runs: list[Summary], sort: str, reverse: bool) -> list[Summary]:
 def _print(
     runs: Sequence[Summary], metrics: Sequence[str], *, tree: bool, form: str | None
 ) -> None:
-    from mlflow_track.cli.show import as_data
+    from mlflow_track.cli.output import as_data
 
     indents = [""] * len(runs)
     if tree:

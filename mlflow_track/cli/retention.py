@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.select import directory_option, one_run, run_argument
-from mlflow_track.cli.select_checkpoint import checkpoint_argument, own_keep, store_of
+from mlflow_track.cli.select import (
+    checkpoint_argument,
+    directory_option,
+    one_run,
+    own_keep,
+    run_argument,
+    store_of,
+)
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore

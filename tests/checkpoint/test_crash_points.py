@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_track.checkpoint.disk import publish
+from mlflow_track.checkpoint.disk import publish, verify
 from mlflow_track.checkpoint.disk.publish import Content
 from mlflow_track.checkpoint.disk.store import CheckpointStore, CorruptCheckpointError
 from tests.checkpoint.crashes import Disk, Operation, recorded

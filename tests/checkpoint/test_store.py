@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_track.checkpoint import pruning
+from mlflow_track.checkpoint.disk import verify
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.policy.retention import Keep
 
