@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.output import cell_text, duration_text, output_options, print_json, print_rows
+from mlflow_track.cli.output import (
+    as_data,
+    cell_text,
+    duration_text,
+    output_options,
+    print_json,
+    print_rows,
+)
 from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
 
 if TYPE_CHECKING:
