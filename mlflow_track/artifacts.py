@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.checks import artifact_path as checked_path
+from mlflow_track.record import layout
 from mlflow_track.record.files import make_folder, open_new, replace_file
 
 
@@ -93,7 +94,7 @@ class Artifacts:
 
 def _copy_file(source: Path, target: Path) -> None:
     make_folder(target.parent)
-    temporary = target.with_name(f".tmp-{os.urandom(4).hex()}-{target.name}")
+    temporary = layout.temporary(target)
     try:
         with open(source, "rb") as original, open_new(temporary) as copy:
             shutil.copyfileobj(original, copy, 1 << 20)

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
+from mlflow_track.record import layout
 from mlflow_track.record.device_values import Arriving, CudaNumber
 from mlflow_track.record.files import legible
 from mlflow_track.record.masking import MASK, is_secret, mask_password
@@ -201,11 +202,12 @@ def artifact_path(root: Path, name: Any) -> Path:
         or ".." in pure.parts
         or _CONTROL.search(str(text))
         or any(len(os.fsencode(part)) > _MOST_FILE_NAME for part in pure.parts)
-        or any(part.startswith(".tmp-") for part in pure.parts)
+        or any(part.startswith(layout.TEMPORARY) for part in pure.parts)
     ):
         raise ValueError(
             f"artifact name {name!r:.300} does not fit; it is a relative path inside the run's "
-            f"artifacts, its parts of at most {_MOST_FILE_NAME} bytes and not beginning with .tmp-"
+            f"artifacts, its parts of at most {_MOST_FILE_NAME} bytes and not beginning with "
+            f"{layout.TEMPORARY}"
         )
     path = root / pure
     if not path.parent.resolve().is_relative_to(root.resolve()):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.record import layout
 from mlflow_track.record.console import say
 from mlflow_track.record.directory import RunDirectory, RunHeldError
 from mlflow_track.record.files import read_json
@@ -118,7 +119,7 @@ def _newest_unfinished(settings: Settings) -> Path | None:
 
 def _readable(path: Path) -> dict[str, Any] | None:
     try:
-        info = read_json(path / "run.json")
+        info = read_json(path / layout.RUN)
         return info if {"status", "created", "name", "name_given"} <= set(info) else None
     except (OSError, ValueError, TypeError):
         return None

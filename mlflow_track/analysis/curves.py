@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mlflow_track.analysis.summary import METRICS_FILE, SYSTEM_FILE, Summary
+from mlflow_track.analysis.summary import Summary
+from mlflow_track.record import layout
 from mlflow_track.record.rows import Columns, parse_columns, read_piece
 
 Axis = Literal["step", "time", "tokens"]
@@ -35,7 +36,8 @@ def read_curve(run: Summary, metric: str, axis: Axis = "step", label: str = "") 
     Raises:
         ValueError: The axis is tokens, and the params do not say how many a step has.
     """
-    file = METRICS_FILE if metric in run.metrics or "system/" not in metric else SYSTEM_FILE
+    is_system = metric not in run.metrics and "system/" in metric
+    file = layout.SYSTEM_METRICS if is_system else layout.METRICS
     columns = _read(run.path / file)
     steps, times = columns.steps, columns.times
     xs: Sequence[float] = steps
@@ -50,7 +52,7 @@ def read_curve(run: Summary, metric: str, axis: Axis = "step", label: str = "") 
 
 def read_all_curves(run: Summary) -> dict[str, Curve]:
     """The curves of all metrics in metrics.csv over steps, by one reading of the file."""
-    columns = _read(run.path / METRICS_FILE)
+    columns = _read(run.path / layout.METRICS)
     return {name: _curve(name, columns.steps, ys) for name, ys in columns.values.items()}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.analysis.summary import Summary
+from mlflow_track.record import layout
 
 _SECONDS = 20
 _MOST_PATCH_BYTES = 2 << 20
@@ -27,7 +28,7 @@ def code_difference(old: Summary, new: Summary, *, is_full: bool) -> list[str]:
         lines.append(f"commit {_short(was)} -> {_short(now)}")
         if was.get("commit") and now.get("commit"):
             lines += _git_diff(str(was["commit"]), str(now["commit"]), is_full)
-    before, after = (_read(run.path / "code.patch") for run in (old, new))
+    before, after = (_read(run.path / layout.PATCH) for run in (old, new))
     if before != after:
         lines.append("the uncommitted changes (code.patch) differ")
         if is_full:
@@ -37,7 +38,7 @@ def code_difference(old: Summary, new: Summary, *, is_full: bool) -> list[str]:
 
 def package_difference(old: Summary, new: Summary) -> list[str]:
     """Packages whose versions differ, as `name: old -> new`."""
-    was, now = (_packages(run.path / "requirements.txt") for run in (old, new))
+    was, now = (_packages(run.path / layout.REQUIREMENTS) for run in (old, new))
     return [
         f"{name}: {was.get(name, 'none')} -> {now.get(name, 'none')}"
         for name in sorted({*was, *now})

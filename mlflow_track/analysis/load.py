@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track.analysis.filters import parse_filter
-from mlflow_track.analysis.summary import METRICS_FILE, Summary, SummaryReader
+from mlflow_track.analysis.summary import Summary, SummaryReader
+from mlflow_track.record import layout
 from mlflow_track.record.find import Skipped, find_folders
 from mlflow_track.record.info import (
     UnreadableRun,
@@ -39,7 +40,7 @@ class LoadedRun:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not (self.path / "run.json").exists():
+        if not (self.path / layout.RUN).exists():
             raise FileNotFoundError(f"{self.path} is no run: there is no run.json in it")
         self.info: dict[str, Any] = read_info(self.path)
         self._summaries = SummaryReader(self.path)
@@ -93,9 +94,9 @@ class LoadedRun:
         """The committed checkpoints, newest last; their content is not looked at."""
         from mlflow_track.checkpoint.disk.store import CheckpointStore
 
-        return CheckpointStore(self.path / "checkpoints").list()
+        return CheckpointStore(self.path / layout.CHECKPOINTS).list()
 
-    def metrics(self, file: str = METRICS_FILE) -> pandas.DataFrame:
+    def metrics(self, file: str = layout.METRICS) -> pandas.DataFrame:
         """One row per step (the index), `time` in Unix seconds, one float column per metric.
 
         Rows of the same step are merged; where a metric was logged twice the later value counts.
@@ -156,7 +157,7 @@ def load_runs(
     return sorted(runs, key=lambda run: (run.info["created"], run.id))
 
 
-def load_metrics(runs: Sequence[LoadedRun], file: str = METRICS_FILE) -> pandas.DataFrame:
+def load_metrics(runs: Sequence[LoadedRun], file: str = layout.METRICS) -> pandas.DataFrame:
     """The metrics of many runs in one DataFrame.
 
     Returns:

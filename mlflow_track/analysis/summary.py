@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.analysis.aggregates import Fold, MetricSummary
+from mlflow_track.record import layout
 from mlflow_track.record.find import Skipped, find_folders
 from mlflow_track.record.info import (
     RUNNING,
@@ -21,8 +22,6 @@ from mlflow_track.record.info import (
     read_status,
 )
 from mlflow_track.record.params import flatten
-
-METRICS_FILE, SYSTEM_FILE = "metrics.csv", "system_metrics.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ class SummaryReader:
 
     def read(self) -> Summary:
         """See `read_summary`."""
-        files = ("run.json", "config.json", METRICS_FILE, SYSTEM_FILE)
+        files = (layout.RUN, layout.CONFIG, layout.METRICS, layout.SYSTEM_METRICS)
         stamps = tuple(_stamp(self.path / name) for name in files)
         summary = self._summary
         if summary is None or stamps != self._stamps:
@@ -170,8 +169,8 @@ class SummaryReader:
             problems.append(str(error))
         starts = [attempt.get("started") for attempt in info["attempts"][1:]]
         starts = [start for start in starts if start]
-        self._fold = fold = self._continued(self._fold, METRICS_FILE, starts, problems)
-        self._system = self._continued(self._system, SYSTEM_FILE, starts, problems)
+        self._fold = fold = self._continued(self._fold, layout.METRICS, starts, problems)
+        self._system = self._continued(self._system, layout.SYSTEM_METRICS, starts, problems)
         return Summary(
             path=self.path,
             info=info,

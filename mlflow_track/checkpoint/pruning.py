@@ -13,9 +13,9 @@ from mlflow_track.checkpoint.disk.store import (
     free_to_remove,
 )
 from mlflow_track.checkpoint.policy.retention import Candidate, Keep, newest
+from mlflow_track.record import layout
 
 # A file beside the manifest: it moves with the folder, and `touch` and `rm` do what one thinks.
-_PIN = "pinned"
 
 
 class Verdict(NamedTuple):
@@ -28,17 +28,17 @@ class Verdict(NamedTuple):
 
 def is_pinned(checkpoint: Checkpoint) -> bool:
     """Whether a person said to keep it."""
-    return (checkpoint.path / _PIN).exists()
+    return (checkpoint.path / layout.PIN).exists()
 
 
 def pin(checkpoint: Checkpoint) -> None:
     """Keep it, whatever retention says."""
-    (checkpoint.path / _PIN).touch()
+    (checkpoint.path / layout.PIN).touch()
 
 
 def unpin(checkpoint: Checkpoint) -> None:
     """Leave it to retention again."""
-    (checkpoint.path / _PIN).unlink(missing_ok=True)
+    (checkpoint.path / layout.PIN).unlink(missing_ok=True)
 
 
 def has_right_sizes(checkpoint: Checkpoint) -> bool:

@@ -13,13 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint.disk.inspect import Difference, compare_values
-from mlflow_track.checkpoint.disk.publish import folder_of_step
-from mlflow_track.checkpoint.disk.store import (
-    STATE_TENSORS,
-    Checkpoint,
-    CheckpointStore,
-    held_for_reading,
-)
+from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, held_for_reading
+from mlflow_track.record import layout
 from mlflow_track.record.files import read_json, write_json
 from mlflow_track.record.info import FAILED
 
@@ -68,7 +63,7 @@ def replay(
         CorruptCheckpointError: A file does not match its manifest.
     """
     start, goal = _ends(run, first, last)
-    info = read_json(run / "run.json")
+    info = read_json(run / layout.RUN)
     manifest = goal.manifest
     command = _command(info, manifest["attempt"])
     with (
@@ -82,24 +77,24 @@ def replay(
         if not Path(folder).is_dir():
             raise ReplayError(f"the command ran in {folder}, which is not here any more")
         said = _run(command, folder, target, manifest, show)
-        made = [c for c in CheckpointStore(copy / "checkpoints").list() if c.step == goal.step]
+        made = [c for c in CheckpointStore(copy / layout.CHECKPOINTS).list() if c.step == goal.step]
         if not made:
             raise ReplayError(
                 f"the command ended without a checkpoint of step {goal.step}: "
                 f"{' '.join(command)}\n{said[-2000:]}"
             )
-        reports = read_json(copy / "run.json")["restores"]
+        reports = read_json(copy / layout.RUN)["restores"]
         return Replay(
             start.step,
             goal.step,
             list(compare_values(goal, made[0])),
             reports[-1] if reports else {},
-            manifest["files"][STATE_TENSORS]["chunks"][0],
+            manifest["files"][layout.STATE_TENSORS]["chunks"][0],
         )
 
 
 def _ends(run: Path, first: int | None, last: int | None) -> tuple[Checkpoint, Checkpoint]:
-    found = CheckpointStore(run / "checkpoints").list()
+    found = CheckpointStore(run / layout.CHECKPOINTS).list()
     steps = [c.step for c in found]
     for step in (first, last):
         if step is not None and step not in steps:
@@ -126,9 +121,9 @@ def _command(info: Mapping[str, Any], attempt: int) -> list[str]:
 
 def _copy(run: Path, info: Mapping[str, Any], start: Checkpoint, scratch: Path) -> Path:
     copy = scratch / run.parent.name / run.name
-    (copy / "checkpoints").mkdir(parents=True)
+    (copy / layout.CHECKPOINTS).mkdir(parents=True)
     write_json(
-        copy / "run.json",
+        copy / layout.RUN,
         {
             **info,
             "status": FAILED,
@@ -138,10 +133,10 @@ def _copy(run: Path, info: Mapping[str, Any], start: Checkpoint, scratch: Path) 
             "mirror": None,
         },
     )
-    for name in ("config.json", "metrics.csv"):
+    for name in (layout.CONFIG, layout.METRICS):
         if (run / name).exists():
             shutil.copyfile(run / name, copy / name)
-    shutil.copytree(start.path, copy / "checkpoints" / folder_of_step(start.step))
+    shutil.copytree(start.path, copy / layout.CHECKPOINTS / layout.folder_of_step(start.step))
     return copy
 
 

@@ -15,8 +15,8 @@ class LazyGroup(click.Group):
     """Importing every command to run one would take longer than most commands do.
 
     Args:
-        homes: For each command its module in `mlflow_track.cli` (none: the package itself), a dot, and
-            its name there.
+        homes: For each command its module in `mlflow_track.cli` (none: the package itself), a
+            dot, and its name there.
     """
 
     def __init__(self, *, homes: Mapping[str, str], **settings: Any) -> None:

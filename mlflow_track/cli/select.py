@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mlflow_track.checks import did_you_mean
+from mlflow_track.record import layout
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun
@@ -153,7 +154,7 @@ def checkpoint_argument(command: Callable[..., None]) -> Callable[..., None]:
 def store_of(root: Path, run: str) -> CheckpointStore:
     from mlflow_track.checkpoint.disk.store import CheckpointStore
 
-    return CheckpointStore(one_run(root, run).path / "checkpoints")
+    return CheckpointStore(one_run(root, run).path / layout.CHECKPOINTS)
 
 
 def find_checkpoint(store: CheckpointStore, step: str) -> Checkpoint:
@@ -175,7 +176,7 @@ def find_checkpoint(store: CheckpointStore, step: str) -> Checkpoint:
 
 def own_keep(store: CheckpointStore) -> dict[str, Any]:
     """What the run said that it keeps, as the arguments of `Keep`; empty where it keeps all."""
-    info = json.loads((store.path.parent / "run.json").read_text())
+    info = json.loads((store.path.parent / layout.RUN).read_text())
     return (info.get("checkpoints") or {}).get("keep") or {}
 
 

@@ -18,6 +18,7 @@ from mlflow_track.cli.output import (
     print_rows,
 )
 from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
+from mlflow_track.record import layout
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
@@ -68,10 +69,11 @@ def _print_facts(run: Summary) -> None:
     _print_pairs("tags", list(run.tags.items()))
     _print_pairs("provenance", _provenance(run))
     _print_pairs("checkpoints", [(str(c["step"]), c["text"]) for c in _checkpoints(run)])
-    files = sorted(p for p in (run.path / "artifacts").rglob("*") if p.is_file())
+    root = run.path / layout.ARTIFACTS
+    files = sorted(p for p in root.rglob("*") if p.is_file())
     _print_pairs(
         "artifacts",
-        [(str(p.relative_to(run.path / "artifacts")), f"{p.stat().st_size:,} B") for p in files],
+        [(str(p.relative_to(root)), f"{p.stat().st_size:,} B") for p in files],
     )
 
 
@@ -149,7 +151,7 @@ def _checkpoints(run: Summary) -> list[dict[str, Any]]:
     from mlflow_track.record.files import read_json
 
     found = []
-    for manifest in sorted((run.path / "checkpoints").glob("step-*/manifest.json")):
+    for manifest in sorted((run.path / layout.CHECKPOINTS).glob(f"step-*/{layout.MANIFEST}")):
         try:
             content = read_json(manifest)
             metrics = content.get("metrics") or {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
+from mlflow_track.record import layout
 
 if TYPE_CHECKING:
     pass
@@ -54,7 +55,7 @@ class _Follower:
     """Prints what comes to the log and to the metrics of a run."""
 
     def __init__(self, path: Path, metrics: tuple[str, ...]) -> None:
-        self._log, self._file, self._metrics = path / "training.log", path / "metrics.csv", metrics
+        self._log, self._file, self._metrics = path / layout.LOG, path / layout.METRICS, metrics
         self._at = 0
         self._last: tuple[int, float] | None = None
 

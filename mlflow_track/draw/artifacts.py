@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mlflow_track.record import layout
+
 _KINDS = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -49,7 +51,7 @@ def texts(run: Path) -> list[Shown]:
 
 
 def _files(run: Path, suffixes: tuple[str, ...], most_bytes: int) -> Iterator[tuple[Path, str]]:
-    root = run / "artifacts"
+    root = run / layout.ARTIFACTS
     count = 0
     for file in sorted(root.rglob("*")):
         if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file():

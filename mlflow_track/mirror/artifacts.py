@@ -9,11 +9,12 @@ from pathlib import Path
 
 from mlflow_track.backends.protocol import Refused, Unavailable
 from mlflow_track.mirror.state import Ledger, MirrorState
+from mlflow_track.record import layout
 
 # What of the record itself goes along, and under which folder of the artifacts.
 RECORD_FOLDER = "record"
-RECORD_FILES = ("config.json", "run.json", "requirements.txt", "code.patch")
-RECORD_FILES_AT_END = ("training.log", "metrics.csv", "system_metrics.csv")
+RECORD_FILES = (layout.CONFIG, layout.RUN, layout.REQUIREMENTS, layout.PATCH)
+RECORD_FILES_AT_END = (layout.LOG, layout.METRICS, layout.SYSTEM_METRICS)
 # Of the time that passes, this part may go into looking whether files have changed.
 _LOOKING_SHARE = 0.02
 _MOST_FAILURES = 3
@@ -80,12 +81,12 @@ def all_artifacts(path: Path, is_at_end: bool) -> Iterator[tuple[Path, str]]:
     for name in RECORD_FILES + (RECORD_FILES_AT_END if is_at_end else ()):
         if (path / name).is_file():
             yield path / name, f"{RECORD_FOLDER}/{name}"
-    root = path / "artifacts"
+    root = path / layout.ARTIFACTS
     for folder, folders, files in os.walk(root):
         folders.sort()
         for name in sorted(files):
             file = Path(folder, name)
-            if not name.startswith(".tmp-") and not file.is_symlink():
+            if not name.startswith(layout.TEMPORARY) and not file.is_symlink():
                 yield file, file.relative_to(root).as_posix()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from mlflow_track.backends.protocol import Refused
 from mlflow_track.mirror.metrics import last_step
 from mlflow_track.mirror.state import Ledger, MirrorState, name_at_server
+from mlflow_track.record import layout
 from mlflow_track.record.params import flatten, param_text, read_config
 from mlflow_track.record.tags import ERROR_TAG, PARENT_TAG, RECORD_TAG, context_tags, record_tags
 
@@ -63,7 +64,7 @@ class Description:
             state = MirrorState.read(ledger.path.parent / parent)
             if state.run_id and state.tracking_uri == ledger.tracking_uri:
                 known = state.run_id
-            elif (ledger.path.parent / parent / "run.json").exists():
+            elif (ledger.path.parent / parent / layout.RUN).exists():
                 found = ledger.sink.find(experiment, {RECORD_TAG: parent})
                 known = found[0].run_id if found else None
             else:

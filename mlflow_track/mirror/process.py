@@ -15,12 +15,12 @@ from pathlib import Path
 from mlflow_track.backends.protocol import Gone, Sink, Unavailable
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.status import SyncStatus, read_status
+from mlflow_track.record import layout
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.info import RUNNING, is_held, read_info
 from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
 
-LOCK_FILE = "mirror.lock"
 _INTERVAL_SECONDS = 1.0
 # MLflow's client takes some 10 ms of a core for each batch and 0.1 ms for each value of it.
 _SHARE_OF_MACHINE = 0.005
@@ -224,7 +224,7 @@ def _is_replaced(path: Path, attempt: int) -> bool:
 
 def _try_lock(path: Path) -> int | None:
     try:
-        return take_lock(path / LOCK_FILE)
+        return take_lock(path / layout.MIRROR_LOCK)
     except BlockingIOError:
         return None
 

@@ -14,9 +14,9 @@ from mlflow_track.mirror.metadata import Description
 from mlflow_track.mirror.metrics import ForkNeeded, MetricRows
 from mlflow_track.mirror.server_run import discard_ghosts, forget, fork, link
 from mlflow_track.mirror.state import Ledger, MirrorState
+from mlflow_track.record import layout
 from mlflow_track.record.info import RUNNING, true_status
 
-METRICS_FILE, SYSTEM_METRICS_FILE = "metrics.csv", "system_metrics.csv"
 ATTEMPTS_TAG = "mlflow_track.attempts"
 HEARTBEAT_TAG = "mlflow_track.heartbeat"
 HEARTBEAT_SECONDS = 15.0
@@ -35,8 +35,8 @@ class Shipper:
         self._ledger = Ledger(path, sink, tracking_uri)
         self._description = Description(self._ledger)
         self._rows = [
-            MetricRows(self._ledger, METRICS_FILE, is_rewound=True),
-            MetricRows(self._ledger, SYSTEM_METRICS_FILE, is_rewound=False),
+            MetricRows(self._ledger, layout.METRICS, is_rewound=True),
+            MetricRows(self._ledger, layout.SYSTEM_METRICS, is_rewound=False),
         ]
         self._artifacts = Artifacts(self._ledger)
         self._checkpoints = Checkpoints(self._ledger, self._artifacts)
@@ -133,7 +133,7 @@ class Shipper:
             self._rows[0].recover()
         if target.metrics or "mlflow_track.latest_checkpoint" in target.tags:
             self._checkpoints.recover()
-        position = self.state.position(METRICS_FILE)
+        position = self.state.position(layout.METRICS)
         position.rewinds = position.rewinds or [0] * len(info["rewinds"])
         self.state.is_reconciled = True
         self._ledger.save()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.backends.protocol import Sink
+from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE, read_json
 from mlflow_track.record.info import read_info
 
-STATE_FILE = "mirror.json"
 _MOST_REFUSED = 100
 
 
@@ -97,7 +97,7 @@ class MirrorState:
     def read(cls, path: Path) -> MirrorState:
         """The state of the run in the folder `path`; a fresh one where there is none."""
         try:
-            content = read_json(path / STATE_FILE)
+            content = read_json(path / layout.MIRROR_STATE)
         except (FileNotFoundError, ValueError):
             return cls()
         known = {item.name for item in fields(cls)}
@@ -112,10 +112,10 @@ class MirrorState:
         sent again or asked of the server, and both leave there what was there.
         """
         self.updated = time.time()
-        temporary = path / f".tmp-{STATE_FILE}"
+        temporary = path / f"{layout.TEMPORARY}{layout.MIRROR_STATE}"
         with open(temporary, "w", opener=_open_as_record) as file:
             json.dump(asdict(self), file, indent=1, ensure_ascii=False)
-        os.rename(temporary, path / STATE_FILE)
+        os.rename(temporary, path / layout.MIRROR_STATE)
 
     def position(self, file: str) -> Position:
         """How far the file of metrics is; changing the answer changes the state."""
@@ -183,7 +183,7 @@ class Ledger:
 
     def last_sign_of_life(self) -> float:
         """When something was last written, in Unix seconds."""
-        files = (self.path / "metrics.csv", self.path / "run.json")
+        files = (self.path / layout.METRICS, self.path / layout.RUN)
         return max(file.stat().st_mtime for file in files if file.exists())
 
 

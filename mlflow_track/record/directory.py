@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.record import layout
 from mlflow_track.record.files import (
     FILE_MODE,
     FOLDER_MODE,
@@ -48,7 +49,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.info: dict[str, Any] = read_json(path / "run.json")
+        self.info: dict[str, Any] = read_json(path / layout.RUN)
         self._lock_descriptor = -1
         self._info_lock = threading.RLock()
 
@@ -68,9 +69,9 @@ class RunDirectory:
             make_folder(path.parent)
             path.mkdir(mode=FOLDER_MODE)
             sync_folder(path.parent)
-            lock = take_lock(path / "run.lock")
+            lock = take_lock(path / layout.RUN_LOCK)
             write_json(
-                path / "run.json",
+                path / layout.RUN,
                 {
                     "layout": LAYOUT_VERSION,
                     "id": run_id,
@@ -107,7 +108,7 @@ class RunDirectory:
             RunHeldError: Another live process is.
         """
         try:
-            self._lock_descriptor = take_lock(self.path / "run.lock")
+            self._lock_descriptor = take_lock(self.path / layout.RUN_LOCK)
         except BlockingIOError:
             attempt = (self.info["attempts"] or [{}])[-1]
             raise RunHeldError(
@@ -115,7 +116,7 @@ class RunDirectory:
                 f"{attempt.get('host')}; wait for it, or start another run with resume='never'"
             ) from None
         self._reserve()
-        self.info = read_json(self.path / "run.json")
+        self.info = read_json(self.path / layout.RUN)
 
     def release(self) -> None:
         if self._lock_descriptor >= 0:
@@ -136,7 +137,7 @@ class RunDirectory:
         """Change fields of run.json, atomically on disk; all of them, or none and an error."""
         with self._info_lock:
             info = {**self.info, **fields}
-            write_json(self.path / "run.json", info)
+            write_json(self.path / layout.RUN, info)
             self.info = info
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -223,30 +224,29 @@ class RunDirectory:
             self.update(rewinding=None, rewinds=[*self.info["rewinds"], entry])
 
     def _path_aside(self) -> Path:
-        base = f"metrics.rewound-{self.attempt}"
-        names = [base, *(f"{base}-{count}" for count in range(2, 10_000))]
-        paths = (self.path / f"{name}.csv" for name in names)
+        names = (layout.rewound_metrics(self.attempt, number) for number in range(1, 10_000))
+        paths = (self.path / name for name in names)
         return next(path for path in paths if not path.exists())
 
     @property
     def metrics_path(self) -> Path:
-        return self.path / "metrics.csv"
+        return self.path / layout.METRICS
 
     @property
     def system_metrics_path(self) -> Path:
-        return self.path / "system_metrics.csv"
+        return self.path / layout.SYSTEM_METRICS
 
     @property
     def artifacts_path(self) -> Path:
-        return self.path / "artifacts"
+        return self.path / layout.ARTIFACTS
 
     @property
     def checkpoints_path(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / layout.CHECKPOINTS
 
     @property
     def log_path(self) -> Path:
-        return self.path / "training.log"
+        return self.path / layout.LOG
 
     def read_config(self) -> dict[str, Any]:
         return read_config(self.path)
@@ -275,7 +275,7 @@ class RunDirectory:
         return changed
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        write_json(self.path / "config.json", config)
+        write_json(self.path / layout.CONFIG, config)
 
     def append_log(self, line: str) -> None:
         """Add one line to training.log, with the local time in front, by one write."""

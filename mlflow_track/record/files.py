@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mlflow_track.record import layout
+
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
@@ -53,7 +55,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
     """Write `pieces` under a temporary name, fsync, rename over `path`, fsync the folder."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.urandom(4).hex()}")
+    temporary = layout.temporary(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         for piece in pieces:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_track.record.info import DESCRIPTION
+from mlflow_track.record import layout
 
 _MOST_NAME_BYTES = 200
 
@@ -36,7 +36,7 @@ def folder_name(name: str) -> str:
 
 
 # What else of a run may be left in its folder when run.json is lost.
-_LEFTOVERS = ("metrics.csv", "config.json", "run.lock")
+_LEFTOVERS = (layout.METRICS, layout.CONFIG, layout.RUN_LOCK)
 
 
 class Skipped(NamedTuple):
@@ -57,13 +57,13 @@ def find_folders(root: Path, experiment: str | None = None) -> tuple[list[Path],
         The folders with a run.json, and those that have lost theirs. What is neither, and what
         begins with a dot (the trash, files being written), is nobody's run and passed over.
     """
-    if (root / DESCRIPTION).exists():
+    if (root / layout.RUN).exists():
         return [root], []
     found: list[Path] = []
     skipped: list[Skipped] = []
     wanted = None if experiment is None else folder_name(experiment)
     for folder in _subfolders(root):
-        if (folder / DESCRIPTION).exists():
+        if (folder / layout.RUN).exists():
             found.append(folder)
         elif any((folder / name).exists() for name in _LEFTOVERS):
             skipped.append(Skipped(folder, "run.json is missing"))
@@ -74,7 +74,7 @@ def find_folders(root: Path, experiment: str | None = None) -> tuple[list[Path],
 
 def _look_into(experiment: Path, found: list[Path], skipped: list[Skipped]) -> None:
     for folder in _subfolders(experiment):
-        if (folder / DESCRIPTION).exists():
+        if (folder / layout.RUN).exists():
             found.append(folder)
         elif any((folder / name).exists() for name in _LEFTOVERS):
             skipped.append(Skipped(folder, "run.json is missing"))

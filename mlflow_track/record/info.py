@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.record import layout
 from mlflow_track.record.files import read_json
 from mlflow_track.record.lock import is_locked
 
@@ -16,7 +17,6 @@ RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 STATUSES = (RUNNING, FINISHED, FAILED, KILLED)
 
-DESCRIPTION = "run.json"
 LAYOUT_VERSION = 1
 
 
@@ -33,17 +33,17 @@ def read_info(path: Path) -> dict[str, Any]:
         UnreadableRun: There is no run.json, it is damaged, or a newer version wrote it.
     """
     try:
-        info = read_json(path / DESCRIPTION)
+        info = read_json(path / layout.RUN)
     except FileNotFoundError:
         raise UnreadableRun(f"there is no run.json in {path}") from None
     except (ValueError, OSError, RecursionError) as error:
         raise UnreadableRun(f"run.json cannot be read: {error}") from error
     if not isinstance(info, dict):
         raise UnreadableRun(f"run.json holds {type(info).__name__}, not the description of a run")
-    layout = info.get("layout")
-    if isinstance(layout, int) and layout > LAYOUT_VERSION:
+    version = info.get("layout")
+    if isinstance(version, int) and version > LAYOUT_VERSION:
         raise UnreadableRun(
-            f"run.json has layout {layout}; this version reads up to {LAYOUT_VERSION}: upgrade it"
+            f"run.json has layout {version}; this version reads up to {LAYOUT_VERSION}: upgrade it"
         )
     return _completed(info, path)
 
@@ -70,7 +70,7 @@ def _completed(info: dict[str, Any], path: Path) -> dict[str, Any]:
     if info["status"] not in STATUSES:
         info["status"] = KILLED
     if not _is_number(info.get("created")):
-        info["created"] = (path / DESCRIPTION).stat().st_mtime
+        info["created"] = (path / layout.RUN).stat().st_mtime
     if not _is_number(info.get("ended")):
         info["ended"] = None
     return info
@@ -85,14 +85,14 @@ def true_status(path: Path, info: Mapping[str, Any]) -> str:
     status = info.get("status", KILLED)
     if status == RUNNING and not is_held(path):
         # It may have ended between the reading of run.json and the look at the lock.
-        status = read_json(path / "run.json").get("status", KILLED)
+        status = read_json(path / layout.RUN).get("status", KILLED)
         return KILLED if status == RUNNING else status
     return status
 
 
 def is_held(path: Path) -> bool:
     """Whether a live process writes the run in the folder `path`."""
-    return is_locked(path / "run.lock")
+    return is_locked(path / layout.RUN_LOCK)
 
 
 def read_params(path: Path) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def read_params(path: Path) -> dict[str, Any]:
         UnreadableRun: config.json is damaged.
     """
     try:
-        config = read_json(path / "config.json")
+        config = read_json(path / layout.CONFIG)
     except FileNotFoundError:
         return {}
     except (ValueError, OSError, RecursionError) as error:
@@ -126,7 +126,7 @@ def last_sign_of_life(path: Path, info: Mapping[str, Any]) -> float:
     if read_status(path, info) == RUNNING:
         return time.time()
     times = [info["created"]]
-    for name in ("metrics.csv", DESCRIPTION):
+    for name in (layout.METRICS, layout.RUN):
         try:
             times.append(os.stat(path / name).st_mtime)
         except OSError:

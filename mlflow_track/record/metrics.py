@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from mlflow_track.record import layout
 from mlflow_track.record.device_values import Arriving, LateRow, LateRows
 from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
 from mlflow_track.record.uninterruptible import undisturbed
@@ -300,7 +301,7 @@ class MetricsFile:
 
         The descriptor keeps its number, so at no time is it that of a closed file.
         """
-        temporary = self.path.with_name(f".tmp-{self.path.name}-{os.urandom(4).hex()}")
+        temporary = layout.temporary(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             with os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file:

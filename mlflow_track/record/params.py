@@ -7,13 +7,14 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.record import layout
 from mlflow_track.record.files import read_json
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Params as given, and every later change: {"params": …, "changes": […]}; `path`: the run's."""
     try:
-        return read_json(path / "config.json")
+        return read_json(path / layout.CONFIG)
     except FileNotFoundError:
         return {"params": {}, "changes": []}
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.record import layout
 from mlflow_track.record.files import replace_file
 from mlflow_track.record.masking import mask_command, mask_password
 
@@ -37,7 +38,7 @@ def capture(folder: Path) -> dict[str, Any]:
         },
         key=str.lower,
     )
-    replace_file(folder / "requirements.txt", ("\n".join(packages) + "\n").encode())
+    replace_file(folder / layout.REQUIREMENTS, ("\n".join(packages) + "\n").encode())
     return {
         "user": _user(),
         "script": sys.argv[0],
@@ -58,7 +59,7 @@ def _git(folder: Path) -> dict[str, Any] | None:
     if patch:
         text = patch[:_MOST_PATCH_BYTES].decode(errors="surrogateescape")
         masked = mask_password(text).encode(errors="surrogateescape")
-        replace_file(folder / "code.patch", masked)
+        replace_file(folder / layout.PATCH, masked)
     branch = _run_git("rev-parse", "--abbrev-ref", "HEAD") or b""
     return {
         "commit": commit.decode().strip(),

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlflow_track.record import layout
 from mlflow_track.record.directory import RunHeldError
 from mlflow_track.record.info import is_held
 from mlflow_track.record.lock import take_lock
 
-TRASH = ".trash"
 # A temporary file younger than this may still be written by somebody.
 _LEFTOVER_SECONDS = 3600.0
 
@@ -24,14 +24,14 @@ def move_to_trash(path: Path) -> Path:
         RunHeldError: A live process writes it, or its mirror does.
         OSError: It cannot be moved.
     """
-    for name, what in (("run.lock", "is running"), ("mirror.lock", "is being mirrored")):
+    for name, what in ((layout.RUN_LOCK, "is running"), (layout.MIRROR_LOCK, "is being mirrored")):
         if (path / name).exists():
             try:
                 os.close(take_lock(path / name))
             except BlockingIOError:
                 raise RunHeldError(f"{path} {what}; it stays. Stop it first") from None
     path = path.absolute()
-    target = path.parent.parent / TRASH / path.parent.name / path.name
+    target = path.parent.parent / layout.TRASH / path.parent.name / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         target = target.with_name(f"{target.name}-{time.time_ns()}")
@@ -46,15 +46,15 @@ def leftovers(root: Path, now: float) -> Iterator[Path]:
         root: The folder of all runs.
         now: Unix seconds; what is younger than an hour is not a leftover yet.
     """
-    yield from sorted((root / TRASH).glob("*/*"))
+    yield from sorted((root / layout.TRASH).glob("*/*"))
     for run in sorted(root.glob("*/*/")):
-        if run.parent.name == TRASH or not (run / "run.json").exists() or is_held(run):
+        if run.parent.name == layout.TRASH or not (run / layout.RUN).exists() or is_held(run):
             continue
         for pattern in (
-            ".tmp-*",
-            "artifacts/**/.tmp-*",
-            "checkpoints/.tmp-*",
-            "checkpoints/.trash-*",
+            f"{layout.TEMPORARY}*",
+            f"{layout.ARTIFACTS}/**/{layout.TEMPORARY}*",
+            f"{layout.CHECKPOINTS}/{layout.TEMPORARY}*",
+            f"{layout.CHECKPOINTS}/{layout.HIDDEN_CHECKPOINT}*",
         ):
             for path in sorted(run.glob(pattern)):
                 try:

@@ -12,11 +12,12 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, RESOURCE_DOES_NOT_EX
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
+from mlflow_track.record import layout
 from mlflow_track.ui.address import path_of
 
-_RECORD, _CHECKPOINTS = "record", "checkpoints"
+_RECORD = "record"
 # What in a run's folder only processes read.
-_OF_PROCESSES = ("run.lock", "mirror.lock", "mirror.json")
+_OF_PROCESSES = (layout.RUN_LOCK, layout.MIRROR_LOCK, layout.MIRROR_STATE)
 
 
 class RecordArtifacts(ArtifactRepository):
@@ -29,7 +30,7 @@ class RecordArtifacts(ArtifactRepository):
     def __init__(self, artifact_uri: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(artifact_uri, *args, **kwargs)
         path = path_of(artifact_uri)
-        self._run = next((p for p in (path, *path.parents) if (p / "run.json").exists()), path)
+        self._run = next((p for p in (path, *path.parents) if (p / layout.RUN).exists()), path)
         self._base = PurePosixPath(path.relative_to(self._run))
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
@@ -38,7 +39,7 @@ class RecordArtifacts(ArtifactRepository):
         if not (self._base / base).parts:
             found[_RECORD] = self._run
             if self._checkpoints():
-                found[_CHECKPOINTS] = self._run / _CHECKPOINTS
+                found[layout.CHECKPOINTS] = self._run / layout.CHECKPOINTS
         infos = []
         for name, place in found.items():
             size = None if place.is_dir() else place.stat().st_size
@@ -59,7 +60,7 @@ class RecordArtifacts(ArtifactRepository):
 
     def download_artifacts(self, artifact_path: str, dst_path: str | None = None, **_: Any) -> str:
         """The artifact's own path, or that of a copy in `dst_path`."""
-        is_made_up = str(self._base / artifact_path) in (".", _RECORD, _CHECKPOINTS)
+        is_made_up = str(self._base / artifact_path) in (".", _RECORD, layout.CHECKPOINTS)
         if dst_path is None and not is_made_up:
             return self.get_local_path(artifact_path)
         return super().download_artifacts(artifact_path, dst_path)
@@ -72,9 +73,9 @@ class RecordArtifacts(ArtifactRepository):
         folder = self._base / folder
         if folder.is_absolute() or ".." in folder.parts:
             raise _missing(str(folder))
-        found = self._listed(self._run / "artifacts" / folder)
+        found = self._listed(self._run / layout.ARTIFACTS / folder)
         head, rest = folder.parts[:1], folder.parts[1:]
-        if head == (_CHECKPOINTS,):
+        if head == (layout.CHECKPOINTS,):
             committed = {
                 checkpoint.path.name: checkpoint.path for checkpoint in self._checkpoints()
             }
@@ -89,7 +90,7 @@ class RecordArtifacts(ArtifactRepository):
 
     def _listed(self, folder: Path) -> dict[str, Path]:
         try:
-            entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".tmp-")]
+            entries = [e for e in folder.iterdir() if not e.name.startswith(layout.TEMPORARY)]
         except (FileNotFoundError, NotADirectoryError):
             return {}
         # A link must not lead to the rest of the machine, and a broken one leads nowhere.
@@ -101,7 +102,7 @@ class RecordArtifacts(ArtifactRepository):
         }
 
     def _checkpoints(self) -> list[Checkpoint]:
-        return CheckpointStore(self._run / _CHECKPOINTS).list()
+        return CheckpointStore(self._run / layout.CHECKPOINTS).list()
 
     # --- refused ---
 

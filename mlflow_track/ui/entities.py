@@ -28,6 +28,7 @@ from mlflow.entities import (
 from mlflow_track.analysis.aggregates import MetricSummary
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.checkpoint.disk.store import CheckpointStore
+from mlflow_track.record import layout
 from mlflow_track.record.info import RUNNING, last_sign_of_life
 from mlflow_track.record.params import param_text, read_config
 from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG, context_tags, record_tags
@@ -124,7 +125,7 @@ def _tags(summary: Summary) -> dict[str, str]:
     tags = context_tags(summary.info) | summary.tags
     tags |= record_tags(summary.info, config if isinstance(config, dict) else {})
     tags.setdefault("mlflow.runName", summary.name)
-    checkpoints = CheckpointStore(summary.path / "checkpoints").list()
+    checkpoints = CheckpointStore(summary.path / layout.CHECKPOINTS).list()
     if checkpoints:
         tags[LATEST_CHECKPOINT_TAG] = checkpoints[-1].path.name
     if summary.problems:

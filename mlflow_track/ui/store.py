@@ -26,7 +26,8 @@ from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
 
 from mlflow_track.analysis.histories import History, HistoryCache, sampled_steps
-from mlflow_track.analysis.summary import METRICS_FILE, SYSTEM_FILE, Summary, SummaryCache
+from mlflow_track.analysis.summary import Summary, SummaryCache
+from mlflow_track.record import layout
 from mlflow_track.ui.address import experiment_id_of, path_of
 from mlflow_track.ui.entities import (
     best_of,
@@ -180,9 +181,9 @@ class RecordStore(AbstractStore):
 
     def _history(self, summary: Summary, name: str) -> History:
         if name in summary.metrics:
-            file = METRICS_FILE
+            file = layout.METRICS
         elif name in summary.system_metrics:
-            file = SYSTEM_FILE
+            file = layout.SYSTEM_METRICS
         else:
             return _history_of_best(summary, name)
         try:
@@ -244,7 +245,7 @@ class RecordStore(AbstractStore):
 
     def _run_of(self, summary: Summary) -> Run:
         try:
-            checkpoints = (summary.path / "checkpoints").stat().st_mtime_ns
+            checkpoints = (summary.path / layout.CHECKPOINTS).stat().st_mtime_ns
         except OSError:
             checkpoints = 0
         cached = self._runs.get(summary.id)

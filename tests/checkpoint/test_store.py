@@ -12,6 +12,7 @@ from mlflow_track.checkpoint import pruning
 from mlflow_track.checkpoint.disk import verify
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.policy.retention import Keep
+from mlflow_track.record import layout
 
 FILES = {"state.safetensors": b"tensors" * 999, "state.json": b'{"a": 1}'}
 MANIFEST = {"metrics": {"loss": 1.0}, "is_finite": True}
@@ -19,7 +20,7 @@ MANIFEST = {"metrics": {"loss": 1.0}, "is_finite": True}
 
 def publish(store: CheckpointStore, step: int) -> Checkpoint:
     files = {name: content + str(step).encode() for name, content in FILES.items()}
-    return store.publish(step, files, MANIFEST)
+    return store.publish(step, files, layout.MANIFEST)
 
 
 def test_what_is_published_verifies_and_is_listed_newest_last(tmp_path: Path) -> None:

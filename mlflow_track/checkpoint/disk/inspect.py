@@ -11,12 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_track.checkpoint.disk.store import (
-    STATE_JSON,
-    STATE_TENSORS,
-    Checkpoint,
-    CorruptCheckpointError,
-)
+from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.record import layout
 from mlflow_track.record.files import replace_file
 
 # Manifest fields that say when and where, not what.
@@ -48,7 +44,7 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, Entry]:
     Raises:
         CorruptCheckpointError: The header cannot be read.
     """
-    path = checkpoint.path / STATE_TENSORS
+    path = checkpoint.path / layout.STATE_TENSORS
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -65,7 +61,8 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, Entry]:
             if name != "__metadata__"
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptCheckpointError(f"{checkpoint.path.name}/{STATE_TENSORS}: {error}") from error
+        name = f"{checkpoint.path.name}/{layout.STATE_TENSORS}"
+        raise CorruptCheckpointError(f"{name}: {error}") from error
 
 
 def compare_manifests(first: Checkpoint, second: Checkpoint) -> list[Difference]:
@@ -94,7 +91,7 @@ def compare_values(first: Checkpoint, second: Checkpoint) -> Iterator[Difference
         CorruptCheckpointError: A file does not match its manifest.
     """
     ours, theirs = tensors_of(first), tensors_of(second)
-    left, right = first.read(STATE_TENSORS), second.read(STATE_TENSORS)
+    left, right = first.read(layout.STATE_TENSORS), second.read(layout.STATE_TENSORS)
     for name in ours:
         if name not in theirs or _form(ours[name]) != _form(theirs[name]):
             continue
@@ -104,7 +101,7 @@ def compare_values(first: Checkpoint, second: Checkpoint) -> Iterator[Difference
         )
         if a != b:
             yield Difference(f"tensor {name}", "", _distance(a, b, ours[name].dtype))
-    documents = [json.loads(bytes(c.read(STATE_JSON))) for c in (first, second)]
+    documents = [json.loads(bytes(c.read(layout.STATE_JSON))) for c in (first, second)]
     for part in ("state", "random"):
         # The history of saves holds times, which never come twice.
         for item in _compare(f"{part}.", *(_leaves(d.get(part, {})) for d in documents)):
@@ -128,10 +125,10 @@ def export_model(
         CorruptCheckpointError: A file does not match its manifest.
         KeyError: The state has no such entry; the message says which it has.
     """
-    state = json.loads(bytes(checkpoint.read(STATE_JSON)))["state"]
+    state = json.loads(bytes(checkpoint.read(layout.STATE_JSON)))["state"]
     if entry not in state:
         raise KeyError(f"the state has no {entry!r}; it has {', '.join(state)}")
-    content, places = checkpoint.read(STATE_TENSORS), tensors_of(checkpoint)
+    content, places = checkpoint.read(layout.STATE_TENSORS), tensors_of(checkpoint)
     header: dict[str, Any] = {}
     pieces, skipped, offset = [], [], 0
     for name, value in _leaves(state[entry]).items():

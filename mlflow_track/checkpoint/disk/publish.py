@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from mlflow_track.checkpoint.disk import verify
+from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, make_folder, sync_folder, write_all
 
-STATE_TENSORS, STATE_JSON, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 PAGE_BYTES = 4096
 # Below this the page cache is quicker than the disk.
 _LEAST_DIRECT_BYTES = 1 << 20
@@ -79,13 +79,13 @@ def publish(
     Raises:
         OSError: The disk is full or failed; what was there before is untouched.
     """
-    final = folder / folder_of_step(step)
+    final = folder / layout.folder_of_step(step)
     if is_repeat and final.is_dir():
         sync_folder(folder)
         return final
     make_folder(folder)
     _require_space(folder, sum(content.size for content in files.values()))
-    temporary = folder / f".tmp-{step}-{os.urandom(4).hex()}"
+    temporary = layout.temporary(folder / str(step))
     temporary.mkdir(mode=FOLDER_MODE)
     try:
         for path in sync_first:
@@ -104,7 +104,7 @@ def publish(
             "files": entries,
         }
         text = json.dumps({**sealed, "digest": verify.digest_of_manifest(sealed)}, indent=1)
-        _write(temporary / MANIFEST, Content.of(text.encode()), lambda written: None)
+        _write(temporary / layout.MANIFEST, Content.of(text.encode()), lambda written: None)
         sync_folder(temporary)
         os.rename(temporary, final)
     except BaseException:
@@ -122,10 +122,6 @@ def empty_trash(trash: Path) -> None:
     """
     sync_folder(trash.parent)
     shutil.rmtree(trash, ignore_errors=True)
-
-
-def folder_of_step(step: int) -> str:
-    return f"step-{step:09d}"
 
 
 def _write(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,30 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.checkpoint.disk import verify
-from mlflow_track.checkpoint.disk.publish import (
-    MANIFEST,
-    STATE_JSON,
-    STATE_TENSORS,
-    Content,
-    empty_trash,
-    folder_of_step,
-    publish,
-)
+from mlflow_track.checkpoint.disk.publish import Content, empty_trash, publish
 from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError, digest_of_manifest
+from mlflow_track.record import layout
 from mlflow_track.record.files import FOLDER_MODE, make_folder, read_json, sync_folder
 from mlflow_track.record.lock import FileLock
 
 __all__ = [
-    "MANIFEST",
-    "STATE_JSON",
-    "STATE_TENSORS",
     "Checkpoint",
     "CheckpointStore",
     "CorruptCheckpointError",
 ]
 
-_STEP_FOLDER = re.compile(r"step-(\d{9,})")
-_LOCK_FILE = ".lock"
 # A writer that a killed trainer left has one checkpoint to finish.
 _MOST_SECONDS_TO_WAIT = 600.0
 
@@ -66,13 +53,13 @@ class Checkpoint:
             CorruptCheckpointError: The manifest is missing, or does not match its own digest.
         """
         try:
-            manifest = read_json(self.path / MANIFEST)
+            manifest = read_json(self.path / layout.MANIFEST)
             sealed = manifest.pop("digest")
             if sealed != digest_of_manifest(manifest) or manifest["step"] != self.step:
                 raise ValueError("its content does not match its digest and folder")
             return manifest
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CorruptCheckpointError(f"{self.path.name}/{MANIFEST}: {error}") from error
+            raise CorruptCheckpointError(f"{self.path.name}/{layout.MANIFEST}: {error}") from error
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -118,15 +105,15 @@ class CheckpointStore:
         if not self.path.is_dir():
             return []
         found = [
-            Checkpoint(entry, int(match.group(1)))
+            Checkpoint(entry, step)
             for entry in self.path.iterdir()
-            if (match := _STEP_FOLDER.fullmatch(entry.name)) and entry.is_dir()
+            if (step := layout.step_of_folder(entry.name)) is not None and entry.is_dir()
         ]
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def expected(self, step: int) -> Checkpoint:
         """The checkpoint of `step`, whether or not it is committed yet."""
-        return Checkpoint(self.path / folder_of_step(step), step)
+        return Checkpoint(self.path / layout.folder_of_step(step), step)
 
     def publish(
         self, step: int, files: Mapping[str, bytes | memoryview], manifest: Mapping[str, Any]
@@ -151,7 +138,7 @@ class CheckpointStore:
             TimeoutError: It does not end.
         """
         make_folder(self.path)
-        lock = FileLock(self.path / _LOCK_FILE)
+        lock = FileLock(self.path / layout.WRITER_LOCK)
         began = time.monotonic()
         has_said = False
         while not lock.take():
@@ -173,17 +160,18 @@ class CheckpointStore:
 
     def hide(self, checkpoint: Checkpoint) -> Path:
         """Rename a checkpoint out of sight; `publish.empty_trash` deletes what is returned."""
-        trash = self.path / f".trash-{checkpoint.path.name}-{os.urandom(4).hex()}"
+        name = f"{layout.HIDDEN_CHECKPOINT}{checkpoint.path.name}-{os.urandom(4).hex()}"
+        trash = self.path / name
         os.rename(checkpoint.path, trash)
         return trash
 
     def quarantine(self, checkpoint: Checkpoint) -> Path:
         """Move a damaged checkpoint out of the way, for a person to look at."""
-        return self._move(checkpoint, self.path / "quarantine")
+        return self._move(checkpoint, self.path / layout.QUARANTINE)
 
     def move_aside(self, checkpoint: Checkpoint, attempt: int) -> Path:
         """Move a checkpoint that a rewind passed over to `rewound-<attempt>/`."""
-        return self._move(checkpoint, self.path / f"rewound-{attempt}")
+        return self._move(checkpoint, self.path / layout.rewound_checkpoints(attempt))
 
     def sweep(self) -> None:
         """Remove what interrupted saves and deletions left; only for the holder of the lock."""
@@ -191,7 +179,7 @@ class CheckpointStore:
             # What was renamed out of sight must not come back with half of its files.
             sync_folder(self.path)
             for entry in self.path.iterdir():
-                if entry.name.startswith((".tmp-", ".trash-")):
+                if entry.name.startswith((layout.TEMPORARY, layout.HIDDEN_CHECKPOINT)):
                     shutil.rmtree(entry, ignore_errors=True)
 
     def _move(self, checkpoint: Checkpoint, folder: Path) -> Path:
@@ -212,7 +200,7 @@ def held_for_reading(folder: Path) -> Iterator[None]:
     Raises:
         FileNotFoundError: It is not there (any more).
     """
-    manifest = folder / "manifest.json"
+    manifest = folder / layout.MANIFEST
     descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _flock(descriptor, fcntl.LOCK_SH)
@@ -228,7 +216,7 @@ def held_for_reading(folder: Path) -> Iterator[None]:
 def free_to_remove(folder: Path) -> Iterator[bool]:
     """Whether nobody reads the checkpoint in `folder`; nobody begins to inside the block."""
     try:
-        descriptor = os.open(folder / "manifest.json", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder / layout.MANIFEST, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         yield True
         return

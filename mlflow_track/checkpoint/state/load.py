@@ -18,15 +18,11 @@ import torch
 
 from mlflow_track.checkpoint.disk import safetensors
 from mlflow_track.checkpoint.disk.copying import copy_all
-from mlflow_track.checkpoint.disk.store import (
-    STATE_JSON,
-    STATE_TENSORS,
-    Checkpoint,
-    CorruptCheckpointError,
-)
+from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.state import codec
 from mlflow_track.checkpoint.state.compatibility import converted_moments, require_fit
 from mlflow_track.checkpoint.state.flatten import fit_prefix
+from mlflow_track.record import layout
 
 # The alignment that vector instructions like best.
 _ALIGNMENT = 64
@@ -48,8 +44,9 @@ def read(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     files = {name: checkpoint.read(name) for name in checkpoint.manifest["files"]}
     try:
-        document = json.loads(bytes(files[STATE_JSON]))
-        tensors = safetensors.parse(torch.frombuffer(files[STATE_TENSORS], dtype=torch.uint8))
+        document = json.loads(bytes(files[layout.STATE_JSON]))
+        image = torch.frombuffer(files[layout.STATE_TENSORS], dtype=torch.uint8)
+        tensors = safetensors.parse(image)
         return {name: codec.decode(value, tensors) for name, value in document.items()}
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UnreadableCheckpointError(

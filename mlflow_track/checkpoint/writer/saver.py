@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mlflow_track.checkpoint.disk import safetensors, verify
-from mlflow_track.checkpoint.disk.publish import STATE_JSON, STATE_TENSORS, Content, publish
+from mlflow_track.checkpoint.disk.publish import Content, publish
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
 from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
 from mlflow_track.checkpoint.writer.process import (
@@ -28,6 +28,7 @@ from mlflow_track.checkpoint.writer.process import (
     WriterDiedError,
 )
 from mlflow_track.checkpoint.writer.shared_memory import WarmMemory, available_bytes
+from mlflow_track.record import layout
 from mlflow_track.record.metrics import MetricsFile
 
 # The history of saves grows in state.json; without slack every save would need new memory.
@@ -116,8 +117,8 @@ class Saver:
         if not self._is_prepared:
             self._is_prepared = True
             tensors, document = take_apart(SaveRequest(step=0, state=state), self._memory_of_state)
-            layout = self._planned.of(tensors)
-            if self._has_memory(layout.total_bytes + len(document)):
+            plan = self._planned.of(tensors)
+            if self._has_memory(plan.total_bytes + len(document)):
                 self._start_writer()
 
     def save(self, request: SaveRequest) -> float:
@@ -134,22 +135,22 @@ class Saver:
         while self.in_flight is not None:
             self._take_answer(None)
         tensors, document = take_apart(request, self._memory_of_state)
-        layout = self._planned.of(tensors)
+        plan = self._planned.of(tensors)
         manifest = {**request.manifest, "metrics_position": self._metrics.position()}
-        order = self._order(request.step, layout, manifest)
-        if not self._has_memory(layout.total_bytes + len(document) + len(order)):
-            return self._stream(request.step, layout, tensors, document, manifest, started)
+        order = self._order(request.step, plan, manifest)
+        if not self._has_memory(plan.total_bytes + len(document) + len(order)):
+            return self._stream(request.step, plan, tensors, document, manifest, started)
         self._start_writer()
-        self._fill(layout, tensors, document + order)
+        self._fill(plan, tensors, document + order)
         pending = _Pending(
             {
-                "image_bytes": layout.total_bytes,
+                "image_bytes": plan.total_bytes,
                 "document_bytes": len(document),
                 "order_bytes": len(order),
                 "is_repeat": False,
             },
             request.step,
-            layout.total_bytes,
+            plan.total_bytes,
             started,
         )
         self._send(pending)
@@ -210,15 +211,15 @@ class Saver:
         return False
 
     def _fill(
-        self, layout: safetensors.Layout, tensors: Mapping[str, torch.Tensor], tail: bytes
+        self, plan: safetensors.Layout, tensors: Mapping[str, torch.Tensor], tail: bytes
     ) -> None:
         self._memory.ready()
         if torch.cuda.is_initialized() and any(tensor.is_cuda for tensor in tensors.values()):
             self._memory.pin()
         targets = self._planned.targets(self._memory.tensor)
-        safetensors.fill(self._memory.tensor, layout, tensors, targets)
-        view = self._memory.view(layout.total_bytes + len(tail))
-        view[layout.total_bytes : layout.total_bytes + len(tail)] = tail
+        safetensors.fill(self._memory.tensor, plan, tensors, targets)
+        view = self._memory.view(plan.total_bytes + len(tail))
+        view[plan.total_bytes : plan.total_bytes + len(tail)] = tail
 
     # --- the writer ---
 
@@ -290,13 +291,13 @@ class Saver:
             )
         )
 
-    def _order(self, step: int, layout: safetensors.Layout, manifest: Mapping[str, Any]) -> bytes:
+    def _order(self, step: int, plan: safetensors.Layout, manifest: Mapping[str, Any]) -> bytes:
         """What the writer must know beside the bytes."""
         return json.dumps(
             {
                 "folder": str(self._store.path.absolute()),
                 "step": step,
-                "spans": layout.float_spans,
+                "spans": plan.float_spans,
                 "manifest": manifest,
                 # The rows that the manifest counts must be as durable as the checkpoint.
                 "sync_first": [str(self._metrics.path.absolute())],
@@ -308,22 +309,22 @@ class Saver:
     def _stream(
         self,
         step: int,
-        layout: safetensors.Layout,
+        plan: safetensors.Layout,
         tensors: Mapping[str, torch.Tensor],
         document: bytes,
         manifest: Mapping[str, Any],
         started: float,
     ) -> float:
         """Publish within the call, with two blocks of memory."""
-        pieces = safetensors.blocks(layout, tensors, verify.CHUNK_BYTES)
+        pieces = safetensors.blocks(plan, tensors, verify.CHUNK_BYTES)
         error = None
         try:
             publish(
                 self._store.path,
                 step,
                 {
-                    STATE_TENSORS: Content(layout.total_bytes, pieces, layout.float_spans),
-                    STATE_JSON: Content.of(document),
+                    layout.STATE_TENSORS: Content(plan.total_bytes, pieces, plan.float_spans),
+                    layout.STATE_JSON: Content.of(document),
                 },
                 manifest,
                 sync_first=[str(self._metrics.path)],
@@ -331,7 +332,7 @@ class Saver:
         except OSError as failure:
             error = failure
         now = time.monotonic()
-        pending = _Pending({}, step, layout.total_bytes, started, now - started)
+        pending = _Pending({}, step, plan.total_bytes, started, now - started)
         self._end(pending, error, now)
         return now - started
 
