@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, replace
@@ -20,7 +19,8 @@ from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.reproducibility import fingerprint, surroundings
 from mlflow_track.checkpoint.restorer import Restorer, data_of
 from mlflow_track.checkpoint.state.flatten import SaveRequest
-from mlflow_track.checkpoint.writer.saver import Outcome, Saver
+from mlflow_track.checkpoint.writer.outcome import Outcome
+from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.console import progress_on_terminal
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
@@ -63,7 +63,6 @@ class Checkpointer:
         self._ranks = Ranks.here()
         if not self._ranks.is_alone:
             stop.share()
-        self._pruning: threading.Thread | None = None
         self._clock, self._times = decision.Clock(), decision.StepTimes()
         self._store = CheckpointStore(directory.checkpoints_path)
         # It waits for the writer of a former process, whose folder must not be swept.
@@ -77,6 +76,7 @@ class Checkpointer:
         compared = {plan.keep.metric} if plan.keep is not None and plan.keep.metric else set()
         self._seen = decision.Watched(self._watched | compared)
         self._history = History(since=self._clock.now())
+        self._pruning = pruning.BackgroundPruning(self._store, plan.keep, announce)
         # What asked for each save in flight, by its step, and the history before it.
         self._in_flight: dict[int, tuple[tuple[Ask, ...], History]] = {}
         self._resumed_from: set[int] = set()
@@ -164,7 +164,7 @@ class Checkpointer:
         self._require_owner()
         self._saver.wait()
         errors = self._settle()
-        self._wait_for_pruning()
+        self._pruning.wait()
         if errors:
             raise errors[-1]
 
@@ -179,7 +179,7 @@ class Checkpointer:
         self._saver.wait(progress_on_terminal(self._saver.in_flight))
         self._saver.close()
         self._settle()
-        self._wait_for_pruning()
+        self._pruning.wait()
         if self._failed is not None:
             words = f"step {self._failed.step} was not saved: {self._failed.error}"
             self._announce(f"WARNING: the last checkpoint is missing: {words}")
@@ -280,10 +280,7 @@ class Checkpointer:
                     durable_seconds=outcome.durable_seconds,
                 )
                 self._announce(_describe(outcome, asks))
-                self._wait_for_pruning()
-                # Removing gigabytes takes longer than the copy that the loop pays for a save.
-                self._pruning = threading.Thread(target=self._prune, name="prune", daemon=True)
-                self._pruning.start()
+                self._pruning.start(self._resumed_from, self._checked)
             else:
                 # It was not saved, so that a policy may ask again.
                 self._history = replace(
@@ -299,22 +296,6 @@ class Checkpointer:
                     "checkpoints before it are untouched, the next save that is due tries again"
                 )
         return errors
-
-    def _wait_for_pruning(self) -> None:
-        if self._pruning is not None:
-            self._pruning.join()
-            self._pruning = None
-
-    def _prune(self) -> None:
-        if self._plan.keep is None:
-            return
-        removed, busy = pruning.prune(
-            self._store, self._plan.keep, self._resumed_from, self._checked
-        )
-        for verdict in removed:
-            self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
-        for verdict in busy:
-            self._announce(f"step {verdict.checkpoint.step} stays for now: {verdict.reason}")
 
     def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:
         """Put the newest checkpoint that verifies back into `state`, and the generators with it.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, MutableMapping, Sequence
+import threading
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from typing import NamedTuple
 
 from mlflow_track.checkpoint.disk.store import (
@@ -154,3 +155,44 @@ def _candidate(checkpoint: Checkpoint) -> Candidate:
         is_verified=has_right_sizes(checkpoint),
         size_bytes=checkpoint.size_bytes,
     )
+
+
+class BackgroundPruning:
+    """Removes what retention does not keep, in a thread: gigabytes take longer than a save stalls.
+
+    Args:
+        store: The checkpoints.
+        keep: What to keep; None keeps all.
+        announce: Takes one line of text for the log.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, keep: Keep | None, announce: Callable[[str], None]
+    ) -> None:
+        self._store, self._keep, self._announce = store, keep, announce
+        self._thread: threading.Thread | None = None
+
+    def start(self, in_use: Collection[int], checked: MutableMapping[int, bool]) -> None:
+        """Begin, once the removals before have ended; see `prune` for the arguments."""
+        self.wait()
+        if self._keep is not None:
+            work = (self._keep, in_use, checked)
+            self._thread = threading.Thread(
+                target=self._prune, args=work, name="prune", daemon=True
+            )
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Return when everything is removed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _prune(
+        self, keep: Keep, in_use: Collection[int], checked: MutableMapping[int, bool]
+    ) -> None:
+        removed, busy = prune(self._store, keep, in_use, checked)
+        for verdict in removed:
+            self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
+        for verdict in busy:
+            self._announce(f"step {verdict.checkpoint.step} stays for now: {verdict.reason}")

@@ -9,7 +9,7 @@ from mlflow_track.backends.protocol import Sink, Target
 from mlflow_track.mirror.state import Position
 from mlflow_track.record import layout
 from mlflow_track.record.files import replace_file
-from mlflow_track.record.metrics import header_line
+from mlflow_track.record.rows import header_line
 
 _SYSTEM_PREFIX = "system/"
 

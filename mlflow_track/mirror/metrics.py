@@ -13,8 +13,7 @@ from mlflow_track.backends.protocol import Cell, Unavailable
 from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.state import Ledger, Position, name_at_server
 from mlflow_track.record.info import is_held
-from mlflow_track.record.metrics import read_header
-from mlflow_track.record.rows import Row, Rows, iterate_rows, read_rows
+from mlflow_track.record.rows import Row, Rows, iterate_rows, read_header, read_rows
 
 _PIECE_BYTES = 512 << 10
 _BATCH = 1000

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import orjson
-
-from mlflow_track.record.metrics import parse_header
 
 
 class Row(NamedTuple):
@@ -239,3 +238,44 @@ def _parse_line_by_line(body: bytes, width: int) -> tuple[list[list[float | None
         except ValueError:
             damaged += 1
     return [list(column) for column in zip_longest(*rows)] or [[], []], damaged
+
+
+_FIXED = ("step", "time")
+
+
+def header_line(names: Sequence[str]) -> bytes:
+    """The first line of a metrics file, quoted as CSV where a name needs it."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow([*_FIXED, *names])
+    return buffer.getvalue().encode()
+
+
+def read_header(path: Path) -> tuple[tuple[str, ...], int]:
+    """The metric names of a file, and the length of its header in bytes.
+
+    Raises:
+        ValueError: The first line is not the header of a metrics file.
+    """
+    with open(path, "rb") as file:
+        line = file.readline()
+    return parse_header(line, path), len(line)
+
+
+def parse_header(line: bytes, path: Path) -> tuple[str, ...]:
+    cells = next(csv.reader([line.decode()]), [])
+    if not line.endswith(b"\n") or tuple(cells[:2]) != _FIXED:
+        raise ValueError(f"{path} does not begin with 'step,time,…': not a metrics file")
+    return tuple(cells[2:])
+
+
+def step_of_line(line: bytes) -> int:
+    """The step of a row; -1 for a damaged line, so that it stays where it is."""
+    try:
+        return int(line[: line.index(b",")])
+    except ValueError:
+        return -1
+
+
+def row_line(step: int, now: float, values: Sequence[Any]) -> bytes:
+    cells = ("" if value is None else repr(value) for value in values)
+    return ",".join([str(step), repr(now), *cells]).encode() + b"\n"

@@ -20,8 +20,9 @@ from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.state import load
 from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.writer import saver, shared_memory
+from mlflow_track.checkpoint.writer.outcome import Outcome
 from mlflow_track.checkpoint.writer.process import ProcessWriter
-from mlflow_track.checkpoint.writer.saver import Outcome, Saver
+from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.metrics import MetricsFile
 
 Script = Callable[..., subprocess.CompletedProcess[str]]

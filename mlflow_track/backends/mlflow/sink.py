@@ -37,15 +37,14 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlflow_track.backends.mlflow.errors import translated
+from mlflow_track.backends.mlflow.patience import patient, without_retries
+from mlflow_track.backends.mlflow.values import as_logged, clean, storable
 from mlflow_track.backends.protocol import Cell, Gone, Refused, Target, Unavailable
 
 _MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
 _MOST_KEY, _MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 250, 6000, 8000, 36
 _MOST_DATASET_NAME = 500
 _ILLEGAL = re.compile(r"[^\w./\- :]")
-_LARGEST = 1.7976931348623157e308
-# An upload may take as long as a slow line needs, beside the usual patience.
-_SLOWEST_BYTES_PER_SECOND = 2_000_000
 _Item = TypeVar("_Item")
 
 
@@ -108,12 +107,12 @@ class MlflowSink:
     def create(
         self, experiment: str, *, name: str, start_time: int, tags: Mapping[str, str]
     ) -> Target:
-        with translated(), _without_retries():
+        with translated(), without_retries():
             run = self._client.create_run(
                 self._experiment_id(experiment),
                 start_time=start_time,
-                run_name=_clean(name),
-                tags={key: _clean(value)[:_MOST_TAG_VALUE] for key, value in tags.items()},
+                run_name=clean(name),
+                tags={key: clean(value)[:_MOST_TAG_VALUE] for key, value in tags.items()},
             )
         _believe(bool(run.info.run_id))
         return self._target(run)
@@ -138,7 +137,7 @@ class MlflowSink:
 
     def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
         def send(batch: Sequence[Cell]) -> None:
-            metrics = [Metric(c.key, _storable(c.value), c.timestamp, c.step) for c in batch]
+            metrics = [Metric(c.key, storable(c.value), c.timestamp, c.step) for c in batch]
             self._client.log_batch(run_id, metrics=metrics)
 
         refused = self._send(run_id, cells, _MOST_METRICS, send)
@@ -146,7 +145,7 @@ class MlflowSink:
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
         def send(batch: Sequence[tuple[str, str]]) -> None:
-            items = [Param(k, _clean(v)[:_MOST_PARAM_VALUE]) for k, v in batch]
+            items = [Param(k, clean(v)[:_MOST_PARAM_VALUE]) for k, v in batch]
             self._client.log_batch(run_id, params=items)
 
         refused = self._send(run_id, list(params.items()), _MOST_PARAMS, send)
@@ -154,7 +153,7 @@ class MlflowSink:
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
         def send(batch: Sequence[tuple[str, str]]) -> None:
-            items = [RunTag(k, _clean(v)[:_MOST_TAG_VALUE]) for k, v in batch]
+            items = [RunTag(k, clean(v)[:_MOST_TAG_VALUE]) for k, v in batch]
             self._client.log_batch(run_id, tags=items)
 
         refused = self._send(run_id, list(tags.items()), _MOST_TAGS, send)
@@ -169,13 +168,13 @@ class MlflowSink:
     def log_input(self, run_id: str, description: Mapping[str, Any]) -> None:
         profile = {key: description[key] for key in ("size_bytes", "sha256")}
         dataset = Dataset(
-            name=_clean(description["name"])[:_MOST_DATASET_NAME],
+            name=clean(description["name"])[:_MOST_DATASET_NAME],
             digest=description["sha256"][:_MOST_DIGEST],
             source_type="local",
             source=json.dumps({"uri": description["source"]}),
             profile=json.dumps(profile),
         )
-        tag = InputTag("mlflow.data.context", _clean(description["context"]))
+        tag = InputTag("mlflow.data.context", clean(description["context"]))
         with self._on(run_id):
             self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
@@ -183,7 +182,7 @@ class MlflowSink:
         with translated(missing=Gone):
             points = self._client.get_metric_history(run_id, key)
         _believe(bool(points))
-        return [Cell(key, _as_logged(p.value), p.timestamp, p.step) for p in points]
+        return [Cell(key, as_logged(p.value), p.timestamp, p.step) for p in points]
 
     # --- files ---
 
@@ -192,7 +191,7 @@ class MlflowSink:
             raise Refused(f"the artifact {name} must be called {file.name}")
         with open(file, "rb") as content:
             size = os.fstat(content.fileno()).st_size
-        with self._on(run_id), _patient(size):
+        with self._on(run_id), patient(size):
             self._repository(run_id).log_artifact(str(file), os.path.dirname(name) or None)
 
     def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
@@ -205,7 +204,7 @@ class MlflowSink:
         if name not in sizes:
             raise FileNotFoundError(name)
         folder.mkdir(parents=True, exist_ok=True)
-        with translated(), _patient(sizes[name]):
+        with translated(), patient(sizes[name]):
             self._repository(run_id)._download_file(name, str(folder / os.path.basename(name)))
 
     def remove(self, run_id: str, name: str) -> None:
@@ -309,50 +308,10 @@ class MlflowSink:
         )
 
 
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """MLflow reads its variables at each call; nothing else runs in this process meanwhile."""
-    former = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if former is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = former
-
-
-def _without_retries() -> contextlib.AbstractContextManager[None]:
-    return _environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-
-
-def _patient(size_bytes: int) -> contextlib.AbstractContextManager[None]:
-    seconds = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or 10)
-    seconds += size_bytes / _SLOWEST_BYTES_PER_SECOND
-    return _environment("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(seconds)))
-
-
 def _believe(is_whole: bool) -> None:
     """MLflow's client takes a cut answer for an empty one."""
     if not is_whole:
         raise Unavailable("the server's answer was cut")
-
-
-def _clean(text: str) -> str:
-    """Text that every database takes: PostgreSQL has no NUL, and half a surrogate is no UTF-8."""
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-
-
-def _storable(value: float) -> float:
-    """SQL has no infinity; MLflow's own substitute is the largest finite number."""
-    return min(max(value, -_LARGEST), _LARGEST) if value == value else value
-
-
-def _as_logged(value: float) -> float:
-    return (
-        value if abs(value) < _LARGEST or value != value else float("inf" if value > 0 else "-inf")
-    )
 
 
 def experiment_name(tracking_uri: str, experiment_id: str) -> str | None:

@@ -16,6 +16,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
+from mlflow_track.checkpoint.state.strides import dense_stride, is_same_memory
+
 _PLAIN = frozenset((type(None), bool, int, str))
 _STRIDED = torch.strided
 _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
@@ -155,7 +157,7 @@ class Encoder:
             )
         # Weights of a 1 x 1 convolution are contiguous in every memory format.
         is_usual = value.dim() < 4 and value.is_contiguous()
-        stride = None if is_usual else _dense_stride(value)
+        stride = None if is_usual else dense_stride(value)
         if value.dtype in _COMPLEX:
             value = torch.view_as_real(value.detach().resolve_conj())
             form = {"$complex": self._name(value, path)}
@@ -173,7 +175,7 @@ class Encoder:
         # no address.
         address = value.data_ptr()
         if address and (first := self._seen.setdefault(address, name)) is not name:
-            if _is_same(self.tensors[first], value):
+            if is_same_memory(self.tensors[first], value):
                 return first
             view = (address, value.dtype, value.shape, value.stride(), value.device)
             if (first := self._views.setdefault(view, name)) is not name:
@@ -228,34 +230,6 @@ def _remember(encoded: dict[str, Any], value: Mapping[str, Any], path: str) -> _
     tensors = value.values()
     strides = list(map(_stride_of, tensors))
     return _Known(list(value), list(map(weakref.ref, tensors)), strides, names, encoded)
-
-
-def _dense_stride(tensor: torch.Tensor) -> list[int] | None:
-    """The strides of a tensor that fills its memory without gaps, in whatever order.
-
-    Where a kernel takes several tensors by address alone (a fused optimizer), they are part of the
-    state. None where they are the usual ones, and for a slice or an expanded tensor.
-    """
-    usual, filled = [1], 1
-    for size in reversed(tensor.shape[1:]):
-        usual.insert(0, usual[0] * max(size, 1))
-    if tensor.stride() == tuple(usual) or not tensor.numel():
-        return None
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride != filled:
-                return None
-            filled *= size
-    return list(tensor.stride())
-
-
-def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return (
-        one.dtype == other.dtype
-        and one.shape == other.shape
-        and one.stride() == other.stride()
-        and one.device == other.device
-    )
 
 
 def decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

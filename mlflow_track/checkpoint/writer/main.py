@@ -1,6 +1,6 @@
-"""The process that writes checkpoints: started by `writer.py`, and no part of any other program.
+"""The process that writes checkpoints: started by `process.py`, and no part of any other program.
 
-`python -I -S writer_main.py MEMORY_DESCRIPTOR FOLDER…` where the folders are those in which its
+`python -I -S main.py MEMORY_DESCRIPTOR FOLDER…` where the folders are those in which its
 imports are found. Requests come as lines of JSON on standard input, answers leave on standard
 output. It ends when its trainer has (the end of standard input) and all that was asked for is done.
 Until then it holds the lock of the checkpoints, by a descriptor that it inherits.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlflow_track.checkpoint.disk import publish
+from mlflow_track.record import layout
 
 
 class Memory(Protocol):
@@ -56,8 +57,8 @@ def publish_from(memory: memoryview, request: dict[str, Any], tell: Callable[[in
         Path(order["folder"]),
         order["step"],
         {
-            publish.STATE_TENSORS: publish.Content.of(memory[:image_bytes], order["spans"]),
-            publish.STATE_JSON: publish.Content.of(document),
+            layout.STATE_TENSORS: publish.Content.of(memory[:image_bytes], order["spans"]),
+            layout.STATE_JSON: publish.Content.of(document),
         },
         order["manifest"],
         sync_first=order["sync_first"],

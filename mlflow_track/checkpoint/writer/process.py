@@ -49,7 +49,7 @@ class Writer(Protocol):
 
 
 class ProcessWriter:
-    """A small process in a session of its own, without torch; see `writer_main.py`.
+    """A small process in a session of its own, without torch; see `main.py`.
 
     Args:
         memory: What it reads; it has a memfd.

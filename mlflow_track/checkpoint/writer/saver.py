@@ -19,8 +19,9 @@ import torch
 
 from mlflow_track.checkpoint.disk import safetensors, verify
 from mlflow_track.checkpoint.disk.publish import Content, publish
-from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
+from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
+from mlflow_track.checkpoint.writer.outcome import Outcome, as_error
 from mlflow_track.checkpoint.writer.process import (
     ProcessWriter,
     ThreadWriter,
@@ -34,27 +35,6 @@ from mlflow_track.record.metrics import MetricsFile
 # The history of saves grows in state.json; without slack every save would need new memory.
 _SLACK_BYTES = 256 << 10
 _MOST_WRITERS_PER_SAVE = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How one save ended.
-
-    Attributes:
-        step: The step of the request.
-        checkpoint: What was committed; None where the save failed.
-        error: Why it failed.
-        size_bytes: Bytes of tensors.
-        stall_seconds: How long the call of `save` kept the training loop.
-        durable_seconds: From the call until the checkpoint was durable, or had failed.
-    """
-
-    step: int
-    checkpoint: Checkpoint | None
-    error: OSError | None
-    size_bytes: int
-    stall_seconds: float
-    durable_seconds: float
 
 
 @dataclass
@@ -257,7 +237,7 @@ class Saver:
             self._written_bytes = answer["written"]
         else:
             self._written_bytes = 0
-            self._end(self._pending.popleft(), _as_error(answer["error"]), answer["at"])
+            self._end(self._pending.popleft(), as_error(answer["error"]), answer["at"])
         return True
 
     def _replace_writer(self, error: WriterDiedError) -> None:
@@ -340,10 +320,3 @@ class Saver:
         if line not in self._said:
             self._said.add(line)
             self._announce(line)
-
-
-def _as_error(problem: list[Any] | None) -> OSError | None:
-    if problem is None:
-        return None
-    number, text, path = problem
-    return OSError(text) if number is None else OSError(number, text, path)
