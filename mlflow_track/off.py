@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
-from mlflow_track.checkpoint.decision import agree, stop_words
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.record.console import say
 from mlflow_track.run import Run
@@ -16,7 +15,7 @@ from mlflow_track.stop import StopRequest
 if TYPE_CHECKING:
     import pandas
 
-    from mlflow_track.checkpoint.follower import Follower
+    from mlflow_track.checkpoint.follower import Follower, NoCheckpoints
 
 
 class OffRun(Run):
@@ -69,12 +68,17 @@ class OffRun(Run):
 
     def checkpoints(self, **plan: Any) -> Follower | NoCheckpoints:
         self._stop.listen()
+        from mlflow_track.checkpoint.follower import Follower, NoCheckpoints
+
         ranks = Ranks.here()
         if self._is_follower and not ranks.is_alone:
-            from mlflow_track.checkpoint.follower import Follower
-
             return Follower(ranks, self._stop)
         return NoCheckpoints(ranks, self._stop)
+
+    @property
+    def should_stop(self) -> bool:
+        self._stop.listen()
+        return self._stop.reason is not None
 
     @property
     def url(self) -> None:
@@ -91,41 +95,8 @@ class OffRun(Run):
     def finish(self, status: str = "FINISHED", error: str | None = None) -> None:
         self._stop.ignore()
 
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
     def _nowhere(self, name: str) -> Path:
         return checks.artifact_path(self.directory, name)
-
-
-class NoCheckpoints:
-    """Checkpoints of a run that writes nothing: nothing is saved, training begins at step 0.
-
-    Args:
-        ranks: The job, whose ranks stop together.
-        stop: What signals ask of this process.
-    """
-
-    def __init__(self, ranks: Ranks, stop: StopRequest) -> None:
-        self._ranks, self._stop = ranks, stop
-        if not ranks.is_alone:
-            stop.share()
-
-    def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:
-        return 0
-
-    def step(
-        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
-    ) -> bool:
-        checks.step_and_state(step, state)
-        checks.metric_numbers(metrics)
-        code, _ = agree(self._ranks, self._stop, 0, False)
-        if code:
-            self._stop.agree(stop_words(code, ""))
-        return False
-
-    def save(
-        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
-    ) -> None: ...
-
-    def wait(self) -> None: ...
-
-    def list(self) -> list[Any]:
-        return []

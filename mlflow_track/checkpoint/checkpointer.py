@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, replace
@@ -16,15 +15,14 @@ from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, Corr
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.ranks import Ranks
-from mlflow_track.checkpoint.reproducibility import fingerprint, surroundings
-from mlflow_track.checkpoint.restorer import Restorer, data_of
+from mlflow_track.checkpoint.reproducibility import facts_of_save
+from mlflow_track.checkpoint.restorer import Restorer
 from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.writer.outcome import Outcome
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.console import progress_on_terminal
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.record.params import flatten
 from mlflow_track.stop import StopRequest
 
 
@@ -231,7 +229,10 @@ class Checkpointer:
                 step=now.step,
                 state=state,
                 beside={"random": generators, "history": history.to_plain()},
-                manifest={**self._facts(now, state, asks), "is_milestone": is_milestone},
+                manifest={
+                    **facts_of_save(self._directory, self._ranks.world_size, now, state, asks),
+                    "is_milestone": is_milestone,
+                },
             )
         )
         self._history = history
@@ -247,24 +248,6 @@ class Checkpointer:
             return existing.manifest["attempt"] == self._directory.attempt
         except CorruptCheckpointError:
             return False
-
-    def _facts(self, now: Moment, state: Mapping[str, Any], asks: Sequence[Ask]) -> dict[str, Any]:
-        """What the manifest says, but for what the saver knows."""
-        params = flatten(self._directory.read_config()["params"])
-        policies: dict[str, str] = {}
-        for ask in asks:
-            policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
-        return {
-            "run_id": self._directory.info["id"],
-            "attempt": self._directory.attempt,
-            "time": time.time(),
-            "metrics": {name: _json_number(value) for name, value in now.metrics.items()},
-            "policies": policies,
-            **surroundings(state, self._ranks.world_size),
-            "params": params,
-            "params_sha256": fingerprint(params),
-            "data": data_of(self._directory),
-        }
 
     def _settle(self) -> list[OSError]:
         """Say how the saves ended that ended meanwhile; only then may older ones go."""
@@ -335,7 +318,3 @@ def _describe(outcome: Outcome, asks: Sequence[Ask]) -> str:
         f"{1000 * outcome.durable_seconds:.0f} ms, stall {1000 * outcome.stall_seconds:.1f} ms; "
         f"{reasons})"
     )
-
-
-def _json_number(value: float) -> float | str:
-    return value if math.isfinite(value) else repr(value)

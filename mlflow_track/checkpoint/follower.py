@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from mlflow_track import checks
+from mlflow_track.checkpoint.decision import agree, stop_words
+from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.stop import StopRequest
+
+if TYPE_CHECKING:
+    from mlflow_track.checkpoint.follower import Follower
+
 
 from mlflow_track.checkpoint import randomness
-from mlflow_track.checkpoint.decision import agree, stop_words
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
-from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.state import load
-from mlflow_track.stop import StopRequest
 
 
 class Follower:
@@ -57,3 +63,39 @@ class Follower:
     def wait(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+class NoCheckpoints:
+    """Checkpoints of a run that writes nothing: nothing is saved, training begins at step 0.
+
+    Args:
+        ranks: The job, whose ranks stop together.
+        stop: What signals ask of this process.
+    """
+
+    def __init__(self, ranks: Ranks, stop: StopRequest) -> None:
+        self._ranks, self._stop = ranks, stop
+        if not ranks.is_alone:
+            stop.share()
+
+    def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:
+        return 0
+
+    def step(
+        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> bool:
+        checks.step_and_state(step, state)
+        checks.metric_numbers(metrics)
+        code, _ = agree(self._ranks, self._stop, 0, False)
+        if code:
+            self._stop.agree(stop_words(code, ""))
+        return False
+
+    def save(
+        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None: ...
+
+    def wait(self) -> None: ...
+
+    def list(self) -> list[Any]:
+        return []

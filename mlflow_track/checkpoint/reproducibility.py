@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,7 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlflow_track.checkpoint.policy.history import Moment
+from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.state.compatibility import class_of
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.params import flatten
 
 _WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
 
@@ -160,3 +166,37 @@ def _describe(device: torch.device) -> str:
         # Which kernels run depends on what the processor can do.
         return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
     return device.type
+
+
+def data_of(directory: RunDirectory) -> dict[str, str]:
+    """The sha256 of each input that the run has named."""
+    return {item["name"]: item["sha256"] for item in directory.info["inputs"]}
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else repr(value)
+
+
+def facts_of_save(
+    directory: RunDirectory,
+    world_size: int,
+    now: Moment,
+    state: Mapping[str, Any],
+    asks: Sequence[Ask],
+) -> dict[str, Any]:
+    """What the manifest of a save says, apart from what the saver knows."""
+    params = flatten(directory.read_config()["params"])
+    policies: dict[str, str] = {}
+    for ask in asks:
+        policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
+    return {
+        "run_id": directory.info["id"],
+        "attempt": directory.attempt,
+        "time": time.time(),
+        "metrics": {name: _json_number(value) for name, value in now.metrics.items()},
+        "policies": policies,
+        **surroundings(state, world_size),
+        "params": params,
+        "params_sha256": fingerprint(params),
+        "data": data_of(directory),
+    }

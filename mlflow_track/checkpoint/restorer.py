@@ -13,6 +13,7 @@ from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, Corr
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.reproducibility import (
     Report,
+    data_of,
     differences_of_params,
     differences_of_surroundings,
     surroundings,
@@ -173,8 +174,3 @@ def _is_finite(checkpoint: Checkpoint) -> bool:
         return bool(checkpoint.manifest["is_finite"])
     except CorruptCheckpointError:
         return False
-
-
-def data_of(directory: RunDirectory) -> dict[str, str]:
-    """The sha256 of each input that the run has named."""
-    return {item["name"]: item["sha256"] for item in directory.info["inputs"]}

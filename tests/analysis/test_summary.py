@@ -126,7 +126,7 @@ def test_a_run_that_dies_reads_as_killed_though_no_file_changes(run_script: Call
         import mlflow_track as mt
         run = mt.start_run(experiment="e")
         run.log_metric("a", 1, step=0)
-        run._provenance.join()
+        run._attempt.provenance.join()
         print(run.directory, flush=True)
         sys.stdin.read()
     """

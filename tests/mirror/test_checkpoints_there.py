@@ -176,7 +176,7 @@ def test_a_store_that_does_not_delete_is_reported_and_nothing_waits_for_it(run, 
 )
 def test_only_what_the_policy_wants_goes_up(run, store, upload, names):
     mirror = {"upload": upload, "metric": "loss", "mode": "min"}
-    run._record.update(mirror=mirror)
+    run._attempt.record.update(mirror=mirror)
     checkpoints = CheckpointStore(run.directory / "checkpoints")
     shipper = shipper_of(run, store)
     for step, loss in ((10, 3.0), (20, 1.0), (30, 2.0)):

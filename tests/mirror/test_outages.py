@@ -62,9 +62,9 @@ def trouble(proxy: FaultProxy, run: mt.Run, seed: int, until: threading.Event) -
     while not until.wait(chance.uniform(0.1, 1.0)):
         proxy.become(chance.choice(["refuse", "hang", "cut", "500", "429"]))
         until.wait(chance.uniform(0.1, 2.0))
-        if chance.random() < 0.15 and run._companion is not None:
+        if chance.random() < 0.15 and run._attempt.companion is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(run._companion.pid, signal.SIGKILL)
+                os.kill(run._attempt.companion.pid, signal.SIGKILL)
         proxy.become("pass")
     proxy.become("pass")
 

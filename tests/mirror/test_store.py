@@ -142,7 +142,7 @@ checkpoints = run.checkpoints(save=mt.EverySteps(50))
 state = {"w": torch.zeros(3)}
 last = int(sys.argv[1])
 for step in range(checkpoints.restore(state), last + 1):
-    run.log_metrics({"a": step * 1.5, "attempt": run._record.attempt}, step=step)
+    run.log_metrics({"a": step * 1.5, "attempt": run._attempt.record.attempt}, step=step)
     checkpoints.step(step, state)
     time.sleep(0.01)
     if step == last:

@@ -182,7 +182,7 @@ def test_changed_params_are_recorded_and_the_report_says_so() -> None:
 def test_an_unnamed_run_that_goes_on_with_other_params_says_how_to_keep_trials_apart(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = "give run_name"
+    words = "give it its own run_name"
     for arguments, is_warned in (
         ({"params": {"lr": 1}}, False),
         ({"params": {"lr": 1}}, False),
