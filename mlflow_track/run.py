@@ -76,14 +76,15 @@ class Run:
         self._former_steps: dict[str, int] | None = None
         directory.start_attempt(provenance.describe_process())
         if settings.tracking_uri:
-            directory.update(
-                mirror={
+            directory.restate(
+                "mirror",
+                {
                     "attach": settings.mlflow_run_id,
                     "experiment_id": settings.mlflow_experiment_id,
                     "tracking_uri": mask_password(settings.tracking_uri),
                     "rewind": settings.rewind,
                     "upload": settings.upload,
-                }
+                },
             )
         self._metrics = directory.open_metrics(self.print)
         self._former_bytes = self._metrics.position()
@@ -409,10 +410,9 @@ class Run:
         metric = keep.metric if keep is not None else None
         if upload == "best" and metric is None:
             raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
-        mirror = self._record.info.get("mirror")
-        if mirror is not None:
+        if self._record.info.get("mirror") is not None:
             mode = keep.mode if keep is not None else "min"
-            self._record.update(mirror={**mirror, "upload": upload, "metric": metric, "mode": mode})
+            self._record.restate("mirror", {"upload": upload, "metric": metric, "mode": mode})
 
     def _number(self, name: str, value: Any) -> float | Arriving:
         if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:
@@ -475,7 +475,7 @@ class Run:
 
     def _capture_provenance(self) -> None:
         try:
-            self._record.update(provenance=provenance.capture(self.directory))
+            self._record.restate("provenance", provenance.capture(self.directory))
         except OSError as error:
             self.print(f"provenance is incomplete: {error}")
 

@@ -15,7 +15,7 @@ from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.sink import Gone, Sink, Unavailable
 from mlflow_track.mirror.status import SyncStatus, read_status
 from mlflow_track.record.directory import RunDirectory, is_held
-from mlflow_track.record.info import read_info
+from mlflow_track.record.info import UnreadableRun, read_info
 from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.statuses import RUNNING
@@ -196,7 +196,7 @@ class _Follower:
         self._tell(text)
         try:
             RunDirectory(self._path).append_log(text)
-        except OSError as error:
+        except (OSError, UnreadableRun) as error:
             _say(f"not in training.log: {error}")
 
 
