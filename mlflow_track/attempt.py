@@ -68,14 +68,15 @@ class Attempt:
         self.config_lock = threading.Lock()
         record.start_attempt(provenance.describe_process())
         if settings.tracking_uri:
-            record.update(
-                mirror={
+            record.restate(
+                "mirror",
+                {
                     "attach": settings.mlflow_run_id,
                     "experiment_id": settings.mlflow_experiment_id,
                     "tracking_uri": mask_password(settings.tracking_uri),
                     "rewind": settings.rewind,
                     "upload": settings.upload,
-                }
+                },
             )
         self.metrics = record.open_metrics(self.print)
         self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
@@ -196,7 +197,7 @@ class Attempt:
 
     def _capture_provenance(self) -> None:
         try:
-            self.record.update(provenance=provenance.capture(self.record.path))
+            self.record.restate("provenance", provenance.capture(self.record.path))
         except OSError as error:
             self.print(f"provenance is incomplete: {error}")
 

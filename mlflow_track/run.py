@@ -307,11 +307,10 @@ class Run:
         metric = keep.metric if keep is not None else None
         if upload == "best" and metric is None:
             raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
-        mirror = self._attempt.record.info.get("mirror")
-        if mirror is not None:
+        if self._attempt.record.info.get("mirror") is not None:
             mode = keep.mode if keep is not None else "min"
-            self._attempt.record.update(
-                mirror={**mirror, "upload": upload, "metric": metric, "mode": mode}
+            self._attempt.record.restate(
+                "mirror", {"upload": upload, "metric": metric, "mode": mode}
             )
 
     def _number(self, name: str, value: Any) -> float | Arriving:

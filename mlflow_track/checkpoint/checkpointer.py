@@ -83,11 +83,12 @@ class Checkpointer:
         self._why_abandoned = ""
         # The newest save that failed, where none after it was durable.
         self._failed: Outcome | None = None
-        directory.update(
-            checkpoints={
+        directory.restate(
+            "checkpoints",
+            {
                 "save": None if plan.save is None else str(plan.save),
                 "keep": None if plan.keep is None else asdict(plan.keep),
-            }
+            },
         )
 
     def list(self) -> list[Checkpoint]:

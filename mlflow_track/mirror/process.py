@@ -17,7 +17,7 @@ from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.status import SyncStatus, read_status
 from mlflow_track.record import layout
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.info import RUNNING, is_held, read_info
+from mlflow_track.record.info import RUNNING, UnreadableRun, is_held, read_info
 from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
 
@@ -194,7 +194,7 @@ class _Follower:
         self._tell(text)
         try:
             RunDirectory(self._path).append_log(text)
-        except OSError as error:
+        except (OSError, UnreadableRun) as error:
             _say(f"not in training.log: {error}")
 
 

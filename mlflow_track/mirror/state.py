@@ -26,11 +26,13 @@ class Position:
         acknowledged: Bytes after its header that the server has acknowledged.
         sending: How far what was ever begun to be sent reaches; a lost answer leaves it ahead.
         rewinds: For each rewind of the file, how many of the bytes set aside the server has.
+        unknown: What the file says beside that, by a version that knows more; it stays there.
     """
 
     acknowledged: int = 0
     sending: int = 0
     rewinds: list[int] = field(default_factory=list)
+    unknown: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,6 +65,7 @@ class MirrorState:
         status: The status that was set last.
         error: Why the newest attempt to send failed; None if it did not.
         pid: The process that mirrors, or did.
+        unknown: What the file says beside that, by a version that knows more; it stays there.
     """
 
     tracking_uri: str = ""
@@ -92,6 +95,7 @@ class MirrorState:
     error: str | None = None
     pid: int = 0
     updated: float = 0.0
+    unknown: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> MirrorState:
@@ -100,9 +104,11 @@ class MirrorState:
             content = read_json(path / layout.MIRROR_STATE)
         except (FileNotFoundError, ValueError):
             return cls()
-        known = {item.name for item in fields(cls)}
-        state = cls(**{name: value for name, value in content.items() if name in known})
-        state.files = {name: Position(**entry) for name, entry in content.get("files", {}).items()}
+        state = cls(**_sorted_out(cls, content))
+        state.files = {
+            name: Position(**_sorted_out(Position, entry))
+            for name, entry in content.get("files", {}).items()
+        }
         return state
 
     def write(self, path: Path) -> None:
@@ -114,7 +120,7 @@ class MirrorState:
         self.updated = time.time()
         temporary = path / f"{layout.TEMPORARY}{layout.MIRROR_STATE}"
         with open(temporary, "w", opener=_open_as_record) as file:
-            json.dump(asdict(self), file, indent=1, ensure_ascii=False)
+            json.dump(asdict(self, dict_factory=_as_written), file, indent=1, ensure_ascii=False)
         os.rename(temporary, path / layout.MIRROR_STATE)
 
     def position(self, file: str) -> Position:
@@ -128,6 +134,21 @@ class MirrorState:
             text = f"{item}: {why}"
             if text not in self.refused and len(self.refused) < _MOST_REFUSED:
                 self.refused.append(text)
+
+
+def _sorted_out(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass from what a file says of it; the others under `unknown`."""
+    known = {item.name for item in fields(kind)} - {"unknown"}
+    return {
+        **{name: value for name, value in content.items() if name in known},
+        "unknown": {name: value for name, value in content.items() if name not in known},
+    }
+
+
+def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What `_sorted_out` takes apart."""
+    content = dict(pairs)
+    return content.pop("unknown") | content
 
 
 def _open_as_record(path: str, flags: int) -> int:

@@ -19,12 +19,11 @@ from mlflow_track.record.files import (
     FOLDER_MODE,
     legible,
     make_folder,
-    read_json,
     sync_folder,
     write_json,
 )
 from mlflow_track.record.find import folder_name
-from mlflow_track.record.info import KILLED, LAYOUT_VERSION, RUNNING
+from mlflow_track.record.info import KILLED, LAYOUT_VERSION, RUNNING, read_info
 from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
@@ -44,12 +43,15 @@ class RunDirectory:
 
     Attributes:
         path: The folder.
-        info: The content of run.json.
+        info: The content of run.json; what an older layout lacks has its default.
+
+    Raises:
+        UnreadableRun: run.json is missing or damaged, or a newer version wrote it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.info: dict[str, Any] = read_json(path / layout.RUN)
+        self.info: dict[str, Any] = read_info(path)
         self._lock_descriptor = -1
         self._info_lock = threading.RLock()
 
@@ -116,7 +118,7 @@ class RunDirectory:
                 f"{attempt.get('host')}; wait for it, or start another run with resume='never'"
             ) from None
         self._reserve()
-        self.info = read_json(self.path / layout.RUN)
+        self.info = read_info(self.path)
 
     def release(self) -> None:
         if self._lock_descriptor >= 0:
@@ -139,6 +141,14 @@ class RunDirectory:
             info = {**self.info, **fields}
             write_json(self.path / layout.RUN, info)
             self.info = info
+
+    def restate(self, field: str, content: Mapping[str, Any]) -> None:
+        """Say anew what a mapping of run.json holds; what it holds beside `content` stays.
+
+        A later version may have written it.
+        """
+        with self._info_lock:
+            self.update(**{field: {**(self.info.get(field) or {}), **content}})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         with self._info_lock:

@@ -13,10 +13,11 @@ from mlflow_track.record.files import read_json
 
 def read_config(path: Path) -> dict[str, Any]:
     """Params as given, and every later change: {"params": …, "changes": […]}; `path`: the run's."""
+    nothing: dict[str, Any] = {"params": {}, "changes": []}
     try:
-        return read_json(path / layout.CONFIG)
+        return nothing | read_json(path / layout.CONFIG)
     except FileNotFoundError:
-        return {"params": {}, "changes": []}
+        return nothing
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -125,6 +125,16 @@ def test_what_a_forked_child_writes_into_what_was_loaded_stays_in_the_child(
     assert loaded.unique().tolist() == [1]
 
 
+def test_a_generator_beside_tensors_that_get_new_memory_comes_back(folder: Folder) -> None:
+    saved = torch.Generator().manual_seed(3)
+    committed = folder.save(0, {"first": {"w": torch.ones(3)}, "sampler": saved})
+    state: dict[str, Any] = {"first": {}, "sampler": torch.Generator().manual_seed(4)}
+    folder.load(committed, state)
+    assert torch.equal(state["first"]["w"], torch.ones(3))
+    assert torch.equal(state["sampler"].get_state(), saved.get_state())
+    assert torch.equal(torch.rand(4, generator=state["sampler"]), torch.rand(4, generator=saved))
+
+
 @pytest.mark.parametrize("tensor", [torch.randn(5), torch.randn(3, 5).t()])
 def test_tied_tensors_stay_tied(folder: Folder, tensor: torch.Tensor) -> None:
     state: dict[str, Any] = {"plain": None}

@@ -100,7 +100,8 @@ def load_into(
     for name, value in own.items():
         target = state[name]
         if isinstance(target, torch.Generator):
-            target.set_state(copies.resolve(value))
+            # torch reads it from the begin of its storage, which others share here.
+            target.set_state(copies.resolve(value).clone())
         elif hasattr(target, "load_state_dict"):
             target.load_state_dict(copies.resolve(value))
             if isinstance(target, torch.optim.Optimizer):
