@@ -48,8 +48,8 @@ def has_right_sizes(checkpoint: Checkpoint) -> bool:
     A whole read would take as long as the save did, after each save.
     """
     try:
-        files = checkpoint.manifest["files"]
-        return all((checkpoint.path / n).stat().st_size == f["bytes"] for n, f in files.items())
+        files = checkpoint.manifest.files
+        return all((checkpoint.path / n).stat().st_size == f.bytes for n, f in files.items())
     except (CorruptCheckpointError, OSError):
         return False
 
@@ -149,8 +149,8 @@ def _candidate(checkpoint: Checkpoint) -> Candidate:
     return Candidate(
         step=checkpoint.step,
         metrics=checkpoint.metrics,
-        is_finite=manifest["is_finite"],
-        is_milestone=manifest.get("is_milestone", False),
+        is_finite=manifest.is_finite,
+        is_milestone=manifest.is_milestone,
         is_pinned=is_pinned(checkpoint),
         is_verified=has_right_sizes(checkpoint),
         size_bytes=checkpoint.size_bytes,

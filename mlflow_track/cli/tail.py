@@ -33,7 +33,7 @@ def tail(run: str, root: Path, lines: int, metrics: tuple[str, ...], no_follow: 
       mlflow-track tail
       mlflow-track tail @last --lines 3 --metric train/loss
     """
-    from mlflow_track.record.info import read_info, read_status
+    from mlflow_track.record.info import read_info, true_status
 
     found = one_run(root, run)
     follower = _Follower(found.path, metrics)
@@ -41,7 +41,7 @@ def tail(run: str, root: Path, lines: int, metrics: tuple[str, ...], no_follow: 
     status = found.status
     while not no_follow:
         # The status first: what came before the end is then printed in any case.
-        status = read_status(found.path, read_info(found.path))
+        status = true_status(found.path, read_info(found.path))
         follower.print_new()
         if status != "RUNNING":
             click.echo(f"run {found.name} {status}")

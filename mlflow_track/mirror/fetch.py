@@ -28,10 +28,11 @@ from mlflow_track.mirror.server_run import SUPERSEDED_TAG
 from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS, HEARTBEAT_TAG
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
-from mlflow_track.record.files import FOLDER_MODE, read_json, sync_folder, write_json
+from mlflow_track.record.files import FOLDER_MODE, sync_folder, write_json
 from mlflow_track.record.find import folder_name
-from mlflow_track.record.info import FINISHED, RUNNING
+from mlflow_track.record.info import read_content, to_info
 from mlflow_track.record.masking import mask_password
+from mlflow_track.record.schema import FINISHED, RUNNING
 from mlflow_track.record.tags import RECORD_TAG
 
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
@@ -176,9 +177,10 @@ def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
     renamed = json.loads(target.tags.get("mlflow_track.renamed") or "{}")
     positions = write_history(path, target, sink, renamed.get("metrics", {}))
     _download(sink, target, "record/run.json", path / f"{layout.TEMPORARY}record")
-    info = read_json(path / f"{layout.TEMPORARY}record" / layout.RUN)
+    content = read_content(path / f"{layout.TEMPORARY}record")
+    info = to_info(content)
     shutil.rmtree(path / f"{layout.TEMPORARY}record")
-    positions[layout.METRICS].rewinds = [0] * len(info["rewinds"])
+    positions[layout.METRICS].rewinds = [0] * len(info.rewinds)
     state = MirrorState(
         tracking_uri=tracking_uri,
         experiment_id=target.experiment_id,
@@ -188,7 +190,7 @@ def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
         files=positions,
         params=dict(target.params),
         tags=dict(target.tags),
-        inputs=len(info["inputs"]),
+        inputs=len(info.inputs),
         checkpoints=[checkpoint] if checkpoint else [],
         elsewhere=others,
         renamed=renamed,
@@ -196,7 +198,7 @@ def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
     )
     state.write(path)
     # Last: a folder without run.json is no run.
-    write_json(path / layout.RUN, {**info, "rewinding": None})
+    write_json(path / layout.RUN, {**content, "rewinding": None})
 
 
 def _download(sink: Sink, target: Target, name: str, folder: Path) -> None:
@@ -235,7 +237,7 @@ def _download_one(path: Path, step: int, target: Target, sink: Sink) -> None:
     sink.download(target.run_id, f"{remote}/{layout.MANIFEST}", path)
     checkpoint = Checkpoint(path, step)
     print(f"fetching {path.name} ({checkpoint.size_bytes / 1e6:.1f} MB)", file=sys.stderr)
-    for file in checkpoint.manifest["files"]:
+    for file in checkpoint.manifest.files:
         try:
             sink.download(target.run_id, f"{remote}/{file}", path)
         except FileNotFoundError:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from mlflow_track.backends.protocol import Cell, Unavailable
 from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.state import Ledger, Position, name_at_server
 from mlflow_track.record.info import is_held
 from mlflow_track.record.rows import Row, Rows, iterate_rows, read_header, read_rows
+from mlflow_track.record.schema import Rewind
 
 _PIECE_BYTES = 512 << 10
 _BATCH = 1000
@@ -155,46 +155,47 @@ class MetricRows:
 
     # --- rewinds ---
 
-    def _rewinds(self) -> list[dict[str, Any]] | None:
+    def _rewinds(self) -> Sequence[Rewind] | None:
         """The rewinds that the file has behind it; None while one is going on."""
         if not self._is_rewound:
             return []
         info = self._ledger.read_info()
-        done, current = info["rewinds"], info.get("rewinding")
+        done, current = info.rewinds, info.rewinding
         if not current:
             return done
         if is_held(self._ledger.path):
             return None
         # The trainer was killed in the middle of it: either all of it happened, or nothing.
         _, header_bytes = read_header(self._path)
-        has_happened = self._path.stat().st_size - header_bytes != current["size_before"]
+        has_happened = self._path.stat().st_size - header_bytes != current.size_before
         return [*done, current] if has_happened else done
 
-    def _account_for_rewinds(self, rewinds: list[dict[str, Any]]) -> None:
+    def _account_for_rewinds(self, rewinds: Sequence[Rewind]) -> None:
         """Rows that a rewind took out and that the server has are not sent a second time."""
         for number, rewind in enumerate(rewinds):
             if number >= len(self._position.rewinds):
                 self._account_for(rewind)
             if number >= self._repeated_of:
-                self._remember(self._ledger.path / rewind["file"], self._position.rewinds[number])
+                self._remember(self._ledger.path / rewind.file, self._position.rewinds[number])
                 self._repeated_of += 1
 
-    def _account_for(self, rewind: dict[str, Any]) -> None:
+    def _account_for(self, rewind: Rewind) -> None:
         position = self._position
-        acknowledged = _bytes_before(position.acknowledged, rewind["removed"])
-        begun = _bytes_before(max(position.acknowledged, position.sending), rewind["removed"])
+        acknowledged = _bytes_before(position.acknowledged, rewind.removed)
+        begun = _bytes_before(max(position.acknowledged, position.sending), rewind.removed)
         if begun and self._forks():
             raise ForkNeeded
         if begun > acknowledged:
             # The answer to these rows got lost. Sent again as they were, they are there once.
-            self._send_again(self._ledger.path / rewind["file"], acknowledged, begun)
+            self._send_again(self._ledger.path / rewind.file, acknowledged, begun)
         position.acknowledged -= acknowledged
         position.sending = max(position.acknowledged, position.sending - begun)
         position.rewinds.append(begun)
         self._ledger.save()
 
     def _forks(self) -> bool:
-        return (self._ledger.read_info().get("mirror") or {}).get("rewind") == "fork"
+        wanted = self._ledger.read_info().mirror
+        return wanted is not None and wanted.rewind == "fork"
 
     def _send_again(self, aside: Path, begin: int, end: int) -> None:
         while begin < end:
@@ -250,8 +251,8 @@ class MetricRows:
         self.recover()
 
     def _files(self) -> list[Path]:
-        rewinds = self._ledger.read_info()["rewinds"]
-        paths = [self._path, *(self._ledger.path / rewind["file"] for rewind in rewinds)]
+        rewinds = self._ledger.read_info().rewinds
+        paths = [self._path, *(self._ledger.path / rewind.file for rewind in rewinds)]
         return [path for path in paths if path.exists()]
 
     def _own_moments(self) -> Iterator[tuple[int, int]]:
@@ -272,8 +273,8 @@ class MetricRows:
         """
         histories: dict[str, set[tuple[int, int]]] = {}
         known = []
-        for rewind in self._ledger.read_info()["rewinds"]:
-            aside = self._ledger.path / rewind["file"]
+        for rewind in self._ledger.read_info().rewinds:
+            aside = self._ledger.path / rewind.file
             arrived = self._arrived(aside, histories)
             # Of the last row only a part may be there.
             self._send_again(aside, 0, arrived)
@@ -307,6 +308,6 @@ def last_step(path: Path) -> int:
     return max((row.step for row in iterate_rows(path)), default=-1)
 
 
-def _bytes_before(position: int, ranges: list[list[int]]) -> int:
+def _bytes_before(position: int, ranges: Sequence[tuple[int, int]]) -> int:
     """How many bytes of the ranges (begin, end) lie before `position`."""
     return sum(max(0, min(end, position) - begin) for begin, end in ranges)

@@ -8,7 +8,7 @@ import time
 import weakref
 from pathlib import Path
 
-from mlflow_track.record.files import FILE_MODE
+from mlflow_track.record.files import FILE_MODE, open_regular
 
 # A reader that looks whether the lock is free holds it for an instant.
 _PATIENCE_SECONDS = 1.0
@@ -67,15 +67,13 @@ class FileLock:
 def is_locked(path: Path) -> bool:
     """Whether a live process holds the lock file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open_regular(path) as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(descriptor)
+    except OSError:
+        # There is none, or what is there is not a lock file.
+        return False
     return False
 
 

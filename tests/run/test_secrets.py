@@ -18,7 +18,7 @@ import mlflow_track as mt
 from mlflow_track.artifacts import Artifacts
 from mlflow_track.mirror.process import open_mlflow, sync_run
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.find import find_runs
+from mlflow_track.record.find import find_folders
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 SECRET = b"canary"
@@ -98,9 +98,10 @@ def test_no_secret_reaches_the_record_or_the_server(
 
 
 UNGUARDED = """
-from mlflow_track import checks, ending
+from mlflow_track import checks
+from mlflow_track.record import exit_status
 from mlflow_track.record import directory, provenance
-for room in (provenance, directory, checks, ending):
+for module in (provenance, directory, checks, exit_status):
     room.mask_password = lambda text: text
 provenance.mask_command = list
 checks.is_secret = lambda name, value: False
@@ -180,7 +181,7 @@ def test_an_experiment_of_any_name_is_one_folder_that_its_name_finds(
     run = RunDirectory.create(root, experiment=name, name=name, tags={})
     run.release()
     assert run.path.parent.parent == root
-    assert list(find_runs(root, name)) == [run.path]
+    assert find_folders(root, name)[0] == [run.path]
 
 
 def test_a_folder_that_is_named_through_its_child_is_copied_under_its_own_name() -> None:

@@ -21,7 +21,9 @@ from mlflow_track.checkpoint.disk.publish import Content, empty_trash, publish
 from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError, digest_of_manifest
 from mlflow_track.record import layout
 from mlflow_track.record.files import FOLDER_MODE, make_folder, read_json, sync_folder
+from mlflow_track.record.info import decode
 from mlflow_track.record.lock import FileLock
+from mlflow_track.record.schema import Manifest
 
 __all__ = [
     "Checkpoint",
@@ -46,29 +48,43 @@ class Checkpoint:
     step: int
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
+        """manifest.json as plain JSON, without its digest.
+
+        Raises:
+            CorruptCheckpointError: It is missing, or does not match its own digest.
+        """
+        try:
+            content = read_json(self.path / layout.MANIFEST)
+            sealed = content.pop("digest")
+            if sealed != digest_of_manifest(content) or content["step"] != self.step:
+                raise ValueError("its content does not match its digest and folder")
+            return content
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CorruptCheckpointError(f"{self.path.name}/{layout.MANIFEST}: {error}") from error
+
+    @cached_property
+    def manifest(self) -> Manifest:
         """What was saved: step, attempt, time, metrics, policies, versions, files with digests.
 
         Raises:
-            CorruptCheckpointError: The manifest is missing, or does not match its own digest.
+            CorruptCheckpointError: The manifest is missing, damaged, or not as its digest says.
         """
         try:
-            manifest = read_json(self.path / layout.MANIFEST)
-            sealed = manifest.pop("digest")
-            if sealed != digest_of_manifest(manifest) or manifest["step"] != self.step:
-                raise ValueError("its content does not match its digest and folder")
-            return manifest
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CorruptCheckpointError(f"{self.path.name}/{layout.MANIFEST}: {error}") from error
+            return decode(Manifest, self.content, layout.MANIFEST)
+        except CorruptCheckpointError:
+            raise
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{self.path.name}/{error}") from error
 
     @property
     def metrics(self) -> dict[str, float]:
         """The metrics that were given with the save."""
-        return {name: float(value) for name, value in self.manifest["metrics"].items()}
+        return {name: float(value) for name, value in self.manifest.metrics.items()}
 
     @property
     def size_bytes(self) -> int:
-        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+        return sum(entry.bytes for entry in self.manifest.files.values())
 
     def read(self, name: str) -> memoryview:
         """The bytes of one file, mapped, every chunk checked against the manifest by all cores.
@@ -77,11 +93,11 @@ class Checkpoint:
             CorruptCheckpointError: Size or digest differ; the message says where.
         """
         manifest = self.manifest
-        entry = manifest["files"].get(name)
+        entry = manifest.files.get(name)
         if entry is None:
             raise CorruptCheckpointError(f"{self.path.name}/{name} is not in the manifest")
         return verify.map_verified(
-            self.path / name, entry, manifest["algorithm"], manifest["chunk_bytes"]
+            self.path / name, entry, manifest.algorithm, manifest.chunk_bytes
         )
 
     def verify(self) -> None:
@@ -90,7 +106,7 @@ class Checkpoint:
         Raises:
             CorruptCheckpointError: Something does not match.
         """
-        for name in self.manifest["files"]:
+        for name in self.manifest.files:
             self.read(name)
 
 
