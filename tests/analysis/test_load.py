@@ -1,5 +1,6 @@
 """Runs as objects and DataFrames: lazily, in one frame, filtered, compared."""
 
+import os
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -102,7 +102,7 @@ from mlflow_track import checks
 from mlflow_track.record import exit_status
 from mlflow_track.record import directory, provenance
 for module in (provenance, directory, checks, exit_status):
-    room.mask_password = lambda text: text
+    module.mask_password = lambda text: text
 provenance.mask_command = list
 checks.is_secret = lambda name, value: False
 """
