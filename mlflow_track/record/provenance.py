@@ -90,7 +90,7 @@ def _git(folder: Path) -> dict[str, Any] | None:
     names = _run_git("rev-parse", "HEAD", "--abbrev-ref", "HEAD")
     if names is None:
         return None
-    commit, branch = names.decode(errors="surrogateescape").splitlines()
+    commit, branch = names.decode(errors="surrogateescape").rstrip("\n").split("\n")
     # A .env that was committed by mistake must not come along.
     paths = (":/", *(f":(top,exclude,glob)**/{name}" for name in (".env", ".env.*")))
     patch = _run_git("diff", "HEAD", "--no-color", "--no-ext-diff", "--", *paths) or b""
