@@ -28,7 +28,7 @@ from mlflow_track.mirror.server_run import SUPERSEDED_TAG
 from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS, HEARTBEAT_TAG
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
-from mlflow_track.record.files import FOLDER_MODE, sync_folder, write_json
+from mlflow_track.record.files import sync_folder, write_json
 from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import read_content, to_info
 from mlflow_track.record.masking import mask_password
@@ -89,10 +89,10 @@ def fetch(request: FetchRequest, sink: Sink) -> Path | None:
         raise ValueError(f"the tag {RECORD_TAG} at the server is {record_id!r}: no id of a run")
     _await_silence(sink, target)
     home = Path(request.directory) / folder_name(request.experiment)
-    home.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+    home.mkdir(parents=True, exist_ok=True)
     final = home / record_id
     building = home / f".fetch-{final.name}-{os.urandom(4).hex()}"
-    building.mkdir(mode=FOLDER_MODE)
+    building.mkdir()
     try:
         _build(building, target, sink, mask_password(request.tracking_uri))
         os.rename(building, final)

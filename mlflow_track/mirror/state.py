@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow_track.backends.protocol import Sink
 from mlflow_track.record import layout
-from mlflow_track.record.files import FILE_MODE, read_json
+from mlflow_track.record.files import read_json
 from mlflow_track.record.info import decode, read_info
 from mlflow_track.record.schema import RunInfo
 
@@ -118,7 +118,7 @@ class MirrorState:
         """
         self.updated = time.time()
         temporary = path / f"{layout.TEMPORARY}{layout.MIRROR_STATE}"
-        with open(temporary, "w", opener=_open_as_record) as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             json.dump(asdict(self, dict_factory=_as_written), file, indent=1, ensure_ascii=False)
         os.rename(temporary, path / layout.MIRROR_STATE)
 
@@ -148,10 +148,6 @@ def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """What `_sorted_out` takes apart."""
     content = dict(pairs)
     return content.pop("unknown") | content
-
-
-def _open_as_record(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
 
 
 class Ledger:

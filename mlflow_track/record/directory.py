@@ -16,7 +16,6 @@ from typing import Any
 from mlflow_track.record import layout
 from mlflow_track.record.files import (
     FILE_MODE,
-    FOLDER_MODE,
     legible,
     make_folder,
     sync_folder,
@@ -70,7 +69,7 @@ class RunDirectory:
         path = root / folder_name(experiment) / run_id
         try:
             make_folder(path.parent)
-            path.mkdir(mode=FOLDER_MODE)
+            path.mkdir()
             sync_folder(path.parent)
             lock = take_lock(path / layout.RUN_LOCK)
             write_json(

@@ -12,32 +12,23 @@ from typing import Any, BinaryIO
 
 from mlflow_track.record import layout
 
-FILE_MODE = 0o644
-FOLDER_MODE = 0o755
+# For `os.open`, whose default is that of a program; what others may not do the umask takes away.
+FILE_MODE = 0o666
 _MOST_JSON_BYTES, _MOST_DEPTH = 64 << 20, 100
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, none of them writable by others, whatever the umask.
-
-    A power loss cannot take back those that it made.
-    """
+    """Make a folder and its parents; a power loss cannot take back those that it made."""
     for folder in (*reversed(path.parents), path):
         # Not is_dir first: another process may be making the same one.
         try:
-            folder.mkdir(mode=FOLDER_MODE)
+            folder.mkdir()
         except OSError:
             if not folder.is_dir():
                 raise
         else:
             sync_folder(folder.parent)
-
-
-def open_new(path: Path) -> BinaryIO:
-    """Open a file that does not exist yet for writing, with our mode from its first instant."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, FILE_MODE), "wb")
 
 
 def sync_folder(folder: Path) -> None:

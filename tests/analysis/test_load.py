@@ -1,7 +1,7 @@
 """Runs as objects and DataFrames: lazily, in one frame, filtered, compared."""
 
-import os
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 

@@ -131,7 +131,7 @@ def test_removed_quarantined_and_rewound_ones_are_no_longer_listed(tmp_path: Pat
 SAVING = """
 import os, sys, threading, time
 from pathlib import Path
-from mlflow_track.checkpoint import publish as module
+from mlflow_track.checkpoint.disk import publish as module
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 store = CheckpointStore(Path("checkpoints"))
 if sys.argv[2] == "straight into the folder":

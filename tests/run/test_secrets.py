@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import string
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -116,27 +113,6 @@ def test_without_the_mask_each_of_them_would_leak(run_script: Script) -> None:
         assert f"canary-{source}" in text, source
     for source in ("environment", "password", "dotenv", "remote"):
         assert f"canary-{source}" not in text, source
-
-
-def test_others_can_write_nothing_of_a_run_whatever_the_umask() -> None:
-    old = os.umask(0)
-    try:
-        with mt.start_run(directory="new/deep/runs", params={"a": 1}) as run:
-            for step in range(2):
-                run.log_metrics({"a": 1.0, f"b{step}": 2.0}, step=step)
-            run.log_text("x", "deep/er/x.txt")
-            Path("source").mkdir(0o777)
-            Path("source/f.txt").touch(0o666)
-            run.log_artifact("source")
-            run.checkpoints().save(0, {"w": torch.zeros(3)})
-    finally:
-        os.umask(old)
-    loose = [
-        str(path)
-        for path in (Path("new"), *Path("new").rglob("*"))
-        if path.lstat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not path.is_symlink()
-    ]
-    assert loose == []
 
 
 # --- names cannot lead out ---

@@ -20,7 +20,7 @@ from mlflow_track.checkpoint.disk import verify
 from mlflow_track.checkpoint.disk.publish import Content, empty_trash, publish
 from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError, digest_of_manifest
 from mlflow_track.record import layout
-from mlflow_track.record.files import FOLDER_MODE, make_folder, read_json, sync_folder
+from mlflow_track.record.files import make_folder, read_json, sync_folder
 from mlflow_track.record.info import decode
 from mlflow_track.record.lock import FileLock
 from mlflow_track.record.schema import Manifest
@@ -199,7 +199,7 @@ class CheckpointStore:
                     shutil.rmtree(entry, ignore_errors=True)
 
     def _move(self, checkpoint: Checkpoint, folder: Path) -> Path:
-        folder.mkdir(exist_ok=True, mode=FOLDER_MODE)
+        folder.mkdir(exist_ok=True)
         target = folder / checkpoint.path.name
         if target.exists():
             target = folder / f"{checkpoint.path.name}-{time.time_ns()}"
