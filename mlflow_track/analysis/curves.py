@@ -129,9 +129,10 @@ def labels(runs: Sequence[Summary]) -> list[str]:
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from `low` to `high`, about `count` of them."""
-    if not high > low:
-        return [low]
-    rough = (high - low) / max(1, count)
+    # Halves first: the distance of two floats can be more than a float holds.
+    rough = (high / 2 - low / 2) / max(1, count) * 2
+    if not high > low or not math.isfinite(rough):
+        return [low, high] if high > low else [low]
     power = 10.0 ** math.floor(math.log10(rough))
     size = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
     first = math.ceil(low / size - 1e-9)

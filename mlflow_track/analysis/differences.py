@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.record import layout
+from mlflow_track.record.files import open_regular
 from mlflow_track.record.schema import Git
 
 _SECONDS = 20
@@ -73,7 +74,7 @@ def _git_diff(old: str, new: str, is_full: bool) -> list[str]:
 
 def _read(path: Path) -> list[str]:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(_MOST_PATCH_BYTES).decode(errors="replace").splitlines()
     except OSError:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Collection, MutableMapping, Sequence
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from mlflow_track.checkpoint.disk.store import (
 )
 from mlflow_track.checkpoint.policy.retention import Candidate, Keep, newest
 from mlflow_track.record import layout
+from mlflow_track.record.files import FILE_MODE
 
 # A file beside the manifest: it moves with the folder, and `touch` and `rm` do what one thinks.
 
@@ -34,7 +36,8 @@ def is_pinned(checkpoint: Checkpoint) -> bool:
 
 def pin(checkpoint: Checkpoint) -> None:
     """Keep it, whatever retention says."""
-    (checkpoint.path / layout.PIN).touch()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    os.close(os.open(checkpoint.path / layout.PIN, flags, FILE_MODE))
 
 
 def unpin(checkpoint: Checkpoint) -> None:

@@ -86,14 +86,17 @@ def some_runs(root: Path, words: Sequence[str]) -> list[Summary]:
 
     selector = RunSelector(root)
     if not words:
-        if not selector.runs():
+        found = selector.runs()
+        for path, reason in selector.skipped:
+            click.echo(f"skipped {path}: {reason}", err=True)
+        if not found:
             raise click.ClickException(f"there are no runs in {root}")
-        return selector.runs()
+        return found
     try:
-        found = {run.path.resolve(): run for word in words for run in selector.find(word)}
+        named = {run.path.resolve(): run for word in words for run in selector.find(word)}
     except NoSuchRun as error:
         raise click.ClickException(str(error)) from None
-    return list(found.values())
+    return list(named.values())
 
 
 def no_such_metric(name: str, known: Collection[str]) -> click.ClickException:

@@ -19,6 +19,7 @@ from mlflow_track.cli.output import (
 )
 from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
 from mlflow_track.record import layout
+from mlflow_track.record.files import files_below
 from mlflow_track.record.info import read_plain
 from mlflow_track.record.schema import Attempt, Git
 
@@ -74,10 +75,10 @@ def _print_facts(run: Summary) -> None:
     _print_pairs("provenance", _provenance(run))
     _print_pairs("checkpoints", [(str(c["step"]), c["text"]) for c in _checkpoints(run)])
     root = run.path / layout.ARTIFACTS
-    files = sorted(p for p in root.rglob("*") if p.is_file())
+    files = list(files_below(root))
     _print_pairs(
         "artifacts",
-        [(str(p.relative_to(root)), f"{p.stat().st_size:,} B") for p in files],
+        [(str(p.relative_to(root)), f"{p.lstat().st_size:,} B") for p in files],
     )
 
 

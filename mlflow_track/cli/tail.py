@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
 from mlflow_track.record import layout
+from mlflow_track.record.files import open_regular
 
-if TYPE_CHECKING:
-    pass
+_MOST_LINE_BYTES, _MOST_BYTES = 1000, 64 << 20
 
 
 @click.command()
@@ -60,6 +61,10 @@ class _Follower:
         self._last: tuple[int, float] | None = None
 
     def print_end(self, lines: int) -> None:
+        # A log may have grown for weeks; as much of its end as the lines can need.
+        most = _MOST_LINE_BYTES * max(lines, 1)
+        with contextlib.suppress(OSError):
+            self._at = max(0, os.lstat(self._log).st_size - most)
         text = self._read_log()
         for line in text.splitlines()[-lines:] if lines > 0 else []:
             click.echo(line)
@@ -71,9 +76,9 @@ class _Follower:
 
     def _read_log(self) -> str:
         try:
-            with open(self._log, "rb") as file:
+            with open_regular(self._log) as file:
                 file.seek(self._at)
-                data = file.read()
+                data = file.read(_MOST_BYTES)
         except OSError:
             return ""
         data = data[: data.rfind(b"\n") + 1]

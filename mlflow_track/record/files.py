@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,6 +59,18 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The regular files in a folder and below it, by name; links are passed over."""
+    if folder.is_symlink():
+        return
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(place, name)
+            if stat.S_ISREG(file.lstat().st_mode):
+                yield file
 
 
 def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:

@@ -457,7 +457,7 @@ def test_tensors_on_a_cuda_device_come_through_pinned_memory(saving_here: Saving
 KILLED_AT_ONCE = """
 import os, sys, time, torch
 from pathlib import Path
-from mlflow_track.checkpoint import writer_main
+from mlflow_track.checkpoint.writer import main as writer_main
 from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.checkpoint.disk.store import CheckpointStore

@@ -20,7 +20,7 @@ from mlflow_track.checkpoint.disk import verify
 from mlflow_track.checkpoint.disk.publish import Content, empty_trash, publish
 from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError, digest_of_manifest
 from mlflow_track.record import layout
-from mlflow_track.record.files import make_folder, read_json, sync_folder
+from mlflow_track.record.files import make_folder, open_regular, read_json, sync_folder
 from mlflow_track.record.info import decode
 from mlflow_track.record.lock import FileLock
 from mlflow_track.record.schema import Manifest
@@ -215,31 +215,28 @@ def held_for_reading(folder: Path) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: It is not there (any more).
+        OSError: Its manifest is not a regular file.
     """
     manifest = folder / layout.MANIFEST
-    descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _flock(descriptor, fcntl.LOCK_SH)
+    with open_regular(manifest) as file:
+        _flock(file.fileno(), fcntl.LOCK_SH)
         # It may have been removed between the opening and the lock.
-        if os.stat(manifest).st_ino != os.fstat(descriptor).st_ino:
+        if os.stat(manifest).st_ino != os.fstat(file.fileno()).st_ino:
             raise FileNotFoundError(f"{folder} was replaced while it was opened")
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def free_to_remove(folder: Path) -> Iterator[bool]:
     """Whether nobody reads the checkpoint in `folder`; nobody begins to inside the block."""
     try:
-        descriptor = os.open(folder / layout.MANIFEST, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        file = open_regular(folder / layout.MANIFEST)
+    except OSError:
+        # Without a manifest it is not a checkpoint.
         yield True
         return
-    try:
-        yield _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        os.close(descriptor)
+    with file:
+        yield _flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _flock(descriptor: int, operation: int) -> bool:
