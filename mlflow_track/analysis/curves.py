@@ -14,6 +14,8 @@ from mlflow_track.record.rows import Columns, parse_columns, read_piece
 Axis = Literal["step", "time", "tokens"]
 _SEQUENCE_PARAMS = ("context_length", "sequence_length", "seq_len", "block_size")
 
+_LARGEST = 1e300
+
 
 class Curve(NamedTuple):
     """Points of one metric of one run; NaN and infinities are not among them."""
@@ -129,10 +131,9 @@ def labels(runs: Sequence[Summary]) -> list[str]:
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from `low` to `high`, about `count` of them."""
-    # Halves first: the distance of two floats can be more than a float holds.
-    rough = (high / 2 - low / 2) / max(1, count) * 2
-    if not high > low or not math.isfinite(rough):
-        return [low, high] if high > low else [low]
+    if not high > low:
+        return [low]
+    rough = (high - low) / max(1, count)
     power = 10.0 ** math.floor(math.log10(rough))
     size = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
     first = math.ceil(low / size - 1e-9)
@@ -147,9 +148,14 @@ def short_number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _drawable(value: float) -> float:
+    """The distance of two coordinates must be a float, too."""
+    return float(min(max(value, -_LARGEST), _LARGEST))
+
+
 def _curve(label: str, xs: Sequence[float], ys: Sequence[float | None]) -> Curve:
     points = [
-        (float(x), float(y))
+        (_drawable(x), _drawable(y))
         for x, y in zip(xs, ys, strict=False)
         if y is not None and math.isfinite(y)
     ]

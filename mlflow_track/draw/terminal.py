@@ -19,13 +19,11 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
         return ""
     width = min(width, len(values))
     edges = [len(values) * n // width for n in range(width + 1)]
-    # In shares of the largest: sums and distances of large floats are more than a float holds.
-    largest = max(map(abs, values)) or 1.0
-    means = [sum(v / largest for v in values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
     if high == low:
         return _BLOCKS[3] * width
-    return "".join(_BLOCKS[round(7 * ((mean - low) / (high - low)))] for mean in means)
+    return "".join(_BLOCKS[round(7 * (mean - low) / (high - low))] for mean in means)
 
 
 def plot(
@@ -54,7 +52,7 @@ def plot(
     xs = [x for curve in drawn for x in (curve.xs[0], curve.xs[-1])]
     ys = [y for curve in drawn for y in curve.ys]
     left, right, low, high = min(xs), max(xs), min(ys), max(ys)
-    margin = max(len(_label(y, is_log)) for y in (low, low / 2 + high / 2, high)) + 1
+    margin = max(len(_label(y, is_log)) for y in (low, (low + high) / 2, high)) + 1
     columns, rows = max(10, width - margin - 2), max(4, height - 2)
     cells: list[list[int]] = [[0] * columns for _ in range(rows)]
     owners: list[list[int]] = [[0] * columns for _ in range(rows)]
@@ -64,8 +62,7 @@ def plot(
             owners[y // 4][x // 2] = number
     lines = []
     for number, row in enumerate(cells):
-        share = number / max(1, rows - 1)
-        value = high * (1 - share) + low * share
+        value = high - (high - low) * number / max(1, rows - 1)
         is_labelled = number % max(1, rows // 4) == 0 or number == rows - 1
         text = _label(value, is_log) if is_labelled else ""
         dots = "".join(
@@ -98,12 +95,11 @@ def _dots(
 ) -> list[tuple[int, int]]:
     """Which dots a curve touches: its points, and a column at a time what lies between."""
     left, right, low, high = box
-    # Halves: the distance of two floats can be more than a float holds.
-    across, up = (right / 2 - left / 2) or 1.0, (high / 2 - low / 2) or 1.0
+    across, up = (right - left) or 1.0, (high - low) or 1.0
     points = [
         (
-            round((x / 2 - left / 2) / across * (width - 1)),
-            round((high / 2 - y / 2) / up * (height - 1)) if high > low else height // 2,
+            round((x - left) / across * (width - 1)),
+            round((high - y) / up * (height - 1)) if high > low else height // 2,
         )
         for x, y in zip(curve.xs, curve.ys, strict=True)
     ]
