@@ -67,7 +67,7 @@ class Attempt:
         self.has_ended = False
         self.config_lock = threading.Lock()
         record.start_attempt(provenance.describe_process())
-        if settings.tracking_uri:
+        if settings.tracking_uri and record.is_kept:
             record.restate(
                 "mirror",
                 {
@@ -80,13 +80,18 @@ class Attempt:
             )
         self.metrics = record.open_metrics(self.print)
         self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
-        self.artifacts = Artifacts(record.artifacts_path)
+        self.artifacts = Artifacts(record.artifacts_path, is_kept=record.is_kept)
         self.companion: Companion | None = None
         self._system: SystemMonitor | None = None
         self.provenance = threading.Thread(target=self._capture_provenance, daemon=True)
 
     def start_helpers(self) -> None:
         """Start what works beside the loop: the mirror, system metrics, provenance."""
+        note_error_before(self.record.info.id)
+        atexit.register(self._end_at_exit)
+        _after_fork(self)
+        if not self.record.is_kept:
+            return
         if self._settings.tracking_uri is not None:
             from mlflow_track.mirror.companion import Companion, mirror_environment
 
@@ -95,9 +100,6 @@ class Attempt:
         if interval > 0:
             self._system = SystemMonitor(self.record.system_metrics_path, interval, self.print)
         self.provenance.start()
-        note_error_before(self.record.info.id)
-        atexit.register(self._end_at_exit)
-        _after_fork(self)
 
     def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
         """Merge checked params into config.json; what changed goes to the log."""
@@ -120,7 +122,7 @@ class Attempt:
             except OSError as error:
                 # On a full disk a line of text must not end what a checkpoint that fails does not.
                 line = f"{line} (not in training.log: {error.strerror})"
-            if is_shown:
+            if is_shown and self.record.is_shown:
                 say(line)
 
     def end(self, status: str, error: str | None) -> None:
@@ -138,9 +140,11 @@ class Attempt:
         self.stop.ignore()
         if self._system is not None:
             self._system.close()
-        self.provenance.join(timeout=_PROVENANCE_SECONDS)
+        if self.provenance.ident is not None:
+            self.provenance.join(timeout=_PROVENANCE_SECONDS)
         info = self.record.info
-        self.print(f"run {info.name} {status}{': ' + error if error else ''}")
+        if self.record.is_kept:
+            self.print(f"run {info.name} {status}{': ' + error if error else ''}")
         with self._warned("rows may be lost"):
             self.metrics.sync()
         if gone := self.metrics.gone():

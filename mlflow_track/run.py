@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import pandas
 
     from mlflow_track.checkpoint.checkpointer import Checkpointer
-    from mlflow_track.checkpoint.follower import Follower, NoCheckpoints
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.policy.schedule import SavePolicy
     from mlflow_track.mirror.status import SyncStatus
@@ -58,7 +57,8 @@ class Run:
             directory.set_tags(tags)
         self._attempt.start_helpers()
         verb = f"continues (attempt {directory.attempt})" if is_resumed else "starts"
-        self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.directory}")
+        if directory.is_kept:
+            self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.directory}")
 
     # --- what is logged ---
 
@@ -183,7 +183,7 @@ class Run:
         max_steps: int | None = None,
         must_match: Sequence[str] = (),
         free: Sequence[str] = (),
-    ) -> Checkpointer | Follower | NoCheckpoints:
+    ) -> Checkpointer:
         """The run's checkpoints: `save` decides when, `keep` decides what stays.
 
         From here on SIGTERM, Ctrl-C and SIGUSR1 ask for a checkpoint and a clean stop, and so does
@@ -207,6 +207,9 @@ class Run:
         """
         from mlflow_track.checkpoint.checkpointer import Checkpointer
         from mlflow_track.checkpoint.decision import Limits, Plan
+        from mlflow_track.checkpoint.disk.store import CheckpointStore, DiscardedStore
+        from mlflow_track.checkpoint.ranks import Ranks
+        from mlflow_track.checkpoint.session import Session
 
         limits = Limits(
             max_steps=max_steps,
@@ -218,13 +221,19 @@ class Run:
         self._attempt.stop.listen()
         if self._attempt.checkpoints is not None:
             self._attempt.checkpoints.close()
+        record = self._attempt.record
+        store = CheckpointStore if record.is_kept else DiscardedStore
         checkpoints = Checkpointer(
-            self._attempt.record,
-            self._metrics,
-            plan=plan,
-            announce=self.print,
-            stop=self._attempt.stop,
-            restored=self._repeats.place_is_known,
+            Session(
+                record=record,
+                metrics=self._metrics,
+                store=store(record.checkpoints_path),
+                ranks=Ranks.here(),
+                plan=plan,
+                stop=self._attempt.stop,
+                announce=self.print,
+                place_is_known=self._repeats.place_is_known,
+            )
         )
         self._attempt.checkpoints = checkpoints
         return checkpoints
@@ -255,13 +264,15 @@ class Run:
 
     def metrics(self) -> pandas.DataFrame:
         """What was logged so far: one row per step, one column per metric; see `LoadedRun`."""
-        from mlflow_track.analysis.load import load_run
+        from mlflow_track.analysis.frames import read_frame
 
-        return load_run(self.directory).metrics()
+        return read_frame(self._attempt.record.metrics_path)
 
     def _repr_html_(self) -> str:
         from mlflow_track.analysis.load import load_run
 
+        if not self._attempt.record.is_kept:
+            return f"<p>run {self.name}: nothing is recorded</p>"
         return load_run(self.directory)._repr_html_()
 
     def finish(self, status: str = FINISHED, error: str | None = None) -> None:

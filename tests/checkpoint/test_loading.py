@@ -27,7 +27,8 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.store = CheckpointStore(path / "checkpoints")
-        self.saver = Saver(self.store, MetricsFile(path / "metrics.csv"))
+        self.metrics, self.announce = MetricsFile(path / "metrics.csv"), print
+        self.saver = Saver(self)
 
     def save(self, step: int, state: dict[str, Any]) -> Checkpoint:
         self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
