@@ -6,7 +6,6 @@ no server starts twice.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import lack
 from tests.servers.mlflow_server import MlflowServer
 from tests.servers.postgres import Postgres, find_programs
 from tests.servers.s3 import S3
@@ -76,9 +76,6 @@ def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
 
 
 def require_postgres() -> None:
-    """Skip where PostgreSQL is not installed; where it must be, fail."""
+    """Skip where PostgreSQL is not installed; in CI, fail."""
     if find_programs() is None:
-        reason = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lack("PostgreSQL is not installed (Debian: apt-get install postgresql)")
