@@ -86,5 +86,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in terminalreporter.stats.get("skipped", [])
     )
     if skipped:
-        reasons = "; ".join(f"{number}: {reason}" for reason, number in skipped.items())
+        reasons = "; ".join(f"{number}: {reason}" for reason, number in skipped.most_common())
         terminalreporter.write_line(f"skipped {skipped.total()} tests ({reasons})")
