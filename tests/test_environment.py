@@ -57,10 +57,17 @@ def test_c():
 """
 
 
-def suite(text: str, folder: Path, *words: str, shell: str = "", **variables: str) -> str:
+def suite(
+    text: str,
+    folder: Path,
+    *words: str,
+    plugin: str = "tests.environment",
+    shell: str = "",
+    **variables: str,
+) -> str:
     """Run pytest on a file with this text, started after the lines of `shell`; what it printed."""
     (folder / "test_it.py").write_text(text)
-    pytest_words = ["-p", "tests.environment", "-p", "no:cacheprovider", "--color=no"]
+    pytest_words = ["-p", plugin, "-p", "no:cacheprovider", "--color=no"]
     program = [sys.executable, "-m", "pytest", "-c", os.devnull, *pytest_words, *words, str(folder)]
     return subprocess.run(
         ["sh", "-c", f'{shell}\nexec "$@"', "sh", *program],
@@ -83,8 +90,8 @@ def test_tests_see_neither_foreign_variables_nor_ignored_signals(
 
 
 def test_without_the_clean_up_tests_would_see_them(tmp_path: Path) -> None:
-    bare = ["-p", "no:tests.environment"]
-    said = suite(LOOK, tmp_path, *bare, shell="trap '' HUP INT TERM", **FOREIGN)
+    shell = "trap '' HUP INT TERM"
+    said = suite(LOOK, tmp_path, plugin="no:tests.environment", shell=shell, **FOREIGN)
     assert "2 failed, 1 passed" in said, said
 
 
