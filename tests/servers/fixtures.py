@@ -23,8 +23,7 @@ from tests.servers.s3 import S3
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server; `.uri("name")` is a database of it."""
     require_postgres()
-    # Not below pytest's own temporary folder, which only the current user may enter.
-    folder = Path(tempfile.mkdtemp(prefix="postgres-of-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="postgres-of-tests-", dir=_open_to_all()))
     server = Postgres(folder, is_durable=False)
     try:
         server.start()
@@ -73,6 +72,15 @@ def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
         yield server
     finally:
         server.stop()
+
+
+def _open_to_all() -> str:
+    """A temporary folder that every user may enter: pytest's own, and often TMPDIR, are not."""
+    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        path = Path(folder).resolve()
+        if all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents)):
+            return folder
+    return tempfile.gettempdir()
 
 
 def require_postgres() -> None:
