@@ -6,6 +6,8 @@ no server starts twice.
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -84,6 +86,10 @@ def _open_to_all() -> str:
 
 
 def require_postgres() -> None:
-    """Skip where PostgreSQL is not installed; in CI, fail."""
+    """Skip where PostgreSQL is not installed, or cannot run; in CI, fail."""
     if find_programs() is None:
         lack("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        lack("PostgreSQL runs only as a user that has a name (an entry in /etc/passwd)")
