@@ -263,7 +263,9 @@ def test_the_first_rows_of_threads_are_not_taken_for_those_of_the_former_attempt
     assert (frame["a"] == -5.0).sum() == (frame["b"] == -5.0).sum() == len(frame) == 200
 
 
-def test_a_ctrl_c_in_the_middle_of_a_rewind_does_not_leave_it_half_done(monkeypatch) -> None:
+def test_a_ctrl_c_in_the_middle_of_a_rewind_does_not_leave_it_half_done(
+    monkeypatch, ctrl_c
+) -> None:
     with mt.start_run() as run:
         for step in range(5):
             run.log_metrics({"loss": 1.0}, step=step)
