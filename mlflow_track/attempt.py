@@ -17,6 +17,7 @@ from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of, error_since, note_error_before
 from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.masking import mask_password
+from mlflow_track.record.metric import Directions
 from mlflow_track.record.repeats import RepeatedSteps
 from mlflow_track.record.system import SystemMonitor
 from mlflow_track.settings import Settings
@@ -49,6 +50,7 @@ class Attempt:
         metrics: Its rows.
         repeats: Which earlier rows give way to new ones.
         artifacts: Its artifacts.
+        directions: What was said of its metrics.
         stop: What signals ask for.
         checkpoints: Those that the run saves now; None before it asked for them.
         companion: The mirror process; None without one.
@@ -81,6 +83,11 @@ class Attempt:
         self.metrics = record.open_metrics(self.print)
         self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
         self.artifacts = Artifacts(record.artifacts_path)
+        self.directions = Directions(
+            record.info,
+            lambda changed: self.open_record().restate("directions", changed),
+            self.print,
+        )
         self.companion: Companion | None = None
         self._system: SystemMonitor | None = None
         self.provenance = threading.Thread(target=self._capture_provenance, daemon=True)

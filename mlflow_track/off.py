@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_track import checks
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.record.console import say
+from mlflow_track.record.metric import Directions
 from mlflow_track.run import Run
 from mlflow_track.stop import StopRequest
 
@@ -31,11 +32,17 @@ class OffRun(Run):
         self.id = self.name = "off"
         self.directory = Path("off")
         self._stop = StopRequest()
+        self._directions = Directions({}, lambda changed: None, self.print)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         checks.step_number(step)
         for name, value in metrics.items():
             checks.metric_value(checks.metric_name(name), value)
+
+    def define_metric(self, name: str, *, mode: str) -> None:
+        claim = checks.metric_definition(name, mode)
+        if not self._is_follower:
+            self._directions.settle(f"define_metric {name}", [claim])
 
     def log_params(self, params: Any) -> None:
         checks.params(params)
@@ -68,12 +75,14 @@ class OffRun(Run):
 
     def checkpoints(self, **plan: Any) -> Follower | NoCheckpoints:
         self._stop.listen()
+        from mlflow_track.checkpoint.decision import Plan
         from mlflow_track.checkpoint.follower import Follower, NoCheckpoints
 
         ranks = Ranks.here()
         if self._is_follower and not ranks.is_alone:
             return Follower(ranks, self._stop)
-        return NoCheckpoints(ranks, self._stop)
+        Plan(save=plan.get("save"), keep=plan.get("keep")).resolved(self._directions)
+        return NoCheckpoints(ranks, self._stop, self._directions)
 
     @property
     def should_stop(self) -> bool:

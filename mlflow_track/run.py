@@ -97,6 +97,20 @@ class Run:
         """Write one metric; see `log_metrics`."""
         self.log_metrics({name: value}, step=step)
 
+    def define_metric(self, name: str, *, mode: str) -> None:
+        """Record which direction of a metric is better, for the run's policies and its readers.
+
+        Args:
+            name: The metric's name.
+            mode: "min", "max", or "none" where no value is better than another.
+
+        Raises:
+            TypeError, ValueError: An argument is invalid, or a policy of the run says otherwise.
+        """
+        claim = checks.metric_definition(name, mode)
+        self._attempt.open_record()
+        self._attempt.directions.settle(f"define_metric {name}", [claim])
+
     def log_params(self, params: Any) -> None:
         """Add params: a mapping or dataclass, nested allowed. A changed value is recorded as such.
 
@@ -204,19 +218,17 @@ class Run:
                 makes the report say "exact: no".
 
         Raises:
-            TypeError, ValueError: An argument does not fit; the message names it; or `upload` is
-                "best" without a metric to compare.
+            TypeError, ValueError: An argument is invalid; the message names it; or `upload` is
+                "best" without a metric, or a metric's direction is unknown or contradicted.
         """
         from mlflow_track.checkpoint.checkpointer import Checkpointer
         from mlflow_track.checkpoint.decision import Limits, Plan
 
-        limits = Limits(
-            max_steps=max_steps,
-            deadline=self._settings.deadline,
-            replay_step=self._settings.replay_step,
-        )
+        deadline, replay_step = self._settings.deadline, self._settings.replay_step
+        limits = Limits(max_steps=max_steps, deadline=deadline, replay_step=replay_step)
         plan = Plan(save=save, keep=keep, must_match=must_match, free=free, limits=limits)
-        self._set_upload(upload or self._settings.upload, keep)
+        plan = plan.resolved(self._attempt.directions)
+        self._set_upload(upload or self._settings.upload, plan.keep)
         self._attempt.stop.listen()
         if self._attempt.checkpoints is not None:
             self._attempt.checkpoints.close()
@@ -224,6 +236,7 @@ class Run:
             self._attempt.record,
             self._metrics,
             plan=plan,
+            directions=self._attempt.directions,
             announce=self.print,
             stop=self._attempt.stop,
             restored=self._repeats.place_is_known,
@@ -308,10 +321,8 @@ class Run:
         if upload == "best" and metric is None:
             raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
         if self._attempt.record.info.get("mirror") is not None:
-            mode = keep.mode if keep is not None else "min"
-            self._attempt.record.restate(
-                "mirror", {"upload": upload, "metric": metric, "mode": mode}
-            )
+            what = {"upload": upload, "metric": metric, "mode": keep and keep.mode}
+            self._attempt.record.restate("mirror", what)
 
     def _number(self, name: str, value: Any) -> float | Arriving:
         if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:

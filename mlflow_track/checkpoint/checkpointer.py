@@ -12,6 +12,7 @@ from mlflow_track import checks
 from mlflow_track.checkpoint import decision, pruning, randomness
 from mlflow_track.checkpoint.decision import Plan
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint.early_stopping import settle_directions
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.ranks import Ranks
@@ -22,6 +23,7 @@ from mlflow_track.checkpoint.writer.outcome import Outcome
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.console import progress_on_terminal
 from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.metric import Directions
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.stop import StopRequest
 
@@ -38,6 +40,7 @@ class Checkpointer:
         metrics: The run's metrics file: made durable before a checkpoint refers to it, and
             rewound when an older step is restored.
         plan: When to save and what to keep.
+        directions: What the run says of its metrics; objects in the state take their mode there.
         announce: Takes one line of text for the log.
         stop: What signals ask for, and where the decision to stop goes.
         restored: Called once the place to continue from is known.
@@ -49,6 +52,7 @@ class Checkpointer:
         metrics: MetricsFile,
         *,
         plan: Plan,
+        directions: Directions,
         announce: Callable[[str], None],
         stop: StopRequest,
         restored: Callable[[], None] = lambda: None,
@@ -56,6 +60,7 @@ class Checkpointer:
         self._directory = directory
         self._metrics = metrics
         self._plan = plan
+        self._directions = directions
         self._announce = announce
         self._stop = stop
         self._ranks = Ranks.here()
@@ -110,6 +115,7 @@ class Checkpointer:
         """
         self._require_owner()
         step = checks.step_and_state(step, state)
+        settle_directions(state, self._directions)
         numbers = checks.metric_numbers(metrics)
         self._settle()
         self._saver.prepare(state)
@@ -303,6 +309,7 @@ class Checkpointer:
                 match differs.
         """
         self._require_owner()
+        settle_directions(state, self._directions)
         found = self._restorer.restore(state, step)
         if found is None:
             return 0

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.checkpoint.decision import agree, stop_words
+from mlflow_track.checkpoint.early_stopping import settle_directions
 from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.record.metric import Directions
 from mlflow_track.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -71,20 +73,23 @@ class NoCheckpoints:
     Args:
         ranks: The job, whose ranks stop together.
         stop: What signals ask of this process.
+        directions: What the run says of its metrics.
     """
 
-    def __init__(self, ranks: Ranks, stop: StopRequest) -> None:
-        self._ranks, self._stop = ranks, stop
+    def __init__(self, ranks: Ranks, stop: StopRequest, directions: Directions) -> None:
+        self._ranks, self._stop, self._directions = ranks, stop, directions
         if not ranks.is_alone:
             stop.share()
 
     def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:
+        settle_directions(state, self._directions)
         return 0
 
     def step(
         self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> bool:
         checks.step_and_state(step, state)
+        settle_directions(state, self._directions)
         checks.metric_numbers(metrics)
         code, _ = agree(self._ranks, self._stop, 0, False)
         if code:

@@ -148,7 +148,8 @@ class RunDirectory:
         A later version may have written it.
         """
         with self._info_lock:
-            self.update(**{field: {**(self.info.get(field) or {}), **content}})
+            known = self.info.get(field)
+            self.update(**{field: {**(known if isinstance(known, dict) else {}), **content}})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         with self._info_lock:
