@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
@@ -17,12 +18,14 @@ from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of, error_since, note_error_before
 from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.masking import mask_password
+from mlflow_track.record.metric import Directions
 from mlflow_track.record.repeats import RepeatedSteps
 from mlflow_track.record.system import SystemMonitor
-from mlflow_track.settings import Settings
+from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
 
 if TYPE_CHECKING:
+    from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.mirror.companion import Companion
 
 _PROVENANCE_SECONDS = 30.0
@@ -49,6 +52,7 @@ class Attempt:
         metrics: Its rows.
         repeats: Which earlier rows give way to new ones.
         artifacts: Its artifacts.
+        directions: What was said of its metrics.
         stop: What signals ask for.
         checkpoints: Those that the run saves now; None before it asked for them.
         companion: The mirror process; None without one.
@@ -81,6 +85,11 @@ class Attempt:
         self.metrics = record.open_metrics(self.print)
         self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
         self.artifacts = Artifacts(record.artifacts_path, is_kept=record.is_kept)
+        self.directions = Directions(
+            record.info.directions,
+            lambda changed: self.open_record().restate("directions", changed),
+            self.print,
+        )
         self.companion: Companion | None = None
         self._system: SystemMonitor | None = None
         self.provenance = threading.Thread(target=self._capture_provenance, daemon=True)
@@ -124,6 +133,16 @@ class Attempt:
                 line = f"{line} (not in training.log: {error.strerror})"
             if is_shown and self.record.is_shown:
                 say(line)
+
+    def set_upload(self, upload: str, keep: Keep | None) -> None:
+        """Note for the mirror which checkpoints it sends."""
+        checks.word("upload", upload, UPLOADS)
+        metric = keep.metric if keep is not None else None
+        if upload == "best" and metric is None:
+            raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
+        if self.record.info.mirror is not None:
+            what = {"upload": upload, "metric": metric, "mode": keep and keep.mode}
+            self.record.restate("mirror", what)
 
     def end(self, status: str, error: str | None) -> None:
         """Make rows durable, write status and end time, give the mirror time to send the rest.
@@ -188,6 +207,11 @@ class Attempt:
         if self.why_closed:
             raise RuntimeError(self.why_closed)
         return self.record
+
+    def open_artifacts(self) -> Artifacts:
+        """The artifacts, to be written to; see `open_record`."""
+        self.open_record()
+        return self.artifacts
 
     @contextlib.contextmanager
     def _warned(self, consequence: str) -> Iterator[None]:

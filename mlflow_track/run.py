@@ -9,13 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
-from mlflow_track.artifacts import Artifacts
 from mlflow_track.attempt import Attempt
 from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of
 from mlflow_track.record.schema import FAILED, FINISHED, KILLED
-from mlflow_track.settings import UPLOADS, Settings
+from mlflow_track.settings import Settings
 
 if TYPE_CHECKING:
     import pandas
@@ -97,6 +96,20 @@ class Run:
         """Write one metric; see `log_metrics`."""
         self.log_metrics({name: value}, step=step)
 
+    def define_metric(self, name: str, *, mode: str) -> None:
+        """Record which direction of a metric is better, for the run's policies and its readers.
+
+        Args:
+            name: The metric's name.
+            mode: "min", "max", or "none" where no value is better than another.
+
+        Raises:
+            TypeError, ValueError: An argument is invalid, or a policy of the run says otherwise.
+        """
+        claim = checks.metric_definition(name, mode)
+        self._attempt.open_record()
+        self._attempt.directions.settle(f"define_metric {name}", [claim])
+
     def log_params(self, params: Any) -> None:
         """Add params: a mapping or dataclass, nested allowed. A changed value is recorded as such.
 
@@ -141,29 +154,29 @@ class Run:
             FileNotFoundError: There is nothing at `path`.
             ValueError: `artifact_path` would leave the artifacts.
         """
-        return self._open_artifacts().copy(path, artifact_path)
+        return self._attempt.open_artifacts().copy(path, artifact_path)
 
     def log_artifacts(
         self, folder: str | os.PathLike[str], artifact_path: str | None = None
     ) -> None:
         """Copy what a folder holds to the artifacts."""
-        self._open_artifacts().copy_content(folder, artifact_path)
+        self._attempt.open_artifacts().copy_content(folder, artifact_path)
 
     def log_text(self, text: str, artifact_file: str) -> Path:
         """Write a text as an artifact."""
-        return self._open_artifacts().write_text(text, artifact_file)
+        return self._attempt.open_artifacts().write_text(text, artifact_file)
 
     def log_dict(self, content: Any, artifact_file: str) -> Path:
         """Write JSON-serialisable content as an artifact."""
-        return self._open_artifacts().write_json(content, artifact_file)
+        return self._attempt.open_artifacts().write_json(content, artifact_file)
 
     def log_figure(self, figure: Any, artifact_file: str) -> Path:
         """Draw a matplotlib figure into an artifact; its ending says how (png, svg, pdf)."""
-        return self._open_artifacts().write_figure(figure, artifact_file)
+        return self._attempt.open_artifacts().write_figure(figure, artifact_file)
 
     def log_table(self, data: Any, artifact_file: str) -> Path:
         """Write a table as an artifact, `.csv` or `.json`: a mapping of columns, or a DataFrame."""
-        return self._open_artifacts().write_table(data, artifact_file)
+        return self._attempt.open_artifacts().write_table(data, artifact_file)
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Say one line in training.log and, unless something else shows it there, on the console.
@@ -202,8 +215,8 @@ class Run:
                 makes the report say "exact: no".
 
         Raises:
-            TypeError, ValueError: An argument does not fit; the message names it; or `upload` is
-                "best" without a metric to compare.
+            TypeError, ValueError: An argument is invalid; the message names it; or `upload` is
+                "best" without a metric, or a metric's direction is unknown or contradicted.
         """
         from mlflow_track.checkpoint.checkpointer import Checkpointer
         from mlflow_track.checkpoint.decision import Limits, Plan
@@ -211,13 +224,14 @@ class Run:
         from mlflow_track.checkpoint.ranks import Ranks
         from mlflow_track.checkpoint.session import Session
 
-        limits = Limits(
-            max_steps=max_steps,
-            deadline=self._settings.deadline,
-            replay_step=self._settings.replay_step,
-        )
+        deadline, replay_step = self._settings.deadline, self._settings.replay_step
+        limits = Limits(max_steps=max_steps, deadline=deadline, replay_step=replay_step)
         plan = Plan(save=save, keep=keep, must_match=must_match, free=free, limits=limits)
-        self._set_upload(upload or self._settings.upload, keep)
+        ranks = Ranks.here()
+        if ranks.is_first:
+            # The others follow rank 0, which alone knows what the run recorded.
+            plan = plan.resolved(self._attempt.directions)
+        self._attempt.set_upload(upload or self._settings.upload, plan.keep)
         self._attempt.stop.listen()
         if self._attempt.checkpoints is not None:
             self._attempt.checkpoints.close()
@@ -228,8 +242,9 @@ class Run:
                 record=record,
                 metrics=self._metrics,
                 store=store(record.checkpoints_path),
-                ranks=Ranks.here(),
+                ranks=ranks,
                 plan=plan,
+                directions=self._attempt.directions,
                 stop=self._attempt.stop,
                 announce=self.print,
                 place_is_known=self._repeats.place_is_known,
@@ -305,22 +320,6 @@ class Run:
         self.finish(*ending_of(error, self._attempt.stop.reason))
 
     # --- inside ---
-
-    def _open_artifacts(self) -> Artifacts:
-        self._attempt.open_record()
-        return self._attempt.artifacts
-
-    def _set_upload(self, upload: str, keep: Keep | None) -> None:
-        """Note for the mirror which checkpoints it sends."""
-        checks.word("upload", upload, UPLOADS)
-        metric = keep.metric if keep is not None else None
-        if upload == "best" and metric is None:
-            raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
-        if self._attempt.record.info.mirror is not None:
-            mode = keep.mode if keep is not None else "min"
-            self._attempt.record.restate(
-                "mirror", {"upload": upload, "metric": metric, "mode": mode}
-            )
 
     def _number(self, name: str, value: Any) -> float | Arriving:
         if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:
