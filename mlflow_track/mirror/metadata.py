@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_track.backends.protocol import Refused
-from mlflow_track.mirror.metrics import last_step
 from mlflow_track.mirror.state import Ledger, MirrorState, name_at_server
 from mlflow_track.record import layout
+from mlflow_track.record.aggregates import read_last_steps
 from mlflow_track.record.params import flatten, param_text, read_config
 from mlflow_track.record.tags import ERROR_TAG, PARENT_TAG, RECORD_TAG, context_tags, record_tags
 
@@ -104,7 +104,7 @@ class Description:
                 "attempt": r["attempt"],
                 "from_step": self._from_step(r["file"]),
                 "to_step": r["step"],
-                "rows": r["rows"],
+                "rows": r["rows"] + (r.get("long") or {"rows": 0})["rows"],
             }
             for r in info["rewinds"]
         ]
@@ -114,7 +114,8 @@ class Description:
     def _from_step(self, file: str) -> int:
         """The step that the run had reached before the rewind."""
         if file not in self._rewound_from:
-            self._rewound_from[file] = last_step(self._ledger.path / file)
+            steps = read_last_steps(self._ledger.path / file)
+            self._rewound_from[file] = max(steps.values(), default=-1)
         return self._rewound_from[file]
 
     def _send_inputs(self, inputs: list[Mapping[str, Any]]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from mlflow_track.record.aggregates import read_last_steps
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.record.rows import iterate_rows
 from mlflow_track.record.uninterruptible import undisturbed
 
 
@@ -24,7 +24,7 @@ class RepeatedSteps:
 
     def __init__(self, directory: RunDirectory, metrics: MetricsFile, *, is_resumed: bool) -> None:
         self._directory, self._metrics = directory, metrics
-        self._earlier_bytes = metrics.position()
+        self._earlier = metrics.positions()
         self._earlier_steps: dict[str, int] | None = None
         self._lock = threading.Lock()
         self.may_come = is_resumed
@@ -50,14 +50,10 @@ class RepeatedSteps:
             if not self.may_come:
                 return
             if self._earlier_steps is None:
-                earlier: dict[str, int] = {}
-                for row in iterate_rows(self._directory.metrics_path):
-                    for name in row.values:
-                        earlier[name] = max(row.step, earlier.get(name, -1))
-                self._earlier_steps = earlier
+                self._earlier_steps = read_last_steps(self._directory.metrics_path)
             if step > max(self._earlier_steps.values(), default=-1):
                 self.may_come = False
             elif self._may_repeat(names, step):
                 # Rows of this attempt stay: a metric that is new may have been logged before.
-                self._directory.rewind(self._metrics, step - 1, before=self._earlier_bytes)
+                self._directory.rewind(self._metrics, step - 1, before=self._earlier)
                 self.may_come = False

@@ -25,10 +25,10 @@ from mlflow.entities import (
     RunTag,
 )
 
-from mlflow_track.analysis.aggregates import MetricSummary
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.record import layout
+from mlflow_track.record.aggregates import MetricSummary
 from mlflow_track.record.info import RUNNING, last_sign_of_life
 from mlflow_track.record.params import param_text, read_config
 from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG, context_tags, record_tags
