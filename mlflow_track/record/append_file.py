@@ -17,6 +17,9 @@ from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
 from mlflow_track.record.row_format import step_of_line
 from mlflow_track.record.rows import read_header
 
+# How many descriptors may wait for the disk before they are closed.
+_MOST_REPLACED = 64
+
 
 class Rewind(NamedTuple):
     """What a rewind takes out of a file.
@@ -70,6 +73,7 @@ class AppendFile:
         # Rows that were here before may have survived a power loss already, and must again.
         self._may_be_durable = os.path.lexists(path)
         self._is_folder_synced = True
+        self._replaced: list[int] = []
         if not self._may_be_durable:
             replace_file(path, header)
         try:
@@ -109,6 +113,7 @@ class AppendFile:
         if not self._is_folder_synced:
             sync_folder(self.path.parent)
             self._is_folder_synced = True
+        self._close_replaced()
 
     def position(self) -> int:
         """The bytes written after the header."""
@@ -159,6 +164,7 @@ class AppendFile:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+        self._close_replaced()
 
     def _split(
         self, last_step: int, before: int | None
@@ -195,8 +201,9 @@ class AppendFile:
         """Put a file in the place of this one, whole; lines go to it from then on.
 
         The descriptor keeps its number, so at no time is it that of a closed file. Where nothing
-        in the file has survived a power loss for certain, nothing is waited for: metrics that come
-        one by one would otherwise wait for the disk each time.
+        in the file is known to survive a power loss, the disk is not waited for: not for what is
+        written, and not by closing the last descriptor of a file that it still writes. Each of the
+        first metrics of a run may come in a call of its own.
         """
         temporary = layout.temporary(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -206,16 +213,24 @@ class AppendFile:
                 file.flush()
                 if self._may_be_durable:
                     os.fsync(file.fileno())
+                else:
+                    self._replaced.append(os.dup(self.descriptor))
                 os.rename(temporary, self.path)
                 os.dup2(file.fileno(), self.descriptor, inheritable=False)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        if len(self._replaced) > _MOST_REPLACED:
+            self._close_replaced()
         # What is written from here on lies in a file that the folder may not have yet.
         self._is_folder_synced = False
         if self._may_be_durable:
             sync_folder(self.path.parent)
             self._is_folder_synced = True
+
+    def _close_replaced(self) -> None:
+        while self._replaced:
+            os.close(self._replaced.pop())
 
 
 def _free_name(path: Path) -> Path:

@@ -41,7 +41,7 @@ _TICK_SECONDS = 1e-6
 
 # Puts the values of a row in the order of the columns; None where they are in that order already.
 # Of a call that names few, the cells of its names.
-_Plan = Callable[[Sequence[Any]], tuple[Any, ...]] | tuple[str, ...] | None
+_Plan = Callable[[Sequence[Any]], tuple[Any, ...]] | tuple[orjson.Fragment, ...] | None
 
 
 class MetricsFile:
@@ -101,7 +101,7 @@ class MetricsFile:
                     if total is None or self._late:
                         if names not in self.known:
                             self._plan(names)
-                        self._late.add(LateRow(step, now, names, values))
+                        self._late.append(LateRow(step, now, names, values))
                         self._write_late(wait=False)
                     else:
                         self._write(step, now, names, values, total - total == 0)
@@ -211,16 +211,21 @@ class MetricsFile:
         except KeyError:
             plan = self._plan(names, may_open)
         file = self._wide
-        if plan is None:
-            pass
-        elif isinstance(plan, tuple):
-            assert self._long is not None
-            self._long.write(long_lines(step, self._ordered(now, self._long), plan, values))
-            return
-        else:
-            values = plan((*values, None))
         if self._long is not None:
-            now = self._ordered(now, file)
+            if isinstance(plan, tuple):
+                file = self._long
+            if file is self._current and now >= self._latest:
+                self._latest = now
+            else:
+                now = self._ordered(now, file)
+            if isinstance(plan, tuple):
+                if is_finite and len(plan) == 1:
+                    file.write(orjson.dumps((step, now, plan[0], values[0]))[1:-1] + b"\n")
+                else:
+                    file.write(long_lines(step, now, plan, values))
+                return
+        if plan is not None:
+            values = plan((*values, None))  # type: ignore[operator]
         if is_finite:
             # A JSON array of numbers is a CSV row in brackets.
             line = orjson.dumps([step, now, *values])[1:-1] + b"\n"
@@ -257,8 +262,6 @@ class MetricsFile:
             if self._long is None:
                 raise _NewNames
             plan = tuple(map(cell_of_name, names))
-            # What cannot be written is not a metric.
-            "".join(plan).encode()
             self._names.update(names)
         elif any(name not in self._columns for name in names):
             raise _NewNames
