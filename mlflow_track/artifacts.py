@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow_track.checks import artifact_path as checked_path
 from mlflow_track.record import layout
-from mlflow_track.record.files import make_folder, open_new, replace_file
+from mlflow_track.record.files import make_folder, replace_file
 
 
 class Artifacts:
@@ -96,7 +96,7 @@ def _copy_file(source: Path, target: Path) -> None:
     make_folder(target.parent)
     temporary = layout.temporary(target)
     try:
-        with open(source, "rb") as original, open_new(temporary) as copy:
+        with open(source, "rb") as original, open(temporary, "xb") as copy:
             shutil.copyfileobj(original, copy, 1 << 20)
         os.replace(temporary, target)
     except BaseException:

@@ -95,7 +95,7 @@ class Attempt:
         if interval > 0:
             self._system = SystemMonitor(self.record.system_metrics_path, interval, self.print)
         self.provenance.start()
-        note_error_before(self.record.info["id"])
+        note_error_before(self.record.info.id)
         atexit.register(self._end_at_exit)
         _after_fork(self)
 
@@ -106,7 +106,7 @@ class Attempt:
         for name, (was, now) in changed.items():
             self.print(f"param {name} changed from {was!r} to {now!r}")
         is_by_name = self._settings.resume in ("auto", "must")
-        if changed and is_start and is_by_name and not self.record.info["name_given"]:
+        if changed and is_start and is_by_name and not self.record.info.name_given:
             self.print(
                 "WARNING: resuming an unnamed run whose params have changed. If this is a new "
                 "trial, give it its own run_name=…"
@@ -140,7 +140,7 @@ class Attempt:
             self._system.close()
         self.provenance.join(timeout=_PROVENANCE_SECONDS)
         info = self.record.info
-        self.print(f"run {info['name']} {status}{': ' + error if error else ''}")
+        self.print(f"run {info.name} {status}{': ' + error if error else ''}")
         with self._warned("rows may be lost"):
             self.metrics.sync()
         if gone := self.metrics.gone():
@@ -150,9 +150,7 @@ class Attempt:
             self.print(f"{self.metrics.lost} metric values never came: their device failed")
         with self._warned("the status is not in run.json, and the run reads as KILLED"):
             self.record.end_attempt(status, error)
-        self.why_closed = (
-            f"run {info['id']} has ended; log before finish, or continue it with resume"
-        )
+        self.why_closed = f"run {info.id} has ended; log before finish, or continue it with resume"
         with self._warned("rows are lost"):
             self.metrics.close(self.why_closed)
         self.record.release()
@@ -169,7 +167,7 @@ class Attempt:
         # Another thread of the parent may have held it.
         self.config_lock = threading.Lock()
         self.why_closed = (
-            f"run {self.record.info['id']} is written by the process that this one "
+            f"run {self.record.info.id} is written by the process that this one "
             f"({os.getpid()}) was forked from; hand the values over to it, or start_run a run of "
             "its own here"
         )
@@ -202,7 +200,7 @@ class Attempt:
             self.print(f"provenance is incomplete: {error}")
 
     def _end_at_exit(self) -> None:
-        self.end(*ending_of(error_since(self.record.info["id"]), self.stop.reason))
+        self.end(*ending_of(error_since(self.record.info.id), self.stop.reason))
 
 
 def _after_fork(attempt: Attempt) -> None:

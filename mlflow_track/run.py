@@ -14,7 +14,7 @@ from mlflow_track.attempt import Attempt
 from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of
-from mlflow_track.record.info import FAILED, FINISHED, KILLED
+from mlflow_track.record.schema import FAILED, FINISHED, KILLED
 from mlflow_track.settings import UPLOADS, Settings
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Run:
         is_resumed: bool,
     ) -> None:
         self._settings = settings
-        self.id: str = directory.info["id"]
-        self.name: str = directory.info["name"]
+        self.id: str = directory.info.id
+        self.name: str = directory.info.name
         self.directory: Path = directory.path
         self._attempt = Attempt(directory, settings, is_resumed=is_resumed)
         self._metrics, self._repeats = self._attempt.metrics, self._attempt.repeats
@@ -58,7 +58,7 @@ class Run:
             directory.set_tags(tags)
         self._attempt.start_helpers()
         verb = f"continues (attempt {directory.attempt})" if is_resumed else "starts"
-        self.print(f"run {self.name} of {directory.info['experiment']} {verb} in {self.directory}")
+        self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.directory}")
 
     # --- what is logged ---
 
@@ -143,9 +143,7 @@ class Run:
             TypeError: `size_bytes` is no integer, or another argument no string.
         """
         item = checks.input_description(name, sha256, size_bytes, source, context)
-        record = self._attempt.open_record()
-        if item not in record.info["inputs"]:
-            record.add("inputs", item)
+        self._attempt.open_record().add("inputs", item, once=True)
 
     def log_artifact(self, path: str | os.PathLike[str], artifact_path: str | None = None) -> Path:
         """Copy a file, or a folder with all in it, to the artifacts, below `artifact_path`.
@@ -318,7 +316,7 @@ class Run:
         metric = keep.metric if keep is not None else None
         if upload == "best" and metric is None:
             raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
-        if self._attempt.record.info.get("mirror") is not None:
+        if self._attempt.record.info.mirror is not None:
             mode = keep.mode if keep is not None else "min"
             self._attempt.record.restate(
                 "mirror", {"upload": upload, "metric": metric, "mode": mode}

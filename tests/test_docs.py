@@ -30,9 +30,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from mlflow_track.cli.ckpt import ckpt
 
-from mlflow_track.cli import main
+from mlflow_track.cli import ckpt, main
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlflow_track.analysis.aggregates import MetricSummary
 from mlflow_track.analysis.summary import Summary, read_summary
 from mlflow_track.record import layout
-from mlflow_track.record.aggregates import MetricSummary
-from mlflow_track.record.info import last_sign_of_life, read_info, read_params, read_status
+from mlflow_track.record.info import last_sign_of_life, read_config, read_info, true_status
 from mlflow_track.record.params import flatten
 from mlflow_track.record.row_format import Columns
 from mlflow_track.record.rows import files_of, read_end, read_header
@@ -39,15 +39,15 @@ def read_brief(path: Path, metrics: Sequence[str] = ()) -> Summary:
     except (OSError, ValueError) as error:
         problems = (f"{layout.METRICS} cannot be read: {error}",)
     try:
-        params = flatten(read_params(path))
+        params = flatten(read_config(path).params)
     except ValueError as error:
         params, problems = {}, (*problems, str(error))
     return Summary(
         path=path,
         info=info,
-        status=read_status(path, info),
+        status=true_status(path, info),
         params=params,
-        seconds=max(0.0, last_sign_of_life(path, info) - info["created"]),
+        seconds=max(0.0, last_sign_of_life(path, info) - info.created),
         metrics=found,
         last_step=last_step,
         problems=problems,

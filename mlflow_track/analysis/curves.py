@@ -15,6 +15,8 @@ from mlflow_track.record import layout
 Axis = Literal["step", "time", "tokens"]
 _SEQUENCE_PARAMS = ("context_length", "sequence_length", "seq_len", "block_size")
 
+_LARGEST = 1e300
+
 
 class Curve(NamedTuple):
     """Points of one metric of one run; NaN and infinities are not among them."""
@@ -147,8 +149,17 @@ def short_number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _drawable(value: float) -> float:
+    """The distance of two coordinates must be a float, too."""
+    return float(min(max(value, -_LARGEST), _LARGEST))
+
+
 def _curve(label: str, xs: Sequence[float], history: History) -> Curve:
-    points = [(float(x), y) for x, y in zip(xs, history.values, strict=True) if math.isfinite(y)]
+    points = [
+        (_drawable(x), _drawable(y))
+        for x, y in zip(xs, history.values, strict=True)
+        if math.isfinite(y)
+    ]
     points.sort(key=lambda point: point[0])
     return Curve(label, [x for x, _ in points], [y for _, y in points])
 

@@ -17,10 +17,12 @@ from mlflow_track.record.find import Skipped, find_folders
 from mlflow_track.record.info import (
     UnreadableRun,
     last_sign_of_life,
+    read_config,
     read_info,
-    read_params,
-    read_status,
+    read_plain,
+    true_status,
 )
+from mlflow_track.record.schema import MirrorSettings
 
 if TYPE_CHECKING:
     import pandas
@@ -43,38 +45,57 @@ class LoadedRun:
         self.path = Path(path)
         if not (self.path / layout.RUN).exists():
             raise FileNotFoundError(f"{self.path} is no run: there is no run.json in it")
-        self.info: dict[str, Any] = read_info(self.path)
+        self._info = read_info(self.path)
         self._summaries = SummaryReader(self.path)
 
     @property
     def id(self) -> str:
         """The id of the record; also the name of its folder."""
-        return self.info["id"]
+        return self._info.id
 
     @property
     def name(self) -> str:
         """What the run was called; its id where nobody named it."""
-        return self.info["name"]
+        return self._info.name
 
     @property
     def experiment(self) -> str:
         """The experiment that the run belongs to."""
-        return self.info["experiment"]
+        return self._info.experiment
+
+    @property
+    def created(self) -> float:
+        """When the run began, in Unix seconds."""
+        return self._info.created
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """run.json as it is now, as plain JSON; what an older version left out has its default.
+
+        Raises:
+            ValueError: It was damaged since the run was loaded.
+        """
+        return read_plain(self.path)
+
+    @property
+    def mirror(self) -> MirrorSettings | None:
+        """What the run asked of its mirror; None where it has none."""
+        return self._info.mirror
 
     @property
     def tags(self) -> dict[str, str]:
         """The tags, in a copy."""
-        return dict(self.info["tags"])
+        return dict(self._info.tags)
 
     @property
     def status(self) -> str:
         """RUNNING, FINISHED, FAILED or KILLED; also true after a SIGKILL."""
-        return read_status(self.path, self.info)
+        return true_status(self.path, self._info)
 
     @property
     def seconds(self) -> float:
         """From the start to the end; of a run that has none, to its last sign of life."""
-        return max(0.0, last_sign_of_life(self.path, self.info) - self.info["created"])
+        return max(0.0, last_sign_of_life(self.path, self._info) - self.created)
 
     @cached_property
     def params(self) -> dict[str, Any]:
@@ -83,7 +104,7 @@ class LoadedRun:
         Raises:
             ValueError: config.json is damaged.
         """
-        return read_params(self.path)
+        return read_config(self.path).params
 
     @property
     def summary(self) -> Summary:
@@ -153,7 +174,7 @@ def load_runs(
     for path, reason in skipped:
         warnings.warn(f"{path} is left out: {reason}", stacklevel=2)
     runs = [run for run in runs if experiment in (None, run.experiment) and holds(run)]
-    return sorted(runs, key=lambda run: (run.info["created"], run.id))
+    return sorted(runs, key=lambda run: (run.created, run.id))
 
 
 def load_metrics(runs: Sequence[LoadedRun], file: str = layout.METRICS) -> pandas.DataFrame:

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.analysis.aggregates import Fold, MetricSummary, join_metrics
 from mlflow_track.record import layout
-from mlflow_track.record.aggregates import Fold, MetricSummary, join_metrics
 from mlflow_track.record.find import Skipped, find_folders
 from mlflow_track.record.info import (
-    RUNNING,
     UnreadableRun,
     last_sign_of_life,
+    read_config,
     read_info,
-    read_params,
-    read_status,
+    true_status,
 )
 from mlflow_track.record.params import flatten
+from mlflow_track.record.schema import RUNNING, RunInfo
 
 _METRICS_FILES = (layout.METRICS, layout.METRICS_LONG, layout.SYSTEM_METRICS)
 
@@ -31,7 +31,7 @@ class Summary:
     """One run, as its folder says at one moment.
 
     Attributes:
-        info: All of run.json, with defaults for what an older layout lacks.
+        info: All of run.json.
         status: RUNNING, FINISHED, FAILED or KILLED; true also after a SIGKILL.
         params: Under dotted names, with the values as JSON has them.
         seconds: From the start to the end, or to the last sign of life of a run that has none.
@@ -44,7 +44,7 @@ class Summary:
     """
 
     path: Path
-    info: dict[str, Any]
+    info: RunInfo
     status: str
     params: dict[str, Any]
     seconds: float
@@ -57,29 +57,29 @@ class Summary:
 
     @property
     def id(self) -> str:
-        return self.info["id"]
+        return self.info.id
 
     @property
     def name(self) -> str:
-        return self.info["name"]
+        return self.info.name
 
     @property
     def experiment(self) -> str:
-        return self.info["experiment"]
+        return self.info.experiment
 
     @property
     def tags(self) -> dict[str, str]:
-        return self.info["tags"]
+        return self.info.tags
 
     @property
     def created(self) -> float:
         """Unix seconds."""
-        return self.info["created"]
+        return self.info.created
 
     @property
     def ended(self) -> float | None:
         """Unix seconds; None where nobody wrote an end."""
-        return self.info["ended"]
+        return self.info.ended
 
 
 def read_summary(path: Path) -> Summary:
@@ -156,7 +156,7 @@ class SummaryReader:
             summary = self._summary = self._read()
             self._stamps = stamps
         elif summary.status == RUNNING:
-            status = read_status(self.path, summary.info)
+            status = true_status(self.path, summary.info)
             if status != RUNNING:
                 summary = self._summary = replace(summary, status=status)
         return summary
@@ -165,11 +165,11 @@ class SummaryReader:
         info = read_info(self.path)
         problems = []
         try:
-            params = flatten(read_params(self.path))
+            params = flatten(read_config(self.path).params)
         except UnreadableRun as error:
             params = {}
             problems.append(str(error))
-        starts = [attempt.get("started") for attempt in info["attempts"][1:]]
+        starts = [attempt.started for attempt in info.attempts[1:]]
         starts = [start for start in starts if start]
         for file, fold in self._folds.items():
             try:
@@ -185,9 +185,9 @@ class SummaryReader:
         return Summary(
             path=self.path,
             info=info,
-            status=read_status(self.path, info),
+            status=true_status(self.path, info),
             params=params,
-            seconds=max(0.0, last_sign_of_life(self.path, info) - info["created"]),
+            seconds=max(0.0, last_sign_of_life(self.path, info) - info.created),
             metrics=join_metrics(fold.metrics for fold in own),
             rows=sum(fold.rows for fold in own),
             last_step=max(fold.last_step for fold in own),

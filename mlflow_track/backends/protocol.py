@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
+
+from mlflow_track.record.schema import Input
 
 
 class Cell(NamedTuple):
@@ -113,7 +115,7 @@ class Sink(Protocol):
         """Take a tag away; one that is not there is no error."""
         ...
 
-    def log_input(self, run_id: str, description: Mapping[str, Any]) -> None: ...
+    def log_input(self, run_id: str, item: Input) -> None: ...
 
     def history(self, run_id: str, key: str) -> list[Cell]:
         """Every value of a metric."""

@@ -182,12 +182,9 @@ class Checkpointer:
         if self._failed is not None:
             words = f"step {self._failed.step} was not saved: {self._failed.error}"
             self._announce(f"WARNING: the last checkpoint is missing: {words}")
-            attempts = self._directory.info["attempts"]
             # Where this disk is full, too, the end of the run writes it with the status.
             with contextlib.suppress(OSError):
-                self._directory.update(
-                    attempts=[*attempts[:-1], {**attempts[-1], "checkpoint_error": words}]
-                )
+                self._directory.note_in_attempt(checkpoint_error=words)
 
     def abandon(self, why: str) -> None:
         """In a forked child: its methods raise RuntimeError(why) from here on."""
@@ -246,7 +243,7 @@ class Checkpointer:
         if self._resumed_from or existing.step in self._checked:
             return True
         try:
-            return existing.manifest["attempt"] == self._directory.attempt
+            return existing.manifest.attempt == self._directory.attempt
         except CorruptCheckpointError:
             return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Collection, MutableMapping, Sequence
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from mlflow_track.checkpoint.disk.store import (
 )
 from mlflow_track.checkpoint.policy.retention import Candidate, Keep, newest
 from mlflow_track.record import layout
+from mlflow_track.record.files import FILE_MODE
 
 # A file beside the manifest: it moves with the folder, and `touch` and `rm` do what one thinks.
 
@@ -34,7 +36,8 @@ def is_pinned(checkpoint: Checkpoint) -> bool:
 
 def pin(checkpoint: Checkpoint) -> None:
     """Keep it, whatever retention says."""
-    (checkpoint.path / layout.PIN).touch()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    os.close(os.open(checkpoint.path / layout.PIN, flags, FILE_MODE))
 
 
 def unpin(checkpoint: Checkpoint) -> None:
@@ -48,8 +51,8 @@ def has_right_sizes(checkpoint: Checkpoint) -> bool:
     A whole read would take as long as the save did, after each save.
     """
     try:
-        files = checkpoint.manifest["files"]
-        return all((checkpoint.path / n).stat().st_size == f["bytes"] for n, f in files.items())
+        files = checkpoint.manifest.files
+        return all((checkpoint.path / n).stat().st_size == f.bytes for n, f in files.items())
     except (CorruptCheckpointError, OSError):
         return False
 
@@ -149,8 +152,8 @@ def _candidate(checkpoint: Checkpoint) -> Candidate:
     return Candidate(
         step=checkpoint.step,
         metrics=checkpoint.metrics,
-        is_finite=manifest["is_finite"],
-        is_milestone=manifest.get("is_milestone", False),
+        is_finite=manifest.is_finite,
+        is_milestone=manifest.is_milestone,
         is_pinned=is_pinned(checkpoint),
         is_verified=has_right_sizes(checkpoint),
         size_bytes=checkpoint.size_bytes,

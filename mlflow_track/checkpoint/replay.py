@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from mlflow_track.checkpoint.disk.inspect import Difference, compare_values
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, held_for_reading
 from mlflow_track.record import layout
-from mlflow_track.record.files import read_json, write_json
-from mlflow_track.record.info import FAILED
+from mlflow_track.record.files import write_json
+from mlflow_track.record.info import read_content, read_info
+from mlflow_track.record.schema import FAILED, Manifest, Restore, RunInfo
 
 # Where a job under torchrun meets; a replay starts its ranks itself.
 _LAUNCHER = ("TORCHELASTIC_RUN_ID", "GROUP_RANK", "ROLE_RANK")
@@ -28,14 +29,14 @@ class Replay(NamedTuple):
     Attributes:
         first, last: The steps that it went from and to.
         differences: What is not as it was recorded; empty where all is equal bit for bit.
-        report: What the restore of the replay says: `is_exact`, `differences`.
+        report: What the restore of the replay says.
         digest: Of the first chunk of the recorded tensors, for the eye.
     """
 
     first: int
     last: int
     differences: list[Difference]
-    report: Mapping[str, Any]
+    report: Restore
     digest: str
 
 
@@ -63,17 +64,17 @@ def replay(
         CorruptCheckpointError: A file does not match its manifest.
     """
     start, goal = _ends(run, first, last)
-    info = read_json(run / layout.RUN)
+    info = read_info(run)
     manifest = goal.manifest
-    command = _command(info, manifest["attempt"])
+    command = _command(info, manifest.attempt)
     with (
         held_for_reading(start.path),
         held_for_reading(goal.path),
         tempfile.TemporaryDirectory(prefix="mlflow-track-replay-") as scratch,
     ):
-        copy = _copy(run, info, start, Path(scratch))
-        target = {"directory": scratch, "run_id": info["id"], "step": goal.step}
-        folder = (info.get("provenance") or {}).get("working_folder") or "."
+        copy = _copy(run, start, Path(scratch))
+        target = {"directory": scratch, "run_id": info.id, "step": goal.step}
+        folder = info.provenance.working_folder or "."
         if not Path(folder).is_dir():
             raise ReplayError(f"the command ran in {folder}, which is not here any more")
         said = _run(command, folder, target, manifest, show)
@@ -83,13 +84,13 @@ def replay(
                 f"the command ended without a checkpoint of step {goal.step}: "
                 f"{' '.join(command)}\n{said[-2000:]}"
             )
-        reports = read_json(copy / layout.RUN)["restores"]
+        reports = read_info(copy).restores
         return Replay(
             start.step,
             goal.step,
             list(compare_values(goal, made[0])),
-            reports[-1] if reports else {},
-            manifest["files"][layout.STATE_TENSORS]["chunks"][0],
+            reports[-1] if reports else Restore(),
+            manifest.files[layout.STATE_TENSORS].chunks[0],
         )
 
 
@@ -110,8 +111,9 @@ def _ends(run: Path, first: int | None, last: int | None) -> tuple[Checkpoint, C
     return before[-1], goal
 
 
-def _command(info: Mapping[str, Any], attempt: int) -> list[str]:
-    words = info["attempts"][attempt - 1].get("command") or []
+def _command(info: RunInfo, attempt: int) -> list[str]:
+    made_by = [known for known in info.attempts if known.attempt == attempt]
+    words = (made_by[0].command if made_by else None) or ()
     if not words or words[0] == "-":
         raise ReplayError("the record has no command to run again")
     if any("***" in word for word in words):
@@ -119,13 +121,13 @@ def _command(info: Mapping[str, Any], attempt: int) -> list[str]:
     return [sys.executable, *words]
 
 
-def _copy(run: Path, info: Mapping[str, Any], start: Checkpoint, scratch: Path) -> Path:
+def _copy(run: Path, start: Checkpoint, scratch: Path) -> Path:
     copy = scratch / run.parent.name / run.name
     (copy / layout.CHECKPOINTS).mkdir(parents=True)
     write_json(
         copy / layout.RUN,
         {
-            **info,
+            **read_content(run),
             "status": FAILED,
             "restores": [],
             "rewinds": [],
@@ -144,15 +146,15 @@ def _run(
     command: Sequence[str],
     folder: str,
     target: Mapping[str, Any],
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     show: bool,
 ) -> str:
     """Run the command on as many ranks as there were; return what rank 0 said."""
     environment = {k: v for k, v in os.environ.items() if k not in _LAUNCHER}
     environment["MLFLOW_TRACK_REPLAY"] = json.dumps(target)
     # A sum over another number of threads is another sum.
-    environment["OMP_NUM_THREADS"] = str(manifest["threads"])
-    world_size = manifest["world_size"]
+    environment["OMP_NUM_THREADS"] = str(manifest.threads or 1)
+    world_size = manifest.world_size
     processes = []
     for rank in range(world_size):
         own = {}

@@ -170,7 +170,7 @@ def _describe(device: torch.device) -> str:
 
 def data_of(directory: RunDirectory) -> dict[str, str]:
     """The sha256 of each input that the run has named."""
-    return {item["name"]: item["sha256"] for item in directory.info["inputs"]}
+    return {item.name: item.sha256 for item in directory.info.inputs}
 
 
 def _json_number(value: float) -> float | str:
@@ -185,12 +185,12 @@ def facts_of_save(
     asks: Sequence[Ask],
 ) -> dict[str, Any]:
     """What the manifest of a save says, apart from what the saver knows."""
-    params = flatten(directory.read_config()["params"])
+    params = flatten(directory.read_params())
     policies: dict[str, str] = {}
     for ask in asks:
         policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
     return {
-        "run_id": directory.info["id"],
+        "run_id": directory.info.id,
         "attempt": directory.attempt,
         "time": time.time(),
         "metrics": {name: _json_number(value) for name, value in now.metrics.items()},

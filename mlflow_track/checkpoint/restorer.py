@@ -89,10 +89,10 @@ class Restorer:
                 "name": checkpoint.path.name,
                 "state": content["state"],
                 "random": content["random"],
-                "classes": checkpoint.manifest.get("classes"),
+                "classes": checkpoint.manifest.classes,
             }
         )
-        classes = checkpoint.manifest.get("classes")
+        classes = checkpoint.manifest.classes
         doubts = load.load_into(state, content["state"], checkpoint, classes)
         lost = randomness.restore_rank(content["random"], self._ranks.rank)
         report = replace(report, differences=(*report.differences, *doubts, *lost))
@@ -121,7 +121,7 @@ class Restorer:
         return None
 
     def _warn_of_numbers(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.manifest["is_finite"]:
+        if checkpoint.manifest.is_finite:
             return
         finite = [c.step for c in self._store.list() if _is_finite(c) and c.step < checkpoint.step]
         healthy = f"; restore(state, step={finite[-1]}) takes the newest without" if finite else ""
@@ -133,17 +133,17 @@ class Restorer:
     def _compare(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Report:
         """What differs between the save and here; raises where something must not."""
         manifest, plan = checkpoint.manifest, self._plan
-        params = flatten(self._directory.read_config()["params"])
+        params = flatten(self._directory.read_params())
         warned, free = differences_of_params(
-            manifest["params"], params, must_match=plan.must_match, free=plan.free
+            manifest.params, params, must_match=plan.must_match, free=plan.free
         )
         # A run that has not said what it reads yet is not one that reads something else.
-        data = {k: v for k, v in manifest["data"].items() if k in data_of(self._directory)}
+        data = {k: v for k, v in manifest.data.items() if k in data_of(self._directory)}
         prefixed = [
             {f"data.{k}": v for k, v in d.items()} for d in (data, data_of(self._directory))
         ]
         changed, _ = differences_of_params(*prefixed, must_match=plan.must_match, free=())
-        known = {*manifest["params"], *params, *(f"data.{name}" for name in manifest["data"])}
+        known = {*manifest.params, *params, *(f"data.{name}" for name in manifest.data)}
         for pattern in (*plan.must_match, *plan.free):
             if not fnmatch.filter(known, pattern):
                 self._announce(
@@ -154,7 +154,7 @@ class Restorer:
         return Report(
             step=checkpoint.step,
             restored=(*state, "random generators"),
-            differences=(*differences_of_surroundings(manifest, here), *changed, *warned),
+            differences=(*differences_of_surroundings(checkpoint.content, here), *changed, *warned),
             free=free,
         )
 
@@ -171,6 +171,6 @@ class Restorer:
 
 def _is_finite(checkpoint: Checkpoint) -> bool:
     try:
-        return bool(checkpoint.manifest["is_finite"])
+        return bool(checkpoint.manifest.is_finite)
     except CorruptCheckpointError:
         return False

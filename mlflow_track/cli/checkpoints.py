@@ -19,6 +19,7 @@ from mlflow_track.cli.select import (
     run_or_last_argument,
     store_of,
 )
+from mlflow_track.record.schema import Manifest
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.disk.store import Checkpoint
@@ -47,17 +48,17 @@ def list_checkpoints(run: str, root: Path, form: str | None) -> None:
             continue
         notes = [
             *(["pinned"] if is_pinned(checkpoint) else []),
-            *(["milestone"] if manifest.get("is_milestone") else []),
-            *([] if manifest["is_finite"] else ["NOT FINITE"]),
+            *(["milestone"] if manifest.is_milestone else []),
+            *([] if manifest.is_finite else ["NOT FINITE"]),
             *([] if has_right_sizes(checkpoint) else ["DAMAGED: a file has another size"]),
         ]
         rows.append(
             [
                 checkpoint.step,
-                _time(manifest["time"]),
+                _time(manifest.time),
                 _size(checkpoint.size_bytes),
-                "  ".join(f"{k} {cell_text(float(v))}" for k, v in manifest["metrics"].items()),
-                "; ".join(manifest["policies"].values()),
+                "  ".join(f"{k} {cell_text(float(v))}" for k, v in manifest.metrics.items()),
+                "; ".join(manifest.policies.values()),
                 ", ".join(notes),
             ]
         )
@@ -106,9 +107,9 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
 
     manifest = _manifest(checkpoint)
     if as_json:
-        print_json(manifest)
+        print_json(checkpoint.content)
         return
-    for name, value in manifest.items():
+    for name, value in checkpoint.content.items():
         if name == "files":
             continue
         if name == "time":
@@ -116,8 +117,8 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
         inner = value if isinstance(value, dict) else {"": value}
         for key, item in inner.items():
             click.echo(f"{f'{name}.{key}' if key else name}: {cell_text(item)}")
-    for name, entry in manifest["files"].items():
-        click.echo(f"file {name}: {entry['bytes']:,} bytes, {len(entry['chunks'])} digests")
+    for name, entry in manifest.files.items():
+        click.echo(f"file {name}: {entry.bytes:,} bytes, {len(entry.chunks)} digests")
     for name, tensor in tensors_of(checkpoint).items():
         click.echo(f"tensor {name}: {tensor.dtype} {list(tensor.shape)}")
 
@@ -188,7 +189,7 @@ def export(checkpoint: Checkpoint, form: str, entry: str, output: Path | None) -
     click.echo(f"{target}: {count} tensors of step {checkpoint.step}{left}")
 
 
-def _manifest(checkpoint: Checkpoint) -> dict[str, Any]:
+def _manifest(checkpoint: Checkpoint) -> Manifest:
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 
     try:
@@ -229,8 +230,8 @@ def replay(run: str, root: Path, first: int | None, last: int | None, show: bool
     except (ReplayError, CorruptCheckpointError, OSError) as error:
         raise click.ClickException(str(error)) from None
     steps = f"step {found.first} to step {found.last}"
-    if found.report.get("differences"):
-        click.echo(f"exact: no ({'; '.join(found.report['differences'])})")
+    if found.report.differences:
+        click.echo(f"exact: no ({'; '.join(found.report.differences)})")
     if not found.differences:
         click.echo(f"equal: {steps} came to the recorded state bit for bit ({found.digest})")
         return

@@ -12,7 +12,7 @@ import click
 
 from mlflow_track.cli.output import duration_text, is_terminal, output_options, print_rows
 from mlflow_track.cli.select import default_root, no_such_metric
-from mlflow_track.record.info import STATUSES
+from mlflow_track.record.schema import STATUSES
 from mlflow_track.record.tags import PARENT_TAG
 
 if TYPE_CHECKING:

@@ -112,7 +112,7 @@ def server_of(run: LoadedRun, tracking_uri: str | None) -> str:
 
     if tracking_uri:
         return absolute_uri(tracking_uri)
-    own = (run.info.get("mirror") or {}).get("tracking_uri") or ""
+    own = run.mirror.tracking_uri if run.mirror is not None else ""
     if own and mask_password(own) == own and "***" not in own:
         return own
     named = read_settings(backend="mlflow").named_tracking_uri
@@ -129,4 +129,4 @@ def server_of(run: LoadedRun, tracking_uri: str | None) -> str:
 def _lacks_something(run: LoadedRun) -> bool:
     from mlflow_track.mirror.status import read_status
 
-    return run.info.get("mirror") is not None and not read_status(run.path).is_complete
+    return run.mirror is not None and not read_status(run.path).is_complete

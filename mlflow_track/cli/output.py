@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_track.record.files import legible
+
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
 
@@ -78,7 +80,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_json(content: Any) -> None:
     """Print JSON; what it has no number for (NaN, infinities) becomes null."""
-    click.echo(json.dumps(_legal(content), indent=2, ensure_ascii=False, default=str))
+    click.echo(legible(json.dumps(_legal(content), indent=2, ensure_ascii=False, default=str)))
 
 
 def is_terminal() -> bool:

@@ -101,7 +101,7 @@ def unpin(checkpoint: Checkpoint) -> None:
 
 def _resumed_from(directory: RunDirectory) -> set[int]:
     """The step that the run was restored from last."""
-    return {restore["step"] for restore in directory.info.get("restores", [])[-1:]}
+    return {restore.step for restore in directory.info.restores[-1:]}
 
 
 def _keep(store: CheckpointStore, rules: dict[str, Any]) -> Keep:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from functools import wraps
 from pathlib import Path
@@ -87,14 +86,17 @@ def some_runs(root: Path, words: Sequence[str]) -> list[Summary]:
 
     selector = RunSelector(root)
     if not words:
-        if not selector.runs():
+        found = selector.runs()
+        for path, reason in selector.skipped:
+            click.echo(f"skipped {path}: {reason}", err=True)
+        if not found:
             raise click.ClickException(f"there are no runs in {root}")
-        return selector.runs()
+        return found
     try:
-        found = {run.path.resolve(): run for word in words for run in selector.find(word)}
+        named = {run.path.resolve(): run for word in words for run in selector.find(word)}
     except NoSuchRun as error:
         raise click.ClickException(str(error)) from None
-    return list(found.values())
+    return list(named.values())
 
 
 def no_such_metric(name: str, known: Collection[str]) -> click.ClickException:
@@ -118,7 +120,7 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
             info = read_info(path)
         except UnreadableRun:
             continue
-        items += [CompletionItem(info["id"], help=info["name"]), CompletionItem(info["name"])]
+        items += [CompletionItem(info.id, help=info.name), CompletionItem(info.name)]
     return [item for item in items if item.value.startswith(incomplete)]
 
 
@@ -176,8 +178,13 @@ def find_checkpoint(store: CheckpointStore, step: str) -> Checkpoint:
 
 def own_keep(store: CheckpointStore) -> dict[str, Any]:
     """What the run said that it keeps, as the arguments of `Keep`; empty where it keeps all."""
-    info = json.loads((store.path.parent / layout.RUN).read_text())
-    return (info.get("checkpoints") or {}).get("keep") or {}
+    from mlflow_track.record.info import UnreadableRun, read_info
+
+    try:
+        wanted = read_info(store.path.parent).checkpoints
+    except UnreadableRun as error:
+        raise click.ClickException(f"{store.path.parent}: {error}") from None
+    return {} if wanted is None or wanted.keep is None else wanted.keep.as_arguments()
 
 
 def _best(store: CheckpointStore) -> Checkpoint:

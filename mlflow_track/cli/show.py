@@ -19,6 +19,9 @@ from mlflow_track.cli.output import (
 )
 from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
 from mlflow_track.record import layout
+from mlflow_track.record.files import files_below
+from mlflow_track.record.info import read_plain
+from mlflow_track.record.schema import Attempt, Git
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
@@ -41,7 +44,9 @@ def show(run: str, root: Path, form: str | None) -> None:
     """
     found = one_run(root, run)
     if form == "json":
-        print_json({**as_data(found), "run": found.info, "checkpoints": _checkpoints(found)})
+        print_json(
+            {**as_data(found), "run": read_plain(found.path), "checkpoints": _checkpoints(found)}
+        )
         return
     if form is None:
         _print_facts(found)
@@ -62,18 +67,18 @@ def _print_facts(run: Summary) -> None:
         *[("problem", problem) for problem in run.problems],
     ]
     _print_pairs("", facts)
-    attempts = run.info["attempts"]
-    if len(attempts) > 1 or any(attempt.get("error") for attempt in attempts):
-        _print_pairs("attempts", [(str(a.get("attempt")), _attempt(a)) for a in attempts])
+    attempts = run.info.attempts
+    if len(attempts) > 1 or any(attempt.error for attempt in attempts):
+        _print_pairs("attempts", [(str(a.attempt), _attempt(a)) for a in attempts])
     _print_pairs("params", [(name, cell_text(value)) for name, value in run.params.items()])
     _print_pairs("tags", list(run.tags.items()))
     _print_pairs("provenance", _provenance(run))
     _print_pairs("checkpoints", [(str(c["step"]), c["text"]) for c in _checkpoints(run)])
     root = run.path / layout.ARTIFACTS
-    files = sorted(p for p in root.rglob("*") if p.is_file())
+    files = list(files_below(root))
     _print_pairs(
         "artifacts",
-        [(str(p.relative_to(root)), f"{p.stat().st_size:,} B") for p in files],
+        [(str(p.relative_to(root)), f"{p.lstat().st_size:,} B") for p in files],
     )
 
 
@@ -114,49 +119,41 @@ def _print_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
         click.echo(f"  {name.ljust(width)}  {text}")
 
 
-def _attempt(attempt: dict[str, Any]) -> str:
-    started, ended = attempt.get("started"), attempt.get("ended")
-    parts = [str(attempt.get("status", ""))]
-    if isinstance(started, int | float):
-        parts.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)))
-        if isinstance(ended, int | float):
-            parts.append(duration_text(ended - started))
-    parts += [str(attempt[key]) for key in ("host", "error") if attempt.get(key)]
-    return "  ".join(parts)
+def _attempt(attempt: Attempt) -> str:
+    parts = [attempt.status]
+    if attempt.started is not None:
+        parts.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started)))
+        if attempt.ended is not None:
+            parts.append(duration_text(attempt.ended - attempt.started))
+    return "  ".join([*parts, *filter(None, (attempt.host, attempt.error))])
 
 
 def _provenance(run: Summary) -> list[tuple[str, str]]:
-    provenance = run.info["provenance"]
-    git = provenance.get("git") or {}
-    attempt = (run.info["attempts"] or [{}])[-1]
-    changed = " with uncommitted changes (code.patch)" if git.get("is_dirty") else ""
+    provenance, attempt = run.info.provenance, run.info.newest
+    git = provenance.git or Git()
+    changed = f" with uncommitted changes ({layout.PATCH})" if git.is_dirty else ""
     facts = [
-        ("command", shlex.join(map(str, attempt.get("command") or []))),
-        ("commit", f"{git.get('commit', '')[:12]} of {git.get('branch')}{changed}" if git else ""),
-        ("python", attempt.get("python")),
-        ("torch", attempt.get("torch")),
-        ("host", attempt.get("host")),
-        ("platform", provenance.get("platform")),
-        *[
-            ("data", f"{i.get('name')} sha256 {str(i.get('sha256'))[:12]}")
-            for i in run.info["inputs"]
-            if isinstance(i, dict)
-        ],
+        ("command", shlex.join(attempt.command or ())),
+        ("commit", f"{git.commit[:12]} of {git.branch}{changed}" if git.commit else ""),
+        ("python", attempt.python),
+        ("torch", attempt.torch),
+        ("host", attempt.host),
+        ("platform", provenance.platform),
+        *[("data", f"{item.name} sha256 {item.sha256[:12]}") for item in run.info.inputs],
     ]
     return [(name, str(text)) for name, text in facts if text]
 
 
 def _checkpoints(run: Summary) -> list[dict[str, Any]]:
-    """What the manifests say; a folder without one is no checkpoint."""
-    from mlflow_track.record.files import read_json
+    """What the manifests say."""
+    from mlflow_track.checkpoint.disk.store import CheckpointStore, CorruptCheckpointError
 
     found = []
-    for manifest in sorted((run.path / layout.CHECKPOINTS).glob(f"step-*/{layout.MANIFEST}")):
+    for checkpoint in CheckpointStore(run.path / layout.CHECKPOINTS).list():
         try:
-            content = read_json(manifest)
-            metrics = content.get("metrics") or {}
+            metrics = checkpoint.manifest.metrics
             text = "  ".join(f"{name} {cell_text(value)}" for name, value in metrics.items())
-            found.append({"step": content["step"], "metrics": metrics, "text": text})
-        except (OSError, ValueError, KeyError, AttributeError):
-            found.append({"step": manifest.parent.name, "metrics": {}, "text": "damaged manifest"})
+        except CorruptCheckpointError as error:
+            metrics, text = {}, f"damaged: {error}"
+        found.append({"step": checkpoint.step, "metrics": metrics, "text": text})
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import click
 
 from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
 from mlflow_track.record import layout
+from mlflow_track.record.files import open_regular
 
 # The newest step is looked for in so much of each file, and so much of it is shown.
 _END_BYTES = 64 << 10
 _MOST_CELLS = 20
+_MOST_LINE_BYTES, _MOST_BYTES = 1000, 64 << 20
 
 
 @click.command()
@@ -34,7 +37,7 @@ def tail(run: str, root: Path, lines: int, metrics: tuple[str, ...], no_follow: 
       mlflow-track tail
       mlflow-track tail @last --lines 3 --metric train/loss
     """
-    from mlflow_track.record.info import read_info, read_status
+    from mlflow_track.record.info import read_info, true_status
 
     found = one_run(root, run)
     follower = _Follower(found.path, metrics)
@@ -42,7 +45,7 @@ def tail(run: str, root: Path, lines: int, metrics: tuple[str, ...], no_follow: 
     status = found.status
     while not no_follow:
         # The status first: what came before the end is then printed in any case.
-        status = read_status(found.path, read_info(found.path))
+        status = true_status(found.path, read_info(found.path))
         follower.print_new()
         if status != "RUNNING":
             click.echo(f"run {found.name} {status}")
@@ -61,6 +64,10 @@ class _Follower:
         self._last: tuple[float, int] | None = None
 
     def print_end(self, lines: int) -> None:
+        # A log may have grown for weeks; as much of its end as the lines can need.
+        most = _MOST_LINE_BYTES * max(lines, 1)
+        with contextlib.suppress(OSError):
+            self._at = max(0, os.lstat(self._log).st_size - most)
         text = self._read_log()
         for line in text.splitlines()[-lines:] if lines > 0 else []:
             click.echo(line)
@@ -72,9 +79,9 @@ class _Follower:
 
     def _read_log(self) -> str:
         try:
-            with open(self._log, "rb") as file:
+            with open_regular(self._log) as file:
                 file.seek(self._at)
-                data = file.read()
+                data = file.read(_MOST_BYTES)
         except OSError:
             return ""
         data = data[: data.rfind(b"\n") + 1]

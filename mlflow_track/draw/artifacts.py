@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlflow_track.record import layout
+from mlflow_track.record.files import files_below, open_regular, read_file
 
 _KINDS = {
     ".png": "image/png",
@@ -34,7 +35,7 @@ def pictures(run: Path) -> list[Shown]:
     """The pictures of the run in the folder `run`, as data URIs."""
     found = []
     for file, name in _files(run, tuple(_KINDS), _MOST_PICTURE_BYTES):
-        data = base64.b64encode(file.read_bytes()).decode()
+        data = base64.b64encode(read_file(file, _MOST_PICTURE_BYTES)).decode()
         found.append(Shown(name, f"data:{_KINDS[file.suffix.lower()]};base64,{data}"))
     return found
 
@@ -43,7 +44,7 @@ def texts(run: Path) -> list[Shown]:
     """The texts of the run in the folder `run`; of a long one the beginning."""
     found = []
     for file, name in _files(run, _TEXTS, 1 << 30):
-        with open(file, "rb") as opened:
+        with open_regular(file) as opened:
             data = opened.read(_MOST_TEXT_BYTES + 1)
         cut = "\n…" if len(data) > _MOST_TEXT_BYTES else ""
         found.append(Shown(name, data[:_MOST_TEXT_BYTES].decode(errors="replace") + cut))
@@ -51,12 +52,11 @@ def texts(run: Path) -> list[Shown]:
 
 
 def _files(run: Path, suffixes: tuple[str, ...], most_bytes: int) -> Iterator[tuple[Path, str]]:
-    root = run / layout.ARTIFACTS
-    count = 0
-    for file in sorted(root.rglob("*")):
-        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file():
+    root, count = run / layout.ARTIFACTS, 0
+    for file in files_below(root):
+        if file.suffix.lower() in suffixes and not file.name.startswith("."):
             if count == _MOST_FILES:
                 return
-            if file.stat().st_size <= most_bytes:
+            if file.lstat().st_size <= most_bytes:
                 count += 1
                 yield file, file.relative_to(root).as_posix()

@@ -24,6 +24,7 @@ from mlflow_track.analysis.summary import Summary
 from mlflow_track.draw.artifacts import pictures, texts
 from mlflow_track.draw.svg import bars, color, line_chart
 from mlflow_track.record.params import param_text
+from mlflow_track.record.schema import Attempt, Git
 
 _MOST_CHARTS = 24
 _STYLE = """
@@ -222,18 +223,16 @@ def _provenance(runs: Sequence[Summary], names: Sequence[str]) -> str:
     header = ("run", "commit", "command", "machine", "versions", "data", "attempts")
     rows = []
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        attempt: dict[str, Any] = (run.info["attempts"] or [{}])[-1]
-        provenance = run.info["provenance"]
-        git = provenance.get("git") or {}
-        data = [i for i in run.info["inputs"] if isinstance(i, dict)]
-        changed = " + uncommitted changes" if git.get("is_dirty") else ""
+        provenance, attempt = run.info.provenance, run.info.newest
+        git = provenance.git or Git()
+        changed = " + uncommitted changes" if git.is_dirty else ""
         cells = (
-            f"{str(git.get('commit') or '')[:12]}{changed}",
-            shlex.join(map(str, attempt.get("command") or [])),
-            f"{attempt.get('host') or ''} {provenance.get('platform') or ''}",
-            f"Python {attempt.get('python') or '?'}, torch {attempt.get('torch') or '?'}",
-            ", ".join(f"{i.get('name')} {str(i.get('sha256'))[:12]}" for i in data),
-            "; ".join(_attempt(a) for a in run.info["attempts"]),
+            f"{(git.commit or '')[:12]}{changed}",
+            shlex.join(attempt.command or ()),
+            f"{attempt.host or ''} {provenance.platform or ''}",
+            f"Python {attempt.python or '?'}, torch {attempt.torch or '?'}",
+            ", ".join(f"{item.name} {item.sha256[:12]}" for item in run.info.inputs),
+            "; ".join(_attempt(a) for a in run.info.attempts),
         )
         texts = "".join(f'<td class="text">{escape(cell)}</td>' for cell in cells)
         rows.append(f"<tr><td>{_mark(number)} {escape(name)}</td>{texts}</tr>")
@@ -250,8 +249,8 @@ def _provenance(runs: Sequence[Summary], names: Sequence[str]) -> str:
     )
 
 
-def _attempt(attempt: dict[str, Any]) -> str:
-    return " ".join(str(attempt[key]) for key in ("status", "error") if attempt.get(key))
+def _attempt(attempt: Attempt) -> str:
+    return " ".join(filter(None, (attempt.status, attempt.error)))
 
 
 def _mark(number: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from mlflow_track.backends.protocol import Refused, Unavailable
 from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
+from mlflow_track.record.files import files_below
 
 # What of the record itself goes along, and under which folder of the artifacts.
 RECORD_FOLDER = "record"
@@ -87,12 +87,9 @@ def all_artifacts(path: Path, is_at_end: bool) -> Iterator[tuple[Path, str]]:
         if (path / name).is_file():
             yield path / name, f"{RECORD_FOLDER}/{name}"
     root = path / layout.ARTIFACTS
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            file = Path(folder, name)
-            if not name.startswith(layout.TEMPORARY) and not file.is_symlink():
-                yield file, file.relative_to(root).as_posix()
+    for file in files_below(root):
+        if not file.name.startswith(layout.TEMPORARY):
+            yield file, file.relative_to(root).as_posix()
 
 
 def _pending(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from mlflow_track.backends.protocol import Refused, Unavailable
 from mlflow_track.checkpoint.disk.store import (
@@ -17,6 +16,7 @@ from mlflow_track.checkpoint.disk.store import (
 from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
+from mlflow_track.record.schema import MirrorSettings, RunInfo
 from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG
 
 _MOST_REMOVALS = 5
@@ -30,7 +30,7 @@ class Checkpoints:
         self._artifacts = artifacts
         self._failed_removals: dict[str, int] = {}
 
-    def send(self, info: Mapping[str, Any]) -> None:
+    def send(self, info: RunInfo) -> None:
         state = self._ledger.state
         for checkpoint in pending_checkpoints(self._ledger.path, state, info):
             if self._upload(checkpoint):
@@ -89,7 +89,7 @@ class Checkpoints:
 
     # --- retention ---
 
-    def _remove_superfluous(self, info: Mapping[str, Any]) -> None:
+    def _remove_superfluous(self, info: RunInfo) -> None:
         state, root = self._ledger.state, self._ledger.path / layout.CHECKPOINTS
         wanted = {c.path.name for c in _wanted(self._ledger.path, info)}
         for name in [n for n in (*state.checkpoints, *state.uploading) if n not in wanted]:
@@ -125,36 +125,33 @@ class Checkpoints:
             self._ledger.set_tags({LATEST_CHECKPOINT_TAG: layout.folder_of_step(max(steps))})
 
 
-def pending_checkpoints(
-    path: Path, state: MirrorState, info: Mapping[str, Any]
-) -> Iterator[Checkpoint]:
+def pending_checkpoints(path: Path, state: MirrorState, info: RunInfo) -> Iterator[Checkpoint]:
     """Committed checkpoints that the server is to hold and does not have in full, oldest first."""
     for checkpoint in _wanted(path, info):
         if checkpoint.path.name not in state.checkpoints:
             yield checkpoint
 
 
-def _wanted(path: Path, info: Mapping[str, Any]) -> list[Checkpoint]:
+def _wanted(path: Path, info: RunInfo) -> list[Checkpoint]:
     checkpoints = CheckpointStore(path / layout.CHECKPOINTS).list()
-    return wanted_checkpoints(checkpoints, info.get("mirror") or {})
+    return wanted_checkpoints(checkpoints, info.mirror or MirrorSettings())
 
 
 def wanted_checkpoints(
-    checkpoints: Sequence[Checkpoint], mirror: Mapping[str, Any]
+    checkpoints: Sequence[Checkpoint], mirror: MirrorSettings
 ) -> list[Checkpoint]:
     """Those of `checkpoints` (oldest first) that the server is to hold.
 
     Args:
         checkpoints: The committed ones.
-        mirror: What run.json says: "upload", and for "best" its "metric" and "mode".
+        mirror: What the run asked for.
     """
-    upload = mirror.get("upload", "all")
-    if upload == "none":
+    if mirror.upload == "none":
         return []
-    if upload == "last":
+    if mirror.upload == "last":
         return list(checkpoints[-1:])
-    if upload == "best":
-        metric, sign = mirror.get("metric"), -1 if mirror.get("mode") == "max" else 1
+    if mirror.upload == "best":
+        metric, sign = mirror.metric, -1 if mirror.mode == "max" else 1
         scored = [(sign * value, c.step, c) for c in checkpoints for value in _value(c, metric)]
         return [min(scored, key=lambda item: item[:2])[2]] if scored else []
     return list(checkpoints)

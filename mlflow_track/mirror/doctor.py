@@ -54,7 +54,7 @@ def examine(path: Path, trouble: str | None) -> Diagnosis:
     is_mirrored = is_locked(path / layout.MIRROR_LOCK)
     told = "the server is told" if not status.is_status_pending else "the server is not told yet"
     lines = [
-        f"run {info['id']} ({info['name']}) of {info['experiment']}",
+        f"run {info.id} ({info.name}) of {info.experiment}",
         f"  status       {run_status}; {told}",
         _counts("rows", status.rows, status.pending_rows),
         _counts("artifacts", status.artifacts, status.pending_artifacts),

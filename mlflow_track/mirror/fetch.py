@@ -28,10 +28,11 @@ from mlflow_track.mirror.server_run import SUPERSEDED_TAG
 from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS, HEARTBEAT_TAG
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
-from mlflow_track.record.files import FOLDER_MODE, read_json, sync_folder, write_json
+from mlflow_track.record.files import sync_folder, write_json
 from mlflow_track.record.find import folder_name
-from mlflow_track.record.info import FINISHED, RUNNING
+from mlflow_track.record.info import read_content, to_info
 from mlflow_track.record.masking import mask_password
+from mlflow_track.record.schema import FINISHED, RUNNING
 from mlflow_track.record.tags import RECORD_TAG
 
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
@@ -88,10 +89,10 @@ def fetch(request: FetchRequest, sink: Sink) -> Path | None:
         raise ValueError(f"the tag {RECORD_TAG} at the server is {record_id!r}: no id of a run")
     _await_silence(sink, target)
     home = Path(request.directory) / folder_name(request.experiment)
-    home.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+    home.mkdir(parents=True, exist_ok=True)
     final = home / record_id
     building = home / f".fetch-{final.name}-{os.urandom(4).hex()}"
-    building.mkdir(mode=FOLDER_MODE)
+    building.mkdir()
     try:
         _build(building, target, sink, mask_password(request.tracking_uri))
         os.rename(building, final)
@@ -176,10 +177,11 @@ def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
     renamed = json.loads(target.tags.get("mlflow_track.renamed") or "{}")
     positions = write_history(path, target, sink, renamed.get("metrics", {}))
     _download(sink, target, "record/run.json", path / f"{layout.TEMPORARY}record")
-    info = read_json(path / f"{layout.TEMPORARY}record" / layout.RUN)
+    content = read_content(path / f"{layout.TEMPORARY}record")
+    info = to_info(content)
     shutil.rmtree(path / f"{layout.TEMPORARY}record")
     for file in positions.keys() - {layout.SYSTEM_METRICS}:
-        positions[file].rewinds = [0] * len(info["rewinds"])
+        positions[file].rewinds = [0] * len(info.rewinds)
     state = MirrorState(
         tracking_uri=tracking_uri,
         experiment_id=target.experiment_id,
@@ -189,7 +191,7 @@ def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
         files=positions,
         params=dict(target.params),
         tags=dict(target.tags),
-        inputs=len(info["inputs"]),
+        inputs=len(info.inputs),
         checkpoints=[checkpoint] if checkpoint else [],
         elsewhere=others,
         renamed=renamed,
@@ -197,7 +199,7 @@ def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
     )
     state.write(path)
     # Last: a folder without run.json is no run.
-    write_json(path / layout.RUN, {**info, "rewinding": None})
+    write_json(path / layout.RUN, {**content, "rewinding": None})
 
 
 def _download(sink: Sink, target: Target, name: str, folder: Path) -> None:
@@ -236,7 +238,7 @@ def _download_one(path: Path, step: int, target: Target, sink: Sink) -> None:
     sink.download(target.run_id, f"{remote}/{layout.MANIFEST}", path)
     checkpoint = Checkpoint(path, step)
     print(f"fetching {path.name} ({checkpoint.size_bytes / 1e6:.1f} MB)", file=sys.stderr)
-    for file in checkpoint.manifest["files"]:
+    for file in checkpoint.manifest.files:
         try:
             sink.download(target.run_id, f"{remote}/{file}", path)
         except FileNotFoundError:

@@ -7,15 +7,22 @@ import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from mlflow_track.backends.protocol import Cell, Unavailable
 from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.rewinds import bytes_before, part_of, rewinds_of
 from mlflow_track.mirror.state import Ledger, Position, name_at_server
 from mlflow_track.record import layout
-from mlflow_track.record.aggregates import read_last_steps
-from mlflow_track.record.rows import Row, Rows, iterate_rows, read_end, read_header, read_rows
+from mlflow_track.record.rows import (
+    Row,
+    Rows,
+    iterate_rows,
+    read_end,
+    read_header,
+    read_last_steps,
+    read_rows,
+)
+from mlflow_track.record.schema import RewoundFile
 
 _PIECE_BYTES = 512 << 10
 _BATCH = 1000
@@ -155,13 +162,13 @@ class MetricRows:
 
     # --- rewinds ---
 
-    def _rewinds(self) -> dict[str, list[Mapping[str, Any]]] | None:
+    def _rewinds(self) -> dict[str, list[RewoundFile]] | None:
         """The rewinds that each file has behind it; None while one is going on."""
         if not self._is_rewound:
             return {file: [] for file in self._files}
         return rewinds_of(self._ledger, self._files)
 
-    def _account_for_rewinds(self, rewinds: Mapping[str, list[Mapping[str, Any]]]) -> None:
+    def _account_for_rewinds(self, rewinds: Mapping[str, list[RewoundFile]]) -> None:
         """Rows that a rewind took out and that the server has are not sent a second time."""
         for number in range(max(map(len, rewinds.values()))):
             for file in self._files:
@@ -171,25 +178,26 @@ class MetricRows:
                 if number >= len(known):
                     self._account_for(file, rewind)
                 if number >= self._repeated_of[file]:
-                    self._remember(self._ledger.path / rewind["file"], known[number])
+                    self._remember(self._ledger.path / rewind.file, known[number])
                     self._repeated_of[file] += 1
 
-    def _account_for(self, file: str, rewind: Mapping[str, Any]) -> None:
+    def _account_for(self, file: str, rewind: RewoundFile) -> None:
         position = self._position(file)
-        acknowledged = bytes_before(position.acknowledged, rewind["removed"])
-        begun = bytes_before(max(position.acknowledged, position.sending), rewind["removed"])
+        acknowledged = bytes_before(position.acknowledged, rewind.removed)
+        begun = bytes_before(max(position.acknowledged, position.sending), rewind.removed)
         if begun and self._forks():
             raise ForkNeeded
         if begun > acknowledged:
             # The answer to these rows got lost. Sent again as they were, they are there once.
-            self._send_again(self._ledger.path / rewind["file"], acknowledged, begun)
+            self._send_again(self._ledger.path / rewind.file, acknowledged, begun)
         position.acknowledged -= acknowledged
         position.sending = max(position.acknowledged, position.sending - begun)
         position.rewinds.append(begun)
         self._ledger.save()
 
     def _forks(self) -> bool:
-        return (self._ledger.read_info().get("mirror") or {}).get("rewind") == "fork"
+        wanted = self._ledger.read_info().mirror
+        return wanted is not None and wanted.rewind == "fork"
 
     def _send_again(self, aside: Path, begin: int, end: int) -> None:
         while begin < end:
@@ -248,8 +256,8 @@ class MetricRows:
     def _paths(self) -> list[Path]:
         """The files, and what was set aside of them."""
         names = list(self._files)
-        for rewind in self._ledger.read_info()["rewinds"] if self._is_rewound else ():
-            names += [part_of(rewind, file)["file"] for file in self._files]
+        for rewind in self._ledger.read_info().rewinds if self._is_rewound else ():
+            names += [part_of(rewind, file).file for file in self._files]
         paths = [self._ledger.path / name for name in names if name]
         return [path for path in paths if path.exists()]
 
@@ -273,9 +281,9 @@ class MetricRows:
         self.forget()
         for file in self._files:
             self._position(file).rewinds = []
-        for rewind in self._ledger.read_info()["rewinds"]:
+        for rewind in self._ledger.read_info().rewinds:
             for file in self._files:
-                aside = self._ledger.path / part_of(rewind, file)["file"]
+                aside = self._ledger.path / part_of(rewind, file).file
                 arrived = self._arrived(aside, histories) if aside.is_file() else 0
                 # Of the last row only a part may be there. What an earlier rewind took out is
                 # there already, and not sent from here.

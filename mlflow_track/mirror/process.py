@@ -17,9 +17,10 @@ from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.status import SyncStatus, read_status
 from mlflow_track.record import layout
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.info import RUNNING, UnreadableRun, is_held, read_info
+from mlflow_track.record.info import UnreadableRun, is_held, read_info
 from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
+from mlflow_track.record.schema import RUNNING
 
 _INTERVAL_SECONDS = 1.0
 # MLflow's client takes some 10 ms of a core for each batch and 0.1 ms for each value of it.
@@ -94,7 +95,7 @@ def mirror_run(
         tell: Takes a line for the trainer's console.
     """
     _be_unobtrusive()
-    attempt = len(read_info(path)["attempts"])
+    attempt = len(read_info(path).attempts)
     is_ended = False
     while (lock := _try_lock(path)) is None:
         # The mirror of the attempt before is still at work; it hands over.
@@ -213,13 +214,13 @@ def _trainer_ended(timeout_seconds: float) -> bool:
 def _await_release(path: Path) -> None:
     """The pipe of a dying trainer closes an instant before its lock."""
     deadline = time.monotonic() + _RELEASE_SECONDS
-    while read_info(path)["status"] == RUNNING and is_held(path) and time.monotonic() < deadline:
+    while read_info(path).status == RUNNING and is_held(path) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
 def _is_replaced(path: Path, attempt: int) -> bool:
     """Whether a later attempt of the run has begun: it has a mirror of its own."""
-    return len(read_info(path)["attempts"]) > attempt
+    return len(read_info(path).attempts) > attempt
 
 
 def _try_lock(path: Path) -> int | None:

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mlflow_track.mirror.state import Ledger
 from mlflow_track.record import layout
 from mlflow_track.record.info import is_held
 from mlflow_track.record.rows import read_header
+from mlflow_track.record.schema import Rewind, RewoundFile
 
-_NOTHING: Mapping[str, Any] = {"rows": 0, "removed": [], "size_before": -1, "file": ""}
 
-
-def rewinds_of(ledger: Ledger, files: Sequence[str]) -> dict[str, list[Mapping[str, Any]]] | None:
+def rewinds_of(ledger: Ledger, files: Sequence[str]) -> dict[str, list[RewoundFile]] | None:
     """What the rewinds took out of each file, in their order; None while one is going on."""
     info = ledger.read_info()
-    done, current = info["rewinds"], info.get("rewinding")
+    current = info.rewinding
     if current and is_held(ledger.path):
         return None
     rewinds = {}
     for file in files:
-        rewinds[file] = [part_of(rewind, file) for rewind in done]
+        rewinds[file] = [part_of(rewind, file) for rewind in info.rewinds]
         # The trainer was killed in the middle of it: of each file it has taken all, or nothing.
         if current and _has_happened(ledger, file, part_of(current, file)):
             rewinds[file].append(part_of(current, file))
     return rewinds
 
 
-def part_of(rewind: Mapping[str, Any], file: str) -> Mapping[str, Any]:
+def part_of(rewind: Rewind, file: str) -> RewoundFile:
     """What a rewind of a run took out of one of its files."""
-    return rewind if file == layout.METRICS else rewind.get("long") or _NOTHING
+    return rewind if file == layout.METRICS else rewind.long or RewoundFile()
 
 
 def bytes_before(position: int, ranges: Sequence[Sequence[int]]) -> int:
@@ -38,8 +36,8 @@ def bytes_before(position: int, ranges: Sequence[Sequence[int]]) -> int:
     return sum(max(0, min(end, position) - begin) for begin, end in ranges)
 
 
-def _has_happened(ledger: Ledger, file: str, rewind: Mapping[str, Any]) -> bool:
+def _has_happened(ledger: Ledger, file: str, rewind: RewoundFile) -> bool:
     path = ledger.path / file
-    if not rewind["rows"] or not path.exists():
+    if not rewind.rows or not path.exists():
         return False
-    return path.stat().st_size - read_header(path)[1] != rewind["size_before"]
+    return path.stat().st_size - read_header(path)[1] != rewind.size_before

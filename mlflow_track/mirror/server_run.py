@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mlflow_track.backends.protocol import Gone, Target
 from mlflow_track.mirror.state import Ledger, MirrorState
-from mlflow_track.record.info import KILLED, RUNNING, is_held
+from mlflow_track.record.info import is_held
+from mlflow_track.record.schema import KILLED, RUNNING, MirrorSettings, RunInfo
 from mlflow_track.record.tags import PARENT_TAG, RECORD_TAG, context_tags
 
 SUPERSEDED_TAG = "mlflow_track.superseded_by"
 _SUPERSEDES_TAG = "mlflow_track.supersedes"
 
 
-def link(ledger: Ledger, info: dict[str, Any]) -> Target:
+def link(ledger: Ledger, info: RunInfo) -> Target:
     """Connect the ledger with its run at the server, and bring that back to RUNNING if it does.
 
     Raises:
         Gone: The run was deleted there.
     """
-    wanted = info.get("mirror") or {}
-    attach = wanted.get("attach") if wanted.get("tracking_uri") == ledger.tracking_uri else None
+    wanted = info.mirror or MirrorSettings()
+    attach = wanted.attach if wanted.tracking_uri == ledger.tracking_uri else None
     if attach in ledger.state.gone or attach in ledger.state.superseded:
         attach = None
     parent = None
@@ -34,7 +33,7 @@ def link(ledger: Ledger, info: dict[str, Any]) -> Target:
     target = _target(ledger, info, attach, parent)
     _adopt(ledger, target)
     _tell_superseded(ledger)
-    if target.status != RUNNING and info["status"] == RUNNING and is_held(ledger.path):
+    if target.status != RUNNING and info.status == RUNNING and is_held(ledger.path):
         ledger.sink.set_status(target.run_id, RUNNING, None)
         ledger.state.status = RUNNING
     ledger.save()
@@ -61,37 +60,37 @@ def forget(ledger: Ledger) -> None:
     ledger.save()
 
 
-def discard_ghosts(ledger: Ledger, info: dict[str, Any]) -> None:
+def discard_ghosts(ledger: Ledger, info: RunInfo) -> None:
     """A `create` whose answer was lost may have made a run late: it is empty, and nobody's."""
-    for target in ledger.sink.find(info["experiment"], {RECORD_TAG: info["id"]}):
+    for target in ledger.sink.find(info.experiment, {RECORD_TAG: info.id}):
         is_other = target.run_id not in (ledger.run_id, *ledger.state.superseded)
         if is_other and not target.metrics and SUPERSEDED_TAG not in target.tags:
             ledger.sink.discard(target.run_id)
 
 
-def _is_of_another(ledger: Ledger, info: dict[str, Any], run_id: str) -> bool:
+def _is_of_another(ledger: Ledger, info: RunInfo, run_id: str) -> bool:
     """Whether the MLflow run holds another record: the two would draw one curve together."""
     try:
         owner = ledger.sink.attach(run_id).tags.get(RECORD_TAG)
     except Gone:
         return False
-    return owner is not None and owner != info["id"]
+    return owner is not None and owner != info.id
 
 
-def _target(ledger: Ledger, info: dict[str, Any], attach: str | None, parent: str | None) -> Target:
+def _target(ledger: Ledger, info: RunInfo, attach: str | None, parent: str | None) -> Target:
     sink, state = ledger.sink, ledger.state
     if state.run_id or attach:
         state.run_id = state.run_id or attach or ""
         return sink.attach(state.run_id)
-    for target in sink.find(info["experiment"], {RECORD_TAG: info["id"]}):
+    for target in sink.find(info.experiment, {RECORD_TAG: info.id}):
         if SUPERSEDED_TAG not in target.tags and target.run_id not in state.superseded:
             return target
     return sink.create(
-        info["experiment"],
-        name=info["name"],
-        start_time=round(1000 * info["created"]),
+        info.experiment,
+        name=info.name,
+        start_time=round(1000 * info.created),
         tags={
-            RECORD_TAG: info["id"],
+            RECORD_TAG: info.id,
             **({PARENT_TAG: parent} if parent else {}),
             **context_tags(info),
         },

@@ -15,7 +15,8 @@ from mlflow_track.mirror.metrics import ForkNeeded, MetricRows
 from mlflow_track.mirror.server_run import discard_ghosts, forget, fork, link
 from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
-from mlflow_track.record.info import RUNNING, true_status
+from mlflow_track.record.info import true_status
+from mlflow_track.record.schema import RUNNING, RunInfo
 
 ATTEMPTS_TAG = "mlflow_track.attempts"
 HEARTBEAT_TAG = "mlflow_track.heartbeat"
@@ -96,7 +97,7 @@ class Shipper:
             lambda: discard_ghosts(self._ledger, info),
             lambda: self._ledger.remove_tag(HEARTBEAT_TAG),
         )
-        ended = info["ended"] if info["status"] == status else None
+        ended = info.ended if info.status == status else None
         end_time = round(1000 * (ended or self._ledger.last_sign_of_life()))
         self._ledger.sink.set_status(self._ledger.run_id, status, end_time)
         self.state.status = status
@@ -116,7 +117,7 @@ class Shipper:
             self.state.error = error
             self._ledger.save()
 
-    def _link(self, info: dict[str, Any]) -> None:
+    def _link(self, info: RunInfo) -> None:
         if self._is_linked:
             return
         target = link(self._ledger, info)
@@ -125,29 +126,29 @@ class Shipper:
         self._look_for_foreign(info, target)
         self._is_linked = True
 
-    def _recover(self, info: dict[str, Any], target: Target) -> None:
+    def _recover(self, info: RunInfo, target: Target) -> None:
         """Without a mirror.json of it, the run at the server itself says what it has."""
         if self.state.is_reconciled:
             return
-        if target.metrics and info["rewinds"]:
+        if target.metrics and info.rewinds:
             self._rows[0].recover()
         if target.metrics or "mlflow_track.latest_checkpoint" in target.tags:
             self._checkpoints.recover()
         for file in (layout.METRICS, layout.METRICS_LONG):
             position = self.state.position(file)
-            position.rewinds = position.rewinds or [0] * len(info["rewinds"])
+            position.rewinds = position.rewinds or [0] * len(info.rewinds)
         self.state.is_reconciled = True
         self._ledger.save()
 
-    def _look_for_foreign(self, info: dict[str, Any], target: Target) -> None:
+    def _look_for_foreign(self, info: RunInfo, target: Target) -> None:
         """Once in each attempt: does the server have rows that this record never had?"""
-        rows, state, attempts = self._rows[0], self.state, info["attempts"]
+        rows, state, attempts = self._rows[0], self.state, info.attempts
         last_steps = {k: s for k, s in target.metrics.items() if not k.startswith("system/")}
         if len(attempts) > 1 and last_steps and state.compared_in != len(attempts):
             sent_last = target.tags.get(ATTEMPTS_TAG)
             # Another machine has made an attempt that this one does not know of.
             state.has_foreign |= state.tags.get(ATTEMPTS_TAG, sent_last) != sent_last
-            if max(last_steps.values()) > rows.last_step_before(attempts[-1]["started"]):
+            if max(last_steps.values()) > rows.last_step_before(attempts[-1].started or 0):
                 # Rows were sent and then lost here: positions in the file mean nothing any more.
                 state.has_foreign = True
                 rows.begin_again()

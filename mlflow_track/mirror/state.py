@@ -12,8 +12,9 @@ from typing import Any
 
 from mlflow_track.backends.protocol import Sink
 from mlflow_track.record import layout
-from mlflow_track.record.files import FILE_MODE, read_json
-from mlflow_track.record.info import read_info
+from mlflow_track.record.files import read_json
+from mlflow_track.record.info import decode, read_info
+from mlflow_track.record.schema import RunInfo
 
 _MOST_REFUSED = 100
 
@@ -101,15 +102,13 @@ class MirrorState:
     def read(cls, path: Path) -> MirrorState:
         """The state of the run in the folder `path`; a fresh one where there is none."""
         try:
-            content = read_json(path / layout.MIRROR_STATE)
-        except (FileNotFoundError, ValueError):
+            content = _sorted_out(cls, read_json(path / layout.MIRROR_STATE))
+            files = content.get("files", {})
+            content["files"] = {n: _sorted_out(Position, entry) for n, entry in files.items()}
+            return decode(cls, content, layout.MIRROR_STATE)
+        except (OSError, ValueError, TypeError, AttributeError):
+            # Without it the server says what it has.
             return cls()
-        state = cls(**_sorted_out(cls, content))
-        state.files = {
-            name: Position(**_sorted_out(Position, entry))
-            for name, entry in content.get("files", {}).items()
-        }
-        return state
 
     def write(self, path: Path) -> None:
         """Replace mirror.json: whole or not at all, also when the mirror is killed.
@@ -119,7 +118,7 @@ class MirrorState:
         """
         self.updated = time.time()
         temporary = path / f"{layout.TEMPORARY}{layout.MIRROR_STATE}"
-        with open(temporary, "w", opener=_open_as_record) as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             json.dump(asdict(self, dict_factory=_as_written), file, indent=1, ensure_ascii=False)
         os.rename(temporary, path / layout.MIRROR_STATE)
 
@@ -151,10 +150,6 @@ def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content.pop("unknown") | content
 
 
-def _open_as_record(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
-
-
 class Ledger:
     """One run on its way to one server.
 
@@ -180,7 +175,7 @@ class Ledger:
     def save(self) -> None:
         self.state.write(self.path)
 
-    def read_info(self) -> dict[str, Any]:
+    def read_info(self) -> RunInfo:
         """run.json as it is now; see `record.info.read_info`."""
         return read_info(self.path)
 

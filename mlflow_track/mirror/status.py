@@ -9,8 +9,9 @@ from mlflow_track.mirror.artifacts import all_artifacts, pending_artifacts
 from mlflow_track.mirror.checkpoints import pending_checkpoints
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
-from mlflow_track.record.info import RUNNING, read_info, true_status
+from mlflow_track.record.info import read_info, true_status
 from mlflow_track.record.rows import count_lines
+from mlflow_track.record.schema import RUNNING
 
 
 @dataclass(frozen=True, kw_only=True)

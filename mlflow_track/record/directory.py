@@ -17,19 +17,19 @@ from mlflow_track.record import layout
 from mlflow_track.record.append_file import Positions
 from mlflow_track.record.files import (
     FILE_MODE,
-    FOLDER_MODE,
     legible,
     make_folder,
     sync_folder,
     write_json,
 )
 from mlflow_track.record.find import folder_name
-from mlflow_track.record.info import KILLED, LAYOUT_VERSION, RUNNING, read_info
+from mlflow_track.record.info import read_config, read_config_content, read_content, to_info
 from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.record.params import flatten, merge, read_config
+from mlflow_track.record.params import flatten, merge
 from mlflow_track.record.rows import files_of
+from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, RewoundFile, RunInfo
 from mlflow_track.record.uninterruptible import undisturbed
 
 # Room for the last run.json on a disk that has filled up; the lock file holds it, being there.
@@ -45,7 +45,7 @@ class RunDirectory:
 
     Attributes:
         path: The folder.
-        info: The content of run.json; what an older layout lacks has its default.
+        info: What run.json says now.
 
     Raises:
         UnreadableRun: run.json is missing or damaged, or a newer version wrote it.
@@ -53,7 +53,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.info: dict[str, Any] = read_info(path)
+        self._read()
         self._lock_descriptor = -1
         self._info_lock = threading.RLock()
 
@@ -71,7 +71,7 @@ class RunDirectory:
         path = root / folder_name(experiment) / run_id
         try:
             make_folder(path.parent)
-            path.mkdir(mode=FOLDER_MODE)
+            path.mkdir()
             sync_folder(path.parent)
             lock = take_lock(path / layout.RUN_LOCK)
             write_json(
@@ -114,13 +114,12 @@ class RunDirectory:
         try:
             self._lock_descriptor = take_lock(self.path / layout.RUN_LOCK)
         except BlockingIOError:
-            attempt = (self.info["attempts"] or [{}])[-1]
             raise RunHeldError(
-                f"run {self.info['id']} is being written by process {attempt.get('pid')} on "
-                f"{attempt.get('host')}; wait for it, or start another run with resume='never'"
+                f"run {self.info.id} is being written by process {self.info.newest.pid} on "
+                f"{self.info.newest.host}; wait for it, or start another run with resume='never'"
             ) from None
         self._reserve()
-        self.info = read_info(self.path)
+        self._read()
 
     def release(self) -> None:
         if self._lock_descriptor >= 0:
@@ -140,9 +139,15 @@ class RunDirectory:
     def update(self, **fields: Any) -> None:
         """Change fields of run.json, atomically on disk; all of them, or none and an error."""
         with self._info_lock:
-            info = {**self.info, **fields}
-            write_json(self.path / layout.RUN, info)
-            self.info = info
+            content = {**self._content, **fields}
+            info = to_info(content)
+            write_json(self.path / layout.RUN, content)
+            self._content, self.info = content, info
+
+    def _read(self) -> None:
+        # Beside the typed fields the plain content: what this version does not know stays in it.
+        self._content = read_content(self.path)
+        self.info: RunInfo = to_info(self._content)
 
     def restate(self, field: str, content: Mapping[str, Any]) -> None:
         """Say anew what a mapping of run.json holds; what it holds beside `content` stays.
@@ -150,24 +155,32 @@ class RunDirectory:
         A later version may have written it.
         """
         with self._info_lock:
-            self.update(**{field: {**(self.info.get(field) or {}), **content}})
+            self.update(**{field: {**(self._content.get(field) or {}), **content}})
+
+    def note_in_attempt(self, **fields: Any) -> None:
+        """Change fields of this attempt."""
+        with self._info_lock:
+            *earlier, attempt = self._content["attempts"]
+            self.update(attempts=[*earlier, {**attempt, **fields}])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         with self._info_lock:
-            self.update(tags={**self.info["tags"], **tags})
+            self.update(tags={**self.info.tags, **tags})
 
-    def add(self, field: str, item: dict[str, Any]) -> None:
-        """Append one item to a list of run.json."""
+    def add(self, field: str, item: dict[str, Any], *, once: bool = False) -> None:
+        """Append one item to a list of run.json; with `once` only if it is not there yet."""
         with self._info_lock:
-            self.update(**{field: [*self.info.get(field, []), item]})
+            items = self._content.get(field) or []
+            if not (once and item in items):
+                self.update(**{field: [*items, item]})
 
     @property
     def attempt(self) -> int:
-        return len(self.info["attempts"])
+        return len(self.info.attempts)
 
     def start_attempt(self, details: Mapping[str, Any]) -> None:
         """Begin the next attempt: RUNNING again, the one before ended as its status says."""
-        attempts = list(self.info["attempts"])
+        attempts = list(self._content.get("attempts") or [])
         if attempts and attempts[-1].get("status") == RUNNING:
             attempts[-1] = {**attempts[-1], "status": KILLED}
         number = len(attempts) + 1
@@ -177,8 +190,8 @@ class RunDirectory:
     def end_attempt(self, status: str, error: str | None = None) -> None:
         """Write how the attempt ended; on a full disk into the room that was kept for it."""
         ended = time.time()
-        attempts = list(self.info["attempts"])
-        attempts[-1] = {**attempts[-1], "ended": ended, "status": status}
+        *earlier, attempt = self._content["attempts"]
+        attempts = [*earlier, {**attempt, "ended": ended, "status": status}]
         if error:
             attempts[-1]["error"] = mask_password(error)
         try:
@@ -233,20 +246,20 @@ class RunDirectory:
 
     def _finish_rewind(self, metrics: MetricsFile) -> None:
         """Complete the rewind in which a former attempt was killed."""
-        entry = self.info.get("rewinding")
+        entry = self.info.rewinding
         if entry is not None:
-            long = entry.get("long") or {}
+            long = entry.long or RewoundFile()
             before = None
-            if entry.get("before") is not None:
-                before = Positions(entry["before"], long.get("before") or 0)
-            only = Positions(entry["size_before"], long.get("size_before", -1))
-            metrics.rewind(entry["step"], self.path / entry["file"], before, only)
+            if entry.before is not None:
+                before = Positions(entry.before, long.before or 0)
+            only = Positions(entry.size_before, long.size_before if entry.long else -1)
+            metrics.rewind(entry.step, self.path / entry.file, before, only)
             self._note_rewind()
 
     def _note_rewind(self) -> None:
         with self._info_lock:
-            entry = self.info["rewinding"]
-            self.update(rewinding=None, rewinds=[*self.info["rewinds"], entry])
+            done = [*(self._content.get("rewinds") or []), self._content["rewinding"]]
+            self.update(rewinding=None, rewinds=done)
 
     def _path_aside(self) -> Path:
         names = (layout.rewound_metrics(self.attempt, number) for number in range(1, 10_000))
@@ -273,8 +286,9 @@ class RunDirectory:
     def log_path(self) -> Path:
         return self.path / layout.LOG
 
-    def read_config(self) -> dict[str, Any]:
-        return read_config(self.path)
+    def read_params(self) -> dict[str, Any]:
+        """The params, nested as they were given."""
+        return read_config(self.path).params
 
     def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> dict[str, list[Any]]:
         """Merge `params` into config.json, which also notes what changed in which attempt.
@@ -286,7 +300,7 @@ class RunDirectory:
         Returns:
             By dotted name the old value, None where there was none, and the new one.
         """
-        config = self.read_config()
+        config = read_config_content(self.path)
         old, new = flatten(config["params"]), flatten(params)
         changed = {k: [old[k], v] for k, v in new.items() if k in old and old[k] != v}
         if is_start and self.attempt > 1:

@@ -6,8 +6,8 @@ import contextlib
 import sys
 
 from mlflow_track.record.files import legible
-from mlflow_track.record.info import FAILED, FINISHED, KILLED
 from mlflow_track.record.masking import mask_password
+from mlflow_track.record.schema import FAILED, FINISHED, KILLED
 
 _MOST_CHARACTERS = 1000
 _OLDER_THAN = "_mlflow_track_older_than"

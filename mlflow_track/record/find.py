@@ -13,14 +13,6 @@ from mlflow_track.record import layout
 _MOST_NAME_BYTES = 200
 
 
-def find_runs(root: Path, experiment: str | None = None) -> Iterator[Path]:
-    """The folders of runs under `root`, oldest first within an experiment."""
-    pattern = "*" if experiment is None else folder_name(experiment)
-    for folder in sorted(root.glob(pattern)) if pattern == "*" else [root / pattern]:
-        if folder.is_dir():
-            yield from sorted(p.parent for p in folder.glob("*/run.json"))
-
-
 def folder_name(name: str) -> str:
     """A name as a folder: one component that stays inside its parent, legible, unique."""
     encoded = re.sub(

@@ -4,20 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
 from typing import Any
-
-from mlflow_track.record import layout
-from mlflow_track.record.files import read_json
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Params as given, and every later change: {"params": …, "changes": […]}; `path`: the run's."""
-    nothing: dict[str, Any] = {"params": {}, "changes": []}
-    try:
-        return nothing | read_json(path / layout.CONFIG)
-    except FileNotFoundError:
-        return nothing
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from mlflow_track.record.aggregates import read_last_steps
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.rows import read_last_steps
 from mlflow_track.record.uninterruptible import undisturbed
 
 

@@ -19,12 +19,12 @@ from mlflow_track.record import layout
 
 LONG_HEADER = b"step,time,metric,value\n"
 MOST_STEP = 2**53
-# The end of the year 9999, the last that Python's dates know.
-_MOST_TIME = 253_402_300_800.0
+# Unix seconds, up to the year 5138.
+_MOST_TIME = 1e11
 # Of so many cells, all but one of them empty, and a line with a name the costs are about alike.
 _FEW = 64
 _FIXED = ("step", "time")
-# What numbers and the line between them are written with, and what nan, inf and null are.
+# What numbers and what is between them are written with, and what is not finite.
 _OF_NUMBERS = b"0123456789.,-+eE\n"
 _OF_WORDS = set(b"nainf")
 _NOT_FINITE = {b"nan": float("nan"), b"inf": float("inf"), b"-inf": float("-inf")}
@@ -89,13 +89,9 @@ def long_lines(
 ) -> bytes:
     """A line per value; each name as `cell_of_name` makes it."""
     # A JSON array of numbers and cells is a CSV row in brackets.
-    return b"".join(
-        [
-            orjson.dumps((step, now, name, v if v - v == 0 else orjson.Fragment(repr(v))))[1:-1]
-            + b"\n"
-            for name, v in zip(names, values, strict=True)
-        ]
-    )
+    cells = [v if v - v == 0 else orjson.Fragment(repr(v)) for v in values]
+    rows = zip(names, cells, strict=True)
+    return b"".join([orjson.dumps((step, now, *row))[1:-1] + b"\n" for row in rows])
 
 
 def cell_of_name(name: str) -> orjson.Fragment:
@@ -273,16 +269,11 @@ def _parse_value(cell: bytes) -> float:
 
 def parse_values(body: bytes) -> Columns:
     """Whole lines of one value each. Lines that are not rows are passed over and counted."""
-    parsed = _parse_values_quickly(body)
-    if parsed is None:
-        parsed = _parse_values_line_by_line(body)
+    parsed = _parse_values_quickly(body) or _parse_values_line_by_line(body)
     steps, times, names, values, kept = parsed
     rows_of: dict[str, list[int]] = {}
     for row, name in enumerate(names):
-        rows = rows_of.get(name)
-        if rows is None:
-            rows = rows_of[name] = []
-        rows.append(row)
+        rows_of.setdefault(name, []).append(row)
     metrics = {name: Column(rows, [values[row] for row in rows]) for name, rows in rows_of.items()}
     return Columns(steps, times, metrics, kept, body.count(b"\n") - len(kept))
 

@@ -225,6 +225,22 @@ def iterate_rows(path: Path) -> Iterator[Row]:
         position = piece.position
 
 
+def read_last_steps(path: Path) -> dict[str, int]:
+    """By metric the largest step with a value of it, in a run's file of metrics and the long one.
+
+    Raises:
+        OSError, ValueError: They cannot be read.
+    """
+    last: dict[str, int] = {}
+    for file in files_of(path):
+        for columns, _ in Reader(file).new():
+            for name, (rows, _) in columns.metrics.items():
+                if rows:
+                    newest = max(map(columns.steps.__getitem__, rows))
+                    last[name] = max(last.get(name, -1), newest)
+    return last
+
+
 def count_lines(path: Path, position: int) -> tuple[int, int]:
     """How many lines a file has after its header, and after `position`."""
     lines = after = at = 0

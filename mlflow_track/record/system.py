@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.record.aggregates import read_last_steps
 from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.rows import read_last_steps
 
 _MEGABYTE = 1e6
 # A driver that hangs must not keep a run from ending.

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import (
     Dataset,
@@ -25,12 +24,13 @@ from mlflow.entities import (
     RunTag,
 )
 
+from mlflow_track.analysis.aggregates import MetricSummary
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.record import layout
-from mlflow_track.record.aggregates import MetricSummary
-from mlflow_track.record.info import RUNNING, last_sign_of_life
-from mlflow_track.record.params import param_text, read_config
+from mlflow_track.record.info import last_sign_of_life, read_config
+from mlflow_track.record.params import param_text
+from mlflow_track.record.schema import RUNNING, Config, Input
 from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG, context_tags, record_tags
 from mlflow_track.ui.address import experiment_id_of, uri_of
 
@@ -77,7 +77,7 @@ def run_of(summary: Summary) -> Run:
         params=[Param(name, text[:_MOST_PARAM_VALUE]) for name, text in params.items()],
         tags=[RunTag(name, text[:_MOST_TAG_VALUE]) for name, text in tags.items()],
     )
-    inputs = [_dataset(item) for item in summary.info["inputs"] if isinstance(item, dict)]
+    inputs = [_dataset(item) for item in summary.info.inputs]
     return Run(info, data, RunInputs(dataset_inputs=inputs), RunOutputs(model_outputs=[]))
 
 
@@ -121,9 +121,9 @@ def _tags(summary: Summary) -> dict[str, str]:
     try:
         config = read_config(summary.path)
     except (OSError, ValueError):
-        config = {}
+        config = Config()
     tags = context_tags(summary.info) | summary.tags
-    tags |= record_tags(summary.info, config if isinstance(config, dict) else {})
+    tags |= record_tags(summary.info, config)
     tags.setdefault("mlflow.runName", summary.name)
     checkpoints = CheckpointStore(summary.path / layout.CHECKPOINTS).list()
     if checkpoints:
@@ -139,16 +139,15 @@ def _end_time(summary: Summary) -> int | None:
     return _milliseconds(last_sign_of_life(summary.path, summary.info))
 
 
-def _dataset(item: dict[str, Any]) -> DatasetInput:
-    digest = str(item.get("sha256", ""))
+def _dataset(item: Input) -> DatasetInput:
     dataset = Dataset(
-        name=str(item.get("name", "")),
-        digest=digest[:_MOST_DIGEST],
+        name=item.name,
+        digest=item.sha256[:_MOST_DIGEST],
         source_type="local",
-        source=json.dumps({"uri": item.get("source", "")}),
-        profile=json.dumps({"size_bytes": item.get("size_bytes"), "sha256": digest}),
+        source=json.dumps({"uri": item.source}),
+        profile=json.dumps({"size_bytes": item.size_bytes, "sha256": item.sha256}),
     )
-    context = InputTag("mlflow.data.context", str(item.get("context", "training")))
+    context = InputTag("mlflow.data.context", item.context or "training")
     return DatasetInput(dataset, [context])
 
 

@@ -354,7 +354,7 @@ def test_torn_lines_missing_files_and_empty_runs_are_shown_as_far_as_they_go(roo
 def test_a_run_of_an_older_layout_is_shown(root, client):
     folder = root / "some experiment" / "r1"
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"id": "r1", "tags": {"n": 1}, "inputs": [None]}))
+    (folder / "run.json").write_text(json.dumps({"id": "r1", "tags": {"n": 1}}))
     (folder / "metrics.csv").write_text("step,time,a\n0,1.5,2.5\n")
     run = only_run(client, "some experiment")
     assert run.info.run_name == "r1" and run.info.status == "KILLED"

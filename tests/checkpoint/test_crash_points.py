@@ -59,7 +59,7 @@ def newest_verified(path: Path) -> int | None:
         except CorruptCheckpointError:
             continue
         rows = (path / "metrics.csv").read_bytes()
-        if len(rows) < checkpoint.manifest["metrics_position"]:
+        if len(rows) < checkpoint.manifest.metrics_position:
             return None
         return checkpoint.step
     return None

@@ -141,7 +141,7 @@ def test_every_way_of_saving_gives_the_same_file(
         here.saver.close()
     for step, state in enumerate(states):
         assert_equal(here.content(step), state)
-        assert here.store.expected(step).manifest["is_finite"] is True
+        assert here.store.expected(step).manifest.is_finite is True
     assert SAID.get(way, "") in " ".join(here.said)
     if way == "a process":
         assert here.said == []
@@ -191,10 +191,10 @@ def test_numbers_that_are_not_finite_are_found_by_the_writer(saving_here: Saving
         tensor[-1] = value
         saving_here.save(step, {"fine": torch.full((9,), 3e38), "t": tensor.to(kind)})
         assert saving_here.outcome().error is None
-        assert saving_here.store.expected(step).manifest["is_finite"] is False, kind
+        assert saving_here.store.expected(step).manifest.is_finite is False, kind
     saving_here.save(99, {"t": torch.arange(255, dtype=torch.uint8).view(torch.int8), "s": "nan"})
     saving_here.outcome()
-    assert saving_here.store.expected(99).manifest["is_finite"] is True
+    assert saving_here.store.expected(99).manifest.is_finite is True
 
 
 def test_a_state_that_grows_or_changes_its_types_is_saved_as_it_is(saving_here: Saving) -> None:
@@ -227,7 +227,7 @@ def test_a_step_may_be_an_integer_of_numpy_or_torch(number: Any) -> None:
         checkpoints = run.checkpoints(save=mt.AtSteps(5, 6))
         assert checkpoints.step(number, {"w": 1})
         checkpoints.save(number + 1, {"w": 1})
-        assert [c.manifest["step"] for c in checkpoints.list()] == [5, 6]
+        assert [c.manifest.step for c in checkpoints.list()] == [5, 6]
         for wrong in (torch.tensor(5.0), torch.ones(2, dtype=torch.int64), True, 5.0):
             with pytest.raises(TypeError, match=r"step is .*; it takes an integer"):
                 checkpoints.save(wrong, {"w": 1})
@@ -457,7 +457,7 @@ def test_tensors_on_a_cuda_device_come_through_pinned_memory(saving_here: Saving
 KILLED_AT_ONCE = """
 import os, sys, time, torch
 from pathlib import Path
-from mlflow_track.checkpoint import writer_main
+from mlflow_track.checkpoint.writer import main as writer_main
 from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.checkpoint.disk.store import CheckpointStore

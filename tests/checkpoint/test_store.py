@@ -12,7 +12,6 @@ from mlflow_track.checkpoint import pruning
 from mlflow_track.checkpoint.disk import verify
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.policy.retention import Keep
-from mlflow_track.record import layout
 
 FILES = {"state.safetensors": b"tensors" * 999, "state.json": b'{"a": 1}'}
 MANIFEST = {"metrics": {"loss": 1.0}, "is_finite": True}
@@ -20,7 +19,7 @@ MANIFEST = {"metrics": {"loss": 1.0}, "is_finite": True}
 
 def publish(store: CheckpointStore, step: int) -> Checkpoint:
     files = {name: content + str(step).encode() for name, content in FILES.items()}
-    return store.publish(step, files, layout.MANIFEST)
+    return store.publish(step, files, MANIFEST)
 
 
 def test_what_is_published_verifies_and_is_listed_newest_last(tmp_path: Path) -> None:
@@ -131,12 +130,12 @@ def test_removed_quarantined_and_rewound_ones_are_no_longer_listed(tmp_path: Pat
 SAVING = """
 import os, sys, threading, time
 from pathlib import Path
-from mlflow_track.checkpoint import publish as module
 from mlflow_track.checkpoint.disk.store import CheckpointStore
+from mlflow_track.record import layout
 store = CheckpointStore(Path("checkpoints"))
 if sys.argv[2] == "straight into the folder":
     def publish(step, files, manifest):
-        folder = Path("checkpoints") / module.folder_of_step(step)
+        folder = Path("checkpoints") / layout.folder_of_step(step)
         folder.mkdir(parents=True)
         for name, content in files.items():
             (folder / name).write_bytes(content)

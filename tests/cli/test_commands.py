@@ -17,11 +17,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from mlflow_track.cli.ckpt import ckpt
 
 import mlflow_track as mt
 from mlflow_track.analysis import curves
-from mlflow_track.cli import main
+from mlflow_track.cli import ckpt, main
 from mlflow_track.cli.lazy import LazyGroup
 from mlflow_track.record import trash
 from tests.analysis.records import DAMAGED, UNREADABLE, make_run, write

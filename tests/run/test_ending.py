@@ -200,5 +200,5 @@ def test_rows_that_are_not_in_the_folder_are_told_at_a_checkpoint_and_in_the_rec
             checkpoints.save(step, {"step": step})
         told = capfd.readouterr().err.count("was deleted or moved")
     assert told == moves
-    (attempt,) = run._attempt.record.info["attempts"]
-    assert ("was deleted or moved" in attempt.get("error", "")) is moves
+    (attempt,) = run._attempt.record.info.attempts
+    assert ("was deleted or moved" in (attempt.error or "")) is moves

@@ -40,6 +40,7 @@ from mlflow_track.backends.mlflow.errors import translated
 from mlflow_track.backends.mlflow.patience import patient, without_retries
 from mlflow_track.backends.mlflow.values import as_logged, clean, storable
 from mlflow_track.backends.protocol import Cell, Gone, Refused, Target, Unavailable
+from mlflow_track.record.schema import Input
 
 _MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
 _MOST_KEY, _MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 250, 6000, 8000, 36
@@ -165,16 +166,16 @@ class MlflowSink:
             with self._on(run_id):
                 self._client.delete_tag(run_id, name)
 
-    def log_input(self, run_id: str, description: Mapping[str, Any]) -> None:
-        profile = {key: description[key] for key in ("size_bytes", "sha256")}
+    def log_input(self, run_id: str, item: Input) -> None:
+        profile = {"size_bytes": item.size_bytes, "sha256": item.sha256}
         dataset = Dataset(
-            name=clean(description["name"])[:_MOST_DATASET_NAME],
-            digest=description["sha256"][:_MOST_DIGEST],
+            name=clean(item.name)[:_MOST_DATASET_NAME],
+            digest=item.sha256[:_MOST_DIGEST],
             source_type="local",
-            source=json.dumps({"uri": description["source"]}),
+            source=json.dumps({"uri": item.source}),
             profile=json.dumps(profile),
         )
-        tag = InputTag("mlflow.data.context", clean(description["context"]))
+        tag = InputTag("mlflow.data.context", clean(item.context))
         with self._on(run_id):
             self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 

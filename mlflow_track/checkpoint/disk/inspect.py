@@ -7,13 +7,14 @@ The layout of a safetensors file: 8 bytes little-endian length, a JSON header, t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.record import layout
-from mlflow_track.record.files import replace_file
+from mlflow_track.record.files import open_regular, replace_file
 
 # Manifest fields that say when and where, not what.
 _CIRCUMSTANCES = {
@@ -49,9 +50,9 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, Entry]:
     """
     path = checkpoint.path / layout.STATE_TENSORS
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            if 8 + length > path.stat().st_size:
+            if 8 + length > os.fstat(file.fileno()).st_size:
                 raise ValueError(f"a header of {length} bytes does not fit into the file")
             entries = json.loads(file.read(length))
         return {
@@ -71,7 +72,7 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, Entry]:
 def compare_manifests(first: Checkpoint, second: Checkpoint) -> list[Difference]:
     """What the manifests and the headers of the tensors say; no tensor is read."""
     found = []
-    a, b = first.manifest, second.manifest
+    a, b = first.content, second.content
     for part in ("metrics", "params"):
         found += _compare(f"{part}.", a.get(part, {}), b.get(part, {}))
     rest = [{k: v for k, v in m.items() if k not in _CIRCUMSTANCES} for m in (a, b)]

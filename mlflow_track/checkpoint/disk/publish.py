@@ -22,7 +22,7 @@ import numpy as np
 
 from mlflow_track.checkpoint.disk import verify
 from mlflow_track.record import layout
-from mlflow_track.record.files import FILE_MODE, FOLDER_MODE, make_folder, sync_folder, write_all
+from mlflow_track.record.files import FILE_MODE, make_folder, sync_folder, write_all
 
 PAGE_BYTES = 4096
 # Below this the page cache is quicker than the disk.
@@ -86,7 +86,7 @@ def publish(
     make_folder(folder)
     _require_space(folder, sum(content.size for content in files.values()))
     temporary = layout.temporary(folder / str(step))
-    temporary.mkdir(mode=FOLDER_MODE)
+    temporary.mkdir()
     try:
         for path in sync_first:
             _sync_file(path)

@@ -20,8 +20,10 @@ from mlflow_track.checkpoint.disk import verify
 from mlflow_track.checkpoint.disk.publish import Content, empty_trash, publish
 from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError, digest_of_manifest
 from mlflow_track.record import layout
-from mlflow_track.record.files import FOLDER_MODE, make_folder, read_json, sync_folder
+from mlflow_track.record.files import make_folder, open_regular, read_json, sync_folder
+from mlflow_track.record.info import decode
 from mlflow_track.record.lock import FileLock
+from mlflow_track.record.schema import Manifest
 
 __all__ = [
     "Checkpoint",
@@ -46,29 +48,43 @@ class Checkpoint:
     step: int
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
+        """manifest.json as plain JSON, without its digest.
+
+        Raises:
+            CorruptCheckpointError: It is missing, or does not match its own digest.
+        """
+        try:
+            content = read_json(self.path / layout.MANIFEST)
+            sealed = content.pop("digest")
+            if sealed != digest_of_manifest(content) or content["step"] != self.step:
+                raise ValueError("its content does not match its digest and folder")
+            return content
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CorruptCheckpointError(f"{self.path.name}/{layout.MANIFEST}: {error}") from error
+
+    @cached_property
+    def manifest(self) -> Manifest:
         """What was saved: step, attempt, time, metrics, policies, versions, files with digests.
 
         Raises:
-            CorruptCheckpointError: The manifest is missing, or does not match its own digest.
+            CorruptCheckpointError: The manifest is missing, damaged, or not as its digest says.
         """
         try:
-            manifest = read_json(self.path / layout.MANIFEST)
-            sealed = manifest.pop("digest")
-            if sealed != digest_of_manifest(manifest) or manifest["step"] != self.step:
-                raise ValueError("its content does not match its digest and folder")
-            return manifest
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CorruptCheckpointError(f"{self.path.name}/{layout.MANIFEST}: {error}") from error
+            return decode(Manifest, self.content, layout.MANIFEST)
+        except CorruptCheckpointError:
+            raise
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{self.path.name}/{error}") from error
 
     @property
     def metrics(self) -> dict[str, float]:
         """The metrics that were given with the save."""
-        return {name: float(value) for name, value in self.manifest["metrics"].items()}
+        return {name: float(value) for name, value in self.manifest.metrics.items()}
 
     @property
     def size_bytes(self) -> int:
-        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+        return sum(entry.bytes for entry in self.manifest.files.values())
 
     def read(self, name: str) -> memoryview:
         """The bytes of one file, mapped, every chunk checked against the manifest by all cores.
@@ -77,11 +93,11 @@ class Checkpoint:
             CorruptCheckpointError: Size or digest differ; the message says where.
         """
         manifest = self.manifest
-        entry = manifest["files"].get(name)
+        entry = manifest.files.get(name)
         if entry is None:
             raise CorruptCheckpointError(f"{self.path.name}/{name} is not in the manifest")
         return verify.map_verified(
-            self.path / name, entry, manifest["algorithm"], manifest["chunk_bytes"]
+            self.path / name, entry, manifest.algorithm, manifest.chunk_bytes
         )
 
     def verify(self) -> None:
@@ -90,7 +106,7 @@ class Checkpoint:
         Raises:
             CorruptCheckpointError: Something does not match.
         """
-        for name in self.manifest["files"]:
+        for name in self.manifest.files:
             self.read(name)
 
 
@@ -183,7 +199,7 @@ class CheckpointStore:
                     shutil.rmtree(entry, ignore_errors=True)
 
     def _move(self, checkpoint: Checkpoint, folder: Path) -> Path:
-        folder.mkdir(exist_ok=True, mode=FOLDER_MODE)
+        folder.mkdir(exist_ok=True)
         target = folder / checkpoint.path.name
         if target.exists():
             target = folder / f"{checkpoint.path.name}-{time.time_ns()}"
@@ -199,31 +215,28 @@ def held_for_reading(folder: Path) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: It is not there (any more).
+        OSError: Its manifest is not a regular file.
     """
     manifest = folder / layout.MANIFEST
-    descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _flock(descriptor, fcntl.LOCK_SH)
+    with open_regular(manifest) as file:
+        _flock(file.fileno(), fcntl.LOCK_SH)
         # It may have been removed between the opening and the lock.
-        if os.stat(manifest).st_ino != os.fstat(descriptor).st_ino:
+        if os.stat(manifest).st_ino != os.fstat(file.fileno()).st_ino:
             raise FileNotFoundError(f"{folder} was replaced while it was opened")
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def free_to_remove(folder: Path) -> Iterator[bool]:
     """Whether nobody reads the checkpoint in `folder`; nobody begins to inside the block."""
     try:
-        descriptor = os.open(folder / layout.MANIFEST, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        file = open_regular(folder / layout.MANIFEST)
+    except OSError:
+        # Without a manifest it is not a checkpoint.
         yield True
         return
-    try:
-        yield _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        os.close(descriptor)
+    with file:
+        yield _flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _flock(descriptor: int, operation: int) -> bool:

@@ -13,19 +13,20 @@ from typing import Any
 
 import xxhash
 
+from mlflow_track.record.files import open_regular
+from mlflow_track.record.schema import ManifestFile
+
 
 class CorruptCheckpointError(ValueError):
     """A checkpoint does not match its manifest."""
 
 
-def map_verified(
-    path: Path, entry: Mapping[str, Any], algorithm: str, chunk_bytes: int
-) -> memoryview:
+def map_verified(path: Path, entry: ManifestFile, algorithm: str, chunk_bytes: int) -> memoryview:
     """The bytes of a file as a private mapping; what is written to it stays in memory.
 
     Args:
         path: The file, in the folder of its checkpoint.
-        entry: Its entry of the manifest: `bytes`, and the digest of every chunk as `chunks`.
+        entry: Its entry of the manifest.
         algorithm: What the digests are made with.
         chunk_bytes: The size of a chunk.
 
@@ -34,7 +35,7 @@ def map_verified(
     """
     name = f"{path.parent.name}/{path.name}"
     try:
-        content = _map(path, name, entry["bytes"])
+        content = _map(path, name, entry.bytes)
         digest = digest_with(algorithm)
     except (OSError, ValueError) as error:
         if isinstance(error, CorruptCheckpointError):
@@ -42,11 +43,11 @@ def map_verified(
         raise CorruptCheckpointError(f"{name}: {error}") from error
     begins = range(0, len(content), chunk_bytes)
     found = _on_all_cores(lambda begin: digest(content[begin : begin + chunk_bytes]), begins)
-    if len(found) != len(entry["chunks"]):
+    if len(found) != len(entry.chunks):
         raise CorruptCheckpointError(
-            f"{name}: the manifest has {len(entry['chunks'])} digests for {len(found)} chunks"
+            f"{name}: the manifest has {len(entry.chunks)} digests for {len(found)} chunks"
         )
-    for number, (ours, theirs) in enumerate(zip(found, entry["chunks"], strict=True)):
+    for number, (ours, theirs) in enumerate(zip(found, entry.chunks, strict=True)):
         if ours != theirs:
             raise CorruptCheckpointError(
                 f"{name}: chunk {number} of {chunk_bytes:,} bytes has {algorithm} {ours[:12]}…, "
@@ -56,7 +57,7 @@ def map_verified(
 
 
 def _map(path: Path, name: str, size: int) -> memoryview:
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         found = os.fstat(file.fileno()).st_size
         if found != size:
             raise CorruptCheckpointError(f"{name} has {found} bytes, the manifest says {size}")

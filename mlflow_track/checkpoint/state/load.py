@@ -42,7 +42,7 @@ def read(checkpoint: Checkpoint) -> dict[str, Any]:
         CorruptCheckpointError: A file does not match the manifest; the message says which.
         UnreadableCheckpointError: All match, and this version makes no sense of them.
     """
-    files = {name: checkpoint.read(name) for name in checkpoint.manifest["files"]}
+    files = {name: checkpoint.read(name) for name in checkpoint.manifest.files}
     try:
         document = json.loads(bytes(files[layout.STATE_JSON]))
         image = torch.frombuffer(files[layout.STATE_TENSORS], dtype=torch.uint8)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from mlflow_track.record.row_format import Columns
-from mlflow_track.record.rows import Reader, files_of
+from mlflow_track.record.rows import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +128,6 @@ def join_metrics(folds: Iterable[Mapping[str, MetricSummary]]) -> dict[str, Metr
             else:
                 joined[name] = _joined(known, summary) if summary.count else known
     return joined
-
-
-def read_last_steps(path: Path) -> dict[str, int]:
-    """By metric the largest step with a value of it, in a run's file of metrics and the long one.
-
-    Raises:
-        OSError, ValueError: They cannot be read.
-    """
-    folds = [Fold(file) for file in files_of(path)]
-    for fold in folds:
-        fold.update()
-    metrics = join_metrics(fold.metrics for fold in folds)
-    return {name: summary.last_step for name, summary in metrics.items() if summary.count}
 
 
 _NAN = float("nan")
