@@ -98,7 +98,8 @@ def _parse_together(names: Sequence[str], bodies: Sequence[bytes]) -> list[_Tabl
                 header=None,
                 names=["step", "time", *names],
                 float_precision=_PRECISION,
-                dtype={"step": "int64", **dict.fromkeys(["time", *names], "float64")},
+                # Not of the steps: 1.0 would become one.
+                dtype=dict.fromkeys(["time", *names], "float64"),
                 index_col=False,
             )
     except (ValueError, OverflowError, pandas.errors.ParserWarning):
@@ -106,8 +107,9 @@ def _parse_together(names: Sequence[str], bodies: Sequence[bytes]) -> list[_Tabl
     steps, times = frame["step"].to_numpy(), frame["time"].to_numpy()
     columns = [frame[name].to_numpy() for name in names]
     if (
-        len(frame) != sum(lengths)
-        or not (are_in_range(steps.min(), steps.max(), times.min(), times.max()))
+        steps.dtype != "int64"
+        or len(frame) != sum(lengths)
+        or not are_in_range(steps.min(), steps.max(), times.min(), times.max())
         or numpy.isnan(times).any()
         or any(numpy.isinf(column).any() for column in columns)
     ):
@@ -145,11 +147,12 @@ def _table(files: Sequence[Sequence[Piece]]) -> _Table:
     ranks = numpy.empty(first, "int64")
     ranks[numpy.argsort(written, kind="stable")] = numpy.arange(first)
     found, rows_of = all_steps, numpy.arange(first)
-    if not _is_ascending(all_steps):
+    is_ascending = _is_ascending(all_steps)
+    if not is_ascending:
         found, rows_of = numpy.unique(all_steps, return_inverse=True)
 
     def placed(places: _Array, values: _Array) -> _Array:
-        if len(places) == len(found) == first:
+        if is_ascending and len(places) == first:
             return values
         order = numpy.argsort(ranks[places], kind="stable")
         # From behind, because the first of several is taken.

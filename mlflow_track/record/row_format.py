@@ -176,7 +176,7 @@ def _parse_quickly(body: bytes, width: int) -> list[list[Any]] | None:
             stride = len(cells) // rows
         columns = [cells[at::stride] for at in range(stride - 1)]
         if letters:
-            columns = [[_WORDS[c] if type(c) is str else c for c in col] for col in columns]
+            columns[2:] = [[_WORDS[c] if type(c) is str else c for c in col] for col in columns[2:]]
     except (ValueError, KeyError):
         return None
     return columns if 2 <= len(columns) <= width and _are_rows(*columns[:2]) else None
