@@ -94,7 +94,18 @@ class Run:
 
     def log_metric(self, name: str, value: float, *, step: int) -> None:
         """Write one metric; see `log_metrics`."""
-        self.log_metrics({name: value}, step=step)
+        names = (name,)
+        # A loop over the layers of a model logs thousands of them at a step.
+        if (
+            type(value) is float
+            and type(step) is int
+            and 0 <= step <= checks.MOST_STEP
+            and names in self._metrics.known
+            and not self._repeats.may_come
+        ):
+            self._metrics.append(step, names, (value,))
+        else:
+            self.log_metrics({name: value}, step=step)
 
     def define_metric(self, name: str, *, mode: str) -> None:
         """Record which direction of a metric is better, for the run's policies and its readers.

@@ -36,7 +36,7 @@ class Shipper:
         self._ledger = Ledger(path, sink, tracking_uri)
         self._description = Description(self._ledger)
         self._rows = [
-            MetricRows(self._ledger, layout.METRICS, is_rewound=True),
+            MetricRows(self._ledger, layout.METRICS, layout.METRICS_LONG, is_rewound=True),
             MetricRows(self._ledger, layout.SYSTEM_METRICS, is_rewound=False),
         ]
         self._artifacts = Artifacts(self._ledger)
@@ -134,8 +134,9 @@ class Shipper:
             self._rows[0].recover()
         if target.metrics or "mlflow_track.latest_checkpoint" in target.tags:
             self._checkpoints.recover()
-        position = self.state.position(layout.METRICS)
-        position.rewinds = position.rewinds or [0] * len(info.rewinds)
+        for file in (layout.METRICS, layout.METRICS_LONG):
+            position = self.state.position(file)
+            position.rewinds = position.rewinds or [0] * len(info.rewinds)
         self.state.is_reconciled = True
         self._ledger.save()
 

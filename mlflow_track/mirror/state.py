@@ -199,7 +199,8 @@ class Ledger:
 
     def last_sign_of_life(self) -> float:
         """When something was last written, in Unix seconds."""
-        files = (self.path / layout.METRICS, self.path / layout.RUN)
+        names = (layout.METRICS, layout.METRICS_LONG, layout.RUN)
+        files = [self.path / name for name in names]
         return max(file.stat().st_mtime for file in files if file.exists())
 
 

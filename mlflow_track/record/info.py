@@ -146,7 +146,7 @@ def last_sign_of_life(path: Path, info: RunInfo) -> float:
     if true_status(path, info) == RUNNING:
         return time.time()
     times = [info.created]
-    for name in (layout.METRICS, layout.RUN):
+    for name in (layout.METRICS, layout.METRICS_LONG, layout.RUN):
         try:
             times.append(os.stat(path / name).st_mtime)
         except OSError:

@@ -17,7 +17,7 @@ from mlflow_track.analysis.compare import main_metric_of
 from mlflow_track.analysis.filters import parse_filter
 from mlflow_track.analysis.select import NoSuchRun, RunSelector
 from mlflow_track.analysis.summary import read_summary
-from mlflow_track.record.rows import parse_columns, read_piece
+from mlflow_track.record.rows import read_pieces
 from tests.analysis.records import append, make_run, write
 
 NUMBERS = st.one_of(st.floats(), st.integers(-(2**53), 2**53))
@@ -60,11 +60,17 @@ def test_a_frame_is_exact_and_merges_the_rows_of_a_step(tmp_path: Path) -> None:
 
 def test_both_parsers_read_the_same(tmp_path: Path) -> None:
     rows = [(s, {"a": s / 7, **({"b": -s * 1e300} if s % 3 else {})}) for s in range(50)]
-    piece = read_piece(write(tmp_path / "r", rows) / "metrics.csv")
-    quick = frames._parse([piece])
-    assert quick is not None
-    pd.testing.assert_frame_equal(quick, frames._parse_damaged(piece))
-    assert parse_columns(piece.names, piece.body).damaged == 0
+    (piece,) = read_pieces(write(tmp_path / "r", rows) / "metrics.csv")
+    (quick,) = frames._parse_together(piece.names, [piece.body])
+    own = frames._table([[piece]])
+    assert quick is not None and quick.values.keys() == own.values.keys()
+    for left, right in zip(
+        [quick.steps, quick.times, *quick.values.values()],
+        [own.steps, own.times, *own.values.values()],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(left, right)
+    assert piece.parse().damaged == 0
 
 
 def test_system_metrics_are_read_in_the_same_way(tmp_path: Path) -> None:

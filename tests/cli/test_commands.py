@@ -397,8 +397,8 @@ def test_show_reads_the_metrics_once_however_many_there_are(
 ) -> None:
     rows = [(step, {f"layer{step}/norm": 1.5}) for step in range(40)]
     folder = write(Path("runs/e/wide"), rows)
-    read, pieces = curves.read_piece, []
-    monkeypatch.setattr(curves, "read_piece", lambda *a: pieces.append(a) or read(*a))
+    read, pieces = curves.Histories.refresh, []
+    monkeypatch.setattr(curves.Histories, "refresh", lambda *a: pieces.append(a) or read(*a))
     text = invoke("show", str(folder)).output
     assert len(pieces) == 1 and text.count("▄") == 40
     assert mt.load_run(folder)._repr_html_().count("<tr>") > 30 and len(pieces) == 2
