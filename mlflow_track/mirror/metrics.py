@@ -90,7 +90,7 @@ class MetricRows:
         if position.sending < piece.position:
             # Before the first byte leaves: an answer that gets lost must not be forgotten.
             position.sending = piece.position
-            self._ledger.save()
+            self._ledger.save(is_durable=True)
         for cells, end in self._batches(piece, piece.position - position.acknowledged):
             self._send_cells(cells)
             position.acknowledged = end
@@ -272,13 +272,16 @@ class MetricRows:
         """
         histories: dict[str, set[tuple[int, int]]] = {}
         known = []
+        self.forget()
         for rewind in self._ledger.read_info()["rewinds"]:
             aside = self._ledger.path / rewind["file"]
             arrived = self._arrived(aside, histories)
-            # Of the last row only a part may be there.
+            # Of the last row only a part may be there; of the others nothing that repeats a step.
             self._send_again(aside, 0, arrived)
+            self._remember(aside, arrived)
             known.append(arrived)
         self._position.rewinds = known
+        self._repeated_of = len(known)
         self._ledger.save()
 
     def _arrived(self, aside: Path, histories: dict[str, set[tuple[int, int]]]) -> int:
