@@ -323,7 +323,7 @@ def _damage_bytes(file: Path, rng: random.Random) -> str:
     elif how == "junk":
         data[at : at + 50] = rng.randbytes(50)
     elif how == "doubled":
-        data += data
+        data *= 2
     else:
         data[at:] = bytes(max(0, len(data) - at))
     file.write_bytes(data)

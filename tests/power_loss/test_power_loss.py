@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path
 
 
-def lose_power(log: Log, seed: int, folder: Path) -> None:
+def lose_power(log: Log, seed: int, folder: Path, ends: Sequence[int] = ()) -> None:
     """Try one schedule in the empty folder `folder`.
+
+    Args:
+        log: The operations.
+        seed: Says the rest.
+        folder: An empty folder.
+        ends: After how many operations the power may fail; after any, where there is none.
 
     Raises:
         AssertionError: Something that was promised is not there.
@@ -66,7 +72,8 @@ def lose_power(log: Log, seed: int, folder: Path) -> None:
     begin = 0
     # Now and then the power fails again while the run goes on after the first time.
     for attempt in range(1 + (rng.random() < 0.2)):
-        end = rng.randrange(begin, len(log) + 1)
+        end = rng.choice(ends or range(begin, len(log) + 1))
+        ends = ()
         shown = folder / f"shown-{attempt}"
         Disk(log[:end]).show(shown, rng)
         shutil.rmtree(root, ignore_errors=True)
@@ -84,12 +91,12 @@ def lose_power(log: Log, seed: int, folder: Path) -> None:
     examine_server(root, told(notes))
 
 
-def failure(log: Log, seed: int, folder: Path) -> str:
+def failure(log: Log, seed: int, folder: Path, ends: Sequence[int] = ()) -> str:
     """What is wrong after one schedule; nothing where all is well."""
     place = folder / str(seed)
     place.mkdir()
     try:
-        lose_power(log, seed, place)
+        lose_power(log, seed, place, ends)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     finally:
@@ -185,8 +192,8 @@ def without(log: Log, is_left_out: Callable[[Sync], bool]) -> Log:
     ]
 
 
-def is_ever_lost(log: Log, folder: Path) -> bool:
-    return any(failure(log, seed, folder) for seed in range(300))
+def is_ever_lost(log: Log, folder: Path, ends: Sequence[int] = ()) -> bool:
+    return any(failure(log, seed, folder, ends) for seed in range(300))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +208,6 @@ def is_ever_lost(log: Log, folder: Path) -> bool:
         (new_columns, "/.tmp-metrics.csv"),
         (rewind, "/.tmp-metrics.csv"),
         (rewind, "/.tmp-metrics.rewound"),
-        (mirrored, "/.tmp-mirror.json"),
     ],
 )
 def test_without_the_fsyncs_of_a_file_something_is_lost(
@@ -222,6 +228,28 @@ def test_without_the_fsyncs_of_folders_something_is_lost(
     assert is_ever_lost(without(log, lambda sync: sync.node in folders), folder)
 
 
+def test_without_what_makes_the_state_of_the_mirror_durable_a_server_has_a_step_twice(
+    folder: Path,
+) -> None:
+    log = log_of(mirrored)
+    renames = {
+        at
+        for at, operation in enumerate(log)
+        if isinstance(operation, Change) and operation.path.endswith("/mirror.json")
+    }
+    reduced = [
+        operation._replace(node=-1)
+        if isinstance(operation, Sync) and at - 1 in renames
+        else operation
+        for at, operation in enumerate(log)
+    ]
+    assert reduced != log
+    sent = [at for at, operation in enumerate(log) if isinstance(operation, Note) and operation.kind == "sent"]
+    # What comes soon after, and most of it before a rewind.
+    ends = [at + more for at in sent for more in (2, 3, 4)]
+    assert is_ever_lost(reduced, folder, ends)
+
+
 def test_removing_the_older_checkpoint_before_the_commit_would_lose_it(folder: Path) -> None:
     log = log_of(saves)
 
@@ -235,4 +263,5 @@ def test_removing_the_older_checkpoint_before_the_commit_would_lose_it(folder: P
     rest = [operation for operation in log if not is_removal(operation)]
     commit = next(at for at, operation in enumerate(rest) if is_commit(operation))
     synced = [Sync("", number) for number in {e[0] for change in removal for e in change.entries}]
-    assert is_ever_lost([*rest[:commit], *removal, *synced, *rest[commit:]], folder)
+    reordered = [*rest[:commit], *removal, *synced, *rest[commit:]]
+    assert is_ever_lost(reordered, folder, range(commit, len(rest)))
