@@ -1,4 +1,4 @@
-"""Damaged run folders, each a function of one seed: a good run beside one in which a thing is wrong.
+"""Damaged run folders, each a function of one seed: one thing is wrong, and a good run is beside.
 
 The good ones are the frozen folders, so nothing has to be trained first.
 """
@@ -51,7 +51,7 @@ class Mutant:
 
 
 def make(seed: int | None, folder: Path) -> Mutant:
-    """The mutant of this seed in the new folder `folder`; without a seed nothing is wrong with it."""
+    """The mutant of this seed in the new folder `folder`; without a seed nothing is wrong."""
     rng = random.Random(seed or 0)
     source = rng.choice(VICTIMS)
     root = folder / "runs"
@@ -236,7 +236,9 @@ def _damage_csv(file: Path, rng: random.Random) -> str:
             "short": lambda: lines.append("7"),
             "many": lambda: lines.extend([lines[-1]] * 20_000),
             "header": lambda: lines.__setitem__(0, lines[0] + "," + "n" * 10_000_000),
-            "names": lambda: lines.__setitem__(0, lines[0] + "".join(f",n{i}" for i in range(5000))),
+            "names": lambda: lines.__setitem__(
+                0, lines[0] + "".join(f",n{i}" for i in range(5000))
+            ),
             "same": lambda: lines.__setitem__(0, ",".join([*lines[0].split(",")[:3]] * 2)),
             "one": lambda: lines.__setitem__(slice(None), [",".join(lines)]),
             "none": lambda: lines.__setitem__(slice(1, None), []),

@@ -76,7 +76,9 @@ class Disk:
         for change in self._pending if rng is None else _survivors(self._pending, rng):
             _enter(folders, change)
         contents = {
-            number: _written(file.durable, file.pending if rng is None else _torn(file.pending, rng))
+            number: _written(
+                file.durable, file.pending if rng is None else _torn(file.pending, rng)
+            )
             for number, file in self._files.items()
         }
 

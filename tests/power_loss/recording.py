@@ -214,7 +214,9 @@ class Recorder:
             if buffering == 0:
                 return raw
             buffered = (io.BufferedRandom if "+" in mode else io.BufferedWriter)(raw)
-            return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, errors, newline)
+            return (
+                buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, errors, newline)
+            )
 
         patch.setattr(io, "open", recorded_open)
         patch.setattr(builtins, "open", recorded_open)
@@ -285,6 +287,8 @@ def _exists(path: Any, dir_fd: int | None) -> bool:
 def tree_of(path: Path) -> dict[str, bytes | None]:
     """What lies in a folder: the bytes of each file, None for a folder."""
     return {
-        str(found.relative_to(path)): None if stat.S_ISDIR(found.lstat().st_mode) else found.read_bytes()
+        str(found.relative_to(path)): None
+        if stat.S_ISDIR(found.lstat().st_mode)
+        else found.read_bytes()
         for found in path.rglob("*")
     }

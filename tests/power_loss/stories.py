@@ -358,7 +358,9 @@ def all_rows(root: Path, before: Told) -> set[tuple[int, str, float]]:
 
 
 def rows_of(path: Path) -> list[tuple[int, str, float]]:
-    return [(row.step, name, value) for row in iterate_rows(path) for name, value in row.values.items()]
+    return [
+        (row.step, name, value) for row in iterate_rows(path) for name, value in row.values.items()
+    ]
 
 
 def examine_server(root: Path, before: Told) -> None:

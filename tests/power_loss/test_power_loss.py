@@ -139,7 +139,9 @@ def test_a_recording_misses_nothing(story: Callable[..., None], tmp_path: Path) 
 def test_two_recordings_are_of_the_same_operations(tmp_path: Path) -> None:
     def outline(log: Log) -> list[tuple[Any, ...]]:
         return [
-            (*operation[:3], len(operation.data or b"")) if isinstance(operation, Write) else operation
+            (*operation[:3], len(operation.data or b""))
+            if isinstance(operation, Write)
+            else operation
             for operation in log
         ]
 
@@ -224,7 +226,11 @@ def test_without_the_fsyncs_of_folders_something_is_lost(
     story: Callable[..., None], folder: Path
 ) -> None:
     log = log_of(story)
-    folders = {change.entries[0][2] for change in log if isinstance(change, Change) and change.made == "folder"}
+    folders = {
+        change.entries[0][2]
+        for change in log
+        if isinstance(change, Change) and change.made == "folder"
+    }
     assert is_ever_lost(without(log, lambda sync: sync.node in folders), folder)
 
 
@@ -244,7 +250,11 @@ def test_without_what_makes_the_state_of_the_mirror_durable_a_server_has_a_step_
         for at, operation in enumerate(log)
     ]
     assert reduced != log
-    sent = [at for at, operation in enumerate(log) if isinstance(operation, Note) and operation.kind == "sent"]
+    sent = [
+        at
+        for at, operation in enumerate(log)
+        if isinstance(operation, Note) and operation.kind == "sent"
+    ]
     # What comes soon after, and most of it before a rewind.
     ends = [at + more for at in sent for more in (2, 3, 4)]
     assert is_ever_lost(reduced, folder, ends)
