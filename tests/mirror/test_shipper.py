@@ -231,6 +231,25 @@ def test_without_what_was_acknowledged_a_step_arrives_twice(tmp_path, monkeypatc
     assert repeated_steps(play(tmp_path / "bad", story, seed=3)[0])
 
 
+TWICE = [
+    *[("log", ("a",))] * 9,
+    *[("ship", None)] * 4,
+    ("resume", 5),
+    *[("log", ("a",))] * 9,
+    *[("ship", None)] * 4,
+    ("resume", 9),
+    ("loss of mirror.json", None),
+    *[("log", ("a",))] * 3,
+]
+
+
+def test_a_lost_state_is_found_again_where_two_rewinds_overlap(tmp_path, monkeypatch):
+    assert repeated_steps(play(tmp_path / "good", TWICE, seed=3)[0]) == []
+    # Rows that repeated a step were never sent; without a memory of the first they would be now.
+    monkeypatch.setattr(MetricRows, "_remember", lambda *_: None)
+    assert repeated_steps(play(tmp_path / "bad", TWICE, seed=3)[0])
+
+
 def test_the_largest_difference_between_attempts_is_known(tmp_path):
     trainer = Trainer(tmp_path)
     for _ in range(6):
