@@ -30,12 +30,14 @@ from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 from mlflow_track.checkpoint.writer import saver
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.state import MirrorState
+from mlflow_track.record.files import write_json
 from mlflow_track.record.info import read_info
 from mlflow_track.record.rows import iterate_rows
 from tests.mirror.test_shipper import MemorySink
 from tests.power_loss.recording import Note, Operation, Recorder, Sync
 
 NAME = "story"
+UNKNOWN = {"of a later version": {"deep": {"er": [1, None, "größe"]}}}
 Tell = Callable[..., None]
 
 
@@ -81,6 +83,7 @@ class Told:
     saved: int = -1
     params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    has_unknown: bool = False
     status: str = ""
     sent: list[Cell] = field(default_factory=list)
     # Rows above it may have been moved aside.
@@ -112,6 +115,8 @@ class Told:
             self.params |= content
         elif kind == "tags":
             self.tags |= content
+        elif kind == "unknown":
+            self.has_unknown = True
         elif kind == "sent":
             self.sent += content
 
@@ -202,6 +207,8 @@ def rewind(tell: Tell, root: Path) -> None:
             if step == 4:
                 log(tell, run, step, "val")
     for first in (2, None):
+        write_json(run.directory / "run.json", {**run_info(run), **UNKNOWN})
+        tell("unknown")
         with started(tell, root, resume=run.id) as run:
             checkpoints = run.checkpoints()
             tell("restoring", 2 if first is not None else 4)
@@ -323,6 +330,8 @@ def examine(root: Path, before: Told) -> None:
     assert run.status in ("KILLED", "FINISHED")
     assert before.params.items() <= run.params.items(), f"the params are {run.params}"
     assert before.tags.items() <= run.tags.items(), f"the tags are {run.tags}"
+    if before.has_unknown:
+        assert UNKNOWN.items() <= run.info.items(), "an unknown field is gone"
     for checkpoint in run.checkpoints:
         try:
             checkpoint.verify()
