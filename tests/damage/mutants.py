@@ -50,10 +50,18 @@ class Mutant:
     has_all_kinds: bool
 
 
-def make(seed: int | None, folder: Path) -> Mutant:
-    """The mutant of this seed in the new folder `folder`; without a seed nothing is wrong."""
-    rng = random.Random(seed or 0)
-    source = rng.choice(VICTIMS)
+def make(seed: int, folder: Path) -> Mutant:
+    """The mutant of this seed in the new folder `folder`."""
+    rng = random.Random(seed)
+    return _made(rng.choice(VICTIMS), folder, rng)
+
+
+def undamaged(source: Path, folder: Path) -> Mutant:
+    """The same with nothing wrong: one of VICTIMS as it is."""
+    return _made(source, folder, None)
+
+
+def _made(source: Path, folder: Path, rng: random.Random | None) -> Mutant:
     root = folder / "runs"
     victim = root / source.relative_to(source.parents[1])
     neighbour = root / NEIGHBOUR.relative_to(NEIGHBOUR.parents[1])
@@ -65,7 +73,7 @@ def make(seed: int | None, folder: Path) -> Mutant:
     if not (victim / "artifacts").exists():
         (victim / "artifacts").mkdir()
         (victim / "artifacts" / "notes.txt").write_text("hello\n")
-    what = "nothing" if seed is None else _damage(victim, rng)
+    what = "nothing" if rng is None else _damage(victim, rng)
     has_all_kinds = any(b'"kinds"' in path.read_bytes() for path in source.rglob("state.json"))
     return Mutant(root, victim, neighbour, what, not _is_described(victim), has_all_kinds)
 

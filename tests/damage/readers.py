@@ -9,6 +9,7 @@ with what was wrong. With seeds as arguments it tries these and says how each re
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -37,7 +38,7 @@ from click.testing import CliRunner
 
 import mlflow_track as mt
 from mlflow_track.cli import main
-from tests.damage.mutants import OUTSIDE, SECRET, Mutant, make
+from tests.damage.mutants import OUTSIDE, SECRET, VICTIMS, Mutant, make, undamaged
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HANG_SECONDS = float(os.environ.get("FAULT_HANG_SECONDS") or 15)
@@ -300,17 +301,22 @@ def changers() -> list[tuple[str, Callable[[Mutant], None]]]:
     return [(function.__name__, function) for function in (resume_by_id, resume_auto)]
 
 
-def examine(seed: int | None) -> tuple[str, list[tuple[str, str]], dict[str, float]]:
+def examine(seed: int) -> tuple[str, list[tuple[str, str]], dict[str, float]]:
     """What each reader does wrong with the mutant of this seed, and how long each took."""
     found: list[tuple[str, str]] = []
     seconds: dict[str, float] = {}
     folder = Path(tempfile.mkdtemp(prefix="mutant-"))
     try:
-        mutant = make(seed, folder / "read")
+        # A seed below zero counts good runs.
+        made = (
+            functools.partial(make, seed)
+            if seed >= 0
+            else functools.partial(undamaged, VICTIMS[~seed])
+        )
+        mutant = made(folder / "read")
         attempt(mutant, readers(mutant), found, seconds)
         for changer in changers():
-            other = make(seed, folder / changer[0])
-            attempt(other, [changer], found, seconds)
+            attempt(made(folder / changer[0]), [changer], found, seconds)
         return mutant.what, found, seconds
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -419,7 +425,7 @@ def _prepare() -> None:
     here = os.getcwd()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         os.chdir(folder)
-        good = make(None, Path(folder) / "good")
+        good = undamaged(VICTIMS[0], Path(folder) / "good")
         for _, job in [*readers(good), *changers()]:
             job(good)
         os.chdir(here)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.campaign import again, seeds
 from tests.damage import readers
-from tests.damage.mutants import Mutant, make
+from tests.damage.mutants import VICTIMS, Mutant, make
 from tests.damage.readers import Readers
 
 
@@ -71,6 +71,10 @@ def test_mutants_in_processes_of_their_own(case: int, tmp_path: Path) -> None:
         said = done.stdout + done.stderr
         assert "Traceback" not in said, (mutant.what, words, said, again(case, "mutants"))
         assert words[0] == "show" or "resumed twice" in said or mutant.neighbour.name in said
+
+
+def test_good_runs_are_read_by_every_reader(served: Readers) -> None:
+    try_mutants([~number for number in range(len(VICTIMS))], served)
 
 
 # --- controls: a reader that does what it must not is found ---
