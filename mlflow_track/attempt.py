@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
@@ -27,18 +27,12 @@ from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
 
 if TYPE_CHECKING:
+    from mlflow_track.checkpoint.checkpointer import Checkpointer
+    from mlflow_track.checkpoint.decision import Plan
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.mirror.companion import Companion
 
 _PROVENANCE_SECONDS = 30.0
-
-
-class Checkpoints(Protocol):
-    """What an attempt asks of its checkpoints."""
-
-    def close(self) -> None: ...
-
-    def abandon(self, why: str) -> None: ...
 
 
 class Attempt:
@@ -68,7 +62,7 @@ class Attempt:
         self.record = record
         self._settings = settings
         self.why_closed = ""
-        self.checkpoints: Checkpoints | None = None
+        self.checkpoints: Checkpointer | None = None
         self.stop = StopRequest()
         self.has_ended = False
         self.config_lock = threading.Lock()
@@ -136,7 +130,43 @@ class Attempt:
             if is_shown and self.record.is_shown:
                 say(line)
 
-    def set_upload(self, upload: str, keep: Keep | None) -> None:
+    def open_checkpoints(self, plan: Plan, upload: str) -> Checkpointer:
+        """The run's checkpoints under `plan`; those of an earlier call end.
+
+        Raises:
+            TypeError, ValueError: See `Run.checkpoints`.
+        """
+        from mlflow_track.checkpoint.checkpointer import Checkpointer
+        from mlflow_track.checkpoint.disk.store import CheckpointStore, DiscardedStore
+        from mlflow_track.checkpoint.ranks import Ranks
+        from mlflow_track.checkpoint.session import Session
+
+        ranks = Ranks.here()
+        if ranks.is_first:
+            # The others follow rank 0, which alone knows what the run recorded.
+            plan = plan.resolved(self.directions)
+        self._set_upload(upload, plan.keep)
+        self.stop.listen()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
+        store = CheckpointStore if self.record.is_kept else DiscardedStore
+        checkpoints = Checkpointer(
+            Session(
+                record=self.record,
+                metrics=self.metrics,
+                store=store(self.record.checkpoints_path),
+                ranks=ranks,
+                plan=plan,
+                directions=self.directions,
+                stop=self.stop,
+                announce=self.print,
+                place_is_known=self.repeats.place_is_known,
+            )
+        )
+        self.checkpoints = checkpoints
+        return checkpoints
+
+    def _set_upload(self, upload: str, keep: Keep | None) -> None:
         """Note for the mirror which checkpoints it sends."""
         checks.word("upload", upload, UPLOADS)
         metric = keep.metric if keep is not None else None

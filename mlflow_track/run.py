@@ -229,40 +229,12 @@ class Run:
             TypeError, ValueError: An argument is invalid; the message names it; or `upload` is
                 "best" without a metric, or a metric's direction is unknown or contradicted.
         """
-        from mlflow_track.checkpoint.checkpointer import Checkpointer
         from mlflow_track.checkpoint.decision import Limits, Plan
-        from mlflow_track.checkpoint.disk.store import CheckpointStore, DiscardedStore
-        from mlflow_track.checkpoint.ranks import Ranks
-        from mlflow_track.checkpoint.session import Session
 
         deadline, replay_step = self._settings.deadline, self._settings.replay_step
         limits = Limits(max_steps=max_steps, deadline=deadline, replay_step=replay_step)
         plan = Plan(save=save, keep=keep, must_match=must_match, free=free, limits=limits)
-        ranks = Ranks.here()
-        if ranks.is_first:
-            # The others follow rank 0, which alone knows what the run recorded.
-            plan = plan.resolved(self._attempt.directions)
-        self._attempt.set_upload(upload or self._settings.upload, plan.keep)
-        self._attempt.stop.listen()
-        if self._attempt.checkpoints is not None:
-            self._attempt.checkpoints.close()
-        record = self._attempt.record
-        store = CheckpointStore if record.is_kept else DiscardedStore
-        checkpoints = Checkpointer(
-            Session(
-                record=record,
-                metrics=self._metrics,
-                store=store(record.checkpoints_path),
-                ranks=ranks,
-                plan=plan,
-                directions=self._attempt.directions,
-                stop=self._attempt.stop,
-                announce=self.print,
-                place_is_known=self._repeats.place_is_known,
-            )
-        )
-        self._attempt.checkpoints = checkpoints
-        return checkpoints
+        return self._attempt.open_checkpoints(plan, upload or self._settings.upload)
 
     @property
     def should_stop(self) -> bool:

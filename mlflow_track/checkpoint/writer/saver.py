@@ -67,8 +67,7 @@ class Saver:
     here until the writer of a killed trainer is done.
 
     Args:
-        session: Where checkpoints go; the run's rows, those of which that a manifest counts become
-            durable before it; and what takes a line for the log.
+        session: Where checkpoints go, and the rows that become durable before they are counted.
 
     Raises:
         TimeoutError: The writer of a former process does not end.
