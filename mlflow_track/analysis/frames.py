@@ -6,95 +6,73 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import pandas
 
-from mlflow_track.record.row_format import are_in_range, is_plain
+from mlflow_track.record.row_format import Column, are_in_range, is_plain
 from mlflow_track.record.rows import Piece, files_of, read_pieces
 
 # From pandas 3 on every float is read exactly, and asking for it is deprecated.
 _PRECISION = "round_trip" if int(pandas.__version__.split(".")[0]) < 3 else None
-
-
 _Array = numpy.ndarray[Any, Any]
-
-
-class _Table(NamedTuple):
-    """One row per step, ascending; `values` has an array per metric, NaN where it is missing."""
-
-    steps: _Array
-    times: _Array
-    values: dict[str, _Array]
 
 
 def read_frame(path: Path) -> pandas.DataFrame:
     """One row per step, `time` and a float column per metric; see `LoadedRun.metrics`."""
-    table = _table([read_pieces(file) for file in files_of(path)])
-    return pandas.DataFrame(
-        {"time": table.times, **table.values}, index=pandas.Index(table.steps, name="step")
-    )
+    steps, columns = _table([read_pieces(file) for file in files_of(path)])
+    return pandas.DataFrame(columns, index=pandas.Index(steps, name="step"))
 
 
 def read_frames(paths: Sequence[Path], keys: Sequence[str]) -> pandas.DataFrame:
-    """All files in one frame, indexed by key and step; see `load_metrics`."""
-    tables = _read_many(paths)
-    lengths = [len(table.steps) for table in tables]
-    names = dict.fromkeys(name for table in tables for name in table.values)
-    runs = numpy.repeat(numpy.arange(len(tables)), lengths)
-    index = pandas.MultiIndex.from_arrays(
-        [
-            pandas.Categorical.from_codes(runs, list(keys)),
-            numpy.concatenate([numpy.array([], "int64"), *(table.steps for table in tables)]),
-        ],
-        names=["run", "step"],
-    )
-    missing = {length: numpy.full(length, numpy.nan) for length in {0, *lengths}}
-    data = {"time": numpy.concatenate([missing[0], *(table.times for table in tables)])}
-    for name in names:
-        columns = [
-            table.values.get(name, missing[length])
-            for table, length in zip(tables, lengths, strict=True)
-        ]
-        data[name] = numpy.concatenate(columns)
-    return pandas.DataFrame(data, index=index)
+    """All files in one frame, indexed by key and step; see `load_metrics`.
 
-
-def _read_many(paths: Sequence[Path]) -> list[_Table]:
-    """The table of each path. Files with the same columns go through the parser of pandas together.
-
-    Of 100 runs that takes two thirds of the time of the one in `row_format`, which makes a Python
-    object of each number; alone, a file costs pandas more than its numbers do.
+    Files with the same columns go through the parser of pandas together. Of 100 runs that takes two
+    thirds of the time of the parser in `row_format`, which makes a Python object of each number;
+    alone, a file costs pandas more than its numbers do.
     """
-    tables: dict[int, _Table] = {}
+    frames: list[pandas.DataFrame] = []
     alike: dict[tuple[str, ...], list[tuple[int, bytes]]] = {}
     for number, path in enumerate(paths):
-        files = files_of(path)
-        pieces = [read_pieces(file) for file in files]
-        body = b"".join(piece.body for piece in pieces[0]) if len(pieces) == 1 else b""
-        if body and not pieces[0][0].is_long and is_plain(body):
-            alike.setdefault(pieces[0][-1].names, []).append((number, body))
+        files = [read_pieces(file) for file in files_of(path)]
+        body = b"".join(piece.body for piece in files[0]) if len(files) == 1 else b""
+        if body and not files[0][0].is_long and is_plain(body):
+            alike.setdefault(files[0][-1].names, []).append((number, body))
         else:
-            tables[number] = _table(pieces)
+            frames.append(_single(files, number))
     for names, bodies in alike.items():
-        parsed = _parse_together(names, [body for _, body in bodies])
-        for at, (number, body) in enumerate(bodies):
-            own = parsed[at] if parsed else None
-            tables[number] = own or _table([[Piece(names, body, b"", 0, False, True)]])
-    return [tables[number] for number in range(len(paths))]
+        lengths = [body.count(b"\n") for _, body in bodies]
+        together = _parse_together(names, b"".join([body for _, body in bodies]), sum(lengths))
+        if together is None:
+            for number, body in bodies:
+                frames.append(_single([[Piece(names, body, b"", 0, False, True)]], number))
+        else:
+            frames.append(together.assign(run=numpy.repeat([n for n, _ in bodies], lengths)))
+    joined = pandas.concat(frames) if frames else _single([], 0)
+    if len(frames) > 1:
+        joined = joined.sort_values("run", kind="stable")
+    joined["run"] = pandas.Categorical.from_codes(joined["run"].astype(int), list(keys))
+    joined = joined.set_index(["run", "step"])
+    if joined.index.has_duplicates:
+        return joined.groupby(level=["run", "step"], observed=True).last()
+    return joined if joined.index.is_monotonic_increasing else joined.sort_index()
 
 
-def _parse_together(names: Sequence[str], bodies: Sequence[bytes]) -> list[_Table | None]:
-    """A table of each body; None where it repeats a step. No tables where one is damaged."""
-    lengths = [body.count(b"\n") for body in bodies]
+def _single(files: Sequence[Sequence[Piece]], number: int) -> pandas.DataFrame:
+    steps, columns = _table(files)
+    return pandas.DataFrame({"step": steps, **columns}).assign(run=number)
+
+
+def _parse_together(names: Sequence[str], body: bytes, length: int) -> pandas.DataFrame | None:
+    """The rows of lines of plain numbers, `length` of them; None where one is not a row."""
     try:
         with warnings.catch_warnings():
             # With index_col=False, without which a long first row would become an index, a row
             # with too many cells is cut; that it was is only warned about.
             warnings.simplefilter("error", pandas.errors.ParserWarning)
             frame = pandas.read_csv(
-                io.BytesIO(b"".join(bodies)),
+                io.BytesIO(body),
                 header=None,
                 names=["step", "time", *names],
                 float_precision=_PRECISION,
@@ -103,76 +81,82 @@ def _parse_together(names: Sequence[str], bodies: Sequence[bytes]) -> list[_Tabl
                 index_col=False,
             )
     except (ValueError, OverflowError, pandas.errors.ParserWarning):
-        return []
+        return None
     steps, times = frame["step"].to_numpy(), frame["time"].to_numpy()
-    columns = [frame[name].to_numpy() for name in names]
     if (
         steps.dtype != "int64"
-        or len(frame) != sum(lengths)
+        or len(frame) != length
         or not are_in_range(steps.min(), steps.max(), times.min(), times.max())
-        or numpy.isnan(times).any()
-        or any(numpy.isinf(column).any() for column in columns)
+        or any(numpy.isinf(frame[name].to_numpy()).any() for name in names)
     ):
-        return []
-    ends = numpy.cumsum(lengths)[:-1]
-    parts = [numpy.split(column, ends) for column in (steps, times, *columns)]
-    return [
-        _Table(steps, times, dict(zip(names, values, strict=True)))
-        if _is_ascending(steps)
-        else None
-        for steps, times, *values in zip(*parts, strict=True)
-    ]
+        return None
+    return frame
 
 
-def _table(files: Sequence[Sequence[Piece]]) -> _Table:
-    """The rows of one file, or of the two of a run, as one table."""
+def _table(files: Sequence[Sequence[Piece]]) -> tuple[_Array, dict[str, _Array]]:
+    """The rows of one file, or of the two of a run: the steps, ascending, and columns for them."""
     steps: list[_Array] = []
     times: list[_Array] = []
-    points: dict[str, list[tuple[_Array, _Array]]] = {}
+    # By metric for each piece the rows that have it, and the number of the piece's first row.
+    points: dict[str, list[tuple[Column, int]]] = {}
+    written: list[_Array] = []
     first = 0
     for pieces in files:
-        own_times: list[_Array] = []
-        for piece in pieces:
-            columns = piece.parse()
-            steps.append(numpy.array(columns.steps, "int64"))
-            own_times.append(numpy.array(columns.times, float))
-            for name, (rows, values) in columns.metrics.items():
-                places = numpy.array(rows, "int64") + first
-                points.setdefault(name, []).append((places, numpy.array(values, float)))
+        began = len(times)
+        for columns in [piece.parse() for piece in pieces]:
+            steps.append(_array(columns.steps, "int64"))
+            times.append(_array(columns.times))
+            for name, column in columns.metrics.items():
+                points.setdefault(name, []).append((column, first))
             first += len(columns.steps)
-        times.append(_joined(own_times))
-    all_steps, all_times = _joined(steps, "int64"), _joined(times)
-    # What was written later has a later time where the files differ; in a file its place counts.
-    written = _joined([numpy.maximum.accumulate(part) for part in times])
-    ranks = numpy.empty(first, "int64")
-    ranks[numpy.argsort(written, kind="stable")] = numpy.arange(first)
-    found, rows_of = all_steps, numpy.arange(first)
-    is_ascending = _is_ascending(all_steps)
+        written.append(numpy.maximum.accumulate(_joined(times[began:])))
+    found, all_rows = _joined(steps, "int64"), numpy.arange(first)
+    is_ascending = bool((found[1:] > found[:-1]).all())
+    ranks, places = None, all_rows
     if not is_ascending:
-        found, rows_of = numpy.unique(all_steps, return_inverse=True)
-
-    def placed(places: _Array, values: _Array) -> _Array:
-        if is_ascending and len(places) == first:
-            return values
-        order = numpy.argsort(ranks[places], kind="stable")
-        # From behind, because the first of several is taken.
-        rows, last = numpy.unique(rows_of[places[order]][::-1], return_index=True)
-        column = numpy.full(len(found), numpy.nan)
-        column[rows] = values[order][::-1][last]
-        return column
-
-    return _Table(
-        found,
-        placed(numpy.arange(first), all_times),
-        {
-            name: placed(_joined([p for p, _ in parts], "int64"), _joined([v for _, v in parts]))
-            for name, parts in points.items()
-        },
-    )
+        found, places = numpy.unique(found, return_inverse=True)
+        if len(files) > 1:
+            # Between files the time says what was written later, in a file the place.
+            ranks = numpy.empty(first, "int64")
+            ranks[numpy.argsort(_joined(written), kind="stable")] = all_rows
+    result = {"time": _placed(all_rows, _joined(times), places, ranks, len(found))}
+    for name, parts in points.items():
+        values = _joined([_array(column.values) for column, _ in parts])
+        if not (is_ascending and len(values) == first):
+            rows = [_array(column.rows, "int64") + begin for column, begin in parts]
+            values = _placed(_joined(rows, "int64"), values, places, ranks, len(found))
+        result[name] = values
+    return found, result
 
 
-def _is_ascending(steps: _Array) -> bool:
-    return bool((steps[1:] > steps[:-1]).all())
+def _placed(
+    rows: _Array, values: _Array, places: _Array, ranks: _Array | None, size: int
+) -> _Array:
+    """One value per step: of several the one that was written last.
+
+    Args:
+        rows: Those with a value.
+        values: One for each of them.
+        places: For each row of the files the place of its step.
+        ranks: For each row when it was written; None where they are in that order.
+        size: How many steps there are.
+    """
+    if ranks is not None:
+        order = numpy.argsort(ranks[rows], kind="stable")
+        rows, values = rows[order], values[order]
+    at = places[rows]
+    if (at[1:] < at[:-1]).any():
+        order = numpy.argsort(at, kind="stable")
+        at, values = at[order], values[order]
+    is_last = numpy.ones(len(at), bool)
+    is_last[:-1] = at[1:] != at[:-1]
+    column = numpy.full(size, numpy.nan)
+    column[at[is_last]] = values[is_last]
+    return column
+
+
+def _array(values: Sequence[float], kind: str = "float64") -> _Array:
+    return numpy.fromiter(values, kind, len(values))
 
 
 def _joined(parts: Sequence[_Array], kind: str = "float64") -> _Array:

@@ -146,7 +146,7 @@ def test_two_files_are_one_frame_whatever_happens_to_them(
         model.check()
 
 
-# Many metrics at once, then one of them twice at a step: in the long file, then with the others.
+# One of many metrics twice at a step: in the long file, and then with the others.
 STORY = [
     ("log", 0, dict.fromkeys(NAMES, 1.0)),
     ("log", 1, {"loss": 2.0}),
