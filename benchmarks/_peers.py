@@ -87,8 +87,8 @@ def open_ours_mirrored(folder: Path) -> Log:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     run = mt.start_run(backend="mlflow", directory=folder)
     del os.environ["MLFLOW_TRACKING_URI"]
-    assert run._companion is not None
-    MIRRORS.append(run._companion._process.pid)
+    assert run._attempt.companion is not None
+    MIRRORS.append(run._attempt.companion._process.pid)
     return lambda step, metrics: run.log_metrics(metrics, step=step)
 
 

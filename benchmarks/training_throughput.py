@@ -101,8 +101,8 @@ class Mirrored:
 
     def __init__(self, run: mt.Run) -> None:
         self.run = run
-        assert run._companion is not None
-        self._mirror = run._companion.pid
+        assert run._attempt.companion is not None
+        self._mirror = run._attempt.companion.pid
         run.log_metrics({"train/loss": 0.0}, step=0)
         while run.sync_status().pending_rows and not run.sync_status().error:
             time.sleep(0.1)

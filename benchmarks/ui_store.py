@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlflow_track.analysis.ui_address import experiment_id_of
-from mlflow_track.analysis.ui_server import UiServer
 from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.ui.address import experiment_id_of
+from mlflow_track.ui.server import UiServer
 
 RUNS = int(os.environ.get("RUNS", "1000"))
 STEPS = int(os.environ.get("STEPS", "1000"))

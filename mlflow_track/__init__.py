@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun, load_metrics, load_run, load_runs
     from mlflow_track.analysis.table import Comparison, compare
-    from mlflow_track.checkpoint.budget import Budget
-    from mlflow_track.checkpoint.improvement import EarlyStopping, OnImprovement
-    from mlflow_track.checkpoint.retention import Keep
-    from mlflow_track.checkpoint.schedule import (
+    from mlflow_track.checkpoint.early_stopping import EarlyStopping
+    from mlflow_track.checkpoint.policy.budget import Budget
+    from mlflow_track.checkpoint.policy.improvement import OnImprovement
+    from mlflow_track.checkpoint.policy.retention import Keep
+    from mlflow_track.checkpoint.policy.schedule import (
         AtSteps,
         EvenlySpaced,
         EveryMinutes,
@@ -47,10 +48,17 @@ __all__ = [
 _HOMES = {
     "analysis.load": ("LoadedRun", "load_metrics", "load_run", "load_runs"),
     "analysis.table": ("Comparison", "compare"),
-    "checkpoint.retention": ("Keep",),
-    "checkpoint.budget": ("Budget",),
-    "checkpoint.improvement": ("EarlyStopping", "OnImprovement"),
-    "checkpoint.schedule": ("AtSteps", "EvenlySpaced", "EveryMinutes", "EverySteps", "SavePolicy"),
+    "checkpoint.policy.retention": ("Keep",),
+    "checkpoint.policy.budget": ("Budget",),
+    "checkpoint.early_stopping": ("EarlyStopping",),
+    "checkpoint.policy.improvement": ("OnImprovement",),
+    "checkpoint.policy.schedule": (
+        "AtSteps",
+        "EvenlySpaced",
+        "EveryMinutes",
+        "EverySteps",
+        "SavePolicy",
+    ),
     "record.directory": ("RunHeldError",),
     "run": ("Run",),
     "start": ("start_run",),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import operator
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
-from mlflow_track.device import CudaNumber
+from mlflow_track.record import layout
+from mlflow_track.record.device_values import Arriving, CudaNumber
 from mlflow_track.record.files import legible
-from mlflow_track.record.late import Arriving
 from mlflow_track.record.masking import MASK, is_secret, mask_password
 
 MOST_STEP = 2**53
@@ -201,13 +202,90 @@ def artifact_path(root: Path, name: Any) -> Path:
         or ".." in pure.parts
         or _CONTROL.search(str(text))
         or any(len(os.fsencode(part)) > _MOST_FILE_NAME for part in pure.parts)
-        or any(part.startswith(".tmp-") for part in pure.parts)
+        or any(part.startswith(layout.TEMPORARY) for part in pure.parts)
     ):
         raise ValueError(
             f"artifact name {name!r:.300} does not fit; it is a relative path inside the run's "
-            f"artifacts, its parts of at most {_MOST_FILE_NAME} bytes and not beginning with .tmp-"
+            f"artifacts, its parts of at most {_MOST_FILE_NAME} bytes and not beginning with "
+            f"{layout.TEMPORARY}"
         )
     path = root / pure
     if not path.parent.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"artifact name {name!r} leads out of {root} through a link")
     return path
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The words "; did you mean 'loss'?", or nothing where no known word is near."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, 1)
+    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def require_int(name: str, value: object, *, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it takes an int")
+    if value < at_least:
+        raise ValueError(f"{name} is {value}; it takes an int of at least {at_least}")
+
+
+def require_number(name: str, value: object, *, above: float, or_equal: bool = False) -> None:
+    """A finite number above a bound, or at least it."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it takes a number")
+    if not math.isfinite(value) or value < above or (value == above and not or_equal):
+        bound = f"of at least {above:g}" if or_equal else f"above {above:g}"
+        raise ValueError(f"{name} is {value!r}; it takes a finite number {bound}")
+
+
+def require_metric(value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"metric is {value!r} ({type(value).__name__}); it takes a metric's name")
+    if not value:
+        raise ValueError("metric is empty; it takes a metric's name, like 'val/loss'")
+
+
+def require_mode(value: object) -> None:
+    if value not in ("min", "max"):
+        raise ValueError(f"mode is {value!r}; it takes 'min' or 'max'")
+
+
+def step_and_state(step: Any, state: Any) -> int:
+    """The step as an int, whatever integer came (of NumPy, a tensor).
+
+    Raises:
+        TypeError, ValueError: An argument does not fit; the message says what came, and what fits.
+    """
+    try:
+        number = operator.index(step)
+    except TypeError:
+        number = None
+    if isinstance(step, bool) or number is None:
+        raise TypeError(
+            f"step is {step!r} ({type(step).__name__}); it takes an integer of 0 or more"
+        )
+    if number < 0:
+        raise ValueError(f"step is {step}; it takes an integer of 0 or more")
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"state is a {type(state).__name__}; it takes a mapping of names to objects, like "
+            '{"model": model, "optimizer": optimizer}'
+        )
+    return number
+
+
+def metric_numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """
+    Raises:
+        TypeError: A value is no number; the message names the metric.
+    """
+    checked = {}
+    for name, value in (metrics or {}).items():
+        try:
+            # A loss that still has its graph is as good as its number.
+            checked[name] = float(value.detach() if hasattr(value, "detach") else value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"metric {name!r} is {value!r} ({type(value).__name__}); it takes a number"
+            ) from None
+    return checked

@@ -6,13 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from mlflow_track.record.console import say
-from mlflow_track.record.directory import RunDirectory, RunHeldError, find_runs
-from mlflow_track.record.files import read_json
+from mlflow_track.record.directory import RunDirectory, RunHeldError
+from mlflow_track.record.find import find_folders
+from mlflow_track.record.info import NewerRun, UnreadableRun, read_info
 from mlflow_track.record.masking import mask_password
-from mlflow_track.record.statuses import FINISHED
+from mlflow_track.record.schema import FINISHED, RunInfo
 from mlflow_track.settings import Settings
 
 
@@ -44,7 +44,7 @@ def find_run_to_continue(settings: Settings) -> RunDirectory | None:
 def _find_here(settings: Settings) -> Path | None:
     if settings.resume in ("auto", "must"):
         return _newest_unfinished(settings)
-    return next((p for p in find_runs(settings.directory) if p.name == settings.resume), None)
+    return next((p for p in find_folders(settings.directory)[0] if p.name == settings.resume), None)
 
 
 def _describe_absence(settings: Settings) -> str:
@@ -69,7 +69,7 @@ def _fetch(settings: Settings) -> tuple[Path | None, str]:
         LookupError: The server has it, and it cannot be brought here whole.
     """
     from mlflow_track.mirror.companion import mirror_environment
-    from mlflow_track.mirror.fetch_request import FetchRequest
+    from mlflow_track.mirror.fetch import FetchRequest
 
     request = FetchRequest(
         tracking_uri=str(settings.tracking_uri),
@@ -104,32 +104,31 @@ def _fetch(settings: Settings) -> tuple[Path | None, str]:
 
 def _newest_unfinished(settings: Settings) -> Path | None:
     newest: tuple[float, Path] | None = None
-    for path in find_runs(settings.directory, settings.experiment):
-        info = _readable(path)
-        if info is None or info["status"] == FINISHED or not _has_name(info, settings.run_name):
+    for path in find_folders(settings.directory, settings.experiment)[0]:
+        try:
+            info = read_info(path)
+        except NewerRun:
+            # A fresh start beside it would hide that there is a run to continue.
+            raise
+        except UnreadableRun as error:
+            say(f"WARNING: skipped {path}: {error}")
+            continue
+        if info.status == FINISHED or not _has_name(info, settings.run_name):
             continue
         if not _has_experiment(info, settings.mlflow_experiment_id):
             continue
-        if newest is None or info["created"] > newest[0]:
-            newest = (info["created"], path)
+        if newest is None or info.created > newest[0]:
+            newest = (info.created, path)
     return newest[1] if newest else None
 
 
-def _readable(path: Path) -> dict[str, Any] | None:
-    try:
-        info = read_json(path / "run.json")
-        return info if {"status", "created", "name", "name_given"} <= set(info) else None
-    except (OSError, ValueError, TypeError):
-        return None
+def _has_name(info: RunInfo, name: str | None) -> bool:
+    return info.name == name if name is not None else not info.name_given
 
 
-def _has_name(info: dict[str, Any], name: str | None) -> bool:
-    return info["name"] == name if name is not None else not info["name_given"]
-
-
-def _has_experiment(info: dict[str, Any], mlflow_id: str | None) -> bool:
+def _has_experiment(info: RunInfo, mlflow_id: str | None) -> bool:
     """Under `mlflow run` all records are of "default"; the number tells their experiments apart."""
-    own = (info.get("mirror") or {}).get("experiment_id")
+    own = info.mirror.experiment_id if info.mirror is not None else None
     return mlflow_id is None or own is None or own == mlflow_id
 
 

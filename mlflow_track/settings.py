@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_track.checkpoint.deadline import parse_deadline
+from mlflow_track.checkpoint.policy.deadline import parse_deadline
 from mlflow_track.record.masking import mask_password
 
 BACKENDS = ("local", "mlflow", "off")

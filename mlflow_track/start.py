@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_track import checks
+from mlflow_track.checkpoint.ranks import FIRST, joined_job, rank_and_size
 from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.discard import DiscardedRecord
 from mlflow_track.record.tags import PARENT_TAG
 from mlflow_track.resume import find_run_to_continue
 from mlflow_track.run import Run
@@ -24,6 +26,7 @@ def start_run(
     rewind: str | None = None,
     backend: str | None = None,
     directory: str | os.PathLike[str] | None = None,
+    rank: int | None = None,
 ) -> Run:
     """Start a run, or continue one. Use it as `with start_run(…) as run:`.
 
@@ -40,12 +43,17 @@ def start_run(
             "continue" (the default) they stay as they are there, and a tag tells by how much the
             repetition differs; with "fork" a new MLflow run receives the kept history and goes on,
             and the old one is marked superseded.
-        backend: "local", "mlflow" or "off". Ranks above 0 of a torchrun job are "off".
+        backend: "local", "mlflow" or "off".
         directory: The folder that holds all runs.
+        rank: Which process of a job this is: 0 writes the run, the others write nothing. None
+            asks torch.distributed, and before `init_process_group` the variables of torchrun,
+            Lightning's launcher, mpirun and srun.
 
     Raises:
-        ValueError: An unknown backend or resume word; the message says what fits.
-        TypeError: A param that JSON cannot hold; the message names it.
+        ValueError: An unknown backend or resume word, a negative rank; the message says what
+            fits.
+        TypeError: A param that JSON cannot hold, a rank that is not an integer; the message names
+            it.
         RunHeldError: Another live process writes the run to continue.
         LookupError: resume="must" or an id, and there is no such run.
         OSError: The folder cannot be written.
@@ -61,10 +69,14 @@ def start_run(
     checked_params = checks.params(params) if params is not None else {}
     parent = {PARENT_TAG: settings.parent_run_id} if settings.parent_run_id else {}
     checked_tags = {**parent, **checks.tags(tags or {})}
-    if settings.backend == "off" or int(os.environ.get("RANK") or 0) > 0:
-        from mlflow_track.off import OffRun
-
-        return OffRun(is_follower=settings.backend != "off")
+    if rank is not None:
+        checks.require_int("rank", rank, at_least=FIRST)
+    own_rank, _ = rank_and_size(os.environ, joined_job(), rank)
+    if settings.backend == "off" or own_rank != FIRST:
+        record = DiscardedRecord(
+            settings.experiment, checked_tags, is_shown=settings.backend == "off"
+        )
+        return Run(record, settings, checked_params, checked_tags, is_resumed=False)
     found = find_run_to_continue(settings)
     run_directory = found or RunDirectory.create(
         settings.directory,

@@ -33,6 +33,10 @@ __all__ = [
 # core that somebody else has cost more than they bring. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What sends runs elsewhere, or says that this process is one of several.
+NOT_OURS = ("MLFLOW_", "EXPERIMENT_NAME", "RANK", "WORLD_SIZE", "NODE_RANK", "LOCAL_")
+NOT_OURS += ("SLURM_", "OMPI_", "PMI_")
+
 # How long an example takes says something of the machine, nothing of the code.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
@@ -42,7 +46,7 @@ settings.load_profile("any machine")
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test works in a folder of its own, with none of our variables set."""
     for name in list(os.environ):
-        if name.startswith(("MLFLOW_", "EXPERIMENT_NAME")) or name in ("RANK", "WORLD_SIZE"):
+        if name.startswith(NOT_OURS):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path

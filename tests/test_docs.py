@@ -31,8 +31,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mlflow_track.cli import main
-from mlflow_track.cli.ckpt import ckpt
+from mlflow_track.cli import ckpt, main
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

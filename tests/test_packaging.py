@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
 import shlex
@@ -18,8 +17,6 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-import mlflow_track
-
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -28,47 +25,6 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mlflow_track", "train")
 HEAVY = ("torch", "mlflow", "pandas", "matplotlib", "numpy", "safetensors")
-# Two talk to a server. Four are plugins that run inside MLflow: the store, what it says of a
-# run, its artifacts, its registry; each is loaded by MLflow and by nothing else.
-IMPORT_MLFLOW = {
-    "mlflow_track/mirror/mlflow.py",
-    "mlflow_track/mirror/mlflow_errors.py",
-    "mlflow_track/analysis/ui_store.py",
-    "mlflow_track/analysis/ui_entities.py",
-    "mlflow_track/analysis/ui_artifacts.py",
-    "mlflow_track/analysis/ui_registry.py",
-}
-
-# What the parts of mlflow_track may import of each other: rooms, and the modules beside them.
-_VERBS = {"start", "run", "off"}
-_BELOW_VERBS = {
-    "record": {"record"},
-    "hint": set(),
-    "stop": set(),
-    "device": set(),
-    "system": {"record"},
-    "ending": {"record"},
-    "trash": {"record"},
-    "checks": {"device", "record"},
-    "artifacts": {"checks", "record"},
-    # stop: a request to stop is decided at the boundary of a step, with a checkpoint.
-    "checkpoint": {"checkpoint", "record", "stop", "hint"},
-    "settings": {"checkpoint", "record"},
-    "analysis": {"analysis", "checkpoint", "record", "hint"},
-    "mirror": {"mirror", "checkpoint", "record", "settings"},
-    "resume": {"mirror", "record", "settings"},
-    "replay": {"checkpoint", "record"},
-}
-MAY_IMPORT = {
-    **_BELOW_VERBS,
-    **{verb: {*_BELOW_VERBS, *_VERBS} for verb in _VERBS},
-    "cli": {"cli", *_BELOW_VERBS},
-    "__init__": {*_BELOW_VERBS, *_VERBS},
-}
-# These start processes and tell them where the package lies; they take no name from it.
-IMPORT_THE_PACKAGE = {"mlflow_track/checkpoint/writer.py", "mlflow_track/mirror/companion.py"}
-# Under `mlflow run` a sweep has the id of an experiment and needs its name; no public name asks.
-TRAIN_MAY = {("train/sweep.py", "mlflow_track.mirror.mlflow.experiment_name")}
 
 
 def pyproject() -> dict:
@@ -291,82 +247,7 @@ def test_the_readme_has_every_variable_of_the_environment():
     assert read - INTERNAL == told
 
 
-# --- Who imports whom ---
-
-
-def imported(path: Path) -> set[str]:
-    """Every name that a file imports, at its top or inside a function."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
-
-
-def violations(root: Path) -> list[str]:
-    """The imports under `root` that the laws forbid."""
-    return [
-        f"{path.relative_to(root).as_posix()} imports {name}"
-        for package in PACKAGES
-        for path in sorted((root / package).rglob("*.py"))
-        for name in sorted(imported(path))
-        if not may_import(path.relative_to(root).as_posix(), name)
-    ]
-
-
-def may_import(file: str, name: str) -> bool:
-    package, _, rest = name.partition(".")
-    part = rest.partition(".")[0]
-    if package == "mlflow":
-        return file in IMPORT_MLFLOW
-    if package == "train":
-        return file.startswith("train/")
-    if package != "mlflow_track":
-        return True
-    if file.startswith("train/"):
-        return not part or rest in mlflow_track.__all__ or (file, name) in TRAIN_MAY
-    if not part:
-        return file in IMPORT_THE_PACKAGE
-    return part in MAY_IMPORT[file.split("/")[1].removesuffix(".py")]
-
-
-def test_imports_go_one_way():
-    assert violations(ROOT) == []
-
-
-@pytest.mark.parametrize(
-    ("file", "line"),
-    [
-        ("mlflow_track/record/files.py", "from mlflow_track.checkpoint.store import Checkpoint"),
-        ("mlflow_track/checkpoint/store.py", "from mlflow_track import run"),
-        ("mlflow_track/analysis/load.py", "import mlflow_track"),
-        ("mlflow_track/mirror/process.py", "def f():\n    from mlflow_track.analysis import load"),
-        ("mlflow_track/system.py", "from mlflow_track.settings import Settings"),
-        ("mlflow_track/run.py", "from mlflow_track.cli import main"),
-        ("mlflow_track/cli/show.py", "from mlflow_track.start import start_run"),
-        ("mlflow_track/mirror/process.py", "import mlflow"),
-        ("mlflow_track/run.py", "from train.config import Config"),
-        ("train/loop.py", "from mlflow_track.run import Run"),
-        ("train/loop.py", "from mlflow.entities import Run"),
-    ],
-)
-def test_an_import_that_goes_another_way_is_found(file: str, line: str, tmp_path: Path):
-    """The negative control."""
-    (tmp_path / file).parent.mkdir(parents=True)
-    (tmp_path / file).write_text(f"import torch\n{line}\n")
-    assert [found.split(" imports ")[0] for found in violations(tmp_path)] == [file]
-
-
-def test_every_law_is_about_something_that_is_there():
-    parts = {path.name.removesuffix(".py") for path in (ROOT / "mlflow_track").iterdir()}
-    assert set(MAY_IMPORT) <= parts
-    for file in IMPORT_MLFLOW:
-        assert any(name.startswith("mlflow.") for name in imported(ROOT / file)), file
-    for file, name in TRAIN_MAY:
-        assert name in imported(ROOT / file)
+# --- What an import costs ---
 
 
 def test_importing_mlflow_track_loads_no_heavy_package():

@@ -44,7 +44,9 @@ def ranks_of_environment(batch_size: int) -> Ranks:
     Raises:
         ValueError: There are more ranks than sequences in a batch.
     """
-    ranks = Ranks(int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1))
+    size = int(os.environ.get("WORLD_SIZE") or 1)
+    # A rank without a size is what a job script has left: this process is alone.
+    ranks = Ranks(int(os.environ.get("RANK") or 0) if size > 1 else 0, size)
     if batch_size < ranks.world_size:
         raise ValueError(
             f"--batch-size is {batch_size} and there are {ranks.world_size} ranks; each rank needs "

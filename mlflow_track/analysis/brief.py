@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
-from mlflow_track.analysis.folders import last_sign_of_life, read_params, read_status
-from mlflow_track.analysis.folding import MetricSummary
-from mlflow_track.analysis.summary import METRICS_FILE, Summary, read_summary
-from mlflow_track.record.info import read_info
+from mlflow_track.analysis.aggregates import MetricSummary
+from mlflow_track.analysis.summary import Summary, read_summary
+from mlflow_track.record import layout
+from mlflow_track.record.info import last_sign_of_life, read_config, read_info, true_status
 from mlflow_track.record.params import flatten
+from mlflow_track.record.rows import Columns, parse_columns, read_piece
 
 # Most metrics are in the last rows; one that is logged seldom is looked for further up.
 _TAILS = (2 << 10, 64 << 10)
@@ -36,17 +36,17 @@ def read_brief(path: Path, metrics: Sequence[str] = ()) -> Summary:
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        problems = (f"{METRICS_FILE} cannot be read: {error}",)
+        problems = (f"{layout.METRICS} cannot be read: {error}",)
     try:
-        params = flatten(read_params(path))
+        params = flatten(read_config(path).params)
     except ValueError as error:
         params, problems = {}, (*problems, str(error))
     return Summary(
         path=path,
         info=info,
-        status=read_status(path, info),
+        status=true_status(path, info),
         params=params,
-        seconds=max(0.0, last_sign_of_life(path, info) - info["created"]),
+        seconds=max(0.0, last_sign_of_life(path, info) - info.created),
         metrics=found,
         last_step=last_step,
         problems=problems,
@@ -56,7 +56,7 @@ def read_brief(path: Path, metrics: Sequence[str] = ()) -> Summary:
 def read_names(path: Path) -> tuple[str, ...]:
     """The metrics of the run in `path`, by the first line of its file; () where there is none."""
     try:
-        return read_piece(path / METRICS_FILE, 0, 1).names
+        return read_piece(path / layout.METRICS, 0, 1).names
     except (OSError, ValueError):
         return ()
 
@@ -64,7 +64,7 @@ def read_names(path: Path) -> tuple[str, ...]:
 def _read_end(path: Path, metrics: Sequence[str]) -> tuple[int, dict[str, MetricSummary]]:
     columns = Columns([], [], {}, 0)
     for size in _TAILS:
-        piece = read_piece(path / METRICS_FILE, -size)
+        piece = read_piece(path / layout.METRICS, -size)
         columns = parse_columns(piece.names, piece.body)
         wanted = [name for name in metrics if name in piece.names]
         found = {name: _last(columns, name) for name in wanted}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from mlflow_track.analysis.folding import MetricSummary
+from mlflow_track.analysis.aggregates import MetricSummary
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.record.tags import PARENT_TAG
 

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
-from mlflow_track.analysis.summary import METRICS_FILE, SYSTEM_FILE, Summary
+from mlflow_track.analysis.summary import Summary
+from mlflow_track.record import layout
+from mlflow_track.record.rows import Columns, parse_columns, read_piece
 
 Axis = Literal["step", "time", "tokens"]
 _SEQUENCE_PARAMS = ("context_length", "sequence_length", "seq_len", "block_size")
+
+_LARGEST = 1e300
 
 
 class Curve(NamedTuple):
@@ -35,7 +38,8 @@ def read_curve(run: Summary, metric: str, axis: Axis = "step", label: str = "") 
     Raises:
         ValueError: The axis is tokens, and the params do not say how many a step has.
     """
-    file = METRICS_FILE if metric in run.metrics or "system/" not in metric else SYSTEM_FILE
+    is_system = metric not in run.metrics and "system/" in metric
+    file = layout.SYSTEM_METRICS if is_system else layout.METRICS
     columns = _read(run.path / file)
     steps, times = columns.steps, columns.times
     xs: Sequence[float] = steps
@@ -50,7 +54,7 @@ def read_curve(run: Summary, metric: str, axis: Axis = "step", label: str = "") 
 
 def read_all_curves(run: Summary) -> dict[str, Curve]:
     """The curves of all metrics in metrics.csv over steps, by one reading of the file."""
-    columns = _read(run.path / METRICS_FILE)
+    columns = _read(run.path / layout.METRICS)
     return {name: _curve(name, columns.steps, ys) for name, ys in columns.values.items()}
 
 
@@ -144,9 +148,14 @@ def short_number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _drawable(value: float) -> float:
+    """The distance of two coordinates must be a float, too."""
+    return float(min(max(value, -_LARGEST), _LARGEST))
+
+
 def _curve(label: str, xs: Sequence[float], ys: Sequence[float | None]) -> Curve:
     points = [
-        (float(x), float(y))
+        (_drawable(x), _drawable(y))
         for x, y in zip(xs, ys, strict=False)
         if y is not None and math.isfinite(y)
     ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from mlflow_track.analysis.summary import Summary
+from mlflow_track.record import layout
+from mlflow_track.record.files import open_regular
+from mlflow_track.record.schema import Git
 
 _SECONDS = 20
 _MOST_PATCH_BYTES = 2 << 20
@@ -23,11 +25,11 @@ def code_difference(old: Summary, new: Summary, *, is_full: bool) -> list[str]:
     """
     was, now = _git(old), _git(new)
     lines = []
-    if was.get("commit") != now.get("commit"):
+    if was.commit != now.commit:
         lines.append(f"commit {_short(was)} -> {_short(now)}")
-        if was.get("commit") and now.get("commit"):
-            lines += _git_diff(str(was["commit"]), str(now["commit"]), is_full)
-    before, after = (_read(run.path / "code.patch") for run in (old, new))
+        if was.commit and now.commit:
+            lines += _git_diff(was.commit, now.commit, is_full)
+    before, after = (_read(run.path / layout.PATCH) for run in (old, new))
     if before != after:
         lines.append("the uncommitted changes (code.patch) differ")
         if is_full:
@@ -37,7 +39,7 @@ def code_difference(old: Summary, new: Summary, *, is_full: bool) -> list[str]:
 
 def package_difference(old: Summary, new: Summary) -> list[str]:
     """Packages whose versions differ, as `name: old -> new`."""
-    was, now = (_packages(run.path / "requirements.txt") for run in (old, new))
+    was, now = (_packages(run.path / layout.REQUIREMENTS) for run in (old, new))
     return [
         f"{name}: {was.get(name, 'none')} -> {now.get(name, 'none')}"
         for name in sorted({*was, *now})
@@ -45,13 +47,12 @@ def package_difference(old: Summary, new: Summary) -> list[str]:
     ]
 
 
-def _git(run: Summary) -> dict[str, Any]:
-    git = run.info["provenance"].get("git")
-    return git if isinstance(git, dict) else {}
+def _git(run: Summary) -> Git:
+    return run.info.provenance.git or Git()
 
 
-def _short(git: dict[str, Any]) -> str:
-    return str(git["commit"])[:12] if git.get("commit") else "none"
+def _short(git: Git) -> str:
+    return git.commit[:12] if git.commit else "none"
 
 
 def _git_diff(old: str, new: str, is_full: bool) -> list[str]:
@@ -73,7 +74,7 @@ def _git_diff(old: str, new: str, is_full: bool) -> list[str]:
 
 def _read(path: Path) -> list[str]:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(_MOST_PATCH_BYTES).decode(errors="replace").splitlines()
     except OSError:
         return []

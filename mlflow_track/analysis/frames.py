@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy
 import pandas
 
-from mlflow_track.analysis.columns import Piece, parse_columns, read_piece
+from mlflow_track.record.rows import Piece, parse_columns, read_piece
 
 # From pandas 3 on every float is read exactly, and asking for it is deprecated.
 _PRECISION = "round_trip" if int(pandas.__version__.split(".")[0]) < 3 else None

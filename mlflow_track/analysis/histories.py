@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_track.analysis.columns import Columns, parse_columns, read_piece
+from mlflow_track.record.rows import Columns, parse_columns, read_piece
 
 _PIECE_BYTES = 4 << 20
 _GUARD_BYTES = 64

@@ -6,24 +6,28 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track.analysis.filters import parse_filter
-from mlflow_track.analysis.folders import (
-    Skipped,
-    find_folders,
+from mlflow_track.analysis.summary import Summary, SummaryReader
+from mlflow_track.record import layout
+from mlflow_track.record.find import Skipped, find_folders
+from mlflow_track.record.info import (
+    UnreadableRun,
     last_sign_of_life,
-    read_params,
-    read_status,
+    read_config,
+    read_info,
+    read_plain,
+    true_status,
 )
-from mlflow_track.analysis.summary import METRICS_FILE, Summary, SummaryReader
-from mlflow_track.record.info import UnreadableRun, read_info
+from mlflow_track.record.schema import MirrorSettings
 
 if TYPE_CHECKING:
     import pandas
 
-    from mlflow_track.checkpoint.store import Checkpoint
+    from mlflow_track.checkpoint.disk.store import Checkpoint
 
 
 class LoadedRun:
@@ -39,40 +43,59 @@ class LoadedRun:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not (self.path / "run.json").exists():
+        if not (self.path / layout.RUN).exists():
             raise FileNotFoundError(f"{self.path} is no run: there is no run.json in it")
-        self.info: dict[str, Any] = read_info(self.path)
+        self._info = read_info(self.path)
         self._summaries = SummaryReader(self.path)
 
     @property
     def id(self) -> str:
         """The id of the record; also the name of its folder."""
-        return self.info["id"]
+        return self._info.id
 
     @property
     def name(self) -> str:
         """What the run was called; its id where nobody named it."""
-        return self.info["name"]
+        return self._info.name
 
     @property
     def experiment(self) -> str:
         """The experiment that the run belongs to."""
-        return self.info["experiment"]
+        return self._info.experiment
+
+    @property
+    def created(self) -> float:
+        """When the run began, in Unix seconds."""
+        return self._info.created
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """run.json as it is now, as plain JSON; what an older version left out has its default.
+
+        Raises:
+            ValueError: It was damaged since the run was loaded.
+        """
+        return read_plain(self.path)
+
+    @property
+    def mirror(self) -> MirrorSettings | None:
+        """What the run asked of its mirror; None where it has none."""
+        return self._info.mirror
 
     @property
     def tags(self) -> dict[str, str]:
         """The tags, in a copy."""
-        return dict(self.info["tags"])
+        return dict(self._info.tags)
 
     @property
     def status(self) -> str:
         """RUNNING, FINISHED, FAILED or KILLED; also true after a SIGKILL."""
-        return read_status(self.path, self.info)
+        return true_status(self.path, self._info)
 
     @property
     def seconds(self) -> float:
         """From the start to the end; of a run that has none, to its last sign of life."""
-        return max(0.0, last_sign_of_life(self.path, self.info) - self.info["created"])
+        return max(0.0, last_sign_of_life(self.path, self._info) - self.created)
 
     @cached_property
     def params(self) -> dict[str, Any]:
@@ -81,7 +104,7 @@ class LoadedRun:
         Raises:
             ValueError: config.json is damaged.
         """
-        return read_params(self.path)
+        return read_config(self.path).params
 
     @property
     def summary(self) -> Summary:
@@ -91,11 +114,11 @@ class LoadedRun:
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """The committed checkpoints, newest last; their content is not looked at."""
-        from mlflow_track.checkpoint.store import CheckpointStore
+        from mlflow_track.checkpoint.disk.store import CheckpointStore
 
-        return CheckpointStore(self.path / "checkpoints").list()
+        return CheckpointStore(self.path / layout.CHECKPOINTS).list()
 
-    def metrics(self, file: str = METRICS_FILE) -> pandas.DataFrame:
+    def metrics(self, file: str = layout.METRICS) -> pandas.DataFrame:
         """One row per step (the index), `time` in Unix seconds, one float column per metric.
 
         Rows of the same step are merged; where a metric was logged twice the later value counts.
@@ -112,9 +135,7 @@ class LoadedRun:
         return read_frame(self.path / file)
 
     def _repr_html_(self) -> str:
-        from mlflow_track.analysis.notebook import run_as_html
-
-        return run_as_html(self.summary)
+        return drawn("run_as_html", self.summary)
 
     def __repr__(self) -> str:
         return f"<LoadedRun {self.experiment}/{self.name} {self.status} {self.path}>"
@@ -153,10 +174,10 @@ def load_runs(
     for path, reason in skipped:
         warnings.warn(f"{path} is left out: {reason}", stacklevel=2)
     runs = [run for run in runs if experiment in (None, run.experiment) and holds(run)]
-    return sorted(runs, key=lambda run: (run.info["created"], run.id))
+    return sorted(runs, key=lambda run: (run.created, run.id))
 
 
-def load_metrics(runs: Sequence[LoadedRun], file: str = METRICS_FILE) -> pandas.DataFrame:
+def load_metrics(runs: Sequence[LoadedRun], file: str = layout.METRICS) -> pandas.DataFrame:
     """The metrics of many runs in one DataFrame.
 
     Returns:
@@ -169,6 +190,11 @@ def load_metrics(runs: Sequence[LoadedRun], file: str = METRICS_FILE) -> pandas.
     from mlflow_track.analysis.frames import read_frames
 
     return read_frames([run.path / file for run in runs], [run.id for run in runs])
+
+
+def drawn(function: str, what: Any) -> str:
+    """HTML of a run or a comparison, for a notebook: what draws is above, and loaded by name."""
+    return getattr(import_module("mlflow_track.draw.notebook"), function)(what)
 
 
 def _condition(where: str | Callable[[LoadedRun], bool] | None) -> Callable[[LoadedRun], bool]:

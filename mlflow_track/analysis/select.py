@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_track.analysis.folders import Skipped, find_folders
 from mlflow_track.analysis.summary import Summary, SummaryCache
-from mlflow_track.hint import did_you_mean
+from mlflow_track.checks import did_you_mean
+from mlflow_track.record.find import Skipped, find_folders
 
 _FEWEST_OF_ID = 4
 _MOST_NAMED = 8
@@ -23,18 +23,21 @@ class RunSelector:
 
     Args:
         root: The folder of all runs.
+
+    Attributes:
+        skipped: Folders that `runs` could not read, with the reason.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._cache = SummaryCache()
         self._all: list[Summary] | None = None
-        self._skipped: list[Skipped] = []
+        self.skipped: list[Skipped] = []
 
     def runs(self) -> list[Summary]:
         """All runs below the root, oldest first."""
         if self._all is None:
-            self._all, self._skipped = self._cache.read_all(self.root)
+            self._all, self.skipped = self._cache.read_all(self.root)
         return self._all
 
     def find(self, word: str) -> list[Summary]:
@@ -79,7 +82,7 @@ class RunSelector:
         ):
             if matches:
                 return matches
-        for path, reason in self._skipped:
+        for path, reason in self.skipped:
             if path.name == word:
                 raise NoSuchRun(f"{path}: {reason}")
         raise NoSuchRun(

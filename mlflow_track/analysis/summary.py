@@ -10,19 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.analysis.folders import (
-    Skipped,
-    find_folders,
+from mlflow_track.analysis.aggregates import Fold, MetricSummary
+from mlflow_track.record import layout
+from mlflow_track.record.find import Skipped, find_folders
+from mlflow_track.record.info import (
+    UnreadableRun,
     last_sign_of_life,
-    read_params,
-    read_status,
+    read_config,
+    read_info,
+    true_status,
 )
-from mlflow_track.analysis.folding import Fold, MetricSummary
-from mlflow_track.record.info import UnreadableRun, read_info
 from mlflow_track.record.params import flatten
-from mlflow_track.record.statuses import RUNNING
-
-METRICS_FILE, SYSTEM_FILE = "metrics.csv", "system_metrics.csv"
+from mlflow_track.record.schema import RUNNING, RunInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Summary:
     """One run, as its folder says at one moment.
 
     Attributes:
-        info: All of run.json, with defaults for what an older layout lacks.
+        info: All of run.json.
         status: RUNNING, FINISHED, FAILED or KILLED; true also after a SIGKILL.
         params: Under dotted names, with the values as JSON has them.
         seconds: From the start to the end, or to the last sign of life of a run that has none.
@@ -43,7 +42,7 @@ class Summary:
     """
 
     path: Path
-    info: dict[str, Any]
+    info: RunInfo
     status: str
     params: dict[str, Any]
     seconds: float
@@ -56,29 +55,29 @@ class Summary:
 
     @property
     def id(self) -> str:
-        return self.info["id"]
+        return self.info.id
 
     @property
     def name(self) -> str:
-        return self.info["name"]
+        return self.info.name
 
     @property
     def experiment(self) -> str:
-        return self.info["experiment"]
+        return self.info.experiment
 
     @property
     def tags(self) -> dict[str, str]:
-        return self.info["tags"]
+        return self.info.tags
 
     @property
     def created(self) -> float:
         """Unix seconds."""
-        return self.info["created"]
+        return self.info.created
 
     @property
     def ended(self) -> float | None:
         """Unix seconds; None where nobody wrote an end."""
-        return self.info["ended"]
+        return self.info.ended
 
 
 def read_summary(path: Path) -> Summary:
@@ -148,14 +147,14 @@ class SummaryReader:
 
     def read(self) -> Summary:
         """See `read_summary`."""
-        files = ("run.json", "config.json", METRICS_FILE, SYSTEM_FILE)
+        files = (layout.RUN, layout.CONFIG, layout.METRICS, layout.SYSTEM_METRICS)
         stamps = tuple(_stamp(self.path / name) for name in files)
         summary = self._summary
         if summary is None or stamps != self._stamps:
             summary = self._summary = self._read()
             self._stamps = stamps
         elif summary.status == RUNNING:
-            status = read_status(self.path, summary.info)
+            status = true_status(self.path, summary.info)
             if status != RUNNING:
                 summary = self._summary = replace(summary, status=status)
         return summary
@@ -164,20 +163,20 @@ class SummaryReader:
         info = read_info(self.path)
         problems = []
         try:
-            params = flatten(read_params(self.path))
+            params = flatten(read_config(self.path).params)
         except UnreadableRun as error:
             params = {}
             problems.append(str(error))
-        starts = [attempt.get("started") for attempt in info["attempts"][1:]]
+        starts = [attempt.started for attempt in info.attempts[1:]]
         starts = [start for start in starts if start]
-        self._fold = fold = self._continued(self._fold, METRICS_FILE, starts, problems)
-        self._system = self._continued(self._system, SYSTEM_FILE, starts, problems)
+        self._fold = fold = self._continued(self._fold, layout.METRICS, starts, problems)
+        self._system = self._continued(self._system, layout.SYSTEM_METRICS, starts, problems)
         return Summary(
             path=self.path,
             info=info,
-            status=read_status(self.path, info),
+            status=true_status(self.path, info),
             params=params,
-            seconds=max(0.0, last_sign_of_life(self.path, info) - info["created"]),
+            seconds=max(0.0, last_sign_of_life(self.path, info) - info.created),
             metrics=dict(fold.metrics),
             rows=fold.rows,
             last_step=fold.last_step,

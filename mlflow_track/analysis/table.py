@@ -8,7 +8,7 @@ from typing import Any
 import pandas
 
 from mlflow_track.analysis.compare import Direction, compare_rows
-from mlflow_track.analysis.load import LoadedRun
+from mlflow_track.analysis.load import LoadedRun, drawn
 from mlflow_track.analysis.summary import Summary
 
 
@@ -24,9 +24,7 @@ class Comparison(pandas.DataFrame):
     summaries: list[Summary]
 
     def _repr_html_(self) -> str:
-        from mlflow_track.analysis.notebook import comparison_as_html
-
-        return comparison_as_html(self.summaries)
+        return drawn("comparison_as_html", self.summaries)
 
 
 def compare(

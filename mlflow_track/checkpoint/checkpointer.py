@@ -3,79 +3,58 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from mlflow_track.checkpoint import boundary, decision, pruning, randomness
-from mlflow_track.checkpoint.apart import SaveRequest
-from mlflow_track.checkpoint.exactness import fingerprint, surroundings
-from mlflow_track.checkpoint.history import History, Moment, Saved
-from mlflow_track.checkpoint.plan import Plan
-from mlflow_track.checkpoint.progress import progress_on_terminal
-from mlflow_track.checkpoint.ranks import Ranks
-from mlflow_track.checkpoint.restoring import Restorer, data_of
-from mlflow_track.checkpoint.saving import Outcome, Saver
-from mlflow_track.checkpoint.schedule import Ask
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
-from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.record.params import flatten
-from mlflow_track.stop import StopRequest
+from mlflow_track import checks
+from mlflow_track.checkpoint import decision, pruning, randomness
+from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.checkpoint.policy.history import History, Moment, Saved
+from mlflow_track.checkpoint.policy.schedule import Ask
+from mlflow_track.checkpoint.reproducibility import facts_of_save
+from mlflow_track.checkpoint.restorer import Restorer
+from mlflow_track.checkpoint.session import Session
+from mlflow_track.checkpoint.state.flatten import SaveRequest
+from mlflow_track.checkpoint.writer.discard import DiscardingSaver
+from mlflow_track.checkpoint.writer.outcome import Outcome
+from mlflow_track.checkpoint.writer.saver import Saver
+from mlflow_track.record.console import progress_on_terminal
 
 
 class Checkpointer:
     """Made by `run.checkpoints(...)`.
 
-    In a job of several ranks every rank calls the same methods; rank 0 has this one. In a process
+    In a job of several ranks every rank calls the same methods; rank 0 decides. In a process
     that was forked from the one that made it every method raises RuntimeError: writer, image and
     rows are the parent's.
 
     Args:
-        directory: The run's folder; the caller holds its lock.
-        metrics: The run's metrics file: made durable before a checkpoint refers to it, and
-            rewound when an older step is restored.
-        plan: When to save and what to keep.
-        announce: Takes one line of text for the log.
-        stop: What signals ask for, and where the decision to stop goes.
-        restored: Called once the place to continue from is known.
+        session: The run that this process writes.
     """
 
-    def __init__(
-        self,
-        directory: RunDirectory,
-        metrics: MetricsFile,
-        *,
-        plan: Plan,
-        announce: Callable[[str], None],
-        stop: StopRequest,
-        restored: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._directory = directory
-        self._metrics = metrics
-        self._plan = plan
-        self._announce = announce
-        self._stop = stop
-        self._ranks = Ranks.here()
+    def __init__(self, session: Session) -> None:
+        self._record, self._plan, self._ranks = session.record, session.plan, session.ranks
+        self._stop, self._announce, self._store = session.stop, session.announce, session.store
         if not self._ranks.is_alone:
-            stop.share()
-        self._pruning: threading.Thread | None = None
+            self._stop.share()
         self._clock, self._times = decision.Clock(), decision.StepTimes()
-        self._store = CheckpointStore(directory.checkpoints_path)
-        # It waits for the writer of a former process, whose folder must not be swept.
-        self._saver = Saver(self._store, metrics, announce)
-        self._store.sweep()
-        self._restorer = Restorer(
-            directory, metrics, self._store, plan, self._ranks, announce, restored
+        # It waits for the writer of an earlier process, whose folder must not be swept.
+        self._saver = (
+            Saver(session)
+            if self._record.is_kept
+            else DiscardingSaver(is_checking=self._ranks.is_first)
         )
+        self._store.sweep()
+        self._restorer = Restorer(session)
+        plan, announce = session.plan, session.announce
         self._patience = decision.PatientLog(announce)
         self._watched = plan.save.watched if plan.save is not None else frozenset()
         compared = {plan.keep.metric} if plan.keep is not None and plan.keep.metric else set()
-        self._seen = boundary.Watched(self._watched | compared)
+        self._seen = decision.Watched(self._watched | compared)
         self._history = History(since=self._clock.now())
+        self._pruning = pruning.BackgroundPruning(self._store, plan.keep, announce)
         # What asked for each save in flight, by its step, and the history before it.
         self._in_flight: dict[int, tuple[tuple[Ask, ...], History]] = {}
         self._resumed_from: set[int] = set()
@@ -84,11 +63,12 @@ class Checkpointer:
         self._why_abandoned = ""
         # The newest save that failed, where none after it was durable.
         self._failed: Outcome | None = None
-        directory.update(
-            checkpoints={
+        self._record.restate(
+            "checkpoints",
+            {
                 "save": None if plan.save is None else str(plan.save),
                 "keep": None if plan.keep is None else asdict(plan.keep),
-            }
+            },
         )
 
     def list(self) -> list[Checkpoint]:
@@ -106,11 +86,11 @@ class Checkpointer:
         all of them learn whether to stop.
 
         Returns:
-            Whether it saved.
+            Whether it saved; with the backend "off", whether it would have.
         """
         self._require_owner()
-        step = boundary.check(step, state)
-        numbers = boundary.numbers(metrics)
+        step = checks.step_and_state(step, state)
+        numbers = checks.metric_numbers(metrics)
         self._settle()
         self._saver.prepare(state)
         # From the first boundary on a stop is decided at one, so that it comes with a checkpoint.
@@ -119,9 +99,11 @@ class Checkpointer:
         self._seen.saw(now.metrics)
         self._times.boundary(now.time)
         asks = self._asks(now)
-        code, reason = decision.reason_to_stop(
-            self._plan.limits, now, self._history, self._times, time.time()
-        )
+        code, reason = 0, ""
+        if self._ranks.is_first:
+            code, reason = decision.reason_to_stop(
+                self._plan.limits, now, self._history, self._times, time.time()
+            )
         code, is_saving = decision.agree(self._ranks, self._stop, code, bool(asks))
         if code:
             words = decision.stop_words(code, reason)
@@ -150,8 +132,8 @@ class Checkpointer:
             OSError: The disk is full or failed. What was saved before is untouched.
         """
         self._require_owner()
-        step = boundary.check(step, state)
-        now = Moment(step, self._clock.now(), boundary.numbers(metrics))
+        step = checks.step_and_state(step, state)
+        now = Moment(step, self._clock.now(), checks.metric_numbers(metrics))
         return self._commit(now, state, (Ask("save", "asked for by the caller"),))
 
     def wait(self) -> None:
@@ -163,7 +145,7 @@ class Checkpointer:
         self._require_owner()
         self._saver.wait()
         errors = self._settle()
-        self._wait_for_pruning()
+        self._pruning.wait()
         if errors:
             raise errors[-1]
 
@@ -178,16 +160,13 @@ class Checkpointer:
         self._saver.wait(progress_on_terminal(self._saver.in_flight))
         self._saver.close()
         self._settle()
-        self._wait_for_pruning()
+        self._pruning.wait()
         if self._failed is not None:
             words = f"step {self._failed.step} was not saved: {self._failed.error}"
             self._announce(f"WARNING: the last checkpoint is missing: {words}")
-            attempts = self._directory.info["attempts"]
             # Where this disk is full, too, the end of the run writes it with the status.
             with contextlib.suppress(OSError):
-                self._directory.update(
-                    attempts=[*attempts[:-1], {**attempts[-1], "checkpoint_error": words}]
-                )
+                self._record.note_in_attempt(checkpoint_error=words)
 
     def abandon(self, why: str) -> None:
         """In a forked child: its methods raise RuntimeError(why) from here on."""
@@ -198,6 +177,8 @@ class Checkpointer:
             raise RuntimeError(self._why_abandoned)
 
     def _asks(self, now: Moment) -> tuple[Ask, ...]:
+        if not self._ranks.is_first:
+            return ()
         plan = self._plan
         asks = decision.reasons_to_save(plan.save, plan.limits, now, self._history)
         in_flight = self._saver.in_flight
@@ -215,7 +196,7 @@ class Checkpointer:
         for existing in self._store.list():
             if not self._is_own(existing):
                 if existing.step >= now.step:
-                    moved = self._store.move_aside(existing, self._directory.attempt)
+                    moved = self._store.move_aside(existing, self._record.attempt)
                     self._announce(
                         f"checkpoint of step {existing.step} moved to {moved}: it is of a former "
                         "attempt, from which nothing was restored"
@@ -230,7 +211,10 @@ class Checkpointer:
                 step=now.step,
                 state=state,
                 beside={"random": generators, "history": history.to_plain()},
-                manifest={**self._facts(now, state, asks), "is_milestone": is_milestone},
+                manifest={
+                    **facts_of_save(self._record, self._ranks.world_size, now, state, asks),
+                    "is_milestone": is_milestone,
+                },
             )
         )
         self._history = history
@@ -243,27 +227,9 @@ class Checkpointer:
         if self._resumed_from or existing.step in self._checked:
             return True
         try:
-            return existing.manifest["attempt"] == self._directory.attempt
+            return existing.manifest.attempt == self._record.attempt
         except CorruptCheckpointError:
             return False
-
-    def _facts(self, now: Moment, state: Mapping[str, Any], asks: Sequence[Ask]) -> dict[str, Any]:
-        """What the manifest says, but for what the saver knows."""
-        params = flatten(self._directory.read_config()["params"])
-        policies: dict[str, str] = {}
-        for ask in asks:
-            policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
-        return {
-            "run_id": self._directory.info["id"],
-            "attempt": self._directory.attempt,
-            "time": time.time(),
-            "metrics": {name: _json_number(value) for name, value in now.metrics.items()},
-            "policies": policies,
-            **surroundings(state, self._ranks.world_size),
-            "params": params,
-            "params_sha256": fingerprint(params),
-            "data": data_of(self._directory),
-        }
 
     def _settle(self) -> list[OSError]:
         """Say how the saves ended that ended meanwhile; only then may older ones go."""
@@ -279,10 +245,7 @@ class Checkpointer:
                     durable_seconds=outcome.durable_seconds,
                 )
                 self._announce(_describe(outcome, asks))
-                self._wait_for_pruning()
-                # Removing gigabytes takes longer than the copy that the loop pays for a save.
-                self._pruning = threading.Thread(target=self._prune, name="prune", daemon=True)
-                self._pruning.start()
+                self._pruning.start(self._resumed_from, self._checked)
             else:
                 # It was not saved, so that a policy may ask again.
                 self._history = replace(
@@ -298,22 +261,6 @@ class Checkpointer:
                     "checkpoints before it are untouched, the next save that is due tries again"
                 )
         return errors
-
-    def _wait_for_pruning(self) -> None:
-        if self._pruning is not None:
-            self._pruning.join()
-            self._pruning = None
-
-    def _prune(self) -> None:
-        if self._plan.keep is None:
-            return
-        removed, busy = pruning.prune(
-            self._store, self._plan.keep, self._resumed_from, self._checked
-        )
-        for verdict in removed:
-            self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
-        for verdict in busy:
-            self._announce(f"step {verdict.checkpoint.step} stays for now: {verdict.reason}")
 
     def restore(self, state: MutableMapping[str, Any], step: int | None = None) -> int:
         """Put the newest checkpoint that verifies back into `state`, and the generators with it.
@@ -353,7 +300,3 @@ def _describe(outcome: Outcome, asks: Sequence[Ask]) -> str:
         f"{1000 * outcome.durable_seconds:.0f} ms, stall {1000 * outcome.stall_seconds:.1f} ms; "
         f"{reasons})"
     )
-
-
-def _json_number(value: float) -> float | str:
-    return value if math.isfinite(value) else repr(value)

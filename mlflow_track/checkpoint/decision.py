@@ -5,14 +5,16 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
-from mlflow_track.checkpoint.budget import recent_cost
-from mlflow_track.checkpoint.deadline import Deadline
-from mlflow_track.checkpoint.history import History, Moment
+from mlflow_track.checkpoint.policy.budget import recent_cost
+from mlflow_track.checkpoint.policy.deadline import Deadline
+from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checkpoint.policy.retention import Keep
+from mlflow_track.checkpoint.policy.schedule import Ask, SavePolicy
 from mlflow_track.checkpoint.ranks import Ranks
-from mlflow_track.checkpoint.schedule import Ask, SavePolicy
+from mlflow_track.checks import did_you_mean
 from mlflow_track.stop import StopRequest
 
 _STEPS_REMEMBERED = 1000
@@ -133,3 +135,59 @@ class PatientLog:
 
     def goes(self) -> None:
         self._is_waiting = False
+
+
+class Watched:
+    """Which of the metrics that policies watch ever came: a typo must not cost all checkpoints.
+
+    Args:
+        names: What the policies watch.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._missing = set(names)
+        self._came: set[str] = set()
+        self._steps = 0
+
+    def saw(self, metrics: Collection[str]) -> None:
+        self._steps += 1
+        if self._missing:
+            self._came.update(metrics)
+            self._missing.difference_update(metrics)
+
+    def tell(self, announce: Callable[[str], None]) -> None:
+        """Say which never came, if there was any step at all."""
+        for name in sorted(self._missing) if self._steps else ():
+            came = ", ".join(sorted(self._came)) or "none"
+            announce(
+                f"WARNING: a policy watches the metric {name!r}, and no call of checkpoints.step "
+                f"passed it (passed: {came}){did_you_mean(name, self._came)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `run.checkpoints(...)` was given.
+
+    Attributes:
+        save: When to save; None saves only at `save()`.
+        keep: What to keep; None keeps all.
+        must_match: Shell patterns of params without which a resume makes no sense.
+        free: Shell patterns of params that may differ and leave the continuation exact.
+        limits: What ends the run.
+    """
+
+    save: SavePolicy | None = None
+    keep: Keep | None = None
+    must_match: Sequence[str] = ()
+    free: Sequence[str] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.save is not None and not isinstance(self.save, SavePolicy):
+            raise TypeError(f"save is {self.save!r}; it takes a policy, like mt.EverySteps(100)")
+        if self.keep is not None and not isinstance(self.keep, Keep):
+            raise TypeError(f"keep is {self.keep!r}; it takes mt.Keep(last=2)")
+        for name in ("must_match", "free"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} is a string; it takes a list of names")

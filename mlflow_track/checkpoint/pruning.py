@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, MutableMapping, Sequence
+import os
+import threading
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from typing import NamedTuple
 
-from mlflow_track.checkpoint import lease
-from mlflow_track.checkpoint.retention import Candidate, Keep, newest
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint.disk.store import (
+    Checkpoint,
+    CheckpointStore,
+    CorruptCheckpointError,
+    free_to_remove,
+)
+from mlflow_track.checkpoint.policy.retention import Candidate, Keep, newest
+from mlflow_track.record import layout
+from mlflow_track.record.files import FILE_MODE
 
 # A file beside the manifest: it moves with the folder, and `touch` and `rm` do what one thinks.
-_PIN = "pinned"
 
 
 class Verdict(NamedTuple):
@@ -24,17 +31,18 @@ class Verdict(NamedTuple):
 
 def is_pinned(checkpoint: Checkpoint) -> bool:
     """Whether a person said to keep it."""
-    return (checkpoint.path / _PIN).exists()
+    return (checkpoint.path / layout.PIN).exists()
 
 
 def pin(checkpoint: Checkpoint) -> None:
     """Keep it, whatever retention says."""
-    (checkpoint.path / _PIN).touch()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    os.close(os.open(checkpoint.path / layout.PIN, flags, FILE_MODE))
 
 
 def unpin(checkpoint: Checkpoint) -> None:
     """Leave it to retention again."""
-    (checkpoint.path / _PIN).unlink(missing_ok=True)
+    (checkpoint.path / layout.PIN).unlink(missing_ok=True)
 
 
 def has_right_sizes(checkpoint: Checkpoint) -> bool:
@@ -43,8 +51,8 @@ def has_right_sizes(checkpoint: Checkpoint) -> bool:
     A whole read would take as long as the save did, after each save.
     """
     try:
-        files = checkpoint.manifest["files"]
-        return all((checkpoint.path / n).stat().st_size == f["bytes"] for n, f in files.items())
+        files = checkpoint.manifest.files
+        return all((checkpoint.path / n).stat().st_size == f.bytes for n, f in files.items())
     except (CorruptCheckpointError, OSError):
         return False
 
@@ -110,7 +118,7 @@ def prune(
     for verdict in judge(store, keep, in_use, checked):
         if verdict.is_kept:
             continue
-        with lease.removing(verdict.checkpoint.path) as is_free:
+        with free_to_remove(verdict.checkpoint.path) as is_free:
             # A pin may have come since the judgement.
             if is_free and not is_pinned(verdict.checkpoint):
                 store.remove(verdict.checkpoint)
@@ -144,9 +152,50 @@ def _candidate(checkpoint: Checkpoint) -> Candidate:
     return Candidate(
         step=checkpoint.step,
         metrics=checkpoint.metrics,
-        is_finite=manifest["is_finite"],
-        is_milestone=manifest.get("is_milestone", False),
+        is_finite=manifest.is_finite,
+        is_milestone=manifest.is_milestone,
         is_pinned=is_pinned(checkpoint),
         is_verified=has_right_sizes(checkpoint),
         size_bytes=checkpoint.size_bytes,
     )
+
+
+class BackgroundPruning:
+    """Removes what retention does not keep, in a thread: gigabytes take longer than a save stalls.
+
+    Args:
+        store: The checkpoints.
+        keep: What to keep; None keeps all.
+        announce: Takes one line of text for the log.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, keep: Keep | None, announce: Callable[[str], None]
+    ) -> None:
+        self._store, self._keep, self._announce = store, keep, announce
+        self._thread: threading.Thread | None = None
+
+    def start(self, in_use: Collection[int], checked: MutableMapping[int, bool]) -> None:
+        """Begin, once the removals before have ended; see `prune` for the arguments."""
+        self.wait()
+        if self._keep is not None:
+            work = (self._keep, in_use, checked)
+            self._thread = threading.Thread(
+                target=self._prune, args=work, name="prune", daemon=True
+            )
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Return when everything is removed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _prune(
+        self, keep: Keep, in_use: Collection[int], checked: MutableMapping[int, bool]
+    ) -> None:
+        removed, busy = prune(self._store, keep, in_use, checked)
+        for verdict in removed:
+            self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
+        for verdict in busy:
+            self._announce(f"step {verdict.checkpoint.step} stays for now: {verdict.reason}")

@@ -1,16 +1,71 @@
-"""The processes of one torchrun job: what they must agree on, so that none waits for ever.
+"""The processes of one job: which one this is, and what all agree on, so that none waits for ever.
 
-Everything goes through gloo, as numbers and bytes: no pickle, and no synchronisation of a GPU.
+Agreements go through gloo, as numbers and bytes: no pickle, and no synchronisation of a GPU.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 FIRST = 0
+
+
+def rank_and_size(
+    variables: Mapping[str, str], joined: tuple[int, int] | None = None, rank: int | None = None
+) -> tuple[int, int]:
+    """Which process of its job this is, and how many the job has; (0, 1) without a job.
+
+    A rank without a size, as a job script may leave it, is no job.
+
+    Args:
+        variables: The environment.
+        joined: Rank and size in torch.distributed; None where the process has not joined a job.
+        rank: What the user says, which is right whatever the others say.
+    """
+    # The launcher that is closest to the process comes first. In a Slurm job mpirun and Lightning
+    # start processes inside one task, and each of them has the SLURM_PROCID of that task. A batch
+    # script is task 0 itself; a shell in an allocation without a step has no SLURM_PROCID.
+    told = (
+        joined
+        or _told(variables, "RANK", "WORLD_SIZE")
+        or _told_by_lightning(variables)
+        or _told(variables, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
+        or _told(variables, "PMI_RANK", "PMI_SIZE")
+        or _told(variables, "SLURM_PROCID", "SLURM_NTASKS")
+        or (FIRST, 1)
+    )
+    return told if rank is None else (rank, max(rank + 1, told[1]))
+
+
+def joined_job() -> tuple[int, int] | None:
+    """Rank and size in torch.distributed; None before `init_process_group`."""
+    # A process that has not imported it cannot have joined a job.
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def _told(variables: Mapping[str, str], rank_name: str, size_name: str) -> tuple[int, int] | None:
+    rank, size = _number(variables, rank_name), _number(variables, size_name)
+    return None if rank is None or size is None or rank >= size else (rank, size)
+
+
+def _told_by_lightning(variables: Mapping[str, str]) -> tuple[int, int] | None:
+    node, local, size = (_number(variables, k) for k in ("NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    if node is None or local is None or size is None:
+        return None
+    # Its own launcher does not tell how many ranks a node has; which one is the first is sure.
+    return node * (_number(variables, "LOCAL_WORLD_SIZE") or local + 1) + local, size
+
+
+def _number(variables: Mapping[str, str], name: str) -> int | None:
+    text = variables.get(name, "").strip()
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 class Ranks:
@@ -31,18 +86,15 @@ class Ranks:
     @classmethod
     def here(cls) -> Ranks:
         """The job that this process belongs to. The first call in a job is a collective."""
-        # A process that has not imported it cannot have joined a job.
-        distributed = sys.modules.get("torch.distributed")
-        if distributed is None or not distributed.is_available():
-            return cls(FIRST, 1)
-        if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        joined = joined_job()
+        if joined is None or joined[1] == 1:
             cls._of_this_process = None
             return cls(FIRST, 1)
         if cls._of_this_process is None:
+            distributed = sys.modules["torch.distributed"]
             has_gloo = distributed.get_backend() == "gloo"
             group = None if has_gloo else distributed.new_group(backend="gloo")
-            size = distributed.get_world_size()
-            cls._of_this_process = cls(distributed.get_rank(), size, group)
+            cls._of_this_process = cls(*joined, group)
         return cls._of_this_process
 
     @property
@@ -79,7 +131,7 @@ class Ranks:
             return value
         import torch
 
-        from mlflow_track.checkpoint import codec
+        from mlflow_track.checkpoint.state import codec
 
         encoder = codec.Encoder()
         text = b""
@@ -106,7 +158,7 @@ class Ranks:
             return [value]
         import torch
 
-        from mlflow_track.checkpoint import codec
+        from mlflow_track.checkpoint.state import codec
 
         text = bytearray(json.dumps(codec.Encoder().encode(value, "value")).encode())
         (longest,) = self.largest([len(text)])

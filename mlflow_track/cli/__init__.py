@@ -15,12 +15,12 @@ from mlflow_track.cli.lazy import LazyGroup
         "compare": "compare.compare",
         "plot": "plot.plot",
         "report": "report.report",
-        "tail": "show.tail",
+        "tail": "tail.tail",
         "export": "export.export",
         "rm": "trash.rm",
         "gc": "trash.gc",
-        "completion": "completion.completion",
-        "ckpt": "ckpt.ckpt",
+        "completion": ".completion",
+        "ckpt": ".ckpt",
         "sync": "mirror.sync",
         "doctor": "mirror.doctor",
         "ui": "ui.ui",
@@ -29,3 +29,45 @@ from mlflow_track.cli.lazy import LazyGroup
 )
 def main() -> None:
     """Runs that mlflow_track has recorded: list, compare, send to an MLflow server."""
+
+
+@click.command(
+    cls=LazyGroup,
+    homes={
+        "ls": "checkpoints.list_checkpoints",
+        "verify": "checkpoints.verify",
+        "show": "checkpoints.show",
+        "diff": "checkpoints.diff",
+        "prune": "retention.prune",
+        "export": "checkpoints.export",
+        "pin": "retention.pin",
+        "unpin": "retention.unpin",
+        "replay": "checkpoints.replay",
+    },
+)
+def ckpt() -> None:
+    """The checkpoints of a run: list, verify, compare, prune, export, replay.
+
+    \b
+    Example:
+      mlflow-track ckpt ls @last
+    """
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of SHELL; evaluate it in its start-up file.
+
+    \b
+    Examples:
+      mlflow-track completion bash
+      mlflow-track completion zsh
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    script = kind(main, {}, "mlflow-track", "_MLFLOW_TRACK_COMPLETE").source()
+    click.echo(f'# in the start-up file of {shell}: eval "$(mlflow-track completion {shell})"')
+    click.echo(script)

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli.output import cell_text, output_options, print_json, print_rows
-from mlflow_track.cli.select import directory_option, run_argument, run_or_last_argument
-from mlflow_track.cli.select_checkpoint import checkpoint_argument, find_checkpoint, store_of
+from mlflow_track.cli.select import (
+    checkpoint_argument,
+    directory_option,
+    find_checkpoint,
+    one_run,
+    run_argument,
+    run_or_last_argument,
+    store_of,
+)
+from mlflow_track.record.schema import Manifest
 
 if TYPE_CHECKING:
-    from mlflow_track.checkpoint.store import Checkpoint
+    from mlflow_track.checkpoint.disk.store import Checkpoint
 
 
 @click.command("ls")
@@ -28,8 +36,8 @@ def list_checkpoints(run: str, root: Path, form: str | None) -> None:
     Example:
       mlflow-track ckpt ls @last
     """
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
     from mlflow_track.checkpoint.pruning import has_right_sizes, is_pinned
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
 
     rows: list[list[Any]] = []
     for checkpoint in store_of(root, run).list():
@@ -40,17 +48,17 @@ def list_checkpoints(run: str, root: Path, form: str | None) -> None:
             continue
         notes = [
             *(["pinned"] if is_pinned(checkpoint) else []),
-            *(["milestone"] if manifest.get("is_milestone") else []),
-            *([] if manifest["is_finite"] else ["NOT FINITE"]),
+            *(["milestone"] if manifest.is_milestone else []),
+            *([] if manifest.is_finite else ["NOT FINITE"]),
             *([] if has_right_sizes(checkpoint) else ["DAMAGED: a file has another size"]),
         ]
         rows.append(
             [
                 checkpoint.step,
-                _time(manifest["time"]),
+                _time(manifest.time),
                 _size(checkpoint.size_bytes),
-                "  ".join(f"{k} {cell_text(float(v))}" for k, v in manifest["metrics"].items()),
-                "; ".join(manifest["policies"].values()),
+                "  ".join(f"{k} {cell_text(float(v))}" for k, v in manifest.metrics.items()),
+                "; ".join(manifest.policies.values()),
                 ", ".join(notes),
             ]
         )
@@ -70,14 +78,13 @@ def verify(run: str, step: str | None, root: Path) -> None:
     Example:
       mlflow-track ckpt verify @last
     """
-    from mlflow_track.checkpoint import lease
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
 
     store, is_damaged = store_of(root, run), False
     for checkpoint in [find_checkpoint(store, step)] if step is not None else store.list():
         began = time.monotonic()
         try:
-            with lease.reading(checkpoint.path):
+            with held_for_reading(checkpoint.path):
                 checkpoint.verify()
             words = f"verified, {_size(checkpoint.size_bytes)} in {time.monotonic() - began:.2f} s"
         except (CorruptCheckpointError, FileNotFoundError) as error:
@@ -96,13 +103,13 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
     Example:
       mlflow-track ckpt show @last last
     """
-    from mlflow_track.checkpoint.contents import tensors_of
+    from mlflow_track.checkpoint.disk.inspect import tensors_of
 
     manifest = _manifest(checkpoint)
     if as_json:
-        print_json(manifest)
+        print_json(checkpoint.content)
         return
-    for name, value in manifest.items():
+    for name, value in checkpoint.content.items():
         if name == "files":
             continue
         if name == "time":
@@ -110,8 +117,8 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
         inner = value if isinstance(value, dict) else {"": value}
         for key, item in inner.items():
             click.echo(f"{f'{name}.{key}' if key else name}: {cell_text(item)}")
-    for name, entry in manifest["files"].items():
-        click.echo(f"file {name}: {entry['bytes']:,} bytes, {len(entry['chunks'])} digests")
+    for name, entry in manifest.files.items():
+        click.echo(f"file {name}: {entry.bytes:,} bytes, {len(entry.chunks)} digests")
     for name, tensor in tensors_of(checkpoint).items():
         click.echo(f"tensor {name}: {tensor.dtype} {list(tensor.shape)}")
 
@@ -133,8 +140,8 @@ def diff(run: str, first: str, second: str, root: Path, values: bool, form: str 
       mlflow-track ckpt diff @last 100 last
       mlflow-track ckpt diff demo 100 other-run:100 --values
     """
-    from mlflow_track.checkpoint.contents import compare_manifests, compare_values
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.disk.inspect import compare_manifests, compare_values
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 
     other, _, step = second.rpartition(":")
     a, b = (
@@ -167,13 +174,12 @@ def export(checkpoint: Checkpoint, form: str, entry: str, output: Path | None) -
     Example:
       mlflow-track ckpt export @last last -o model.safetensors
     """
-    from mlflow_track.checkpoint import lease
-    from mlflow_track.checkpoint.contents import export_model
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.disk.inspect import export_model
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
 
     target = output or Path(f"{entry}-step-{checkpoint.step}.{form}")
     try:
-        with lease.reading(checkpoint.path):
+        with held_for_reading(checkpoint.path):
             count, skipped = export_model(checkpoint, target, entry)
     except KeyError as error:
         raise click.ClickException(error.args[0]) from None
@@ -183,8 +189,8 @@ def export(checkpoint: Checkpoint, form: str, entry: str, output: Path | None) -
     click.echo(f"{target}: {count} tensors of step {checkpoint.step}{left}")
 
 
-def _manifest(checkpoint: Checkpoint) -> dict[str, Any]:
-    from mlflow_track.checkpoint.store import CorruptCheckpointError
+def _manifest(checkpoint: Checkpoint) -> Manifest:
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 
     try:
         return checkpoint.manifest
@@ -198,3 +204,38 @@ def _time(seconds: float) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
+
+
+@click.command()
+@run_argument
+@directory_option
+@click.option("--from", "first", type=int, help="The step to begin from; else the last but one.")
+@click.option("--to", "last", type=int, help="The step to compare at; else the newest.")
+@click.option("--show", is_flag=True, help="Show what the command says.")
+def replay(run: str, root: Path, first: int | None, last: int | None, show: bool) -> None:
+    """Run the recorded command from one checkpoint of RUN to the next; compare bit for bit.
+
+    It runs in a temporary folder; RUN is only read. Ends with 1 if something differs.
+
+    \b
+    Example:
+      mlflow-track ckpt replay @last
+    """
+    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
+    from mlflow_track.checkpoint.replay import ReplayError
+    from mlflow_track.checkpoint.replay import replay as replay_run
+
+    try:
+        found = replay_run(one_run(root, run).path, first=first, last=last, show=show)
+    except (ReplayError, CorruptCheckpointError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    steps = f"step {found.first} to step {found.last}"
+    if found.report.differences:
+        click.echo(f"exact: no ({'; '.join(found.report.differences)})")
+    if not found.differences:
+        click.echo(f"equal: {steps} came to the recorded state bit for bit ({found.digest})")
+        return
+    for item in found.differences:
+        click.echo(f"differs: {item.name}  {cell_text(item.first)} {cell_text(item.second)}"[:300])
+    click.echo(f"{len(found.differences)} differences from {steps}")
+    sys.exit(1)

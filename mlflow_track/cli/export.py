@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mlflow_track.cli.select import directory_option, runs_argument, some_runs
+from mlflow_track.record import layout
 
 _SUFFIXES = (".csv", ".json", ".parquet")
 
@@ -23,7 +24,7 @@ _SUFFIXES = (".csv", ".json", ".parquet")
 @click.option(
     "--file",
     "name",
-    default="metrics.csv",
+    default=layout.METRICS,
     show_default=True,
     help="Which file of a run; system_metrics.csv is another.",
 )

@@ -8,14 +8,15 @@ from typing import Any
 
 import click
 
-from mlflow_track.hint import did_you_mean
+from mlflow_track.checks import did_you_mean
 
 
 class LazyGroup(click.Group):
     """Importing every command to run one would take longer than most commands do.
 
     Args:
-        homes: Of each command the module in `mlflow_track.cli` and its name there, with a dot.
+        homes: For each command its module in `mlflow_track.cli` (none: the package itself), a
+            dot, and its name there.
     """
 
     def __init__(self, *, homes: Mapping[str, str], **settings: Any) -> None:
@@ -29,7 +30,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self._homes:
             return None
         module, _, name = self._homes[cmd_name].partition(".")
-        return getattr(import_module(f"mlflow_track.cli.{module}"), name)
+        return getattr(import_module(f"mlflow_track.cli.{module}".rstrip(".")), name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -12,12 +12,12 @@ import click
 
 from mlflow_track.cli.output import duration_text, is_terminal, output_options, print_rows
 from mlflow_track.cli.select import default_root, no_such_metric
-from mlflow_track.record.statuses import STATUSES
+from mlflow_track.record.schema import STATUSES
 from mlflow_track.record.tags import PARENT_TAG
 
 if TYPE_CHECKING:
-    from mlflow_track.analysis.folders import Skipped
     from mlflow_track.analysis.summary import Summary
+    from mlflow_track.record.find import Skipped
 
 _WATCH_SECONDS = 2
 _FIELDS: dict[str, Callable[[Summary], Any]] = {
@@ -126,7 +126,7 @@ def ls(
 
 
 def _is_experiment(word: str) -> bool:
-    from mlflow_track.record.directory import folder_name
+    from mlflow_track.record.find import folder_name
 
     return (default_root() / folder_name(word)).is_dir()
 
@@ -166,8 +166,9 @@ def _read(
     """The runs, what could not be read, and which metrics to show."""
     from mlflow_track.analysis.brief import read_brief, read_names
     from mlflow_track.analysis.compare import main_metric_of
-    from mlflow_track.analysis.folders import Skipped, UnreadableRun, find_folders
     from mlflow_track.analysis.summary import read_summaries
+    from mlflow_track.record.find import Skipped, find_folders
+    from mlflow_track.record.info import UnreadableRun
 
     folders, skipped = find_folders(root, experiment)
     names = list(metrics)
@@ -222,7 +223,7 @@ def _sorted(runs: list[Summary], sort: str, reverse: bool) -> list[Summary]:
 def _print(
     runs: Sequence[Summary], metrics: Sequence[str], *, tree: bool, form: str | None
 ) -> None:
-    from mlflow_track.cli.show import as_data
+    from mlflow_track.cli.output import as_data
 
     indents = [""] * len(runs)
     if tree:

@@ -30,8 +30,8 @@ def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None) -> None:
     Example:
       mlflow-track sync --all runs/ --tracking-uri http://127.0.0.1:5000
     """
+    from mlflow_track.backends.protocol import Unavailable
     from mlflow_track.mirror.process import AlreadyMirrored, open_mlflow, sync_run
-    from mlflow_track.mirror.sink import Unavailable
     from mlflow_track.record.masking import mask_password
 
     chosen = runs_named(runs)
@@ -112,7 +112,7 @@ def server_of(run: LoadedRun, tracking_uri: str | None) -> str:
 
     if tracking_uri:
         return absolute_uri(tracking_uri)
-    own = (run.info.get("mirror") or {}).get("tracking_uri") or ""
+    own = run.mirror.tracking_uri if run.mirror is not None else ""
     if own and mask_password(own) == own and "***" not in own:
         return own
     named = read_settings(backend="mlflow").named_tracking_uri
@@ -129,4 +129,4 @@ def server_of(run: LoadedRun, tracking_uri: str | None) -> str:
 def _lacks_something(run: LoadedRun) -> bool:
     from mlflow_track.mirror.status import read_status
 
-    return run.info.get("mirror") is not None and not read_status(run.path).is_complete
+    return run.mirror is not None and not read_status(run.path).is_complete

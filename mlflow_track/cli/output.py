@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_track.record.files import legible
+
+if TYPE_CHECKING:
+    from mlflow_track.analysis.summary import Summary
+
 import csv
 import io
 import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
-
-import click
+from typing import TypeVar
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _STATUS_STYLES = {"RUNNING": "green", "FAILED": "red", "KILLED": "yellow"}
@@ -73,7 +80,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_json(content: Any) -> None:
     """Print JSON; what it has no number for (NaN, infinities) becomes null."""
-    click.echo(json.dumps(_legal(content), indent=2, ensure_ascii=False, default=str))
+    click.echo(legible(json.dumps(_legal(content), indent=2, ensure_ascii=False, default=str)))
 
 
 def is_terminal() -> bool:
@@ -138,3 +145,27 @@ def _legal(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [_legal(item) for item in content]
     return content
+
+
+def as_data(run: Summary) -> dict[str, Any]:
+    """A run as programs want it."""
+    return {
+        "id": run.id,
+        "name": run.name,
+        "experiment": run.experiment,
+        "status": run.status,
+        "path": str(run.path.absolute()),
+        "created": run.created,
+        "ended": run.ended,
+        "seconds": run.seconds,
+        "rows": run.rows,
+        "last_step": run.last_step,
+        "steps_per_second": run.steps_per_second,
+        "params": run.params,
+        "tags": run.tags,
+        "metrics": {
+            name: {field: getattr(m, field) for field in m.__slots__}
+            for name, m in run.metrics.items()
+        },
+        "problems": list(run.problems),
+    }

@@ -46,7 +46,7 @@ def plot(
     """
     from mlflow_track.analysis.compare import main_metric
     from mlflow_track.analysis.curves import labels, read_curve, smoothed
-    from mlflow_track.analysis.plots import draw
+    from mlflow_track.draw.matplotlib_plot import draw
 
     found = some_runs(root, runs)
     names = list(metrics) or [name for name in [main_metric(found)] if name]
@@ -76,7 +76,7 @@ def plot(
 
 
 def _print_as_text(panels: list, x_label: str, is_log: bool) -> None:
-    from mlflow_track.analysis.terminal import plot as plot_as_text
+    from mlflow_track.draw.terminal import plot as plot_as_text
 
     width = min(120, shutil.get_terminal_size((80, 24)).columns)
     for name, curves in panels:

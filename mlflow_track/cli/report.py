@@ -56,7 +56,7 @@ def report(
       mlflow-track report demo --metric val/loss --smooth 0.6 -o demo.html
     """
     from mlflow_track.analysis.compare import without_parents
-    from mlflow_track.analysis.report import render_report
+    from mlflow_track.draw.report import render_report
 
     found = without_parents(some_runs(root, runs))
     try:

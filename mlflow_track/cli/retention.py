@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.select import directory_option, one_run, run_argument
-from mlflow_track.cli.select_checkpoint import checkpoint_argument, own_keep, store_of
+from mlflow_track.cli.select import (
+    checkpoint_argument,
+    directory_option,
+    one_run,
+    own_keep,
+    run_argument,
+    store_of,
+)
 
 if TYPE_CHECKING:
-    from mlflow_track.checkpoint.retention import Keep
-    from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore
+    from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
+    from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.record.directory import RunDirectory
 
 
@@ -95,12 +101,12 @@ def unpin(checkpoint: Checkpoint) -> None:
 
 def _resumed_from(directory: RunDirectory) -> set[int]:
     """The step that the run was restored from last."""
-    return {restore["step"] for restore in directory.info.get("restores", [])[-1:]}
+    return {restore.step for restore in directory.info.restores[-1:]}
 
 
 def _keep(store: CheckpointStore, rules: dict[str, Any]) -> Keep:
     """What the run itself keeps, with the options that were given."""
-    from mlflow_track.checkpoint.retention import Keep
+    from mlflow_track.checkpoint.policy.retention import Keep
 
     own = own_keep(store)
     given = {name: value for name, value in rules.items() if value is not None}

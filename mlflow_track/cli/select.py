@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlflow_track.hint import did_you_mean
+from mlflow_track.checks import did_you_mean
+from mlflow_track.record import layout
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun
@@ -84,14 +86,17 @@ def some_runs(root: Path, words: Sequence[str]) -> list[Summary]:
 
     selector = RunSelector(root)
     if not words:
-        if not selector.runs():
+        found = selector.runs()
+        for path, reason in selector.skipped:
+            click.echo(f"skipped {path}: {reason}", err=True)
+        if not found:
             raise click.ClickException(f"there are no runs in {root}")
-        return selector.runs()
+        return found
     try:
-        found = {run.path.resolve(): run for word in words for run in selector.find(word)}
+        named = {run.path.resolve(): run for word in words for run in selector.find(word)}
     except NoSuchRun as error:
         raise click.ClickException(str(error)) from None
-    return list(found.values())
+    return list(named.values())
 
 
 def no_such_metric(name: str, known: Collection[str]) -> click.ClickException:
@@ -106,7 +111,7 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     """What the shell offers for a RUN: ids and names."""
     from click.shell_completion import CompletionItem
 
-    from mlflow_track.analysis.folders import find_folders
+    from mlflow_track.record.find import find_folders
     from mlflow_track.record.info import UnreadableRun, read_info
 
     items = [CompletionItem("@last"), CompletionItem("@best:")]
@@ -115,7 +120,7 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
             info = read_info(path)
         except UnreadableRun:
             continue
-        items += [CompletionItem(info["id"], help=info["name"]), CompletionItem(info["name"])]
+        items += [CompletionItem(info.id, help=info.name), CompletionItem(info.name)]
     return [item for item in items if item.value.startswith(incomplete)]
 
 
@@ -132,3 +137,66 @@ def runs_named(words: Sequence[str]) -> list[LoadedRun]:
     if not words:
         return load_runs(default_root())
     return [load_run(run.path) for run in some_runs(default_root(), words)]
+
+
+if TYPE_CHECKING:
+    from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
+
+
+def checkpoint_argument(command: Callable[..., None]) -> Callable[..., None]:
+    """RUN and STEP as arguments of a command, which gets the checkpoint that they name."""
+
+    @wraps(command)
+    def found(run: str, step: str, root: Path, **options: Any) -> None:
+        command(find_checkpoint(store_of(root, run), step), **options)
+
+    return run_argument(click.argument("step", default="last")(directory_option(found)))
+
+
+def store_of(root: Path, run: str) -> CheckpointStore:
+    from mlflow_track.checkpoint.disk.store import CheckpointStore
+
+    return CheckpointStore(one_run(root, run).path / layout.CHECKPOINTS)
+
+
+def find_checkpoint(store: CheckpointStore, step: str) -> Checkpoint:
+    found = store.list()
+    if not found:
+        raise click.ClickException(f"there are no checkpoints in {store.path}")
+    if step == "last":
+        return found[-1]
+    if step == "best":
+        return _best(store)
+    for checkpoint in found:
+        if str(checkpoint.step) == step:
+            return checkpoint
+    known = ", ".join(str(c.step) for c in found)
+    raise click.ClickException(
+        f"there is no checkpoint of step {step}; there are {known}, last, best"
+    )
+
+
+def own_keep(store: CheckpointStore) -> dict[str, Any]:
+    """What the run said that it keeps, as the arguments of `Keep`; empty where it keeps all."""
+    from mlflow_track.record.info import UnreadableRun, read_info
+
+    try:
+        wanted = read_info(store.path.parent).checkpoints
+    except UnreadableRun as error:
+        raise click.ClickException(f"{store.path.parent}: {error}") from None
+    return {} if wanted is None or wanted.keep is None else wanted.keep.as_arguments()
+
+
+def _best(store: CheckpointStore) -> Checkpoint:
+    from mlflow_track.checkpoint.policy.retention import Keep
+    from mlflow_track.checkpoint.pruning import best_of
+
+    own = own_keep(store)
+    if own.get("metric") is None:
+        raise click.ClickException(
+            "no metric says what is best: the run has none in keep=Keep(metric=…); name a step"
+        )
+    found = best_of(store, Keep(**own))
+    if found is None:
+        raise click.ClickException(f"no checkpoint has a value of {own['metric']}")
+    return found

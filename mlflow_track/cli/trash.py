@@ -25,7 +25,7 @@ def rm(runs: tuple[str, ...], root: Path, dry_run: bool) -> None:
       mlflow-track rm lr-1e-3
     """
     from mlflow_track.record.directory import RunHeldError
-    from mlflow_track.trash import move_to_trash, size_bytes
+    from mlflow_track.record.trash import move_to_trash, size_bytes
 
     if not runs:
         raise click.UsageError("name the runs to throw away; * of the shell names all")
@@ -56,7 +56,7 @@ def gc(root: Path, dry_run: bool) -> None:
       mlflow-track gc --dry-run
       mlflow-track gc runs
     """
-    from mlflow_track.trash import leftovers, remove, size_bytes
+    from mlflow_track.record.trash import leftovers, remove, size_bytes
 
     freed, failed = 0, False
     for path in list(leftovers(root, time.time())):

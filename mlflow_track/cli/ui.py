@@ -28,8 +28,8 @@ def ui(root: Path, port: int, no_browser: bool) -> None:
       mlflow-track ui runs --port 5000 --no-browser
     """
     from mlflow_track.analysis.summary import read_summaries
-    from mlflow_track.analysis.ui_address import page_of
-    from mlflow_track.analysis.ui_server import UiServer, UiServerError
+    from mlflow_track.ui.address import page_of
+    from mlflow_track.ui.server import UiServer, UiServerError
 
     summaries, skipped = read_summaries(root)
     for folder in skipped:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.sink import Refused, Unavailable
-from mlflow_track.mirror.state import MirrorState
+from mlflow_track.backends.protocol import Refused, Unavailable
+from mlflow_track.mirror.state import Ledger, MirrorState
+from mlflow_track.record import layout
+from mlflow_track.record.files import files_below
 
 # What of the record itself goes along, and under which folder of the artifacts.
 RECORD_FOLDER = "record"
-RECORD_FILES = ("config.json", "run.json", "requirements.txt", "code.patch")
-RECORD_FILES_AT_END = ("training.log", "metrics.csv", "system_metrics.csv")
+RECORD_FILES = (layout.CONFIG, layout.RUN, layout.REQUIREMENTS, layout.PATCH)
+RECORD_FILES_AT_END = (layout.LOG, layout.METRICS, layout.SYSTEM_METRICS)
 # Of the time that passes, this part may go into looking whether files have changed.
 _LOOKING_SHARE = 0.02
 _MOST_FAILURES = 3
@@ -81,13 +81,10 @@ def all_artifacts(path: Path, is_at_end: bool) -> Iterator[tuple[Path, str]]:
     for name in RECORD_FILES + (RECORD_FILES_AT_END if is_at_end else ()):
         if (path / name).is_file():
             yield path / name, f"{RECORD_FOLDER}/{name}"
-    root = path / "artifacts"
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            file = Path(folder, name)
-            if not name.startswith(".tmp-") and not file.is_symlink():
-                yield file, file.relative_to(root).as_posix()
+    root = path / layout.ARTIFACTS
+    for file in files_below(root):
+        if not file.name.startswith(layout.TEMPORARY):
+            yield file, file.relative_to(root).as_posix()
 
 
 def _pending(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from mlflow_track.checkpoint import lease
-from mlflow_track.checkpoint.store import MANIFEST, Checkpoint, CheckpointStore, folder_of_step
+from mlflow_track.backends.protocol import Refused, Unavailable
+from mlflow_track.checkpoint.disk.store import (
+    Checkpoint,
+    CheckpointStore,
+    CorruptCheckpointError,
+    held_for_reading,
+)
 from mlflow_track.mirror.artifacts import Artifacts
-from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.sink import Refused, Unavailable
-from mlflow_track.mirror.state import MirrorState
-from mlflow_track.mirror.upload_policy import wanted_checkpoints
+from mlflow_track.mirror.state import Ledger, MirrorState
+from mlflow_track.record import layout
+from mlflow_track.record.schema import MirrorSettings, RunInfo
 from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG
 
-FOLDER = "checkpoints"
 _MOST_REMOVALS = 5
 
 
@@ -27,7 +30,7 @@ class Checkpoints:
         self._artifacts = artifacts
         self._failed_removals: dict[str, int] = {}
 
-    def send(self, info: Mapping[str, Any]) -> None:
+    def send(self, info: RunInfo) -> None:
         state = self._ledger.state
         for checkpoint in pending_checkpoints(self._ledger.path, state, info):
             if self._upload(checkpoint):
@@ -42,7 +45,7 @@ class Checkpoints:
     def recover(self) -> None:
         """Find out what lies at the server, when mirror.json was lost."""
         state, run_id = self._ledger.state, self._ledger.run_id
-        for path, is_folder in self._ledger.sink.list_files(run_id, FOLDER):
+        for path, is_folder in self._ledger.sink.list_files(run_id, layout.CHECKPOINTS):
             name = path.rsplit("/", 1)[-1]
             if is_folder and name not in state.checkpoints:
                 files = [
@@ -50,7 +53,7 @@ class Checkpoints:
                 ]
                 # Without a manifest it is none, and nothing says how whole its files are.
                 state.uploading[name] = []
-                if MANIFEST in files:
+                if layout.MANIFEST in files:
                     state.checkpoints.append(name)
                     del state.uploading[name]
         self._ledger.save()
@@ -60,17 +63,18 @@ class Checkpoints:
     def _upload(self, checkpoint: Checkpoint) -> bool:
         """Whether it arrived; retention may take it away meanwhile."""
         # What resumes from it on another machine needs to know the run, too.
-        self._artifacts.send_record_file("config.json")
-        self._artifacts.send_record_file("run.json")
+        self._artifacts.send_record_file(layout.CONFIG)
+        self._artifacts.send_record_file(layout.RUN)
         name = checkpoint.path.name
         done = self._ledger.state.uploading.setdefault(name, [])
         self._ledger.save()
         try:
-            with lease.reading(checkpoint.path):
-                files = sorted(p.name for p in checkpoint.path.iterdir() if p.name != MANIFEST)
-                for file in [*files, MANIFEST]:
+            with held_for_reading(checkpoint.path):
+                files = {p.name for p in checkpoint.path.iterdir()} - {layout.MANIFEST}
+                for file in [*sorted(files), layout.MANIFEST]:
                     if file not in done:
-                        self._upload_file(checkpoint.path / file, f"{FOLDER}/{name}/{file}")
+                        remote = f"{layout.CHECKPOINTS}/{name}/{file}"
+                        self._upload_file(checkpoint.path / file, remote)
                         done.append(file)
                         self._ledger.save()
         except FileNotFoundError:
@@ -85,11 +89,11 @@ class Checkpoints:
 
     # --- retention ---
 
-    def _remove_superfluous(self, info: Mapping[str, Any]) -> None:
-        state, root = self._ledger.state, self._ledger.path / FOLDER
+    def _remove_superfluous(self, info: RunInfo) -> None:
+        state, root = self._ledger.state, self._ledger.path / layout.CHECKPOINTS
         wanted = {c.path.name for c in _wanted(self._ledger.path, info)}
         for name in [n for n in (*state.checkpoints, *state.uploading) if n not in wanted]:
-            if name in state.checkpoints and list((root / "quarantine").glob(f"{name}*")):
+            if name in state.checkpoints and list((root / layout.QUARANTINE).glob(f"{name}*")):
                 # A damaged checkpoint stays at the server: that copy may be whole.
                 continue
             if self._remove(name):
@@ -99,10 +103,11 @@ class Checkpoints:
 
     def _remove(self, name: str) -> bool:
         """Whether it is settled: gone from the server, or known to stay there."""
-        sink, run_id, folder = self._ledger.sink, self._ledger.run_id, f"{FOLDER}/{name}"
+        sink, run_id = self._ledger.sink, self._ledger.run_id
+        folder = f"{layout.CHECKPOINTS}/{name}"
         try:
             # Without its manifest it is no checkpoint, however far the rest gets.
-            sink.remove(run_id, f"{folder}/{MANIFEST}")
+            sink.remove(run_id, f"{folder}/{layout.MANIFEST}")
             sink.remove(run_id, folder)
         except Refused as error:
             self._ledger.state.refuse([f"removal of {folder}"], str(error))
@@ -117,18 +122,45 @@ class Checkpoints:
     def _point_at_latest(self) -> None:
         steps = [int(name[5:]) for name in self._ledger.state.checkpoints]
         if steps:
-            self._ledger.set_tags({LATEST_CHECKPOINT_TAG: folder_of_step(max(steps))})
+            self._ledger.set_tags({LATEST_CHECKPOINT_TAG: layout.folder_of_step(max(steps))})
 
 
-def pending_checkpoints(
-    path: Path, state: MirrorState, info: Mapping[str, Any]
-) -> Iterator[Checkpoint]:
+def pending_checkpoints(path: Path, state: MirrorState, info: RunInfo) -> Iterator[Checkpoint]:
     """Committed checkpoints that the server is to hold and does not have in full, oldest first."""
     for checkpoint in _wanted(path, info):
         if checkpoint.path.name not in state.checkpoints:
             yield checkpoint
 
 
-def _wanted(path: Path, info: Mapping[str, Any]) -> list[Checkpoint]:
-    checkpoints = CheckpointStore(path / FOLDER).list()
-    return wanted_checkpoints(checkpoints, info.get("mirror") or {})
+def _wanted(path: Path, info: RunInfo) -> list[Checkpoint]:
+    checkpoints = CheckpointStore(path / layout.CHECKPOINTS).list()
+    return wanted_checkpoints(checkpoints, info.mirror or MirrorSettings())
+
+
+def wanted_checkpoints(
+    checkpoints: Sequence[Checkpoint], mirror: MirrorSettings
+) -> list[Checkpoint]:
+    """Those of `checkpoints` (oldest first) that the server is to hold.
+
+    Args:
+        checkpoints: The committed ones.
+        mirror: What the run asked for.
+    """
+    if mirror.upload == "none":
+        return []
+    if mirror.upload == "last":
+        return list(checkpoints[-1:])
+    if mirror.upload == "best":
+        metric, sign = mirror.metric, -1 if mirror.mode == "max" else 1
+        scored = [(sign * value, c.step, c) for c in checkpoints for value in _value(c, metric)]
+        return [min(scored, key=lambda item: item[:2])[2]] if scored else []
+    return list(checkpoints)
+
+
+def _value(checkpoint: Checkpoint, metric: str | None) -> list[float]:
+    """The metric of a checkpoint, as a list of one; empty where it cannot be compared."""
+    try:
+        value = checkpoint.metrics.get(metric or "", math.nan)
+    except CorruptCheckpointError:
+        return []
+    return [] if math.isnan(value) else [value]

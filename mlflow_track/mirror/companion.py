@@ -13,6 +13,7 @@ from pathlib import Path
 import mlflow_track
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import SyncStatus, read_status
+from mlflow_track.record import layout
 from mlflow_track.record.console import is_terminal, say
 from mlflow_track.record.files import FILE_MODE
 from mlflow_track.record.lock import close_in_forked_children
@@ -20,7 +21,6 @@ from mlflow_track.settings import Settings
 
 # Where the trainer works: MLflow puts the artifacts of a store without a server there (./mlruns).
 WORKING_FOLDER = "MLFLOW_TRACK_WORKING_FOLDER"
-_LOG_FILE = "mirror.log"
 _MOST_RESTARTS = 5
 _RESTART_PAUSE_SECONDS = 0.5
 _PROGRESS_SECONDS = 0.5
@@ -82,7 +82,8 @@ class Companion:
 
     def _start(self) -> None:
         read_end, self._pipe = os.pipe()
-        log = os.open(self._path / _LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        log = os.open(self._path / layout.MIRROR_LOG, flags, FILE_MODE)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow_track.mirror", str(self._path)],

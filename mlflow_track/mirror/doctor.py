@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_track.mirror.process import LOCK_FILE, open_mlflow
-from mlflow_track.mirror.sink import Sink, Unavailable
+from mlflow_track.backends.protocol import Sink, Unavailable
+from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import read_status
-from mlflow_track.record.directory import true_status
-from mlflow_track.record.info import read_info
+from mlflow_track.record import layout
+from mlflow_track.record.info import read_info, true_status
 from mlflow_track.record.lock import is_locked
 from mlflow_track.record.masking import mask_password
 
@@ -51,10 +51,10 @@ def examine(path: Path, trouble: str | None) -> Diagnosis:
     """
     info, state, status = read_info(path), MirrorState.read(path), read_status(path)
     run_status = true_status(path, info)
-    is_mirrored = is_locked(path / LOCK_FILE)
+    is_mirrored = is_locked(path / layout.MIRROR_LOCK)
     told = "the server is told" if not status.is_status_pending else "the server is not told yet"
     lines = [
-        f"run {info['id']} ({info['name']}) of {info['experiment']}",
+        f"run {info.id} ({info.name}) of {info.experiment}",
         f"  status       {run_status}; {told}",
         _counts("rows", status.rows, status.pending_rows),
         _counts("artifacts", status.artifacts, status.pending_artifacts),

@@ -15,36 +15,52 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mlflow_track.checkpoint.store import (
-    MANIFEST,
-    Checkpoint,
-    CheckpointStore,
-    CorruptCheckpointError,
-    folder_of_step,
-)
-from mlflow_track.mirror.checkpoints import FOLDER
-from mlflow_track.mirror.fetch_request import FetchRequest
+from mlflow_track.backends.protocol import Gone, Sink, Target, Unavailable
+from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.mirror.history import write_history
-from mlflow_track.mirror.link import SUPERSEDED_TAG
 from mlflow_track.mirror.process import open_mlflow
+from mlflow_track.mirror.server_run import SUPERSEDED_TAG
 from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS, HEARTBEAT_TAG
-from mlflow_track.mirror.sink import Gone, Sink, Target, Unavailable
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.directory import folder_name
-from mlflow_track.record.files import FOLDER_MODE, read_json, sync_folder, write_json
+from mlflow_track.record import layout
+from mlflow_track.record.files import sync_folder, write_json
+from mlflow_track.record.find import folder_name
+from mlflow_track.record.info import read_content, to_info
 from mlflow_track.record.masking import mask_password
-from mlflow_track.record.statuses import FINISHED, RUNNING
+from mlflow_track.record.schema import FINISHED, RUNNING
 from mlflow_track.record.tags import RECORD_TAG
 
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
-_STEP_FOLDER = re.compile(r"step-(\d{9,})")
 _POLL_SECONDS = 1.0
 # What the search may last, in limits of one request.
 _SEARCH_REQUESTS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchRequest:
+    """Which run is wanted.
+
+    Attributes:
+        tracking_uri: The server.
+        directory: The folder that holds all runs.
+        experiment: The experiment's name.
+        run_name: The run's name; None wants one that was not named.
+        word: "auto", "must", or an id: the record's, or MLflow's.
+    """
+
+    tracking_uri: str
+    directory: str
+    experiment: str
+    run_name: str | None
+    word: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
 
 
 class HeldElsewhere(RuntimeError):
@@ -73,10 +89,10 @@ def fetch(request: FetchRequest, sink: Sink) -> Path | None:
         raise ValueError(f"the tag {RECORD_TAG} at the server is {record_id!r}: no id of a run")
     _await_silence(sink, target)
     home = Path(request.directory) / folder_name(request.experiment)
-    home.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+    home.mkdir(parents=True, exist_ok=True)
     final = home / record_id
     building = home / f".fetch-{final.name}-{os.urandom(4).hex()}"
-    building.mkdir(mode=FOLDER_MODE)
+    building.mkdir()
     try:
         _build(building, target, sink, mask_password(request.tracking_uri))
         os.rename(building, final)
@@ -157,13 +173,14 @@ def _await_silence(sink: Sink, target: Target) -> None:
 
 def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
     _download(sink, target, "record/config.json", path)
-    checkpoint, others = _download_checkpoint(path / FOLDER, target, sink)
+    checkpoint, others = _download_checkpoint(path / layout.CHECKPOINTS, target, sink)
     renamed = json.loads(target.tags.get("mlflow_track.renamed") or "{}")
     positions = write_history(path, target, sink, renamed.get("metrics", {}))
-    _download(sink, target, "record/run.json", path / ".tmp-record")
-    info = read_json(path / ".tmp-record" / "run.json")
-    shutil.rmtree(path / ".tmp-record")
-    positions["metrics.csv"].rewinds = [0] * len(info["rewinds"])
+    _download(sink, target, "record/run.json", path / f"{layout.TEMPORARY}record")
+    content = read_content(path / f"{layout.TEMPORARY}record")
+    info = to_info(content)
+    shutil.rmtree(path / f"{layout.TEMPORARY}record")
+    positions[layout.METRICS].rewinds = [0] * len(info.rewinds)
     state = MirrorState(
         tracking_uri=tracking_uri,
         experiment_id=target.experiment_id,
@@ -173,7 +190,7 @@ def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
         files=positions,
         params=dict(target.params),
         tags=dict(target.tags),
-        inputs=len(info["inputs"]),
+        inputs=len(info.inputs),
         checkpoints=[checkpoint] if checkpoint else [],
         elsewhere=others,
         renamed=renamed,
@@ -181,7 +198,7 @@ def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
     )
     state.write(path)
     # Last: a folder without run.json is no run.
-    write_json(path / "run.json", {**info, "rewinding": None})
+    write_json(path / layout.RUN, {**content, "rewinding": None})
 
 
 def _download(sink: Sink, target: Target, name: str, folder: Path) -> None:
@@ -196,11 +213,12 @@ def _download(sink: Sink, target: Target, name: str, folder: Path) -> None:
 
 def _download_checkpoint(folder: Path, target: Target, sink: Sink) -> tuple[str | None, list[str]]:
     """The newest that verifies, now in `folder`, and the names of the others."""
-    names = [path.rsplit("/", 1)[-1] for path, _ in sink.list_files(target.run_id, FOLDER)]
-    steps = sorted(int(m[1]) for name in names if (m := _STEP_FOLDER.fullmatch(name)))
+    found = sink.list_files(target.run_id, layout.CHECKPOINTS)
+    names = [path.rsplit("/", 1)[-1] for path, _ in found]
+    steps = sorted(s for name in names if (s := layout.step_of_folder(name)) is not None)
     failures = []
     for step in reversed(steps):
-        name = folder_of_step(step)
+        name = layout.folder_of_step(step)
         with contextlib.suppress(FileNotFoundError):  # no manifest: it is none
             try:
                 _download_one(folder / name, step, target, sink)
@@ -215,11 +233,11 @@ def _download_checkpoint(folder: Path, target: Target, sink: Sink) -> tuple[str 
 
 
 def _download_one(path: Path, step: int, target: Target, sink: Sink) -> None:
-    remote = f"{FOLDER}/{path.name}"
-    sink.download(target.run_id, f"{remote}/{MANIFEST}", path)
+    remote = f"{layout.CHECKPOINTS}/{path.name}"
+    sink.download(target.run_id, f"{remote}/{layout.MANIFEST}", path)
     checkpoint = Checkpoint(path, step)
     print(f"fetching {path.name} ({checkpoint.size_bytes / 1e6:.1f} MB)", file=sys.stderr)
-    for file in checkpoint.manifest["files"]:
+    for file in checkpoint.manifest.files:
         try:
             sink.download(target.run_id, f"{remote}/{file}", path)
         except FileNotFoundError:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlflow_track.mirror.sink import Sink, Target
+from mlflow_track.backends.protocol import Sink, Target
 from mlflow_track.mirror.state import Position
+from mlflow_track.record import layout
 from mlflow_track.record.files import replace_file
-from mlflow_track.record.metrics import header_line
+from mlflow_track.record.rows import header_line
 
 _SYSTEM_PREFIX = "system/"
 
@@ -31,9 +32,9 @@ def write_history(
     keys = sorted(target.metrics)
     system = [key for key in keys if key.startswith(_SYSTEM_PREFIX)]
     own = [key for key in keys if key not in system]
-    positions = {"metrics.csv": _write(path / "metrics.csv", own, originals, target, sink)}
+    positions = {layout.METRICS: _write(path / layout.METRICS, own, originals, target, sink)}
     if system:
-        file = "system_metrics.csv"
+        file = layout.SYSTEM_METRICS
         positions[file] = _write(path / file, system, originals, target, sink)
     return positions
 

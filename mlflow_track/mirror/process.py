@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
-from mlflow_track.mirror.outage import Outage
+from mlflow_track.backends.protocol import Gone, Sink, Unavailable
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.sink import Gone, Sink, Unavailable
 from mlflow_track.mirror.status import SyncStatus, read_status
-from mlflow_track.record.directory import RunDirectory, is_held
-from mlflow_track.record.info import read_info
+from mlflow_track.record import layout
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.info import UnreadableRun, is_held, read_info
 from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
-from mlflow_track.record.statuses import RUNNING
+from mlflow_track.record.schema import RUNNING
 
-LOCK_FILE = "mirror.lock"
 _INTERVAL_SECONDS = 1.0
 # MLflow's client takes some 10 ms of a core for each batch and 0.1 ms for each value of it.
 _SHARE_OF_MACHINE = 0.005
@@ -31,10 +32,8 @@ _RELEASE_SECONDS = 5.0
 
 
 def open_mlflow(tracking_uri: str) -> Sink:
-    """The sink for MLflow. Importing mlflow takes seconds, so it happens here and not above."""
-    from mlflow_track.mirror.mlflow import MlflowSink
-
-    return MlflowSink(tracking_uri)
+    """The sink for MLflow. Importing mlflow takes seconds, so it is loaded by name, here."""
+    return import_module("mlflow_track.backends.mlflow.sink").MlflowSink(tracking_uri)
 
 
 class AlreadyMirrored(RuntimeError):
@@ -96,7 +95,7 @@ def mirror_run(
         tell: Takes a line for the trainer's console.
     """
     _be_unobtrusive()
-    attempt = len(read_info(path)["attempts"])
+    attempt = len(read_info(path).attempts)
     is_ended = False
     while (lock := _try_lock(path)) is None:
         # The mirror of the attempt before is still at work; it hands over.
@@ -196,7 +195,7 @@ class _Follower:
         self._tell(text)
         try:
             RunDirectory(self._path).append_log(text)
-        except OSError as error:
+        except (OSError, UnreadableRun) as error:
             _say(f"not in training.log: {error}")
 
 
@@ -215,18 +214,18 @@ def _trainer_ended(timeout_seconds: float) -> bool:
 def _await_release(path: Path) -> None:
     """The pipe of a dying trainer closes an instant before its lock."""
     deadline = time.monotonic() + _RELEASE_SECONDS
-    while read_info(path)["status"] == RUNNING and is_held(path) and time.monotonic() < deadline:
+    while read_info(path).status == RUNNING and is_held(path) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
 def _is_replaced(path: Path, attempt: int) -> bool:
     """Whether a later attempt of the run has begun: it has a mirror of its own."""
-    return len(read_info(path)["attempts"]) > attempt
+    return len(read_info(path).attempts) > attempt
 
 
 def _try_lock(path: Path) -> int | None:
     try:
-        return take_lock(path / LOCK_FILE)
+        return take_lock(path / layout.MIRROR_LOCK)
     except BlockingIOError:
         return None
 
@@ -259,3 +258,44 @@ def _lower_process(niceness: int) -> None:
 def _say(text: str) -> None:
     """Into mirror.log."""
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+_FIRST_PAUSE_SECONDS = 1.0
+
+
+_LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Outage:
+    """Counts failures until something succeeds.
+
+    Args:
+        report: Takes one line for a person.
+        pending: What has not arrived, in words.
+    """
+
+    def __init__(self, report: Callable[[str], None], pending: Callable[[], str]) -> None:
+        self._report = report
+        self._pending = pending
+        self._failures = 0
+        self._said = ""
+
+    def failed(self, why: str) -> float:
+        """Returns how many seconds to wait before the next attempt."""
+        self._failures += 1
+        if self._failures == 1:
+            pending = self._pending()
+            self._report(
+                f"WARNING: MLflow cannot be reached, training goes on: {why}. "
+                f"{f'Pending: {pending}' if pending else 'Nothing is pending yet'}; it is kept in "
+                "the record and sent later"
+            )
+        # Many runs wait for one server: they must not come back all at once.
+        grown = _FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures - 1, 10)
+        return min(_LONGEST_PAUSE_SECONDS, grown) * random.uniform(0.75, 1.25)
+
+    def ended(self) -> None:
+        """Something has arrived."""
+        if self._failures:
+            self._report("the MLflow server answers again; what was pending is on its way")
+        self._failures = 0

@@ -7,18 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.backends.protocol import Gone, Sink, Target, Unavailable
 from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.checkpoints import Checkpoints
-from mlflow_track.mirror.description import Description
-from mlflow_track.mirror.ledger import Ledger
-from mlflow_track.mirror.link import discard_ghosts, forget, fork, link
-from mlflow_track.mirror.metric_rows import ForkNeeded, MetricRows
-from mlflow_track.mirror.sink import Gone, Sink, Target, Unavailable
-from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.directory import true_status
-from mlflow_track.record.statuses import RUNNING
+from mlflow_track.mirror.metadata import Description
+from mlflow_track.mirror.metrics import ForkNeeded, MetricRows
+from mlflow_track.mirror.server_run import discard_ghosts, forget, fork, link
+from mlflow_track.mirror.state import Ledger, MirrorState
+from mlflow_track.record import layout
+from mlflow_track.record.info import true_status
+from mlflow_track.record.schema import RUNNING, RunInfo
 
-METRICS_FILE, SYSTEM_METRICS_FILE = "metrics.csv", "system_metrics.csv"
 ATTEMPTS_TAG = "mlflow_track.attempts"
 HEARTBEAT_TAG = "mlflow_track.heartbeat"
 HEARTBEAT_SECONDS = 15.0
@@ -37,8 +36,8 @@ class Shipper:
         self._ledger = Ledger(path, sink, tracking_uri)
         self._description = Description(self._ledger)
         self._rows = [
-            MetricRows(self._ledger, METRICS_FILE, is_rewound=True),
-            MetricRows(self._ledger, SYSTEM_METRICS_FILE, is_rewound=False),
+            MetricRows(self._ledger, layout.METRICS, is_rewound=True),
+            MetricRows(self._ledger, layout.SYSTEM_METRICS, is_rewound=False),
         ]
         self._artifacts = Artifacts(self._ledger)
         self._checkpoints = Checkpoints(self._ledger, self._artifacts)
@@ -98,7 +97,7 @@ class Shipper:
             lambda: discard_ghosts(self._ledger, info),
             lambda: self._ledger.remove_tag(HEARTBEAT_TAG),
         )
-        ended = info["ended"] if info["status"] == status else None
+        ended = info.ended if info.status == status else None
         end_time = round(1000 * (ended or self._ledger.last_sign_of_life()))
         self._ledger.sink.set_status(self._ledger.run_id, status, end_time)
         self.state.status = status
@@ -118,7 +117,7 @@ class Shipper:
             self.state.error = error
             self._ledger.save()
 
-    def _link(self, info: dict[str, Any]) -> None:
+    def _link(self, info: RunInfo) -> None:
         if self._is_linked:
             return
         target = link(self._ledger, info)
@@ -127,28 +126,28 @@ class Shipper:
         self._look_for_foreign(info, target)
         self._is_linked = True
 
-    def _recover(self, info: dict[str, Any], target: Target) -> None:
+    def _recover(self, info: RunInfo, target: Target) -> None:
         """Without a mirror.json of it, the run at the server itself says what it has."""
         if self.state.is_reconciled:
             return
-        if target.metrics and info["rewinds"]:
+        if target.metrics and info.rewinds:
             self._rows[0].recover()
         if target.metrics or "mlflow_track.latest_checkpoint" in target.tags:
             self._checkpoints.recover()
-        position = self.state.position(METRICS_FILE)
-        position.rewinds = position.rewinds or [0] * len(info["rewinds"])
+        position = self.state.position(layout.METRICS)
+        position.rewinds = position.rewinds or [0] * len(info.rewinds)
         self.state.is_reconciled = True
         self._ledger.save()
 
-    def _look_for_foreign(self, info: dict[str, Any], target: Target) -> None:
+    def _look_for_foreign(self, info: RunInfo, target: Target) -> None:
         """Once in each attempt: does the server have rows that this record never had?"""
-        rows, state, attempts = self._rows[0], self.state, info["attempts"]
+        rows, state, attempts = self._rows[0], self.state, info.attempts
         last_steps = {k: s for k, s in target.metrics.items() if not k.startswith("system/")}
         if len(attempts) > 1 and last_steps and state.compared_in != len(attempts):
             sent_last = target.tags.get(ATTEMPTS_TAG)
             # Another machine has made an attempt that this one does not know of.
             state.has_foreign |= state.tags.get(ATTEMPTS_TAG, sent_last) != sent_last
-            if max(last_steps.values()) > rows.last_step_before(attempts[-1]["started"]):
+            if max(last_steps.values()) > rows.last_step_before(attempts[-1].started or 0):
                 # Rows were sent and then lost here: positions in the file mean nothing any more.
                 state.has_foreign = True
                 rows.begin_again()

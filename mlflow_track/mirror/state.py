@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.record.files import FILE_MODE, read_json
+from mlflow_track.backends.protocol import Sink
+from mlflow_track.record import layout
+from mlflow_track.record.files import read_json
+from mlflow_track.record.info import decode, read_info
+from mlflow_track.record.schema import RunInfo
 
-STATE_FILE = "mirror.json"
 _MOST_REFUSED = 100
 
 
@@ -24,11 +27,13 @@ class Position:
         acknowledged: Bytes after its header that the server has acknowledged.
         sending: How far what was ever begun to be sent reaches; a lost answer leaves it ahead.
         rewinds: For each rewind of the file, how many of the bytes set aside the server has.
+        unknown: What the file says beside that, by a version that knows more; it stays there.
     """
 
     acknowledged: int = 0
     sending: int = 0
     rewinds: list[int] = field(default_factory=list)
+    unknown: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,6 +66,7 @@ class MirrorState:
         status: The status that was set last.
         error: Why the newest attempt to send failed; None if it did not.
         pid: The process that mirrors, or did.
+        unknown: What the file says beside that, by a version that knows more; it stays there.
     """
 
     tracking_uri: str = ""
@@ -90,18 +96,19 @@ class MirrorState:
     error: str | None = None
     pid: int = 0
     updated: float = 0.0
+    unknown: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> MirrorState:
         """The state of the run in the folder `path`; a fresh one where there is none."""
         try:
-            content = read_json(path / STATE_FILE)
-        except (FileNotFoundError, ValueError):
+            content = _sorted_out(cls, read_json(path / layout.MIRROR_STATE))
+            files = content.get("files", {})
+            content["files"] = {n: _sorted_out(Position, entry) for n, entry in files.items()}
+            return decode(cls, content, layout.MIRROR_STATE)
+        except (OSError, ValueError, TypeError, AttributeError):
+            # Without it the server says what it has.
             return cls()
-        known = {item.name for item in fields(cls)}
-        state = cls(**{name: value for name, value in content.items() if name in known})
-        state.files = {name: Position(**entry) for name, entry in content.get("files", {}).items()}
-        return state
 
     def write(self, path: Path) -> None:
         """Replace mirror.json: whole or not at all, also when the mirror is killed.
@@ -110,10 +117,10 @@ class MirrorState:
         sent again or asked of the server, and both leave there what was there.
         """
         self.updated = time.time()
-        temporary = path / f".tmp-{STATE_FILE}"
-        with open(temporary, "w", opener=_open_as_record) as file:
-            json.dump(asdict(self), file, indent=1, ensure_ascii=False)
-        os.rename(temporary, path / STATE_FILE)
+        temporary = path / f"{layout.TEMPORARY}{layout.MIRROR_STATE}"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(asdict(self, dict_factory=_as_written), file, indent=1, ensure_ascii=False)
+        os.rename(temporary, path / layout.MIRROR_STATE)
 
     def position(self, file: str) -> Position:
         """How far the file of metrics is; changing the answer changes the state."""
@@ -128,5 +135,98 @@ class MirrorState:
                 self.refused.append(text)
 
 
-def _open_as_record(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
+def _sorted_out(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass from what a file says of it; the others under `unknown`."""
+    known = {item.name for item in fields(kind)} - {"unknown"}
+    return {
+        **{name: value for name, value in content.items() if name in known},
+        "unknown": {name: value for name, value in content.items() if name not in known},
+    }
+
+
+def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What `_sorted_out` takes apart."""
+    content = dict(pairs)
+    return content.pop("unknown") | content
+
+
+class Ledger:
+    """One run on its way to one server.
+
+    Args:
+        path: The run's folder.
+        sink: The server.
+        tracking_uri: Its name, without a password.
+
+    Attributes:
+        state: What the server has acknowledged; `save` writes it down.
+    """
+
+    def __init__(self, path: Path, sink: Sink, tracking_uri: str) -> None:
+        self.path = path
+        self.sink = sink
+        self.tracking_uri = tracking_uri
+        self.state = MirrorState.read(path)
+
+    @property
+    def run_id(self) -> str:
+        return self.state.run_id
+
+    def save(self) -> None:
+        self.state.write(self.path)
+
+    def read_info(self) -> RunInfo:
+        """run.json as it is now; see `record.info.read_info`."""
+        return read_info(self.path)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Send the tags that are not at the server yet."""
+        changed = {k: v for k, v in tags.items() if self.state.tags.get(k) != v}
+        if changed:
+            self.note_refused(self.sink.set_tags(self.run_id, changed))
+            self.state.tags |= changed
+            self.save()
+
+    def remove_tag(self, name: str) -> None:
+        if name in self.state.tags:
+            self.sink.remove_tag(self.run_id, name)
+            del self.state.tags[name]
+            self.save()
+
+    def note_refused(self, refused: list[tuple[str, str]]) -> None:
+        for item, why in refused:
+            self.state.refuse([item], why)
+
+    def last_sign_of_life(self) -> float:
+        """When something was last written, in Unix seconds."""
+        files = (self.path / layout.METRICS, self.path / layout.RUN)
+        return max(file.stat().st_mtime for file in files if file.exists())
+
+
+_MOST_BASE = 240
+
+
+def name_at_server(ledger: Ledger, kind: str, name: str, others: Iterable[str]) -> str:
+    """The nearest legal name that no other name of the kind has.
+
+    Args:
+        ledger: Keeps what was renamed, so that a name is called the same for ever.
+        kind: "metrics", "params" or "tags".
+        name: As it is in the record.
+        others: The names of the kind that the record has.
+    """
+    renamed = ledger.state.renamed.setdefault(kind, {})
+    if name in renamed:
+        return renamed[name]
+    legal = ledger.sink.legal_name(name)
+    taken = set(renamed.values())
+    if legal == name and name not in taken:
+        return name
+    taken |= {other for other in others if other != name}
+    candidate, number = legal, 2
+    while candidate in taken:
+        candidate = ledger.sink.legal_name(f"{legal[:_MOST_BASE]}-{number}")
+        number += 1
+    renamed[name] = candidate
+    ledger.save()
+    return candidate

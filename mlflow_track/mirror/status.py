@@ -8,10 +8,10 @@ from pathlib import Path
 from mlflow_track.mirror.artifacts import all_artifacts, pending_artifacts
 from mlflow_track.mirror.checkpoints import pending_checkpoints
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record.directory import true_status
-from mlflow_track.record.info import read_info
-from mlflow_track.record.metrics import read_header
-from mlflow_track.record.statuses import RUNNING
+from mlflow_track.record import layout
+from mlflow_track.record.info import read_info, true_status
+from mlflow_track.record.rows import read_header
+from mlflow_track.record.schema import RUNNING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,8 @@ def read_status(path: Path) -> SyncStatus:
     state, info = MirrorState.read(path), read_info(path)
     status = true_status(path, info)
     is_at_end = status != RUNNING
-    rows, pending_rows = _count_rows(path, "metrics.csv", state)
-    _, pending_system_rows = _count_rows(path, "system_metrics.csv", state)
+    rows, pending_rows = _count_rows(path, layout.METRICS, state)
+    _, pending_system_rows = _count_rows(path, layout.SYSTEM_METRICS, state)
     return SyncStatus(
         path=path,
         where=state.url or state.tracking_uri or "no server yet",

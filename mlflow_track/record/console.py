@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 
 
 def is_terminal() -> bool:
@@ -27,3 +28,17 @@ def say(line: str, end: str = "\n") -> None:
         # fail to write it again and turn the exit status of a whole training into 120.
         while text:
             text = text[os.write(sys.stderr.fileno(), text) :]
+
+
+def progress_on_terminal(step: int | None) -> Callable[[int, int], None] | None:
+    """Shows the bytes written of the save of `step` on one line; None where nobody looks."""
+    if step is None or not is_terminal():
+        return None
+
+    def show(written: int, total: int) -> None:
+        text = f"writing step {step}: {written / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+        say(f"\r{text}\x1b[K", end="")
+        if written >= total:
+            say("\r\x1b[K", end="")
+
+    return show

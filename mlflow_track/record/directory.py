@@ -7,31 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.record import layout
 from mlflow_track.record.files import (
     FILE_MODE,
-    FOLDER_MODE,
     legible,
     make_folder,
-    read_json,
     sync_folder,
     write_json,
 )
-from mlflow_track.record.info import LAYOUT_VERSION
-from mlflow_track.record.lock import is_locked, take_lock
+from mlflow_track.record.find import folder_name
+from mlflow_track.record.info import read_config, read_config_content, read_content, to_info
+from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.record.params import flatten, merge, read_config
-from mlflow_track.record.statuses import KILLED, RUNNING
-from mlflow_track.record.undisturbed import undisturbed
+from mlflow_track.record.params import change_params
+from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, RunInfo
+from mlflow_track.record.uninterruptible import undisturbed
 
-_MOST_NAME_BYTES = 200
 # Room for the last run.json on a disk that has filled up; the lock file holds it, being there.
 _RESERVE_BYTES = 1 << 16
 
@@ -40,17 +38,47 @@ class RunHeldError(RuntimeError):
     """Another live process writes this run."""
 
 
+def new_content(
+    run_id: str, name: str | None, experiment: str, tags: Mapping[str, str]
+) -> dict[str, Any]:
+    """run.json of a run that begins now."""
+    return {
+        "layout": LAYOUT_VERSION,
+        "id": run_id,
+        "name": name or run_id,
+        "name_given": name is not None,
+        "experiment": experiment,
+        "status": RUNNING,
+        "created": time.time(),
+        "ended": None,
+        "attempts": [],
+        "rewinds": [],
+        "rewinding": None,
+        "restores": [],
+        "tags": dict(tags),
+        "inputs": [],
+        "provenance": {},
+    }
+
+
 class RunDirectory:
     """Paths and state of one run's folder. Only the holder of the lock writes.
 
     Attributes:
         path: The folder.
-        info: The content of run.json.
+        is_kept: Whether anything is written to it.
+        is_shown: Whether its lines go to the console.
+        info: What run.json says now.
+
+    Raises:
+        UnreadableRun: run.json is missing or damaged, or a newer version wrote it.
     """
+
+    is_kept, is_shown = True, True
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.info: dict[str, Any] = read_json(path / "run.json")
+        self._read()
         self._lock_descriptor = -1
         self._info_lock = threading.RLock()
 
@@ -63,34 +91,15 @@ class RunDirectory:
         Raises:
             OSError: The folder cannot be written; the message names it.
         """
-        created = time.time()
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{os.urandom(3).hex()}"
+        now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        run_id = f"{now}-{os.urandom(3).hex()}"
         path = root / folder_name(experiment) / run_id
         try:
             make_folder(path.parent)
-            path.mkdir(mode=FOLDER_MODE)
+            path.mkdir()
             sync_folder(path.parent)
-            lock = take_lock(path / "run.lock")
-            write_json(
-                path / "run.json",
-                {
-                    "layout": LAYOUT_VERSION,
-                    "id": run_id,
-                    "name": name or run_id,
-                    "name_given": name is not None,
-                    "experiment": experiment,
-                    "status": RUNNING,
-                    "created": created,
-                    "ended": None,
-                    "attempts": [],
-                    "rewinds": [],
-                    "rewinding": None,
-                    "restores": [],
-                    "tags": dict(tags),
-                    "inputs": [],
-                    "provenance": {},
-                },
-            )
+            lock = take_lock(path / layout.RUN_LOCK)
+            write_json(path / layout.RUN, new_content(run_id, name, experiment, tags))
         except OSError as error:
             raise type(error)(
                 error.errno,
@@ -109,15 +118,14 @@ class RunDirectory:
             RunHeldError: Another live process is.
         """
         try:
-            self._lock_descriptor = take_lock(self.path / "run.lock")
+            self._lock_descriptor = take_lock(self.path / layout.RUN_LOCK)
         except BlockingIOError:
-            attempt = (self.info["attempts"] or [{}])[-1]
             raise RunHeldError(
-                f"run {self.info['id']} is being written by process {attempt.get('pid')} on "
-                f"{attempt.get('host')}; wait for it, or start another run with resume='never'"
+                f"run {self.info.id} is being written by process {self.info.newest.pid} on "
+                f"{self.info.newest.host}; wait for it, or start another run with resume='never'"
             ) from None
         self._reserve()
-        self.info = read_json(self.path / "run.json")
+        self._read()
 
     def release(self) -> None:
         if self._lock_descriptor >= 0:
@@ -137,26 +145,51 @@ class RunDirectory:
     def update(self, **fields: Any) -> None:
         """Change fields of run.json, atomically on disk; all of them, or none and an error."""
         with self._info_lock:
-            info = {**self.info, **fields}
-            write_json(self.path / "run.json", info)
-            self.info = info
+            content = {**self._content, **fields}
+            info = to_info(content)
+            self._store(content)
+            self._content, self.info = content, info
+
+    def _store(self, content: Mapping[str, Any]) -> None:
+        write_json(self.path / layout.RUN, content)
+
+    def _read(self) -> None:
+        # Beside the typed fields the plain content: what this version does not know stays in it.
+        self._content = read_content(self.path)
+        self.info: RunInfo = to_info(self._content)
+
+    def restate(self, field: str, content: Mapping[str, Any]) -> None:
+        """Say anew what a mapping of run.json holds; what it holds beside `content` stays.
+
+        A later version may have written it.
+        """
+        with self._info_lock:
+            self.update(**{field: {**(self._content.get(field) or {}), **content}})
+
+    def note_in_attempt(self, **fields: Any) -> None:
+        """Change fields of this attempt."""
+        with self._info_lock:
+            *earlier, attempt = self._content["attempts"]
+            self.update(attempts=[*earlier, {**attempt, **fields}])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         with self._info_lock:
-            self.update(tags={**self.info["tags"], **tags})
+            self.update(tags={**self.info.tags, **tags})
 
-    def add(self, field: str, item: dict[str, Any]) -> None:
-        """Append one item to a list of run.json."""
+    def add(self, field: str, item: dict[str, Any], *, once: bool = False) -> None:
+        """Append one item to a list of run.json; with `once` only if it is not there yet."""
         with self._info_lock:
-            self.update(**{field: [*self.info.get(field, []), item]})
+            items = self._content.get(field) or []
+            if not (once and item in items):
+                self.update(**{field: [*items, item]})
 
     @property
     def attempt(self) -> int:
-        return len(self.info["attempts"])
+        return len(self.info.attempts)
 
     def start_attempt(self, details: Mapping[str, Any]) -> None:
         """Begin the next attempt: RUNNING again, the one before ended as its status says."""
-        attempts = list(self.info["attempts"])
+        attempts = list(self._content.get("attempts") or [])
         if attempts and attempts[-1].get("status") == RUNNING:
             attempts[-1] = {**attempts[-1], "status": KILLED}
         number = len(attempts) + 1
@@ -166,8 +199,8 @@ class RunDirectory:
     def end_attempt(self, status: str, error: str | None = None) -> None:
         """Write how the attempt ended; on a full disk into the room that was kept for it."""
         ended = time.time()
-        attempts = list(self.info["attempts"])
-        attempts[-1] = {**attempts[-1], "ended": ended, "status": status}
+        *earlier, attempt = self._content["attempts"]
+        attempts = [*earlier, {**attempt, "ended": ended, "status": status}]
         if error:
             attempts[-1]["error"] = mask_password(error)
         try:
@@ -213,45 +246,45 @@ class RunDirectory:
 
     def _finish_rewind(self, metrics: MetricsFile) -> None:
         """Complete the rewind in which a former attempt was killed."""
-        entry = self.info.get("rewinding")
+        entry = self.info.rewinding
         if entry is not None:
-            if metrics.position() == entry["size_before"]:
-                metrics.rewind(entry["step"], self.path / entry["file"], entry.get("before"))
+            if metrics.position() == entry.size_before:
+                metrics.rewind(entry.step, self.path / entry.file, entry.before)
             self._note_rewind()
 
     def _note_rewind(self) -> None:
         with self._info_lock:
-            entry = self.info["rewinding"]
-            self.update(rewinding=None, rewinds=[*self.info["rewinds"], entry])
+            done = [*(self._content.get("rewinds") or []), self._content["rewinding"]]
+            self.update(rewinding=None, rewinds=done)
 
     def _path_aside(self) -> Path:
-        base = f"metrics.rewound-{self.attempt}"
-        names = [base, *(f"{base}-{count}" for count in range(2, 10_000))]
-        paths = (self.path / f"{name}.csv" for name in names)
+        names = (layout.rewound_metrics(self.attempt, number) for number in range(1, 10_000))
+        paths = (self.path / name for name in names)
         return next(path for path in paths if not path.exists())
 
     @property
     def metrics_path(self) -> Path:
-        return self.path / "metrics.csv"
+        return self.path / layout.METRICS
 
     @property
     def system_metrics_path(self) -> Path:
-        return self.path / "system_metrics.csv"
+        return self.path / layout.SYSTEM_METRICS
 
     @property
     def artifacts_path(self) -> Path:
-        return self.path / "artifacts"
+        return self.path / layout.ARTIFACTS
 
     @property
     def checkpoints_path(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / layout.CHECKPOINTS
 
     @property
     def log_path(self) -> Path:
-        return self.path / "training.log"
+        return self.path / layout.LOG
 
-    def read_config(self) -> dict[str, Any]:
-        return read_config(self.path)
+    def read_params(self) -> dict[str, Any]:
+        """The params, nested as they were given."""
+        return read_config(self.path).params
 
     def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> dict[str, list[Any]]:
         """Merge `params` into config.json, which also notes what changed in which attempt.
@@ -263,21 +296,10 @@ class RunDirectory:
         Returns:
             By dotted name the old value, None where there was none, and the new one.
         """
-        config = self.read_config()
-        old, new = flatten(config["params"]), flatten(params)
-        changed = {k: [old[k], v] for k, v in new.items() if k in old and old[k] != v}
-        if is_start and self.attempt > 1:
-            changed |= {k: [None, v] for k, v in new.items() if k not in old}
-        if changed:
-            config["changes"].append(
-                {"attempt": self.attempt, "time": time.time(), "params": changed}
-            )
-        merge(config["params"], params)
-        self.write_config(config)
+        config = read_config_content(self.path)
+        changed = change_params(config, params, attempt=self.attempt, is_start=is_start)
+        write_json(self.path / layout.CONFIG, config)
         return changed
-
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        write_json(self.path / "config.json", config)
 
     def append_log(self, line: str) -> None:
         """Add one line to training.log, with the local time in front, by one write."""
@@ -288,40 +310,3 @@ class RunDirectory:
             os.write(descriptor, legible(text).encode())
         finally:
             os.close(descriptor)
-
-
-def true_status(path: Path, info: Mapping[str, Any]) -> str:
-    """The status of the run in `path`: KILLED where run.json says RUNNING and nobody holds it."""
-    status = info.get("status", KILLED)
-    if status == RUNNING and not is_held(path):
-        # It may have ended between the reading of run.json and the look at the lock.
-        status = read_json(path / "run.json").get("status", KILLED)
-        return KILLED if status == RUNNING else status
-    return status
-
-
-def is_held(path: Path) -> bool:
-    """Whether a live process writes the run in the folder `path`."""
-    return is_locked(path / "run.lock")
-
-
-def find_runs(root: Path, experiment: str | None = None) -> Iterator[Path]:
-    """The folders of runs under `root`, oldest first within an experiment."""
-    pattern = "*" if experiment is None else folder_name(experiment)
-    for folder in sorted(root.glob(pattern)) if pattern == "*" else [root / pattern]:
-        if folder.is_dir():
-            yield from sorted(p.parent for p in folder.glob("*/run.json"))
-
-
-def folder_name(name: str) -> str:
-    """A name as a folder: one component that stays inside its parent, legible, unique."""
-    encoded = re.sub(
-        r"[/\\%\x00-\x1f\x7f]|^\.|^~", lambda match: f"%{ord(match.group()):02X}", name
-    )
-    if len(encoded.encode()) <= _MOST_NAME_BYTES:
-        return encoded
-    import hashlib
-
-    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    short = encoded.encode()[: _MOST_NAME_BYTES - 13].decode(errors="ignore")
-    return f"{short}-{digest}"

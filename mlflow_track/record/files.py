@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-FILE_MODE = 0o644
-FOLDER_MODE = 0o755
+from mlflow_track.record import layout
+
+# For `os.open`, whose default is that of a program; what others may not do the umask takes away.
+FILE_MODE = 0o666
+_MOST_JSON_BYTES, _MOST_DEPTH = 64 << 20, 100
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, none of them writable by others, whatever the umask.
-
-    A power loss cannot take back those that it made.
-    """
+    """Make a folder and its parents; a power loss cannot take back those that it made."""
     for folder in (*reversed(path.parents), path):
         # Not is_dir first: another process may be making the same one.
         try:
-            folder.mkdir(mode=FOLDER_MODE)
+            folder.mkdir()
         except OSError:
             if not folder.is_dir():
                 raise
         else:
             sync_folder(folder.parent)
-
-
-def open_new(path: Path) -> BinaryIO:
-    """Open a file that does not exist yet for writing, with our mode from its first instant."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, FILE_MODE), "wb")
 
 
 def sync_folder(folder: Path) -> None:
@@ -44,6 +41,52 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading; this never waits, and follows no link.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It is something else: a link, a pipe, a folder, a device.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(error.errno, "it is a link, which is not followed", str(path)) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The regular files in a folder and below it, by name; links are passed over."""
+    if folder.is_symlink():
+        return
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(place, name)
+            if stat.S_ISREG(file.lstat().st_mode):
+                yield file
+
+
+def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
+    """The content of a regular file of a bounded size.
+
+    Raises:
+        ValueError: It is larger than `most_bytes`.
+        OSError: See `open_regular`.
+    """
+    with open_regular(path) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"{path} must have at most {most_bytes:,} bytes")
+    return content
+
+
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """`os.write` until all is written; one call may take less than it was given."""
     view = memoryview(data)
@@ -53,7 +96,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
     """Write `pieces` under a temporary name, fsync, rename over `path`, fsync the folder."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.urandom(4).hex()}")
+    temporary = layout.temporary(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         for piece in pieces:
@@ -82,13 +125,32 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file.
+    """Parse a JSON file, of at most 64 MiB and 100 levels.
 
     Raises:
         FileNotFoundError: There is no such file.
+        OSError: It is not a regular file.
         ValueError: It is not JSON; the message names the file.
     """
+    data = read_file(path, _MOST_JSON_BYTES)
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if _is_deep(content):
+        raise ValueError(f"{path} is nested deeper than {_MOST_DEPTH} levels")
+    return content
+
+
+def _is_deep(content: Any) -> bool:
+    level = [content]
+    for _ in range(_MOST_DEPTH):
+        level = [
+            item
+            for holder in level
+            if isinstance(holder, dict | list)
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+        if not level:
+            return False
+    return True

@@ -1,72 +1,154 @@
-"""What run.json says of a run, whoever wrote it and when: every field that a reader needs."""
+"""What the JSON files of a run's folder say: the one reader, strict, bounded and typed.
+
+Whoever wrote a folder, it is read as untrusted: another type than expected, a number out of bounds
+or a name that leads out of the folder makes the file unreadable, with one line that says where.
+What is missing gets a default, as older versions wrote less; what is unknown is left alone.
+"""
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
+
+from mlflow_track.record import layout
 from mlflow_track.record.files import read_json
-from mlflow_track.record.statuses import KILLED, STATUSES
+from mlflow_track.record.lock import is_locked
+from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, Config, RunInfo
 
-DESCRIPTION = "run.json"
-LAYOUT_VERSION = 1
+T = TypeVar("T")
 
 
 class UnreadableRun(ValueError):
     """A folder that is not, or not legibly, the record of a run; the message says why."""
 
 
-def read_info(path: Path) -> dict[str, Any]:
-    """run.json of the run in `path`, with every field that a reader needs.
+class NewerRun(UnreadableRun):
+    """A newer version of mlflow_track wrote the run."""
 
-    A field that an older layout lacks, or that has another type, gets its default.
+
+def decode(kind: type[T], content: Any, name: str) -> T:
+    """JSON content as a type.
+
+    Raises:
+        ValueError: It is of another form; the message has the file's name and the place in it.
+    """
+    try:
+        return msgspec.convert(content, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ValueError(f"{name} is damaged: {error}") from None
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """run.json of the run in `path` as plain JSON, completed by what an older layout lacks.
 
     Raises:
         UnreadableRun: There is no run.json, it is damaged, or a newer version wrote it.
     """
     try:
-        info = read_json(path / DESCRIPTION)
-    except FileNotFoundError:
-        raise UnreadableRun(f"there is no run.json in {path}") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UnreadableRun(f"run.json cannot be read: {error}") from error
-    if not isinstance(info, dict):
-        raise UnreadableRun(f"run.json holds {type(info).__name__}, not the description of a run")
-    layout = info.get("layout")
-    if isinstance(layout, int) and layout > LAYOUT_VERSION:
-        raise UnreadableRun(
-            f"run.json has layout {layout}; this version reads up to {LAYOUT_VERSION}: upgrade it"
+        content = read_json(path / layout.RUN)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnreadableRun(f"there is no {layout.RUN} in {path}") from None
+    except (ValueError, OSError) as error:
+        raise UnreadableRun(f"{layout.RUN} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UnreadableRun(f"{layout.RUN} holds {kind}, not the description of a run")
+    version = content.get("layout")
+    if isinstance(version, int) and version > LAYOUT_VERSION:
+        raise NewerRun(
+            f"{layout.RUN} has layout {version}; this version reads up to {LAYOUT_VERSION}: "
+            "upgrade mlflow_track"
         )
-    return _completed(info, path)
+    own = path.absolute()
+    if isinstance(tags := content.get("tags"), dict):
+        # An older version kept them as they came.
+        content["tags"] = {k: str(v) if isinstance(v, int | float) else v for k, v in tags.items()}
+    run_id = content.setdefault("id", own.name)
+    content.setdefault("name", run_id)
+    content.setdefault("experiment", own.parent.name or "default")
+    if content.get("created") is None:
+        content["created"] = os.stat(path / layout.RUN).st_mtime
+    return content
 
 
-def _completed(info: dict[str, Any], path: Path) -> dict[str, Any]:
-    """`info` with defaults for what is missing or of another type."""
-    run_id = info.get("id") if isinstance(info.get("id"), str) else path.absolute().name
-    defaults: dict[str, Any] = {
-        "id": run_id,
-        "name": run_id,
-        "experiment": path.absolute().parent.name or "default",
-        "status": KILLED,
-        "attempts": [],
-        "rewinds": [],
-        "inputs": [],
-        "tags": {},
-        "provenance": {},
-    }
-    for key, default in defaults.items():
-        if not isinstance(info.get(key), type(default)):
-            info[key] = default
-    info["attempts"] = [attempt for attempt in info["attempts"] if isinstance(attempt, dict)]
-    info["tags"] = {key: str(value) for key, value in info["tags"].items()}
-    if info["status"] not in STATUSES:
-        info["status"] = KILLED
-    if not _is_number(info.get("created")):
-        info["created"] = (path / DESCRIPTION).stat().st_mtime
-    if not _is_number(info.get("ended")):
-        info["ended"] = None
-    return info
+def read_plain(path: Path) -> dict[str, Any]:
+    """run.json of the run in `path` as plain JSON, with a default for all that is not in it."""
+    content = read_content(path)
+    return {**msgspec.to_builtins(to_info(content)), **content}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def to_info(content: Mapping[str, Any]) -> RunInfo:
+    """What `read_content` gave, as a type.
+
+    Raises:
+        UnreadableRun: It is damaged; the message has the place.
+    """
+    try:
+        return decode(RunInfo, content, layout.RUN)
+    except ValueError as error:
+        raise UnreadableRun(str(error)) from None
+
+
+def read_info(path: Path) -> RunInfo:
+    """run.json of the run in `path`; see `read_content` for what it raises."""
+    return to_info(read_content(path))
+
+
+def read_config_content(path: Path) -> dict[str, Any]:
+    """config.json of the run in `path` as plain JSON: {"params": …, "changes": […]}.
+
+    Raises:
+        UnreadableRun: It is damaged.
+    """
+    nothing: dict[str, Any] = {"params": {}, "changes": []}
+    try:
+        content = read_json(path / layout.CONFIG)
+        decode(Config, content, layout.CONFIG)
+    except FileNotFoundError:
+        return nothing
+    except (ValueError, OSError) as error:
+        raise UnreadableRun(f"{layout.CONFIG} cannot be read: {error}") from error
+    return nothing | content
+
+
+def read_config(path: Path) -> Config:
+    """config.json of the run in `path`, empty where there is none; see `read_config_content`."""
+    return decode(Config, read_config_content(path), layout.CONFIG)
+
+
+def true_status(path: Path, info: RunInfo) -> str:
+    """The status of the run in `path`: KILLED where run.json says RUNNING and nobody holds it."""
+    if info.status == RUNNING and not is_held(path):
+        # It may have ended between the reading of run.json and the look at the lock, or its folder
+        # is being moved.
+        try:
+            status = read_info(path).status
+        except UnreadableRun:
+            return KILLED
+        return KILLED if status == RUNNING else status
+    return info.status
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process writes the run in the folder `path`."""
+    return is_locked(path / layout.RUN_LOCK)
+
+
+def last_sign_of_life(path: Path, info: RunInfo) -> float:
+    """When the run ended; of one that has no end, when its record last grew. Unix seconds."""
+    if info.ended is not None:
+        return info.ended
+    if true_status(path, info) == RUNNING:
+        return time.time()
+    times = [info.created]
+    for name in (layout.METRICS, layout.RUN):
+        try:
+            times.append(os.stat(path / name).st_mtime)
+        except OSError:
+            continue
+    return max(times)

@@ -8,8 +8,10 @@ import time
 import weakref
 from pathlib import Path
 
-from mlflow_track.record.files import FILE_MODE
+from mlflow_track.record.files import FILE_MODE, open_regular
 
+# A link in its place would have a file elsewhere made or cut.
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # A reader that looks whether the lock is free holds it for an instant.
 _PATIENCE_SECONDS = 1.0
 
@@ -20,7 +22,7 @@ def take_lock(path: Path) -> int:
     Raises:
         BlockingIOError: Another process holds it.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    descriptor = os.open(path, _FLAGS, FILE_MODE)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
@@ -49,7 +51,7 @@ class FileLock:
 
     def take(self) -> bool:
         """Take it without waiting; whether it was free."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        descriptor = os.open(self.path, _FLAGS, FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -67,15 +69,13 @@ class FileLock:
 def is_locked(path: Path) -> bool:
     """Whether a live process holds the lock file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open_regular(path) as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    finally:
-        os.close(descriptor)
+    except OSError:
+        # There is none, or what is there is not a lock file.
+        return False
     return False
 
 

@@ -8,8 +8,6 @@ a position is "bytes after the header" and stays true when a new metric widens t
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shutil
 import threading
@@ -21,11 +19,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from mlflow_track.record import layout
+from mlflow_track.record.device_values import Arriving, LateRow, LateRows
 from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
-from mlflow_track.record.late import Arriving, LateRow, LateRows
-from mlflow_track.record.undisturbed import undisturbed
+from mlflow_track.record.rows import header_line, read_header, row_line, step_of_line
+from mlflow_track.record.uninterruptible import undisturbed
 
-_FIXED = ("step", "time")
 _MOST_PLANS = 1024
 
 # Puts the values of a row in the order of the columns; None where they are in that order already.
@@ -182,7 +181,7 @@ class MetricsFile:
         kept, moved, removed, position = [], [], [], 0
         for line in body.splitlines(keepends=True):
             end = position + len(line)
-            if _step_of(line) > last_step and (before is None or position < before):
+            if step_of_line(line) > last_step and (before is None or position < before):
                 moved.append(line)
                 if removed and removed[-1][1] == position:
                     removed[-1] = (removed[-1][0], end)
@@ -230,7 +229,7 @@ class MetricsFile:
             if plan is not None:
                 line = line.replace(b"null", b"")
         else:
-            line = _line(step, now, values)
+            line = row_line(step, now, values)
         try:
             written = os.write(self._descriptor, line)
         except OSError as error:
@@ -300,7 +299,7 @@ class MetricsFile:
 
         The descriptor keeps its number, so at no time is it that of a closed file.
         """
-        temporary = self.path.with_name(f".tmp-{self.path.name}-{os.urandom(4).hex()}")
+        temporary = layout.temporary(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             with os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file:
@@ -319,45 +318,7 @@ class _NewNames(Exception):
     """Names that are no columns yet."""
 
 
-def header_line(names: Sequence[str]) -> bytes:
-    """The first line of a metrics file, quoted as CSV where a name needs it."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow([*_FIXED, *names])
-    return buffer.getvalue().encode()
-
-
-def read_header(path: Path) -> tuple[tuple[str, ...], int]:
-    """The metric names of a file, and the length of its header in bytes.
-
-    Raises:
-        ValueError: The first line is not the header of a metrics file.
-    """
-    with open(path, "rb") as file:
-        line = file.readline()
-    return parse_header(line, path), len(line)
-
-
-def parse_header(line: bytes, path: Path) -> tuple[str, ...]:
-    cells = next(csv.reader([line.decode()]), [])
-    if not line.endswith(b"\n") or tuple(cells[:2]) != _FIXED:
-        raise ValueError(f"{path} does not begin with 'step,time,…': not a metrics file")
-    return tuple(cells[2:])
-
-
-def _step_of(line: bytes) -> int:
-    """The step of a row; -1 for a damaged line, so that it stays where it is."""
-    try:
-        return int(line[: line.index(b",")])
-    except ValueError:
-        return -1
-
-
 def _picker(places: list[int]) -> _Plan:
     if len(places) == 1:
         return lambda values: (values[places[0]],)
     return itemgetter(*places)
-
-
-def _line(step: int, now: float, values: Sequence[Any]) -> bytes:
-    cells = ("" if value is None else repr(value) for value in values)
-    return ",".join([str(step), repr(now), *cells]).encode() + b"\n"

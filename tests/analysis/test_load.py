@@ -1,6 +1,7 @@
 """Runs as objects and DataFrames: lazily, in one frame, filtered, compared."""
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 
 import mlflow_track as mt
 from mlflow_track.analysis import frames
-from mlflow_track.analysis.columns import parse_columns, read_piece
 from mlflow_track.analysis.filters import parse_filter
 from mlflow_track.analysis.select import NoSuchRun, RunSelector
 from mlflow_track.analysis.summary import read_summary
+from mlflow_track.record.rows import parse_columns, read_piece
 from tests.analysis.records import append, make_run, write
 
 NUMBERS = st.one_of(st.floats(), st.integers(-(2**53), 2**53))
@@ -79,8 +80,13 @@ def test_loading_many_runs_opens_only_their_descriptions(
     for number in range(5):
         write(tmp_path / "e" / f"r{number}", [(0, {"a": 1})], params={"n": number})
     opened: list[str] = []
-    before = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self.name) or before(self))
+    before = os.open
+
+    def noted(path: Path, *args: int, **options: int) -> int:
+        opened.append(Path(path).name)
+        return before(path, *args, **options)
+
+    monkeypatch.setattr("os.open", noted)
     monkeypatch.setattr("builtins.open", lambda *a, **k: pytest.fail(f"opened {a}"))
     runs = mt.load_runs(tmp_path)
     assert len(runs) == 5 and set(opened) == {"run.json"}

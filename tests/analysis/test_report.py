@@ -8,8 +8,8 @@ import pytest
 
 import mlflow_track as mt
 from mlflow_track.analysis.importance import param_importance, ranks
-from mlflow_track.analysis.report import render_report
 from mlflow_track.analysis.summary import read_summaries
+from mlflow_track.draw.report import render_report
 from tests.analysis.records import make_run, write
 
 _PIXEL = bytes.fromhex(

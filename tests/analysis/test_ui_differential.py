@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlflow_track.analysis.histories import History
-from mlflow_track.analysis.ui_address import experiment_id_of, uri_of
 from mlflow_track.mirror.process import open_mlflow, sync_run
 from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.files import write_json
+from mlflow_track.ui.address import experiment_id_of, uri_of
 from tests.campaign import seeds
 
 METRICS = ("loss", "val/acc", "a b.c", "none")
@@ -56,7 +57,10 @@ def record(root: Path, number: int) -> Path:
     params: dict[str, Any] = {"lr": 0.1 * (number % 3), "model": {"width": number // 2}}
     if number % 3:
         params["name"] = TEXTS[number]
-    directory.write_config({"params": params, "changes": [] if number % 4 else [{"attempt": 1}]})
+    write_json(
+        directory.path / "config.json",
+        {"params": params, "changes": [] if number % 4 else [{"attempt": 1}]},
+    )
     directory.set_tags({"stage": TEXTS[-number]} if number % 2 else {"note x": TEXTS[number]})
     if number % 3 == 0:
         directory.update(provenance={"user": "zoë", "script": "train.py"})
@@ -224,9 +228,9 @@ def test_histories_are_the_same_on_both(stores, name):
 
 def test_a_store_that_forgets_a_rule_is_found_out(stores, monkeypatch):
     """The negative control: without the treatment of NaN and infinity the answers differ."""
-    from mlflow_track.analysis import ui_entities
+    from mlflow_track.ui import entities
 
-    monkeypatch.setattr(ui_entities, "_storable", lambda value: value)
+    monkeypatch.setattr(entities, "_storable", lambda value: value)
     monkeypatch.setattr(stores.records._tracking_client.store, "_runs", {})
     ours, theirs = both(stores, lambda client, experiments: client.search_runs(experiments))
     assert ours != theirs
@@ -241,7 +245,7 @@ def test_a_chart_shows_the_points_that_mlflow_would(runs, most, ends):
     from mlflow.entities import Metric
     from mlflow.store.tracking.abstract_store import AbstractStore
 
-    from mlflow_track.analysis.ui_store import RecordStore
+    from mlflow_track.ui.store import RecordStore
 
     first, last = ends or (None, None)
 

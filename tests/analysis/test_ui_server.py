@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 import mlflow_track as mt
-from mlflow_track.analysis.ui_address import experiment_id_of, page_of
-from mlflow_track.analysis.ui_server import UiServer, UiServerError
 from mlflow_track.cli import main
+from mlflow_track.ui.address import experiment_id_of, page_of
+from mlflow_track.ui.server import UiServer, UiServerError
 
 
 def ui(*arguments: str) -> tuple[int, str]:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.analysis.ui_address import experiment_id_of, path_of, uri_of
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows
+from mlflow_track.ui.address import experiment_id_of, path_of, uri_of
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_unfinished_checkpoints_are_no_artifacts(client, run_with_files):
     "name", ["../run.json", "/etc/passwd", "notes/../../run.json", "link", "link/passwd", "broken"]
 )
 def test_nothing_outside_the_artifacts_is_given_out(client, run_with_files, name):
-    from mlflow_track.analysis.ui_artifacts import RecordArtifacts
+    from mlflow_track.ui.artifacts import RecordArtifacts
 
     artifacts = run_with_files.directory / "artifacts"
     (artifacts / "link").symlink_to("/etc")
@@ -288,7 +288,7 @@ def test_every_method_of_the_store_that_writes_is_refused():
     from mlflow.store.tracking.abstract_store import AbstractStore
     from mlflow.store.tracking.rest_store import RestStore
 
-    from mlflow_track.analysis.ui_store import RecordStore
+    from mlflow_track.ui.store import RecordStore
 
     reading = ("get_", "search_", "list_", "find_", "filter_", "query_", "batch_get_", "supports_")
     others = {
@@ -354,7 +354,7 @@ def test_torn_lines_missing_files_and_empty_runs_are_shown_as_far_as_they_go(roo
 def test_a_run_of_an_older_layout_is_shown(root, client):
     folder = root / "some experiment" / "r1"
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"id": "r1", "tags": {"n": 1}, "inputs": [None]}))
+    (folder / "run.json").write_text(json.dumps({"id": "r1", "tags": {"n": 1}}))
     (folder / "metrics.csv").write_text("step,time,a\n0,1.5,2.5\n")
     run = only_run(client, "some experiment")
     assert run.info.run_name == "r1" and run.info.status == "KILLED"
@@ -420,21 +420,21 @@ def test_a_wrong_question_is_an_error_of_mlflow_also_where_there_are_no_runs(cli
 
 
 def test_importing_mlflow_does_not_load_the_store(run_script):
-    ran = run_script("import mlflow, sys; print('mlflow_track.analysis.ui_store' in sys.modules)")
+    ran = run_script("import mlflow, sys; print('mlflow_track.ui.store' in sys.modules)")
     assert ran.stdout.strip() == "False", ran.stderr
 
 
 def test_a_summary_is_read_again_only_where_a_file_changed(root, client, monkeypatch):
-    from mlflow_track.analysis import ui_store
+    from mlflow_track.ui import store
 
     made: list[str] = []
-    run_of = ui_store.run_of
+    run_of = store.run_of
 
     def count(summary):
         made.append(summary.name)
         return run_of(summary)
 
-    monkeypatch.setattr(ui_store, "run_of", count)
+    monkeypatch.setattr(store, "run_of", count)
     runs = [train(root, name) for name in ("a", "b")]
     client.search_runs([experiment_id_of("e")])
     client.search_runs([experiment_id_of("e")])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.checkpoint.budget import Budget, daly_interval, young_interval
-from mlflow_track.checkpoint.history import History, Moment, Saved
+from mlflow_track.checkpoint.policy.budget import Budget, daly_interval, young_interval
+from mlflow_track.checkpoint.policy.history import History, Moment, Saved
 
 # cost, MTBF, Young (1974), Daly (2006, equation 37), in minutes: computed from the published
 # formulas by hand, to 4 digits.

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mlflow_track.checkpoint import codec, image
+from mlflow_track.checkpoint.disk import safetensors
+from mlflow_track.checkpoint.state import codec
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
@@ -30,10 +31,10 @@ PLAIN = st.recursive(
 def there_and_back(value: Any) -> Any:
     encoder = codec.Encoder()
     text = json.dumps(encoder.encode(value, "state"), allow_nan=False)
-    layout = image.plan(encoder.tensors)
+    layout = safetensors.plan(encoder.tensors)
     buffer = torch.empty(layout.total_bytes, dtype=torch.uint8)
-    image.fill(buffer, layout, encoder.tensors)
-    return codec.decode(json.loads(text), image.parse(buffer))
+    safetensors.fill(buffer, layout, encoder.tensors)
+    return codec.decode(json.loads(text), safetensors.parse(buffer))
 
 
 def equal(left: Any, right: Any) -> bool:
@@ -65,7 +66,7 @@ def test_plain_data_comes_back_equal(value: Any) -> None:
     assert equal(value, there_and_back(value))
 
 
-DTYPES = [d for d in image._NAMES if d not in (torch.float8_e4m3fn, torch.float8_e5m2)]
+DTYPES = [d for d in safetensors._NAMES if d not in (torch.float8_e4m3fn, torch.float8_e5m2)]
 
 
 @given(
@@ -82,9 +83,9 @@ def test_tensors_of_every_dtype_and_shape_come_back_equal(
 
 def test_the_image_is_a_safetensors_file(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 5).t(), "b": torch.tensor(1), "c": torch.ones(7).bfloat16()}
-    layout = image.plan(tensors)
+    layout = safetensors.plan(tensors)
     buffer = torch.empty(layout.total_bytes, dtype=torch.uint8)
-    image.fill(buffer, layout, tensors)
+    safetensors.fill(buffer, layout, tensors)
     path = tmp_path / "x.safetensors"
     path.write_bytes(buffer.numpy().tobytes())
     read = load_file(path)
@@ -186,7 +187,7 @@ def test_what_an_encoder_remembers_changes_nothing(tied: str) -> None:
         lambda: tensors.update(t9=tensors["t1"]),
         lambda: tensors.pop("n"),
     ]
-    plan = image.CachedPlan()
+    plan = safetensors.CachedPlan()
     for change in changes:
         change()
         for _ in range(2):
@@ -200,4 +201,4 @@ def test_what_an_encoder_remembers_changes_nothing(tied: str) -> None:
             assert list(known.tensors) == list(fresh.tensors)
             for name, tensor in fresh.tensors.items():
                 assert known.tensors[name] is tensor
-            assert plan.of(known.tensors) == image.plan(fresh.tensors)
+            assert plan.of(known.tensors) == safetensors.plan(fresh.tensors)

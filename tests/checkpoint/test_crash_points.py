@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mlflow_track.checkpoint import digests, publish
-from mlflow_track.checkpoint.publish import Content
-from mlflow_track.checkpoint.store import CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint.disk import publish, verify
+from mlflow_track.checkpoint.disk.publish import Content
+from mlflow_track.checkpoint.disk.store import CheckpointStore, CorruptCheckpointError
 from tests.checkpoint.crashes import Disk, Operation, recorded
 
 STEPS = 3
@@ -21,7 +21,7 @@ STEPS = 3
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
     """Three saves; after each, noted as ("ack", ".", step), the one before is removed."""
-    monkeypatch.setattr(digests, "CHUNK_BYTES", 5000)
+    monkeypatch.setattr(verify, "CHUNK_BYTES", 5000)
     monkeypatch.setattr(publish, "_LEAST_DIRECT_BYTES", 4096)
     root = tmp_path / "recorded"
     root.mkdir()
@@ -59,7 +59,7 @@ def newest_verified(path: Path) -> int | None:
         except CorruptCheckpointError:
             continue
         rows = (path / "metrics.csv").read_bytes()
-        if len(rows) < checkpoint.manifest["metrics_position"]:
+        if len(rows) < checkpoint.manifest.metrics_position:
             return None
         return checkpoint.step
     return None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.checkpoint.deadline import Deadline, parse_deadline
+from mlflow_track.checkpoint.policy.deadline import Deadline, parse_deadline
 from mlflow_track.settings import read_settings
 
 NOW = 1_700_000_000.0

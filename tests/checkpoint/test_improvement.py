@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlflow_track as mt
-from mlflow_track.checkpoint.history import History, Moment, Saved
-from mlflow_track.checkpoint.improvement import EarlyStopping, OnImprovement, noise_of
+from mlflow_track.checkpoint.early_stopping import EarlyStopping
+from mlflow_track.checkpoint.policy.history import History, Moment, Saved
+from mlflow_track.checkpoint.policy.improvement import OnImprovement, noise_of
 
 
 def saves(policy: OnImprovement, values: list[float | None]) -> list[int]:

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import codec, loading
-from mlflow_track.checkpoint.apart import SaveRequest
-from mlflow_track.checkpoint.saving import Saver
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint.state import codec, load
+from mlflow_track.checkpoint.state.flatten import SaveRequest
+from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.metrics import MetricsFile
 
 
@@ -27,7 +27,8 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.store = CheckpointStore(path / "checkpoints")
-        self.saver = Saver(self.store, MetricsFile(path / "metrics.csv"))
+        self.metrics, self.announce = MetricsFile(path / "metrics.csv"), print
+        self.saver = Saver(self)
 
     def save(self, step: int, state: dict[str, Any]) -> Checkpoint:
         self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
@@ -37,7 +38,7 @@ class Folder:
         return outcome.checkpoint
 
     def load(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
-        loading.load_into(state, loading.read(checkpoint)["state"], checkpoint)
+        load.load_into(state, load.read(checkpoint)["state"], checkpoint)
 
 
 @pytest.fixture
@@ -125,6 +126,16 @@ def test_what_a_forked_child_writes_into_what_was_loaded_stays_in_the_child(
     assert loaded.unique().tolist() == [1]
 
 
+def test_a_generator_beside_tensors_that_get_new_memory_comes_back(folder: Folder) -> None:
+    saved = torch.Generator().manual_seed(3)
+    committed = folder.save(0, {"first": {"w": torch.ones(3)}, "sampler": saved})
+    state: dict[str, Any] = {"first": {}, "sampler": torch.Generator().manual_seed(4)}
+    folder.load(committed, state)
+    assert torch.equal(state["first"]["w"], torch.ones(3))
+    assert torch.equal(state["sampler"].get_state(), saved.get_state())
+    assert torch.equal(torch.rand(4, generator=state["sampler"]), torch.rand(4, generator=saved))
+
+
 @pytest.mark.parametrize("tensor", [torch.randn(5), torch.randn(3, 5).t()])
 def test_tied_tensors_stay_tied(folder: Folder, tensor: torch.Tensor) -> None:
     state: dict[str, Any] = {"plain": None}
@@ -200,7 +211,7 @@ def test_an_average_of_a_wrapped_model_has_the_names_that_it_has_here(
     was, now = Average(make[was_wrapped]()), Average(make[is_now_wrapped]())
     names = list(now.shadow)
     checkpoint = folder.save(0, {"average": was})
-    saved = loading.read(checkpoint)["state"]["average"]
+    saved = load.read(checkpoint)["state"]["average"]
     assert list(saved) == list(was.shadow)
     folder.load(checkpoint, {"average": now})
     assert list(now.shadow) == names
@@ -239,7 +250,7 @@ def test_a_fused_optimizer_of_transposed_weights_goes_on_exactly(
     now, optimizer = fused(weight)
     train(was, range(3))
     if not are_kept:
-        monkeypatch.setattr(codec, "_dense_stride", lambda tensor: None)
+        monkeypatch.setattr(codec, "dense_stride", lambda tensor: None)
     folder.load(folder.save(0, was), now)
     assert optimizer.state[now["model"].weight]["exp_avg"].stride() == weight.stride()
     train(was, range(3, 6))
@@ -494,14 +505,14 @@ def reseal(checkpoint: Checkpoint, name: str, content: bytes) -> None:
     """Put `content` in place of a file with a manifest that vouches for it, as a forger would."""
     import json
 
-    from mlflow_track.checkpoint import digests
+    from mlflow_track.checkpoint.disk import verify
 
     (checkpoint.path / name).write_bytes(content)
     path = checkpoint.path / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["digest"]
-    manifest["files"][name] = {"bytes": len(content), "chunks": [digests.digest(content)]}
-    path.write_text(json.dumps({**manifest, "digest": digests.digest_of_manifest(manifest)}))
+    manifest["files"][name] = {"bytes": len(content), "chunks": [verify.digest(content)]}
+    path.write_text(json.dumps({**manifest, "digest": verify.digest_of_manifest(manifest)}))
 
 
 @pytest.mark.parametrize("is_sealed", [False, True])

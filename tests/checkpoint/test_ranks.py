@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.checkpoint.ranks import Ranks, rank_and_size
 
 # Processes that import torch on a busy machine take their time.
 pytestmark = pytest.mark.timeout(300)
@@ -97,7 +97,7 @@ def test_values_of_every_kind_travel_as_they_are_and_an_error_of_rank_0_reaches_
         run.finish("FAILED")
     (run.directory / "checkpoints/step-000000003/state.json").write_text("{}")
     first, second = on_two_ranks("""
-        from mlflow_track.checkpoint.ranks import Ranks
+        from mlflow_track.checkpoint.ranks import Ranks, rank_and_size
         ranks = Ranks.here()
         tensors = {"a": torch.arange(6.).reshape(2, 3).t(), "b": torch.tensor(True),
                    "c": torch.zeros(0, 3), "d": torch.tensor(1.5, dtype=torch.bfloat16)}
@@ -140,3 +140,141 @@ def test_a_job_whose_ranks_all_write_nothing_stops_together() -> None:
             say(step)
     """)
     assert first == second == [[4]]
+
+
+# --- which process this is ---
+
+LAUNCHERS = {
+    "torchrun": [
+        {"RANK": r, "WORLD_SIZE": "2", "LOCAL_RANK": r, "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+        for r in "01"
+    ],
+    "Lightning": [{"NODE_RANK": "0", "LOCAL_RANK": r, "WORLD_SIZE": "2"} for r in "01"],
+    "Lightning, two nodes": [{"NODE_RANK": r, "LOCAL_RANK": "0", "WORLD_SIZE": "2"} for r in "01"],
+    "srun": [
+        {"SLURM_PROCID": r, "SLURM_LOCALID": r, "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}
+        for r in "01"
+    ],
+    "mpirun": [
+        {"OMPI_COMM_WORLD_RANK": r, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": r}
+        for r in "01"
+    ],
+    "mpirun in a batch script": [
+        {
+            **{"SLURM_PROCID": "0", "SLURM_NTASKS": "2"},
+            **{"OMPI_COMM_WORLD_RANK": r, "OMPI_COMM_WORLD_SIZE": "2"},
+        }
+        for r in "01"
+    ],
+    "mpiexec": [{"PMI_RANK": r, "PMI_SIZE": "2"} for r in "01"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ranks_are_those_of_the_launcher(launcher: str) -> None:
+    assert [rank_and_size(variables) for variables in LAUNCHERS[launcher]] == [(0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, (0, 1)),
+        # Left by a job script: a rank without a size, a size without a rank, nonsense.
+        ({"RANK": "1"}, (0, 1)),
+        ({"RANK": "1", "WORLD_SIZE": "1"}, (0, 1)),
+        ({"RANK": "1", "WORLD_SIZE": ""}, (0, 1)),
+        ({"WORLD_SIZE": "4"}, (0, 1)),
+        ({"RANK": "first", "WORLD_SIZE": "4"}, (0, 1)),
+        ({"RANK": "-1", "WORLD_SIZE": "4"}, (0, 1)),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, (0, 1)),
+        ({"RANK": "9" * 9999, "WORLD_SIZE": "9" * 9999}, (0, 1)),
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, (0, 1)),
+        ({"LOCAL_RANK": "1", "NODE_RANK": "0"}, (0, 1)),
+        # Slurm: a batch script, a job step of one task in it, a shell in an allocation (salloc).
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_ID": "2"}, (0, 1)),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "5"}, (0, 1)),
+        # The inner launcher counts.
+        ({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (3, 4)),
+        ({"RANK": "0", "WORLD_SIZE": "1", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (0, 1)),
+        ({"RANK": "1", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (1, 2)),
+        (
+            {
+                **{"NODE_RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},
+                **{"SLURM_PROCID": "0", "SLURM_NTASKS": "2"},
+            },
+            (1, 2),
+        ),
+        (
+            {"NODE_RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"},
+            (5, 8),
+        ),
+    ],
+)
+def test_rank_and_size_of_other_variables(
+    variables: dict[str, str], found: tuple[int, int]
+) -> None:
+    assert rank_and_size(variables) == found
+
+
+def test_a_rank_that_is_said_beats_the_joined_job_which_beats_the_launcher() -> None:
+    variables = {"RANK": "1", "WORLD_SIZE": "2"}
+    assert rank_and_size(variables, (2, 4)) == (2, 4)
+    assert rank_and_size(variables, (2, 4), 0) == (0, 4)
+    assert rank_and_size(variables, None, 5) == (5, 6)
+    assert rank_and_size({}, None, 0) == (0, 1)
+
+
+STARTS_A_RUN = """
+import mlflow_track as mt
+with mt.start_run(experiment="e", backend="local") as run:
+    run.log_metrics({"a": 1.0}, step=0)
+"""
+
+
+def runs_of(processes: list[dict[str, str]], code: str = STARTS_A_RUN) -> int:
+    """How many runs are there when a process with each of the variables has ended."""
+    base = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = [subprocess.Popen([sys.executable, "-c", code], env={**base, **v}) for v in processes]
+    assert [process.wait(100) for process in started] == [0] * len(started)
+    return len(mt.load_runs("runs"))
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_job_of_two_processes_is_one_run(launcher: str) -> None:
+    assert runs_of(LAUNCHERS[launcher]) == 1
+
+
+def test_without_the_rule_each_process_of_a_job_would_be_a_run() -> None:
+    """The negative control."""
+    unguard = "import mlflow_track.start as s; s.rank_and_size = lambda *a: (0, 1)"
+    assert runs_of(LAUNCHERS["srun"], unguard + STARTS_A_RUN) == 2
+
+
+def test_processes_without_a_job_are_a_run_each_also_where_a_rank_was_left() -> None:
+    assert runs_of([{}, {"RANK": "1"}]) == 2
+
+
+def test_a_job_that_no_variable_tells_of_is_known_once_it_is_joined() -> None:
+    first, second = on_two_ranks("""
+        del os.environ["RANK"], os.environ["WORLD_SIZE"]
+        with mt.start_run() as run:
+            run.log_metrics({"a": 1.0}, step=0)
+        dist.barrier()
+        say(len(mt.load_runs("runs")))
+    """)
+    assert first == second == [[1]]
+
+
+def test_the_rank_that_start_run_is_given_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    with mt.start_run(rank=1):
+        pass
+    assert not Path("runs").exists()
+    for name, value in LAUNCHERS["srun"][1].items():
+        monkeypatch.setenv(name, value)
+    with mt.start_run(rank=0):
+        pass
+    assert len(mt.load_runs("runs")) == 1
+    for wrong, error in ((-1, ValueError), ("0", TypeError), (True, TypeError)):
+        with pytest.raises(error, match="rank"):
+            mt.start_run(rank=wrong)  # type: ignore[arg-type]

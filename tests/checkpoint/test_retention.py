@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.checkpoint.retention import Candidate, Keep
+from mlflow_track.checkpoint.policy.retention import Candidate, Keep
 
 LOSS = {10: 3.0, 20: 1.0, 30: 2.0, 40: 4.0}
 FOUR = [Candidate(s, {"loss": v}, True) for s, v in LOSS.items()]

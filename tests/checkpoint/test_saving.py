@@ -15,11 +15,14 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import loading, memory, publish, saving
-from mlflow_track.checkpoint.apart import SaveRequest
-from mlflow_track.checkpoint.saving import Outcome, Saver
-from mlflow_track.checkpoint.store import CheckpointStore
-from mlflow_track.checkpoint.writer import ProcessWriter
+from mlflow_track.checkpoint.disk import publish
+from mlflow_track.checkpoint.disk.store import CheckpointStore
+from mlflow_track.checkpoint.state import load
+from mlflow_track.checkpoint.state.flatten import SaveRequest
+from mlflow_track.checkpoint.writer import saver, shared_memory
+from mlflow_track.checkpoint.writer.outcome import Outcome
+from mlflow_track.checkpoint.writer.process import ProcessWriter
+from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.metrics import MetricsFile
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,7 +35,8 @@ class Saving:
         self.said: list[str] = []
         self.store = CheckpointStore(path / "checkpoints")
         self.metrics = MetricsFile(path / "metrics.csv")
-        self.saver = Saver(self.store, self.metrics, self.said.append)
+        self.announce = self.said.append
+        self.saver = Saver(self)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
@@ -43,7 +47,7 @@ class Saving:
         return outcome
 
     def content(self, step: int) -> dict[str, Any]:
-        return loading.read(self.store.expected(step))["state"]
+        return load.read(self.store.expected(step))["state"]
 
     def writer_pid(self) -> int:
         assert isinstance(self.saver._writer, ProcessWriter)
@@ -80,11 +84,11 @@ def without_processes(patch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise PermissionError(errno.EPERM, "no more processes")
 
-    patch.setattr(saving, "ProcessWriter", refuse)
+    patch.setattr(saver, "ProcessWriter", refuse)
 
 
 def without_memory(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(saving, "available_bytes", lambda: 1000)
+    patch.setattr(saver, "available_bytes", lambda: 1000)
 
 
 def without_direct_writes(patch: pytest.MonkeyPatch) -> None:
@@ -138,7 +142,7 @@ def test_every_way_of_saving_gives_the_same_file(
         here.saver.close()
     for step, state in enumerate(states):
         assert_equal(here.content(step), state)
-        assert here.store.expected(step).manifest["is_finite"] is True
+        assert here.store.expected(step).manifest.is_finite is True
     assert SAID.get(way, "") in " ".join(here.said)
     if way == "a process":
         assert here.said == []
@@ -188,10 +192,10 @@ def test_numbers_that_are_not_finite_are_found_by_the_writer(saving_here: Saving
         tensor[-1] = value
         saving_here.save(step, {"fine": torch.full((9,), 3e38), "t": tensor.to(kind)})
         assert saving_here.outcome().error is None
-        assert saving_here.store.expected(step).manifest["is_finite"] is False, kind
+        assert saving_here.store.expected(step).manifest.is_finite is False, kind
     saving_here.save(99, {"t": torch.arange(255, dtype=torch.uint8).view(torch.int8), "s": "nan"})
     saving_here.outcome()
-    assert saving_here.store.expected(99).manifest["is_finite"] is True
+    assert saving_here.store.expected(99).manifest.is_finite is True
 
 
 def test_a_state_that_grows_or_changes_its_types_is_saved_as_it_is(saving_here: Saving) -> None:
@@ -224,7 +228,7 @@ def test_a_step_may_be_an_integer_of_numpy_or_torch(number: Any) -> None:
         checkpoints = run.checkpoints(save=mt.AtSteps(5, 6))
         assert checkpoints.step(number, {"w": 1})
         checkpoints.save(number + 1, {"w": 1})
-        assert [c.manifest["step"] for c in checkpoints.list()] == [5, 6]
+        assert [c.manifest.step for c in checkpoints.list()] == [5, 6]
         for wrong in (torch.tensor(5.0), torch.ones(2, dtype=torch.int64), True, 5.0):
             with pytest.raises(TypeError, match=r"step is .*; it takes an integer"):
                 checkpoints.save(wrong, {"w": 1})
@@ -454,15 +458,17 @@ def test_tensors_on_a_cuda_device_come_through_pinned_memory(saving_here: Saving
 KILLED_AT_ONCE = """
 import os, sys, time, torch
 from pathlib import Path
-from mlflow_track.checkpoint import writer_main
-from mlflow_track.checkpoint.apart import SaveRequest
-from mlflow_track.checkpoint.saving import Saver
-from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.checkpoint.writer import main as writer_main
+from mlflow_track.checkpoint.state.flatten import SaveRequest
+from mlflow_track.checkpoint.writer.saver import Saver
+from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.record.metrics import MetricsFile
 if sys.argv[1] == "a thread":
     del os.memfd_create
 metrics = MetricsFile(Path("metrics.csv"))
-saver = Saver(CheckpointStore(Path("checkpoints")), metrics)
+from types import SimpleNamespace
+store = CheckpointStore(Path("checkpoints"))
+saver = Saver(SimpleNamespace(store=store, metrics=metrics, announce=print))
 state = {"a": torch.arange(8_000_000.)}
 for step in range(2):
     saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
@@ -495,7 +501,7 @@ def test_with_a_thread_for_a_writer_such_a_save_is_lost(run_script: Script, tmp_
 def test_who_continues_waits_for_the_writer_that_is_left_and_gives_up_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow_track.checkpoint import store as store_module
+    from mlflow_track.checkpoint.disk import store as store_module
 
     monkeypatch.setattr(store_module, "_MOST_SECONDS_TO_WAIT", 1.3)
     here = Saving(tmp_path)
@@ -519,9 +525,9 @@ def test_the_limit_of_every_cgroup_around_the_process_counts(tmp_path: Path) -> 
         (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cache}\n")
     membership = tmp_path / "membership"
     membership.write_text("0::/outer/inner\n")
-    assert memory._of_cgroups(membership, tmp_path / "cgroup") == [350]
-    assert memory._of_cgroups(tmp_path / "nowhere", tmp_path / "cgroup") == []
-    assert 0 < memory.available_bytes() < 1 << 62
+    assert shared_memory._of_cgroups(membership, tmp_path / "cgroup") == [350]
+    assert shared_memory._of_cgroups(tmp_path / "nowhere", tmp_path / "cgroup") == []
+    assert 0 < shared_memory.available_bytes() < 1 << 62
 
 
 def test_a_wait_tells_how_far_the_save_is(saving_here: Saving) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.checkpoint.history import History, Moment, Saved
-from mlflow_track.checkpoint.schedule import (
+from mlflow_track.checkpoint.policy.history import History, Moment, Saved
+from mlflow_track.checkpoint.policy.schedule import (
     AtSteps,
     EvenlySpaced,
     EveryMinutes,

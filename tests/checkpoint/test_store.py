@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_track.checkpoint import digests, pruning
-from mlflow_track.checkpoint.retention import Keep
-from mlflow_track.checkpoint.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint import pruning
+from mlflow_track.checkpoint.disk import verify
+from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint.policy.retention import Keep
 
 FILES = {"state.safetensors": b"tensors" * 999, "state.json": b'{"a": 1}'}
 MANIFEST = {"metrics": {"loss": 1.0}, "is_finite": True}
@@ -73,7 +74,7 @@ def test_every_damage_to_every_file_is_found(tmp_path: Path, damage: str, name: 
 def test_a_chunk_is_named_where_the_damage_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(verify, "CHUNK_BYTES", 1000)
     checkpoint = publish(CheckpointStore(tmp_path), 1)
     content = bytearray((checkpoint.path / "state.safetensors").read_bytes())
     content[3500] ^= 1
@@ -129,12 +130,12 @@ def test_removed_quarantined_and_rewound_ones_are_no_longer_listed(tmp_path: Pat
 SAVING = """
 import os, sys, threading, time
 from pathlib import Path
-from mlflow_track.checkpoint import publish as module
-from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.checkpoint.disk.store import CheckpointStore
+from mlflow_track.record import layout
 store = CheckpointStore(Path("checkpoints"))
 if sys.argv[2] == "straight into the folder":
     def publish(step, files, manifest):
-        folder = Path("checkpoints") / module.folder_of_step(step)
+        folder = Path("checkpoints") / layout.folder_of_step(step)
         folder.mkdir(parents=True)
         for name, content in files.items():
             (folder / name).write_bytes(content)

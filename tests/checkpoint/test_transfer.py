@@ -9,15 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.checkpoint import transfer
+from mlflow_track.checkpoint.disk import copying
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=30)
 
 
 @pytest.fixture
 def one_training_thread(monkeypatch) -> Iterator[None]:
-    monkeypatch.setattr(transfer, "_WORTH_A_THREAD_BYTES", 64)
-    monkeypatch.setattr(transfer, "_cores", lambda: 4)
+    monkeypatch.setattr(copying, "_WORTH_A_THREAD_BYTES", 64)
+    monkeypatch.setattr(copying, "_cores", lambda: 4)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -27,7 +27,7 @@ def one_training_thread(monkeypatch) -> Iterator[None]:
 @given(sizes=SIZES, count=st.integers(1, 6))
 def test_the_parts_are_the_whole_in_order_and_none_is_much_larger(sizes, count):
     sources = [torch.zeros(size, dtype=torch.uint8) for size in sizes]
-    parts = transfer._parts(sources, count)
+    parts = copying._parts(sources, count)
     indices = [index for part in parts for index in range(len(sources))[part]]
     assert all(len(sources[part]) for part in parts)
     assert len(parts) <= count
@@ -38,11 +38,11 @@ def test_the_parts_are_the_whole_in_order_and_none_is_much_larger(sizes, count):
 
 def test_threads_copy_what_one_would(one_training_thread, monkeypatch):
     calls = []
-    copy = transfer._copy
-    monkeypatch.setattr(transfer, "_copy", lambda *lists: [calls.append(1), copy(*lists)])
+    copy = copying._copy
+    monkeypatch.setattr(copying, "_copy", lambda *lists: [calls.append(1), copy(*lists)])
     sources = [torch.randn(n) for n in (100, 1, 0, 30, 30, 7)]
     targets = [torch.empty_like(source) for source in sources]
-    transfer.copy_all(targets, sources)
+    copying.copy_all(targets, sources)
     assert len(calls) == 4
     for target, source in zip(targets, sources, strict=True):
         assert torch.equal(target, source)
@@ -50,10 +50,10 @@ def test_threads_copy_what_one_would(one_training_thread, monkeypatch):
 
 def test_torchs_own_threads_are_not_doubled(one_training_thread, monkeypatch):
     torch.set_num_threads(2)
-    assert transfer._thread_count([torch.zeros(10_000)], None) == 1
+    assert copying._thread_count([torch.zeros(10_000)], None) == 1
     torch.set_num_threads(1)
-    assert transfer._thread_count([torch.zeros(10_000)], None) == 4
-    assert transfer._thread_count([torch.zeros(8)], None) == 1
+    assert copying._thread_count([torch.zeros(10_000)], None) == 4
+    assert copying._thread_count([torch.zeros(8)], None) == 1
 
 
 @pytest.mark.parametrize("bad", [0, 5])
@@ -62,7 +62,7 @@ def test_an_error_of_any_thread_is_the_callers(one_training_thread, bad):
     targets = [torch.empty_like(source) for source in sources]
     targets[bad] = torch.empty(3)
     with pytest.raises(RuntimeError):
-        transfer.copy_all(targets, sources)
+        copying.copy_all(targets, sources)
 
 
 def test_where_no_thread_can_be_had_the_caller_copies_all(one_training_thread, monkeypatch):
@@ -72,7 +72,7 @@ def test_where_no_thread_can_be_had_the_caller_copies_all(one_training_thread, m
     monkeypatch.setattr("threading.Thread.start", refuse)
     sources = [torch.randn(100) for _ in range(6)]
     targets = [torch.empty_like(source) for source in sources]
-    transfer.copy_all(targets, sources)
+    copying.copy_all(targets, sources)
     assert all(map(torch.equal, targets, sources))
 
 
@@ -80,5 +80,5 @@ def test_tensors_of_inference_mode_are_copied_by_every_thread(one_training_threa
     with torch.inference_mode():
         sources = [torch.randn(100) for _ in range(6)]
         targets = [torch.empty_like(source) for source in sources]
-        transfer.copy_all(targets, sources)
+        copying.copy_all(targets, sources)
     assert all(map(torch.equal, targets, sources))

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import lease, pruning
+from mlflow_track.checkpoint import pruning
+from mlflow_track.checkpoint.disk.store import held_for_reading
 from mlflow_track.cli import main
 
 
@@ -78,7 +79,7 @@ def test_show_and_diff_read_no_tensor(run: mt.LoadedRun, monkeypatch: pytest.Mon
         raise AssertionError("a tensor was read")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlflow_track.checkpoint.store.Checkpoint.read", read)
+        patch.setattr("mlflow_track.checkpoint.disk.store.Checkpoint.read", read)
         shown, differs = call("show", "demo"), call("diff", "demo", "1", "last")
     assert "tensor model.first.weight: F32 [2, 2]" in shown and "params.lr: 0.1" in shown
     assert json.loads(call("show", "demo", "3", "--json"))["metrics"] == {"loss": 1.0}
@@ -113,7 +114,7 @@ def test_prune_says_what_it_would_do_and_does_it(run: mt.LoadedRun) -> None:
     assert "remove step 1" in said and "remove step 4" in said
     assert [c.step for c in run.checkpoints] == [1, 2, 3, 4, 5]
     call("pin", "demo", 1)
-    with lease.reading(run.checkpoints[3].path):
+    with held_for_reading(run.checkpoints[3].path):
         said = call("prune", "demo", *rules)
     assert "step 4 stays: another process reads it" in said
     assert [c.step for c in run.checkpoints] == [1, 2, 3, 4, 5]

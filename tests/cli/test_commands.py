@@ -19,11 +19,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import mlflow_track as mt
-from mlflow_track import trash
 from mlflow_track.analysis import curves
-from mlflow_track.cli import main
-from mlflow_track.cli.ckpt import ckpt
+from mlflow_track.cli import ckpt, main
 from mlflow_track.cli.lazy import LazyGroup
+from mlflow_track.record import trash
 from tests.analysis.records import DAMAGED, UNREADABLE, make_run, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -491,7 +490,7 @@ def test_tail_follows_a_run_to_its_end_however_it_ends() -> None:
     code = (
         "import sys, mlflow_track as mt\n"
         "with mt.start_run(run_name='live') as run:\n"
-        "    run._provenance.join()\n"
+        "    run._attempt.provenance.join()\n"
         "    for step, line in enumerate(sys.stdin):\n"
         "        run.log_metric('loss', step / 4, step=step)\n"
     )

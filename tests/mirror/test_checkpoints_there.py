@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.checkpoint.store import CheckpointStore
+from mlflow_track.backends.protocol import Refused, Unavailable
+from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.sink import Refused, Unavailable
 from tests.mirror.conftest import client_of
 
 pytestmark = pytest.mark.xdist_group("server")
@@ -134,7 +134,7 @@ def test_what_is_left_of_an_upload_whose_checkpoint_was_retired_is_removed(run, 
 
 
 def test_retention_waits_for_a_checkpoint_that_is_being_sent(run, store):
-    from mlflow_track.checkpoint import lease
+    from mlflow_track.checkpoint.disk.store import free_to_remove
 
     publish(run, 10)
     folder = run.directory / "checkpoints/step-000000010"
@@ -143,12 +143,12 @@ def test_retention_waits_for_a_checkpoint_that_is_being_sent(run, store):
     class Looks(Breaks):
         def upload(self, run_id: str, file: Path, name: str) -> None:
             if name.startswith("checkpoints/"):
-                with lease.removing(folder) as is_free:
+                with free_to_remove(folder) as is_free:
                     seen.append(is_free)
 
     Shipper(run.directory, Looks(open_mlflow(store), after=99), store).ship()
     assert seen == [False, False, False]
-    with lease.removing(folder) as is_free:
+    with free_to_remove(folder) as is_free:
         assert is_free
 
 
@@ -176,7 +176,7 @@ def test_a_store_that_does_not_delete_is_reported_and_nothing_waits_for_it(run, 
 )
 def test_only_what_the_policy_wants_goes_up(run, store, upload, names):
     mirror = {"upload": upload, "metric": "loss", "mode": "min"}
-    run._record.update(mirror=mirror)
+    run._attempt.record.update(mirror=mirror)
     checkpoints = CheckpointStore(run.directory / "checkpoints")
     shipper = shipper_of(run, store)
     for step, loss in ((10, 3.0), (20, 1.0), (30, 2.0)):

@@ -28,9 +28,9 @@ def test_a_killed_mirror_is_replaced_and_every_row_arrives_once(store, wait_for,
         for step in range(300):
             if step in (100, 200):
                 wait_for(lambda: run.sync_status().acknowledged_rows >= 50)
-                killed.append(run._companion.pid)
+                killed.append(run._attempt.companion.pid)
                 os.kill(killed[-1], signal.SIGKILL)
-                wait_for(lambda: run._companion.pid != killed[-1])
+                wait_for(lambda: run._attempt.companion.pid != killed[-1])
             run.log_metric("a", step / 3, step=step)
     assert len(set(killed)) == 2
     run_id = only_run(store, "e").info.run_id

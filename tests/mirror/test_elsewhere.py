@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.mirror.fetch import fetch
-from mlflow_track.mirror.fetch_request import FetchRequest
-from mlflow_track.mirror.sink import Target
+from mlflow_track.backends.protocol import Target
+from mlflow_track.mirror.fetch import FetchRequest, fetch
 from tests.mirror.conftest import client_of, files_under, history, only_run, runs_of
 from tests.mirror.faults import FaultProxy
 
@@ -152,8 +151,7 @@ def test_a_fork_has_the_kept_history_and_the_old_run_says_that_it_is_superseded(
 
 def test_a_run_that_is_alive_elsewhere_is_not_taken(store, tmp_path, monkeypatch):
     from mlflow_track.mirror import fetch as module
-    from mlflow_track.mirror.fetch import HeldElsewhere, fetch
-    from mlflow_track.mirror.fetch_request import FetchRequest
+    from mlflow_track.mirror.fetch import FetchRequest, HeldElsewhere, fetch
     from mlflow_track.mirror.process import open_mlflow
 
     client = client_of(store)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mlflow_track as mt
-from mlflow_track.mirror.mlflow import MlflowSink
+from mlflow_track.backends.mlflow.sink import MlflowSink
 from mlflow_track.mirror.shipper import Shipper
 from tests.mirror.conftest import client_of
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
+from mlflow_track.backends.protocol import Gone, Unavailable
 from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.sink import Gone, Unavailable
 from mlflow_track.record.rows import iterate_rows
 from tests.campaign import seeds
 from tests.mirror.conftest import only_run, runs_of
@@ -62,9 +62,9 @@ def trouble(proxy: FaultProxy, run: mt.Run, seed: int, until: threading.Event) -
     while not until.wait(chance.uniform(0.1, 1.0)):
         proxy.become(chance.choice(["refuse", "hang", "cut", "500", "429"]))
         until.wait(chance.uniform(0.1, 2.0))
-        if chance.random() < 0.15 and run._companion is not None:
+        if chance.random() < 0.15 and run._attempt.companion is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(run._companion.pid, signal.SIGKILL)
+                os.kill(run._attempt.companion.pid, signal.SIGKILL)
         proxy.become("pass")
     proxy.become("pass")
 
@@ -142,7 +142,7 @@ def test_a_create_whose_answer_was_lost_leaves_no_second_run(server, proxy):
 
 def test_without_the_look_for_the_tag_it_leaves_two(server, proxy, monkeypatch):
     # The negative control of the test above.
-    from mlflow_track.mirror.mlflow import MlflowSink
+    from mlflow_track.backends.mlflow.sink import MlflowSink
 
     monkeypatch.setattr(MlflowSink, "find", lambda *_: [])
     assert len(lost_create(server, proxy, "lost-create-control")) == 2

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlflow_track.mirror import metric_rows, process
-from mlflow_track.mirror.metric_rows import MetricRows
+from mlflow_track.backends.protocol import Cell, Target, Unavailable
+from mlflow_track.mirror import metrics, process
+from mlflow_track.mirror.metrics import MetricRows
 from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.sink import Cell, Target, Unavailable
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows
 
 URI = "memory"
-PIECE_BYTES = metric_rows._PIECE_BYTES
+PIECE_BYTES = metrics._PIECE_BYTES
 
 
 class MemorySink:
@@ -131,8 +131,8 @@ class Trainer:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metric_rows, "_PIECE_BYTES", 100)
-    monkeypatch.setattr(metric_rows, "_BATCH", 3)
+    monkeypatch.setattr(metrics, "_PIECE_BYTES", 100)
+    monkeypatch.setattr(metrics, "_BATCH", 3)
 
 
 EVENTS = st.lists(
@@ -256,8 +256,8 @@ class ForgetfulSink(MemorySink):
 
 
 def test_a_million_pending_values_are_sent_in_the_memory_of_a_few(tmp_path, monkeypatch):
-    monkeypatch.setattr(metric_rows, "_PIECE_BYTES", PIECE_BYTES)
-    monkeypatch.setattr(metric_rows, "_BATCH", 1000)
+    monkeypatch.setattr(metrics, "_PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr(metrics, "_BATCH", 1000)
     names = tuple("abcde")
     trainer = Trainer(tmp_path)
     for step in range(200_000):

@@ -113,7 +113,7 @@ def test_a_second_run_of_one_job_has_an_mlflow_run_of_its_own_below_the_first(ru
 def test_without_a_look_at_whose_it_is_two_runs_draw_one_curve(run_script, store, tmp_path):
     # What every Python process of the job imports first, the mirror, too.
     (tmp_path / "sitecustomize.py").write_text(
-        "import mlflow_track.mirror.link as link\nlink._is_of_another = lambda *_: False"
+        "import mlflow_track.mirror.server_run as link\nlink._is_of_another = lambda *_: False"
     )
     client = client_of(store)
     given = client.create_run(client.create_experiment("e")).info.run_id
@@ -142,7 +142,7 @@ checkpoints = run.checkpoints(save=mt.EverySteps(50))
 state = {"w": torch.zeros(3)}
 last = int(sys.argv[1])
 for step in range(checkpoints.restore(state), last + 1):
-    run.log_metrics({"a": step * 1.5, "attempt": run._record.attempt}, step=step)
+    run.log_metrics({"a": step * 1.5, "attempt": run._attempt.record.attempt}, step=step)
     checkpoints.step(step, state)
     time.sleep(0.01)
     if step == last:

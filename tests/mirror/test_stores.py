@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
+from mlflow_track.backends.protocol import Gone, Unavailable
 from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.shipper import HEARTBEAT_TAG, Shipper
-from mlflow_track.mirror.sink import Gone, Unavailable
 from tests.mirror.conftest import client_of, history, only_run, runs_of
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.checkpoint.store import CheckpointStore
-from mlflow_track.mirror.upload_policy import wanted_checkpoints
+from mlflow_track.checkpoint.disk.store import CheckpointStore
+from mlflow_track.mirror.checkpoints import wanted_checkpoints
 
 
 @pytest.fixture
@@ -46,4 +46,4 @@ def test_best_needs_a_metric_and_other_words_are_refused_at_the_call(monkeypatch
         with pytest.raises(ValueError, match="all, best, last, none"):
             run.checkpoints(upload="newest")
         run.checkpoints(upload="best", keep=mt.Keep(best=1, metric="loss", mode="max"))
-        assert run._record.info["mirror"]["mode"] == "max"
+        assert run._attempt.record.info.mirror.mode == "max"

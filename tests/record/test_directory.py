@@ -12,14 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.record.directory import (
-    RunDirectory,
-    RunHeldError,
-    find_runs,
-    folder_name,
-    is_held,
-    true_status,
-)
+from mlflow_track.record.directory import RunDirectory, RunHeldError
+from mlflow_track.record.find import find_folders, folder_name
+from mlflow_track.record.info import is_held, true_status
 
 
 def make(root: Path) -> RunDirectory:
@@ -77,7 +72,7 @@ def test_after_sigkill_running_reads_as_killed_even_if_a_forked_worker_lives(
     assert process.stdout is not None
     try:
         assert process.stdout.readline().startswith(b"ready")
-        path = next(find_runs(tmp_path))
+        path = next(iter(find_folders(tmp_path)[0]))
         assert true_status(path, RunDirectory(path).info) == "RUNNING"
         process.kill()
         process.wait()
@@ -100,4 +95,4 @@ def test_what_cannot_be_written_does_not_stay_in_the_way_of_what_can(tmp_path: P
         directory.add("inputs", {"size": object()})
     directory.set_tags({"a": "b"})
     assert RunDirectory(directory.path).info == directory.info
-    assert directory.info["tags"] == {"a": "b"} and directory.info["inputs"] == []
+    assert directory.info.tags == {"a": "b"} and directory.info.inputs == ()

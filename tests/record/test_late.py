@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.record.late import LateRows
+from mlflow_track.record.device_values import LateRows
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows
 

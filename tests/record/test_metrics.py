@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_track.record import metrics
-from mlflow_track.record.metrics import MetricsFile, read_header
-from mlflow_track.record.rows import iterate_rows, read_rows
+from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.rows import iterate_rows, read_header, read_rows
 
 NAMES = st.sampled_from(["loss", "lr", 'a "b", c', "é", "x/y", "acc"])
 ROWS = st.lists(

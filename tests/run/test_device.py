@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.device import CudaNumber
+from mlflow_track.record.device_values import CudaNumber
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.ending import ending_of, one_line
 from mlflow_track.record import directory
-from mlflow_track.record.directory import is_held
+from mlflow_track.record.exit_status import ending_of, one_line
+from mlflow_track.record.info import is_held
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_log_that_cannot_be_written_does_not_end_the_training(monkeypatch, cap
             def full(line: str) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-            patch.setattr(run._record, "append_log", full)
+            patch.setattr(run._attempt.record, "append_log", full)
             run.print("a line")
         run.log_metric("a", 1.0, step=0)
     assert "a line (not in training.log: No space left on device)" in capfd.readouterr().err
@@ -105,7 +105,7 @@ def test_a_log_that_cannot_be_written_does_not_end_the_training(monkeypatch, cap
 
 def test_a_child_forked_while_params_are_written_does_not_hang():
     with mt.start_run(backend="local") as run:
-        with run._config_lock:
+        with run._attempt.config_lock:
             child = os.fork()
             if child == 0:
                 signal.alarm(10)
@@ -123,7 +123,7 @@ def test_a_run_that_ends_on_a_full_disk_says_how_it_ended(
 ):
     monkeypatch.setattr(directory, "_RESERVE_BYTES", reserve_bytes)
     with mt.start_run(directory=small_disk, backend="local") as run:
-        run._provenance.join()
+        run._attempt.provenance.join()
         run.log_metric("a", 1.0, step=0)
         with open(small_disk / "fill", "wb", buffering=0) as fill, suppress(OSError):
             while fill.write(b"x" * 4096):
@@ -147,8 +147,8 @@ def test_a_disk_that_fails_at_the_end_keeps_neither_lock_nor_mirror(monkeypatch)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with mt.start_run(backend="local") as run:
-        run._companion = companion = Companion()
-        for owner, name in ((run._metrics, "sync"), (run._record, "update")):
+        run._attempt.companion = companion = Companion()
+        for owner, name in ((run._attempt.metrics, "sync"), (run._attempt.record, "update")):
             monkeypatch.setattr(owner, name, fail)
     assert companion.is_closed and not is_held(run.directory)
     log = (run.directory / "training.log").read_text()
@@ -180,7 +180,7 @@ def test_a_folder_that_is_deleted_under_a_run_is_said_and_not_made_again(
 ):
     monkeypatch.setenv("MLFLOW_TRACK_FINISH_TIMEOUT", "0")
     with mt.start_run(backend=backend) as run:
-        run._provenance.join()
+        run._attempt.provenance.join()
         run.log_metric("a", 1.0, step=0)
         shutil.rmtree(run.directory)
         run.log_metric("a", 1.0, step=1)
@@ -191,7 +191,7 @@ def test_a_folder_that_is_deleted_under_a_run_is_said_and_not_made_again(
 @pytest.mark.parametrize("moves", [True, False])
 def test_rows_that_are_not_in_the_folder_are_told_at_a_checkpoint_and_in_the_record(moves, capfd):
     with mt.start_run(backend="local") as run:
-        run._provenance.join()
+        run._attempt.provenance.join()
         checkpoints = run.checkpoints()
         for step in range(3):
             run.log_metric("a", 1.0, step=step)
@@ -200,5 +200,5 @@ def test_rows_that_are_not_in_the_folder_are_told_at_a_checkpoint_and_in_the_rec
             checkpoints.save(step, {"step": step})
         told = capfd.readouterr().err.count("was deleted or moved")
     assert told == moves
-    (attempt,) = run._record.info["attempts"]
-    assert ("was deleted or moved" in attempt.get("error", "")) is moves
+    (attempt,) = run._attempt.record.info.attempts
+    assert ("was deleted or moved" in (attempt.error or "")) is moves

@@ -19,8 +19,11 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import lease, pruning, retention
-from mlflow_track.checkpoint.retention import Keep
+from mlflow_track.checkpoint import pruning
+from mlflow_track.checkpoint.disk import store
+from mlflow_track.checkpoint.disk.store import held_for_reading
+from mlflow_track.checkpoint.policy import retention
+from mlflow_track.checkpoint.policy.retention import Keep
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -52,13 +55,13 @@ def test_the_manifest_and_the_log_say_which_policy_asked_and_why() -> None:
             max_steps=8,
         )
         assert train(run, checkpoints, [5, 5, 4, 4, 4, 4, 4, 4]) == [0, 2, 3, 4, 6, 7]
-    policies = {c.step: c.manifest["policies"] for c in mt.load_run(run.directory).checkpoints}
+    policies = {c.step: c.manifest.policies for c in mt.load_run(run.directory).checkpoints}
     assert policies[2] == {"OnImprovement": "loss improved by 1 from 5 to 4"}
     assert policies[3] == {"EverySteps": "every 3 steps"}
     assert policies[4] == {"AtSteps": "step 4 was asked for"}
     assert policies[7] == {"LastStep": "the last step"}
     assert "saved step 2" in log(run) and "OnImprovement: loss improved by 1 from 5" in log(run)
-    kinds = {c.step: c.manifest["is_milestone"] for c in mt.load_run(run.directory).checkpoints}
+    kinds = {c.step: c.manifest.is_milestone for c in mt.load_run(run.directory).checkpoints}
     assert [step for step, planned in kinds.items() if planned] == [4, 7]
 
 
@@ -82,7 +85,7 @@ def test_old_ones_go_only_after_a_commit_and_what_must_stay_stays() -> None:
         train(run, checkpoints, [9, 1, 5, 6, 7])
         assert steps(run) == [1, 2, 4]
         pruning.pin(mt.load_run(run.directory).checkpoints[-1])
-        with lease.reading(run.directory / "checkpoints/step-000000001"):
+        with held_for_reading(run.directory / "checkpoints/step-000000001"):
             # Better than what is being uploaded, which stays until it is.
             train(run, checkpoints, [0.5, 8], first=5)
             assert steps(run) == [1, 2, 4, 5, 6]
@@ -120,7 +123,7 @@ def test_without_the_protection_the_last_finite_one_goes(monkeypatch: pytest.Mon
 def test_without_the_lease_a_checkpoint_goes_while_it_is_uploaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lease, "_lock", lambda descriptor, operation: True)
+    monkeypatch.setattr(store, "_flock", lambda descriptor, operation: True)
     with pytest.raises(AssertionError):
         test_old_ones_go_only_after_a_commit_and_what_must_stay_stays()
 
@@ -248,7 +251,7 @@ def test_what_must_match_refuses_the_resume_and_leaves_the_state_alone(
 
 LOOP = """
 import os, signal, sys, threading, time, torch, mlflow_track as mt
-from mlflow_track.checkpoint.saving import Saver
+from mlflow_track.checkpoint.writer.saver import Saver
 when, number = sys.argv[1], int(sys.argv[2])
 hit = lambda place, step: step == 5 and place == when and os.kill(os.getpid(), number)
 if when == "save":
@@ -310,7 +313,7 @@ def test_without_the_boundary_a_signal_stops_a_loop_that_has_no_checkpoint(
     (run,) = mt.load_runs("runs")
     # Step 5 is there because a policy had asked for it; a step later there would be nothing.
     assert run.metrics().index[-1] == 5
-    assert "stop" not in run.checkpoints[-1].manifest["policies"]
+    assert "stop" not in run.checkpoints[-1].manifest.policies
 
 
 def test_a_signal_where_nobody_reads_the_console_stops_as_any_other(run_script: Script) -> None:
@@ -356,7 +359,7 @@ def test_a_deadline_stops_the_run_in_time_with_a_checkpoint(run_script: Script) 
     (run,) = mt.load_runs("runs")
     assert run.status == "KILLED" and "deadline" in run.info["attempts"][0]["error"]
     assert run.checkpoints[-1].step == int(step)
-    assert "the deadline" in str(run.checkpoints[-1].manifest["policies"])
+    assert "the deadline" in str(run.checkpoints[-1].manifest.policies)
 
 
 def test_what_checkpoints_is_given_is_checked_at_once() -> None:
@@ -423,7 +426,7 @@ def test_a_loss_with_its_graph_is_as_good_as_its_number(recwarn) -> None:
         checkpoints = run.checkpoints(save=mt.EverySteps(1))
         loss = torch.ones(1, requires_grad=True).sum()
         checkpoints.step(1, {"w": 1}, metrics={"loss": loss})
-    assert mt.load_run(run.directory).checkpoints[0].manifest["metrics"] == {"loss": 1.0}
+    assert mt.load_run(run.directory).checkpoints[0].manifest.metrics == {"loss": 1.0}
     assert not [w for w in recwarn if "requires_grad" in str(w.message)]
 
 

@@ -69,7 +69,7 @@ with mt.start_run(run_name="r") as run:
             sys.exit()
     os.waitpid(child, 0)
     run.log_metrics({"a": 2.0}, step=1)
-    assert not run._is_finished
+    assert not run._attempt.has_ended
 """
 
 
@@ -86,7 +86,10 @@ def test_a_forked_child_neither_writes_nor_ends_the_run(how: str, run_script: Sc
 
 
 def test_without_the_hook_the_child_would_write_into_the_run(run_script: Script) -> None:
-    unguarded = FORK.replace("with mt", "mt.Run._leave_to_parent = lambda self: None\nwith mt", 1)
+    unguard = """from mlflow_track.attempt import Attempt
+Attempt.leave_to_parent = lambda self: None
+"""
+    unguarded = FORK.replace("with mt", f"{unguard}with mt", 1)
     run_script(unguarded, "log")
     (run,) = mt.load_runs("runs")
     assert 9.0 in run.metrics()["a"].tolist()

@@ -106,6 +106,16 @@ def test_auto_continues_the_newest_unfinished_run_of_that_experiment_and_name() 
         assert run.id not in (first.id, second.id)
 
 
+def test_a_run_of_a_newer_version_is_refused_and_left_as_it_is() -> None:
+    path = unfinished().directory / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layout": 99}))
+    before = path.read_bytes()
+    for word in ("auto", path.parent.name):
+        with pytest.raises(ValueError, match="layout 99; this version reads up to"):
+            mt.start_run(resume=word)
+    assert path.read_bytes() == before
+
+
 def test_a_live_run_is_refused() -> None:
     with mt.start_run(run_name="a") as run:
         for word in ("auto", run.id):
@@ -182,7 +192,7 @@ def test_changed_params_are_recorded_and_the_report_says_so() -> None:
 def test_an_unnamed_run_that_goes_on_with_other_params_says_how_to_keep_trials_apart(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = "give run_name"
+    words = "give it its own run_name"
     for arguments, is_warned in (
         ({"params": {"lr": 1}}, False),
         ({"params": {"lr": 1}}, False),

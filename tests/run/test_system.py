@@ -12,8 +12,8 @@ import pytest
 
 import mlflow_track as mt
 from mlflow_track.record.rows import iterate_rows
+from mlflow_track.record.system import Machine
 from mlflow_track.settings import read_settings
-from mlflow_track.system import Machine
 
 
 def rows_of(run: mt.Run) -> list:

@@ -207,7 +207,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_optimizer_step():
     assert run.status == "FAILED"
     assert "FloatingPointError" in run.info["attempts"][-1]["error"]
     assert run.checkpoints
-    assert all(c.manifest["is_finite"] for c in run.checkpoints)
+    assert all(c.manifest.is_finite for c in run.checkpoints)
     for checkpoint in run.checkpoints:
         checkpoint.verify()
 
@@ -237,7 +237,7 @@ def test_ctrl_c_saves_stops_and_the_rest_comes_later(whole):
     assert run.status == "KILLED", said
     newest = run.checkpoints[-1].step
     assert newest == run.metrics().index[-1] < 59
-    assert "asked to stop" in json.dumps(run.checkpoints[-1].manifest["policies"])
+    assert "asked to stop" in json.dumps(run.checkpoints[-1].manifest.policies)
     assert main(flags(run_name="k", resume="must")) == 0
     assert (weights(only_run()), losses(only_run())) == whole
 

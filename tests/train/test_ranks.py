@@ -119,8 +119,8 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_one_process_goes_on(
     run = only_run("s")
     assert (stopped.returncode, run.status) == (0, "KILLED"), said
     assert run.checkpoints[-1].step == run.metrics().index[-1] == 12
-    assert "asked to stop: SIGTERM" in str(run.checkpoints[-1].manifest["policies"])
-    assert run.checkpoints[-1].manifest["world_size"] == 2
+    assert "asked to stop: SIGTERM" in str(run.checkpoints[-1].manifest.policies)
+    assert run.checkpoints[-1].manifest.world_size == 2
     assert main(flags(run_name="s", resume="must")) == 0
     assert "exact: no (world size 2 -> 1)" in capsys.readouterr().err
     report = only_run("s").info["restores"][0]

@@ -1,0 +1,218 @@
+"""One attempt of a run: what is started beside the training loop, and how all of it ends."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlflow_track.artifacts import Artifacts
+from mlflow_track.record import provenance
+from mlflow_track.record.console import say
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.exit_status import ending_of, error_since, note_error_before
+from mlflow_track.record.info import UnreadableRun
+from mlflow_track.record.masking import mask_password
+from mlflow_track.record.repeats import RepeatedSteps
+from mlflow_track.record.system import SystemMonitor
+from mlflow_track.settings import Settings
+from mlflow_track.stop import StopRequest
+
+if TYPE_CHECKING:
+    from mlflow_track.mirror.companion import Companion
+
+_PROVENANCE_SECONDS = 30.0
+
+
+class Checkpoints(Protocol):
+    """What an attempt asks of its checkpoints."""
+
+    def close(self) -> None: ...
+
+    def abandon(self, why: str) -> None: ...
+
+
+class Attempt:
+    """The record of a run while one process writes it.
+
+    Args:
+        record: The run's folder, locked by this process.
+        settings: What was asked for.
+        is_resumed: Whether earlier attempts are in the record.
+
+    Attributes:
+        record: The run's folder.
+        metrics: Its rows.
+        repeats: Which earlier rows give way to new ones.
+        artifacts: Its artifacts.
+        stop: What signals ask for.
+        checkpoints: Those that the run saves now; None before it asked for them.
+        companion: The mirror process; None without one.
+        provenance: The thread that captures where the run came from.
+        config_lock: Held while params are written.
+        has_ended: Whether `end` was called, or need not be.
+        why_closed: Why nothing can be logged any more; empty while it can.
+    """
+
+    def __init__(self, record: RunDirectory, settings: Settings, *, is_resumed: bool) -> None:
+        self.record = record
+        self._settings = settings
+        self.why_closed = ""
+        self.checkpoints: Checkpoints | None = None
+        self.stop = StopRequest()
+        self.has_ended = False
+        self.config_lock = threading.Lock()
+        record.start_attempt(provenance.describe_process())
+        if settings.tracking_uri and record.is_kept:
+            record.restate(
+                "mirror",
+                {
+                    "attach": settings.mlflow_run_id,
+                    "experiment_id": settings.mlflow_experiment_id,
+                    "tracking_uri": mask_password(settings.tracking_uri),
+                    "rewind": settings.rewind,
+                    "upload": settings.upload,
+                },
+            )
+        self.metrics = record.open_metrics(self.print)
+        self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
+        self.artifacts = Artifacts(record.artifacts_path, is_kept=record.is_kept)
+        self.companion: Companion | None = None
+        self._system: SystemMonitor | None = None
+        self.provenance = threading.Thread(target=self._capture_provenance, daemon=True)
+
+    def start_helpers(self) -> None:
+        """Start what works beside the loop: the mirror, system metrics, provenance."""
+        note_error_before(self.record.info.id)
+        atexit.register(self._end_at_exit)
+        _after_fork(self)
+        if not self.record.is_kept:
+            return
+        if self._settings.tracking_uri is not None:
+            from mlflow_track.mirror.companion import Companion, mirror_environment
+
+            self.companion = Companion(self.record.path, mirror_environment(self._settings))
+        interval = self._settings.system_metrics_seconds
+        if interval > 0:
+            self._system = SystemMonitor(self.record.system_metrics_path, interval, self.print)
+        self.provenance.start()
+
+    def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
+        """Merge checked params into config.json; what changed goes to the log."""
+        with self.config_lock:
+            changed = self.open_record().add_params(params, is_start=is_start)
+        for name, (was, now) in changed.items():
+            self.print(f"param {name} changed from {was!r} to {now!r}")
+        is_by_name = self._settings.resume in ("auto", "must")
+        if changed and is_start and is_by_name and not self.record.info.name_given:
+            self.print(
+                "WARNING: resuming an unnamed run whose params have changed. If this is a new "
+                "trial, give it its own run_name=…"
+            )
+
+    def print(self, message: str, *, is_shown: bool = True) -> None:
+        """Write one line to training.log and, unless it is shown there already, on the console."""
+        for line in str(message).splitlines() or [""]:
+            try:
+                self.record.append_log(line)
+            except OSError as error:
+                # On a full disk a line of text must not end what a checkpoint that fails does not.
+                line = f"{line} (not in training.log: {error.strerror})"
+            if is_shown and self.record.is_shown:
+                say(line)
+
+    def end(self, status: str, error: str | None) -> None:
+        """Make rows durable, write status and end time, give the mirror time to send the rest.
+
+        Only the first call does something.
+        """
+        if self.has_ended:
+            return
+        self.has_ended = True
+        atexit.unregister(self._end_at_exit)
+        if self.checkpoints is not None:
+            with self._warned("the last checkpoint may be missing"):
+                self.checkpoints.close()
+        self.stop.ignore()
+        if self._system is not None:
+            self._system.close()
+        if self.provenance.ident is not None:
+            self.provenance.join(timeout=_PROVENANCE_SECONDS)
+        info = self.record.info
+        if self.record.is_kept:
+            self.print(f"run {info.name} {status}{': ' + error if error else ''}")
+        with self._warned("rows may be lost"):
+            self.metrics.sync()
+        if gone := self.metrics.gone():
+            self.print(f"WARNING: {gone}")
+            error = f"{error}; {gone}" if error else gone
+        if self.metrics.lost:
+            self.print(f"{self.metrics.lost} metric values never came: their device failed")
+        with self._warned("the status is not in run.json, and the run reads as KILLED"):
+            self.record.end_attempt(status, error)
+        self.why_closed = f"run {info.id} has ended; log before finish, or continue it with resume"
+        with self._warned("rows are lost"):
+            self.metrics.close(self.why_closed)
+        self.record.release()
+        if self.companion is not None:
+            with self._warned("what the server lacks is not known"):
+                pending = self.companion.close(self._settings.finish_timeout_seconds)
+                # Not into training.log: the server has that already.
+                say(str(pending))
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the run is the parent's to write and to finish."""
+        self.has_ended = True
+        self.repeats.place_is_known()
+        # Another thread of the parent may have held it.
+        self.config_lock = threading.Lock()
+        self.why_closed = (
+            f"run {self.record.info.id} is written by the process that this one "
+            f"({os.getpid()}) was forked from; hand the values over to it, or start_run a run of "
+            "its own here"
+        )
+        self.metrics.abandon(self.why_closed)
+        if self.checkpoints is not None:
+            self.checkpoints.abandon(self.why_closed)
+
+    def open_record(self) -> RunDirectory:
+        """The record, to be written to.
+
+        Raises:
+            RuntimeError: The attempt has ended, or this process was forked from its own.
+        """
+        if self.why_closed:
+            raise RuntimeError(self.why_closed)
+        return self.record
+
+    @contextlib.contextmanager
+    def _warned(self, consequence: str) -> Iterator[None]:
+        """The training is done: what the disk does not take is said, and ends nothing."""
+        try:
+            yield
+        except (OSError, UnreadableRun) as error:
+            self.print(f"WARNING: {error}: {consequence}")
+
+    def _capture_provenance(self) -> None:
+        try:
+            self.record.restate("provenance", provenance.capture(self.record.path))
+        except OSError as error:
+            self.print(f"provenance is incomplete: {error}")
+
+    def _end_at_exit(self) -> None:
+        self.end(*ending_of(error_since(self.record.info.id), self.stop.reason))
+
+
+def _after_fork(attempt: Attempt) -> None:
+    # The hook stays for the life of the process; the attempt need not.
+    reference = weakref.ref(attempt)
+
+    def leave_to_parent() -> None:
+        if (attempt := reference()) is not None:
+            attempt.leave_to_parent()
+
+    os.register_at_fork(after_in_child=leave_to_parent)

@@ -1,0 +1,323 @@
+"""The sink for MLflow: the only file that talks to an MLflow server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+# Read by mlflow when it is imported or first used. Seven retries with growing pauses would hold one
+# call for minutes (FACTS: 246 s), and a `create_run` that is repeated unseen makes two runs; the
+# mirror itself tries again.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from mlflow_track.backends.mlflow.errors import translated
+from mlflow_track.backends.mlflow.patience import patient, without_retries
+from mlflow_track.backends.mlflow.values import as_logged, clean, storable
+from mlflow_track.backends.protocol import Cell, Gone, Refused, Target, Unavailable
+from mlflow_track.record.schema import Input
+
+_MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
+_MOST_KEY, _MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 250, 6000, 8000, 36
+_MOST_DATASET_NAME = 500
+_ILLEGAL = re.compile(r"[^\w./\- :]")
+_Item = TypeVar("_Item")
+
+
+class MlflowSink:
+    """A tracking store of MLflow: a server, or a database that this process opens itself.
+
+    Raises:
+        Unavailable: MLflow cannot open this URI: a scheme that it does not know, a driver that is
+            not installed, a database that does not answer.
+    """
+
+    def __init__(self, tracking_uri: str) -> None:
+        # Read at each call: the environment may have been changed since the import.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        # Its warnings about single items are told in the record instead.
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        self._uri = tracking_uri
+        try:
+            with translated():
+                self._client = MlflowClient(tracking_uri=tracking_uri)
+        except Refused as error:
+            raise Unavailable(str(error), is_answer=True) from error
+        self._repositories: dict[str, ArtifactRepository] = {}
+
+    def check(self) -> None:
+        with translated():
+            self._client.search_experiments(max_results=1)
+
+    # --- runs ---
+
+    def find(self, experiment: str, tags: Mapping[str, str]) -> list[Target]:
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        # An answer that was cut inside its headers looks like one that has nothing to say. So
+        # nothing is believed only if a question that has an answer is answered in between.
+        for _ in range(2):
+            with translated():
+                found = self._experiment(experiment)
+                if found is None:
+                    return []
+                runs = self._client.search_runs(
+                    [found.experiment_id],
+                    wanted,
+                    run_view_type=ViewType.ACTIVE_ONLY,
+                    order_by=["attributes.start_time DESC"],
+                )
+            if runs:
+                break
+        return [self._target(run) for run in runs]
+
+    def attach(self, run_id: str) -> Target:
+        with translated(missing=Gone):
+            run = self._client.get_run(run_id)
+        _believe(run.info.run_id == run_id)
+        if run.info.lifecycle_stage != "active":
+            raise Gone(f"the MLflow run {run_id} was deleted")
+        return self._target(run)
+
+    def create(
+        self, experiment: str, *, name: str, start_time: int, tags: Mapping[str, str]
+    ) -> Target:
+        with translated(), without_retries():
+            run = self._client.create_run(
+                self._experiment_id(experiment),
+                start_time=start_time,
+                run_name=clean(name),
+                tags={key: clean(value)[:_MOST_TAG_VALUE] for key, value in tags.items()},
+            )
+        _believe(bool(run.info.run_id))
+        return self._target(run)
+
+    def discard(self, run_id: str) -> None:
+        with translated():
+            self._client.delete_run(run_id)
+
+    def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
+        with self._on(run_id):
+            if status == "RUNNING":
+                self._client.update_run(run_id, status=status)
+            else:
+                self._client.set_terminated(run_id, status, end_time)
+
+    # --- what a run holds ---
+
+    def legal_name(self, name: str) -> str:
+        cleaned = _ILLEGAL.sub("_", name)
+        parts = [part for part in cleaned.split("/") if part not in ("", ".", "..")]
+        return ("/".join(parts) or "_")[:_MOST_KEY].rstrip("/")
+
+    def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+        def send(batch: Sequence[Cell]) -> None:
+            metrics = [Metric(c.key, storable(c.value), c.timestamp, c.step) for c in batch]
+            self._client.log_batch(run_id, metrics=metrics)
+
+        refused = self._send(run_id, cells, _MOST_METRICS, send)
+        return [(f"metric {cell.key!r} at step {cell.step}", why) for cell, why in refused]
+
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
+        def send(batch: Sequence[tuple[str, str]]) -> None:
+            items = [Param(k, clean(v)[:_MOST_PARAM_VALUE]) for k, v in batch]
+            self._client.log_batch(run_id, params=items)
+
+        refused = self._send(run_id, list(params.items()), _MOST_PARAMS, send)
+        return [(f"param {item[0]!r}", why) for item, why in refused]
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
+        def send(batch: Sequence[tuple[str, str]]) -> None:
+            items = [RunTag(k, clean(v)[:_MOST_TAG_VALUE]) for k, v in batch]
+            self._client.log_batch(run_id, tags=items)
+
+        refused = self._send(run_id, list(tags.items()), _MOST_TAGS, send)
+        return [(f"tag {item[0]!r}", why) for item, why in refused]
+
+    def remove_tag(self, run_id: str, name: str) -> None:
+        run = self.attach(run_id)
+        if name in run.tags:
+            with self._on(run_id):
+                self._client.delete_tag(run_id, name)
+
+    def log_input(self, run_id: str, item: Input) -> None:
+        profile = {"size_bytes": item.size_bytes, "sha256": item.sha256}
+        dataset = Dataset(
+            name=clean(item.name)[:_MOST_DATASET_NAME],
+            digest=item.sha256[:_MOST_DIGEST],
+            source_type="local",
+            source=json.dumps({"uri": item.source}),
+            profile=json.dumps(profile),
+        )
+        tag = InputTag("mlflow.data.context", clean(item.context))
+        with self._on(run_id):
+            self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
+
+    def history(self, run_id: str, key: str) -> list[Cell]:
+        with translated(missing=Gone):
+            points = self._client.get_metric_history(run_id, key)
+        _believe(bool(points))
+        return [Cell(key, as_logged(p.value), p.timestamp, p.step) for p in points]
+
+    # --- files ---
+
+    def upload(self, run_id: str, file: Path, name: str) -> None:
+        if os.path.basename(name) != file.name:
+            raise Refused(f"the artifact {name} must be called {file.name}")
+        with open(file, "rb") as content:
+            size = os.fstat(content.fileno()).st_size
+        with self._on(run_id), patient(size):
+            self._repository(run_id).log_artifact(str(file), os.path.dirname(name) or None)
+
+    def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
+        with translated():
+            found = self._repository(run_id).list_artifacts(folder or None)
+        return [(item.path, bool(item.is_dir)) for item in found]
+
+    def download(self, run_id: str, name: str, folder: Path) -> None:
+        sizes = {item.path: item.file_size or 0 for item in self._listed_beside(run_id, name)}
+        if name not in sizes:
+            raise FileNotFoundError(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with translated(), patient(sizes[name]):
+            self._repository(run_id)._download_file(name, str(folder / os.path.basename(name)))
+
+    def remove(self, run_id: str, name: str) -> None:
+        with translated(missing=Gone):
+            repository = self._repository(run_id)
+            try:
+                if repository.list_artifacts(name) or any(
+                    item.path == name for item in self._listed_beside(run_id, name)
+                ):
+                    repository.delete_artifacts(name)
+            except NotImplementedError:
+                raise Refused("this artifact store does not delete") from None
+
+    # --- inside ---
+
+    @contextlib.contextmanager
+    def _on(self, run_id: str) -> Iterator[None]:
+        """A refusal may mean the whole run: then it is Gone."""
+        try:
+            with translated(missing=Gone):
+                yield
+        except Refused:
+            self.attach(run_id)
+            raise
+
+    def _send(
+        self,
+        run_id: str,
+        items: Sequence[_Item],
+        most: int,
+        send: Callable[[Sequence[_Item]], None],
+    ) -> list[tuple[_Item, str]]:
+        """Send in batches. One bad item rejects its batch: then halves find it."""
+        refused: list[tuple[_Item, str]] = []
+        batches = [items[at : at + most] for at in range(0, len(items), most)]
+        while batches:
+            batch = batches.pop(0)
+            try:
+                with self._on(run_id):
+                    send(batch)
+            except Refused as error:
+                if len(batch) == 1:
+                    refused.append((batch[0], str(error)))
+                else:
+                    middle = len(batch) // 2
+                    batches[:0] = [batch[:middle], batch[middle:]]
+        return refused
+
+    def _repository(self, run_id: str) -> ArtifactRepository:
+        if run_id not in self._repositories:
+            run = self._client.get_run(run_id)
+            _believe(run.info.run_id == run_id)
+            uri = run.info.artifact_uri
+            if uri is None:
+                raise Refused("the run has no place for artifacts")
+            self._repositories[run_id] = get_artifact_repository(uri, tracking_uri=self._uri)
+        return self._repositories[run_id]
+
+    def _listed_beside(self, run_id: str, name: str) -> list[Any]:
+        with translated():
+            return self._repository(run_id).list_artifacts(os.path.dirname(name) or None)
+
+    def _experiment(self, name: str) -> Experiment | None:
+        found = self._client.get_experiment_by_name(name)
+        _believe(found is None or found.name == name)
+        return found
+
+    def _experiment_id(self, name: str) -> str:
+        found = self._experiment(name)
+        if found is None:
+            try:
+                self._client.create_experiment(name)
+            except MlflowException:
+                pass  # another process was faster, or the next question says why
+            found = self._experiment(name)
+        if found is None:
+            raise Unavailable(f"experiment {name!r} cannot be made", is_answer=True)
+        if found.lifecycle_stage != "active":
+            raise Unavailable(
+                f"experiment {name!r} was deleted at the server; restore it there "
+                f"(mlflow experiments restore --experiment-id {found.experiment_id}), or take "
+                "another name",
+                is_answer=True,
+            )
+        return found.experiment_id
+
+    def _target(self, run: Run) -> Target:
+        info = run.info
+        page = f"/#/experiments/{info.experiment_id}/runs/{info.run_id}"
+        return Target(
+            experiment_id=info.experiment_id,
+            run_id=info.run_id,
+            url=self._uri.rstrip("/") + page if self._uri.startswith("http") else None,
+            params=run.data.params,
+            tags=run.data.tags,
+            status=info.status,
+            # The latest of a metric is the one with the largest step.
+            metrics={metric.key: metric.step for metric in run.data._metric_objs},
+            name=info.run_name or "",
+            start_time=info.start_time or 0,
+        )
+
+
+def _believe(is_whole: bool) -> None:
+    """MLflow's client takes a cut answer for an empty one."""
+    if not is_whole:
+        raise Unavailable("the server's answer was cut")
+
+
+def experiment_name(tracking_uri: str, experiment_id: str) -> str | None:
+    """The name of an experiment of which only the id is known; None where the server has none."""
+    try:
+        return MlflowClient(tracking_uri=tracking_uri).get_experiment(experiment_id).name
+    except MlflowException:
+        return None

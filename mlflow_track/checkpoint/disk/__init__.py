@@ -1,0 +1,1 @@
+"""The bytes of checkpoints on disk and the protocol that commits them; knows no run."""

@@ -1,0 +1,262 @@
+"""The commit protocol: how bytes become a checkpoint on disk. Knows neither torch nor runs.
+
+Write into `.tmp-<step>-<random>`, fsync every file, manifest last, fsync the folder, rename to
+`step-<step>`, fsync the parent. The rename is the commit: before it nothing exists, after it
+everything does.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlflow_track.checkpoint.disk import verify
+from mlflow_track.record import layout
+from mlflow_track.record.files import FILE_MODE, make_folder, sync_folder, write_all
+
+PAGE_BYTES = 4096
+# Below this the page cache is quicker than the disk.
+_LEAST_DIRECT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Content:
+    """What goes into one file.
+
+    Attributes:
+        size: Bytes in all.
+        blocks: The bytes in pieces of `verify.CHUNK_BYTES`, the last one shorter. A block must
+            stay as it is until the next but one is asked for.
+        spans: Where the floats lie that decide whether the checkpoint is finite.
+    """
+
+    size: int
+    blocks: Iterable[memoryview]
+    spans: Spans = ()
+
+    @classmethod
+    def of(cls, content: bytes | bytearray | memoryview, spans: Spans = ()) -> Content:
+        view = memoryview(content).cast("B")
+        size = verify.CHUNK_BYTES
+        blocks = (view[begin : begin + size] for begin in range(0, len(view), size))
+        return cls(len(view), blocks, spans)
+
+
+def publish(
+    folder: Path,
+    step: int,
+    files: Mapping[str, Content],
+    manifest: Mapping[str, Any],
+    *,
+    sync_first: Sequence[str] = (),
+    is_repeat: bool = False,
+    progress: Callable[[int], None] = lambda written: None,
+) -> Path:
+    """Commit one checkpoint.
+
+    Args:
+        folder: The folder of all checkpoints.
+        step: The step just done.
+        files: Content by name.
+        manifest: What else the manifest says; sizes, digests and `is_finite` are added here.
+        sync_first: Files that the manifest speaks of, made durable before it.
+        is_repeat: A process that died may have committed this one already.
+        progress: Called with the bytes written so far.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        OSError: The disk is full or failed; what was there before is untouched.
+    """
+    final = folder / layout.folder_of_step(step)
+    if is_repeat and final.is_dir():
+        sync_folder(folder)
+        return final
+    make_folder(folder)
+    _require_space(folder, sum(content.size for content in files.values()))
+    temporary = layout.temporary(folder / str(step))
+    temporary.mkdir()
+    try:
+        for path in sync_first:
+            _sync_file(path)
+        is_finite = True
+        entries = {}
+        for name, content in files.items():
+            entries[name], finite = _write(temporary / name, content, progress)
+            is_finite &= finite
+        sealed = {
+            "is_finite": is_finite,
+            **manifest,
+            "step": step,
+            "algorithm": verify.ALGORITHM,
+            "chunk_bytes": verify.CHUNK_BYTES,
+            "files": entries,
+        }
+        text = json.dumps({**sealed, "digest": verify.digest_of_manifest(sealed)}, indent=1)
+        _write(temporary / layout.MANIFEST, Content.of(text.encode()), lambda written: None)
+        sync_folder(temporary)
+        os.rename(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder)
+    return final
+
+
+def empty_trash(trash: Path) -> None:
+    """Delete what was renamed out of sight.
+
+    The rename must be durable before anything in the folder goes: else a power loss could bring
+    the old name back with half of its files.
+    """
+    sync_folder(trash.parent)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def _write(
+    path: Path, content: Content, progress: Callable[[int], None]
+) -> tuple[dict[str, Any], bool]:
+    """Write and fsync one file while hashing it; its entry of the manifest, and whether finite."""
+    chunks, is_finite, written = [], True, 0
+    pending: Future[None] | None = None
+    with (
+        _File(path, content.size >= _LEAST_DIRECT_BYTES) as file,
+        ThreadPoolExecutor(1) as disk,
+    ):
+        for block in content.blocks:
+            if pending is not None:
+                pending.result()
+                progress(written)
+            pending = disk.submit(file.write, block)
+            chunks.append(verify.digest(block))
+            is_finite = is_finite and all_finite(block, written, content.spans)
+            written += len(block)
+        if pending is not None:
+            pending.result()
+        file.sync()
+    if written != content.size:
+        raise AssertionError(f"{path.name}: {written} bytes came, {content.size} were announced")
+    return {"bytes": written, "chunks": chunks}, is_finite
+
+
+class _File:
+    """A new file that is written from front to back, past the page cache where that works."""
+
+    def __init__(self, path: Path, is_direct: bool) -> None:
+        self._direct = getattr(os, "O_DIRECT", 0) if is_direct else 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(path, flags | self._direct, FILE_MODE)
+        except OSError as error:
+            if not self._direct or error.errno != errno.EINVAL:
+                raise
+            # Some file systems make the file before they refuse the flag.
+            path.unlink(missing_ok=True)
+            self._direct = 0
+            self._descriptor = os.open(path, flags, FILE_MODE)
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def write(self, block: memoryview) -> None:
+        whole = len(block) - len(block) % PAGE_BYTES if self._direct else 0
+        while whole:
+            try:
+                count = os.write(self._descriptor, block[:whole])
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                break
+            block, whole = block[count:], whole - count
+            if count % PAGE_BYTES:
+                break
+        if len(block):
+            # The last page, or a file system that takes the flag and refuses the write.
+            self._use_page_cache()
+            write_all(self._descriptor, block)
+
+    def sync(self) -> None:
+        os.fsync(self._descriptor)
+
+    def _use_page_cache(self) -> None:
+        if self._direct:
+            flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~self._direct)
+            self._direct = 0
+
+
+def _require_space(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(
+            errno.ENOSPC,
+            f"a checkpoint of {size:,} bytes does not fit into the {free:,} bytes that are free",
+            str(folder),
+        )
+
+
+def _sync_file(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# What torch and safetensors know and NumPy does not: the bits of the exponent that are all set in
+# an infinity or NaN (float8_e4m3fn has no infinity: its only NaN has the mantissa set, too).
+_ALL_SET = {"BF16": (np.uint16, 0x7F80), "F8_E5M2": (np.uint8, 0x7C), "F8_E4M3": (np.uint8, 0x7F)}
+
+
+_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+
+
+# The truth values of one piece stay in the core's cache.
+_PIECE = 1 << 18
+
+
+Spans = Sequence[tuple[int, int, str]]
+
+
+def all_finite(block: memoryview, offset: int, spans: Spans) -> bool:
+    """Whether `block`, which begins at byte `offset` of a file, holds only finite numbers.
+
+    Args:
+        block: Bytes.
+        offset: Where the block begins; a multiple of every element size.
+        spans: Where the floats lie in the file: (begin, end, safetensors dtype).
+    """
+    for begin, end, dtype in spans:
+        first, last = max(begin - offset, 0), min(end - offset, len(block))
+        if first < last and not _piecewise(block[first:last], dtype):
+            return False
+    return True
+
+
+def _piecewise(content: memoryview, dtype: str) -> bool:
+    if dtype in _TYPES:
+        numbers = np.frombuffer(content, _TYPES[dtype])
+        return all(
+            bool(np.isfinite(numbers[at : at + _PIECE]).all())
+            for at in range(0, len(numbers), _PIECE)
+        )
+    word, bits = _ALL_SET[dtype]
+    words = np.frombuffer(content, word)
+    return not any(
+        bool(((words[at : at + _PIECE] & bits) == bits).any())
+        for at in range(0, len(words), _PIECE)
+    )

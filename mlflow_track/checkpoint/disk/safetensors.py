@@ -1,0 +1,214 @@
+"""A safetensors file as one flat image in memory: lay out, fill with one copy, read back.
+
+The format (https://github.com/huggingface/safetensors, "Format"): 8 bytes little-endian header
+length, a JSON header, then the tensors' bytes. The header is padded with spaces to a page, so that
+the data begins aligned.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mlflow_track.checkpoint.disk.copying import copy_all
+from mlflow_track.checkpoint.disk.publish import PAGE_BYTES
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_dtype_of, _shape_of = operator.attrgetter("dtype"), operator.attrgetter("shape")
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A file's header, and what lies where in it.
+
+    Attributes:
+        header: The bytes before the first tensor.
+        places: Of each tensor name, dtype, shape, first byte and the byte after its last.
+        total_bytes: The size of the file.
+        float_spans: The stretches that hold floats: begin, end, name of the dtype.
+    """
+
+    header: bytes
+    places: tuple[tuple[str, torch.dtype, tuple[int, ...], int, int], ...]
+    total_bytes: int
+    float_spans: tuple[tuple[int, int, str], ...]
+
+
+def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
+    """Lay out a file for `tensors`, widest elements first, so that every tensor is aligned.
+
+    Raises:
+        TypeError: A tensor's dtype has no name in the format; the message names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES:
+            raise TypeError(
+                f"state at {name!r} has dtype {tensor.dtype}, which has no safetensors name"
+            )
+    # Of one width, one type after the other: few stretches of floats. Scalars last: an odd address
+    # slows the copy of a large tensor.
+    order = sorted(tensors, key=lambda name: _place_of(tensors[name]))
+    entries: dict[str, Any] = {}
+    offset = 0
+    for name in order:
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    padded = -(-(8 + len(text)) // PAGE_BYTES) * PAGE_BYTES - 8
+    header = padded.to_bytes(8, "little") + text.ljust(padded)
+    places = tuple(
+        (
+            name,
+            tensors[name].dtype,
+            tuple(tensors[name].shape),
+            len(header) + entries[name]["data_offsets"][0],
+            len(header) + entries[name]["data_offsets"][1],
+        )
+        for name in order
+    )
+    return Layout(header, places, len(header) + offset, _float_spans(places))
+
+
+def _place_of(tensor: torch.Tensor) -> tuple[int, str, int]:
+    return -tensor.element_size(), _NAMES[tensor.dtype], -tensor.numel()
+
+
+def _float_spans(places: Iterable[tuple[Any, ...]]) -> tuple[tuple[int, int, str], ...]:
+    spans: list[tuple[int, int, str]] = []
+    for _, dtype, _, begin, end in places:
+        name = _NAMES[dtype]
+        if not dtype.is_floating_point or begin == end:
+            continue
+        if spans and spans[-1][1:] == (begin, name):
+            spans[-1] = (spans[-1][0], end, name)
+        else:
+            spans.append((begin, end, name))
+    return tuple(spans)
+
+
+def views(buffer: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
+    """Each tensor of `layout` as a view of the flat uint8 `buffer`."""
+    return {
+        name: buffer[begin:end].view(dtype).view(shape)
+        for name, dtype, shape, begin, end in layout.places
+    }
+
+
+def fill(
+    buffer: torch.Tensor,
+    layout: Layout,
+    tensors: Mapping[str, torch.Tensor],
+    targets: Sequence[torch.Tensor] | None = None,
+) -> None:
+    """Copy header and `tensors` into `buffer` (uint8, at least `layout.total_bytes` long).
+
+    Args:
+        targets: The views of `buffer` for the places of `layout`, where they are at hand.
+    """
+    buffer.numpy().data[: len(layout.header)] = layout.header
+    into = list(views(buffer, layout).values()) if targets is None else targets
+    copy_all(into, [tensors[place[0]] for place in layout.places], layout.total_bytes)
+
+
+def blocks(layout: Layout, tensors: Mapping[str, torch.Tensor], size: int) -> Iterator[memoryview]:
+    """The file of `tensors` in pieces of `size` bytes, with two pieces in memory at a time.
+
+    A piece is overwritten when the next but one is asked for.
+    """
+    staging = [mmap.mmap(-1, size) for _ in range(2)]
+    header = torch.frombuffer(bytearray(layout.header), dtype=torch.uint8)
+    parts = [(header, 0, len(layout.header))]
+    parts += [(tensors[name], begin, end) for name, _, _, begin, end in layout.places]
+    part = 0
+    for number, first in enumerate(range(0, layout.total_bytes, size)):
+        last = min(first + size, layout.total_bytes)
+        piece = torch.frombuffer(staging[number % 2], dtype=torch.uint8)
+        while part < len(parts):
+            tensor, begin, end = parts[part]
+            if begin >= last:
+                break
+            lower, upper = max(begin, first), min(end, last)
+            if lower < upper:
+                flat = tensor.detach().reshape(-1).view(torch.uint8)
+                piece[lower - first : upper - first].copy_(flat[lower - begin : upper - begin])
+            if end > last:
+                break
+            part += 1
+        yield memoryview(staging[number % 2])[: last - first]
+
+
+def parse(buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file that lies in the flat uint8 `buffer`, as views of it.
+
+    Raises:
+        ValueError: The bytes are no safetensors file.
+    """
+    total = buffer.numel()
+    length = int.from_bytes(bytes(buffer[:8].numpy()), "little") if total >= 8 else total
+    if 8 + length > total:
+        raise ValueError(f"a header of {length} bytes does not fit into {total} bytes")
+    entries = json.loads(bytes(buffer[8 : 8 + length].numpy()))
+    entries.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in entries.items():
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        if not 0 <= begin <= end <= total or entry["dtype"] not in _DTYPES:
+            raise ValueError(f"tensor {name!r} has no place in the file")
+        piece = buffer[begin:end]
+        tensors[name] = piece.view(_DTYPES[entry["dtype"]]).view(entry["shape"])
+    return tensors
+
+
+class CachedPlan:
+    """The plan of the state that was saved last: most saves are of the same tensors."""
+
+    def __init__(self) -> None:
+        self._key: tuple[list[Any], ...] = ([],)
+        self._layout: Layout | None = None
+        self._targets: list[torch.Tensor] = []
+        self._address = 0
+
+    def of(self, tensors: Mapping[str, torch.Tensor]) -> Layout:
+        """The layout for `tensors`."""
+        every = tensors.values()
+        key = (list(tensors), list(map(_dtype_of, every)), list(map(_shape_of, every)))
+        if self._layout is None or key != self._key:
+            self._layout, self._key, self._targets = plan(tensors), key, []
+        return self._layout
+
+    def targets(self, buffer: torch.Tensor) -> list[torch.Tensor]:
+        """Where in the flat uint8 `buffer` each tensor goes, in the order of the layout."""
+        assert self._layout is not None
+        if not self._targets or self._address != buffer.data_ptr():
+            self._targets = list(views(buffer, self._layout).values())
+            self._address = buffer.data_ptr()
+        return self._targets

@@ -1,0 +1,101 @@
+"""How often to save, from what a save costs and how often machines fail."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+from typing import ClassVar
+
+from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checkpoint.policy.schedule import SavePolicy
+from mlflow_track.checks import require_number
+
+_RECENT_SAVES = 5
+
+
+@dataclass(frozen=True)
+class Budget(SavePolicy):
+    """Saves as often as failures are worth it, and within a share of the training time.
+
+    It measures what a save costs the training loop (the median stall of the last 5 saves). The
+    interval is the largest of stall / `max_overhead`; `daly_interval` for that stall; and the time
+    that a save takes until it is durable. The first save comes at once: it measures.
+
+    Args:
+        max_overhead: The largest share of time that saves may cost, above 0 and below 1.
+        mean_time_between_failures: In seconds, of the whole job; the default is one day.
+
+    Raises:
+        TypeError, ValueError: An argument does not fit; the message names it.
+    """
+
+    max_overhead: float = 0.01
+    mean_time_between_failures: float = 86_400.0
+    may_wait: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_number("max_overhead", self.max_overhead, above=0)
+        if self.max_overhead >= 1:
+            raise ValueError(f"max_overhead is {self.max_overhead}; it takes a share below 1")
+        require_number("mean_time_between_failures", self.mean_time_between_failures, above=0)
+
+    def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: so long after the newest save the next one is within the budget."""
+        stall, durable = recent_cost(history)
+        if stall is None:
+            # A save in flight will say what one costs.
+            return (
+                None
+                if history.saved and history.saved[-1].stall_seconds is None
+                else ("the first save, which measures what one costs")
+            )
+        interval = self.interval_seconds(stall, durable)
+        elapsed = now.time - history.since
+        if elapsed < interval:
+            return None
+        return (
+            f"{elapsed:.1f} s since the last save, the interval is {interval:.1f} s for a stall of "
+            f"{1000 * stall:.1f} ms"
+        )
+
+    def interval_seconds(self, stall_seconds: float, durable_seconds: float) -> float:
+        """Seconds from one save to the next."""
+        return max(
+            stall_seconds / self.max_overhead,
+            daly_interval(stall_seconds, self.mean_time_between_failures),
+            durable_seconds,
+        )
+
+
+def recent_cost(history: History) -> tuple[float | None, float]:
+    """The median stall, and the longest time until durable, in seconds, of the newest saves."""
+    known = [s for s in history.saved if s.stall_seconds is not None][-_RECENT_SAVES:]
+    if not known:
+        return None, 0.0
+    stall = median(s.stall_seconds for s in known if s.stall_seconds is not None)
+    return stall, max(s.durable_seconds or 0.0 for s in known)
+
+
+def young_interval(cost: float, mean_time_between_failures: float) -> float:
+    """Young's optimum of the time between two saves: √(2 · cost · MTBF), all in one unit.
+
+    J. W. Young, "A first order approximation to the optimum checkpoint interval", Communications
+    of the ACM 17(9), 1974, pp. 530-531. Good where the cost is far below the MTBF.
+    """
+    return math.sqrt(2 * cost * mean_time_between_failures)
+
+
+def daly_interval(cost: float, mean_time_between_failures: float) -> float:
+    """Daly's optimum of the time from the end of a save to the begin of the next.
+
+    With c = cost and M = MTBF: √(2cM) · [1 + ⅓ √(c / 2M) + ⅑ (c / 2M)] - c where c < 2M, else M.
+    Its first term is Young's. J. T. Daly, "A higher order estimate of the optimum checkpoint
+    interval for restart dumps", Future Generation Computer Systems 22(3), 2006, pp. 303-312,
+    equation 37.
+    """
+    if cost >= 2 * mean_time_between_failures:
+        return mean_time_between_failures
+    ratio = cost / (2 * mean_time_between_failures)
+    first_order = young_interval(cost, mean_time_between_failures)
+    return first_order * (1 + math.sqrt(ratio) / 3 + ratio / 9) - cost

@@ -1,0 +1,94 @@
+"""When a metric has improved enough: saving the best, and stopping when there is no better one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checkpoint.policy.schedule import SavePolicy
+from mlflow_track.checks import require_metric, require_mode, require_number
+
+_FEWEST_VALUES = 4
+
+
+@dataclass(frozen=True)
+class OnImprovement(SavePolicy):
+    """Saves when `metric` is better than at every save so far, by a gain that counts.
+
+    The gain is the distance from the best value that any save was made with, so that many small
+    improvements add up to one that counts. The first finite value is always saved; a step without
+    the metric, or with a NaN, never.
+
+    With `noise_aware`, a gain must also exceed `noise_aware` standard deviations of what chance
+    does to a difference of two values: gain > noise_aware · √2 · `noise_of(the last 16 values)`,
+    where the values are those before this one. Fewer than 4 values say nothing about the noise.
+
+    Args:
+        metric: The metric's name, as it is given to `checkpoints.step`.
+        mode: "min" or "max": which direction is better.
+        min_delta: The smallest gain that counts, in the metric's unit; 0 takes any.
+        relative: Whether `min_delta` is a share of the best value instead: 0.01 is one percent.
+        noise_aware: How many standard deviations a gain must exceed; 0 or False does not ask,
+            True is 2.
+
+    Raises:
+        TypeError, ValueError: An argument does not fit; the message names it.
+    """
+
+    metric: str
+    mode: str = "min"
+    min_delta: float = 0.0
+    relative: bool = False
+    noise_aware: float | bool = False
+
+    def __post_init__(self) -> None:
+        require_metric(self.metric)
+        require_mode(self.mode)
+        require_number("min_delta", self.min_delta, above=0, or_equal=True)
+        if not isinstance(self.noise_aware, bool):
+            require_number("noise_aware", self.noise_aware, above=0, or_equal=True)
+
+    @property
+    def watched(self) -> frozenset[str]:
+        return frozenset({self.metric})
+
+    def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: the metric is better by enough, or there for the first time."""
+        value = now.metrics.get(self.metric)
+        if value is None or not math.isfinite(value):
+            return None
+        best = (history.lowest if self.mode == "min" else history.highest).get(self.metric)
+        if best is None:
+            return f"the first {self.metric}: {value:.6g}"
+        gain = best - value if self.mode == "min" else value - best
+        needed = self.min_delta * (abs(best) if self.relative else 1.0)
+        if gain <= 0 or gain < needed:
+            return None
+        words = f"{self.metric} improved by {gain:.4g} from {best:.6g} to {value:.6g}"
+        deviations = 2.0 if self.noise_aware is True else float(self.noise_aware)
+        if deviations:
+            chance = deviations * math.sqrt(2) * noise_of(history.values.get(self.metric, ()))
+            if gain <= chance:
+                return None
+            words += f", more than the {chance:.4g} of noise"
+        return words
+
+
+def noise_of(values: Sequence[float]) -> float:
+    """The standard deviation of independent noise on values that drift, 0 for fewer than 4.
+
+    From the differences dᵢ of m + 1 successive values, with their mean (the drift) taken off:
+    σ² = m / (2 (m² - 1)) · Σ (dᵢ - d̄)². It has no bias for white noise on a straight line, since
+    then E Σ (dᵢ - d̄)² = 2 σ² (m - 1/m). A form of von Neumann's mean square successive difference
+    (Annals of Mathematical Statistics 12, 1941, pp. 153-162).
+    """
+    if len(values) < _FEWEST_VALUES:
+        return 0.0
+    steps = [after - before for before, after in itertools.pairwise(values)]
+    count, drift = len(steps), fmean(steps)
+    squares = math.fsum((step - drift) ** 2 for step in steps)
+    return math.sqrt(squares * count / (2 * (count**2 - 1)))

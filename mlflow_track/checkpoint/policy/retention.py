@@ -1,0 +1,135 @@
+"""WHAT to keep: a pure function of the list of checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mlflow_track.checks import require_int, require_metric, require_mode
+
+
+class Candidate(NamedTuple):
+    """What retention knows of a checkpoint.
+
+    Attributes:
+        step: Its step.
+        metrics: The metrics that it was saved with.
+        is_finite: Whether no value of its tensors is NaN or infinite.
+        is_milestone: Whether a policy had planned this very step.
+        is_pinned: Whether a person said to keep it.
+        is_verified: Whether it is whole, as far as that was looked at: sizes, or digests, too.
+        size_bytes: What it takes on disk.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    is_finite: bool
+    is_milestone: bool = False
+    is_pinned: bool = False
+    is_verified: bool = True
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Keeps the newest `last`, the `best` by a metric, the milestones and the pinned ones.
+
+    Whatever the numbers say, never removed are: the newest that verifies, the newest in which all
+    values are finite, those that a person pinned, the one that the run was resumed from, and one
+    that is being read (uploaded, exported, verified) by another process.
+
+    Args:
+        last: How many of the newest to keep; at least 1.
+        best: How many of the best by `metric` to keep. A checkpoint without the metric, or with a
+            NaN, is never among the best; of equals the older one is.
+        metric: The metric that `best` compares, as it was given to `checkpoints.step`.
+        mode: "min" or "max".
+        milestones: Whether to keep what a policy had planned (`EvenlySpaced`, `AtSteps`).
+        max_bytes: What all of them may take on disk. Where it does not suffice, milestones go
+            first, the oldest first, then the worst of the best, then the older of the last.
+
+    Raises:
+        TypeError, ValueError: A value does not fit; the message names it.
+    """
+
+    last: int = 1
+    best: int = 0
+    metric: str | None = None
+    mode: str = "min"
+    milestones: bool = True
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        require_int("last", self.last, at_least=1)
+        require_int("best", self.best, at_least=0)
+        require_mode(self.mode)
+        if self.metric is not None:
+            require_metric(self.metric)
+        if self.best and self.metric is None:
+            raise ValueError(f"best is {self.best}, but no metric says what is best; give metric=")
+        if self.max_bytes is not None:
+            require_int("max_bytes", self.max_bytes, at_least=1)
+
+    def kept(self, candidates: Sequence[Candidate], in_use: Collection[int] = ()) -> dict[int, str]:
+        """The steps to keep of `candidates` (any order), each with the reason.
+
+        Args:
+            candidates: All checkpoints of a run.
+            in_use: Steps that must stay because of something outside: the one resumed from.
+        """
+        by_step = sorted(candidates, key=lambda c: c.step)
+        kept = dict(_protected(by_step, in_use))
+        size = {c.step: c.size_bytes for c in by_step}
+        used = sum(size[step] for step in kept)
+        for step, reason in self._wanted(by_step):
+            if step in kept:
+                continue
+            if self.max_bytes is not None and used + size[step] > self.max_bytes:
+                continue
+            kept[step] = reason
+            used += size[step]
+        return kept
+
+    def ranked(self, candidates: Iterable[Candidate]) -> list[int]:
+        """The steps of those that have a value of `metric`, the best first; of equals the older."""
+        if self.metric is None:
+            return []
+        sign = 1 if self.mode == "min" else -1
+        scored = sorted(
+            (sign * c.metrics[self.metric], c.step)
+            for c in candidates
+            if not math.isnan(c.metrics.get(self.metric, math.nan))
+        )
+        return [step for _, step in scored]
+
+    def _wanted(self, by_step: Sequence[Candidate]) -> Iterator[tuple[int, str]]:
+        """What the numbers ask for, most valuable first."""
+        for count, candidate in enumerate(reversed(by_step[-self.last :])):
+            yield candidate.step, f"number {count + 1} of the last {self.last}"
+        if self.best:
+            for count, step in enumerate(self.ranked(by_step)[: self.best]):
+                yield step, f"number {count + 1} of the best {self.best} by {self.metric}"
+        if self.milestones:
+            for candidate in reversed(by_step):
+                if candidate.is_milestone:
+                    yield candidate.step, "a milestone"
+
+
+def _protected(by_step: Sequence[Candidate], in_use: Collection[int]) -> Iterator[tuple[int, str]]:
+    """What stays whatever the numbers say."""
+    for candidate in by_step:
+        if candidate.step in in_use:
+            yield candidate.step, "the one resumed from"
+        if candidate.is_pinned:
+            yield candidate.step, "pinned"
+    yield from newest(by_step)
+
+
+def newest(by_step: Sequence[Candidate]) -> Iterator[tuple[int, str]]:
+    """What a resume would take: it must be whole."""
+    for candidate in [c for c in by_step if c.is_finite and c.is_verified][-1:]:
+        yield candidate.step, "the newest with only finite values"
+    for candidate in [c for c in by_step if c.is_verified][-1:]:
+        yield candidate.step, "the newest"

@@ -1,0 +1,219 @@
+"""WHEN to save: policies as pure functions of the moment and of what was before it.
+
+A policy that looks at a metric is in `improvement.py`, one that looks at costs in `budget.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checks import require_int, require_number
+
+
+class Ask(NamedTuple):
+    """A policy asks for a save: its name, and why, in words.
+
+    Attributes:
+        policy: The policy's name.
+        reason: What a person reads in the manifest and in the log.
+        is_milestone: The policy had planned this very step; `Keep(milestones=True)` keeps it.
+        may_wait: While another save is being written this one may come some steps later.
+    """
+
+    policy: str
+    reason: str
+    is_milestone: bool = False
+    may_wait: bool = False
+
+
+class SavePolicy:
+    """Decides at which steps to save. Combine policies with `|`: any of them may ask.
+
+    A policy of your own defines `due`; it is asked after every step, so keep it quick.
+    """
+
+    is_milestone: ClassVar[bool] = False
+    may_wait: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def watched(self) -> frozenset[str]:
+        """The metrics whose history this policy looks at."""
+        return frozenset()
+
+    def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`, in words; None where this policy does not ask.
+
+        Args:
+            now: The step just done.
+            history: What was before it.
+        """
+        raise NotImplementedError(f"{self.name} must define due(now, history)")
+
+    def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
+        """The policies that ask for a save at `now`."""
+        reason = self.due(now, history)
+        return (Ask(self.name, reason, self.is_milestone, self.may_wait),) if reason else ()
+
+    def __or__(self, other: SavePolicy) -> SavePolicy:
+        if not isinstance(other, SavePolicy):
+            return NotImplemented
+        return AnyOf((*_members(self), *_members(other)))
+
+
+@dataclass(frozen=True)
+class AnyOf(SavePolicy):
+    """Saves when any of its policies asks."""
+
+    policies: tuple[SavePolicy, ...]
+
+    @property
+    def watched(self) -> frozenset[str]:
+        return frozenset().union(*(policy.watched for policy in self.policies))
+
+    def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: the reasons of all policies that ask; None where none does."""
+        return "; ".join(ask.reason for ask in self.asking(now, history)) or None
+
+    def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
+        return tuple(ask for policy in self.policies for ask in policy.asking(now, history))
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.policies))
+
+
+@dataclass(frozen=True)
+class EverySteps(SavePolicy):
+    """Saves at every `interval`-th step: `interval`, 2 `interval`, … Step 0 is not saved."""
+
+    interval: int
+
+    def __post_init__(self) -> None:
+        require_int("interval", self.interval, at_least=1)
+
+    def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: its step is a multiple of `interval`; else None."""
+        if now.step > 0 and now.step % self.interval == 0:
+            return f"every {self.interval} steps"
+        return None
+
+
+@dataclass(frozen=True)
+class EveryMinutes(SavePolicy):
+    """Saves when the newest save, whoever asked for it, is `minutes` old.
+
+    So no more than `minutes` of training and one save can be lost. An attempt counts from its
+    begin. While another save is being written it waits instead of stalling the loop.
+    """
+
+    minutes: float
+    may_wait: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_number("minutes", self.minutes, above=0)
+
+    def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: the newest save is `minutes` old; else None."""
+        elapsed = (now.time - history.since) / 60
+        if elapsed < self.minutes:
+            return None
+        return f"{elapsed:.1f} minutes without a save, {self.minutes:g} allowed"
+
+
+@dataclass(frozen=True, init=False)
+class AtSteps(SavePolicy):
+    """Saves at the steps given: `AtSteps(1000, 10_000)` or `AtSteps([1000, 10_000])`."""
+
+    steps: tuple[int, ...]
+    is_milestone: ClassVar[bool] = True
+
+    def __init__(self, *steps: int | Sequence[int]) -> None:
+        given: list[Any] = []
+        for item in steps:
+            given += item if isinstance(item, Sequence) and not isinstance(item, str) else [item]
+        if not given:
+            raise ValueError("steps is empty; AtSteps takes at least one step")
+        for step in given:
+            require_int("steps", step, at_least=0)
+        object.__setattr__(self, "steps", tuple(sorted(set(given))))
+
+    def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: its step is one of `steps`; else None."""
+        return f"step {now.step} was asked for" if now.step in self.steps else None
+
+
+@dataclass(frozen=True)
+class EvenlySpaced(SavePolicy):
+    """Saves the end of warm-up and the last step, and spreads the other slots evenly between.
+
+    With `n` slots between them, `interval = (max_steps - 1 - warmup_steps) / (n + 1)`. A warm-up
+    that is longer than the run ends with it. One slot is the last step's.
+
+    Args:
+        max_steps: Steps of the whole run; the last one is `max_steps - 1`.
+        warmup_steps: The step that ends the warm-up.
+        max_checkpoints: How many steps to save at most.
+
+    Raises:
+        TypeError: An argument is not an integer.
+        ValueError: `max_steps` or `max_checkpoints` is below 1, or `warmup_steps` below 0.
+    """
+
+    max_steps: int
+    warmup_steps: int
+    max_checkpoints: int = 5
+    steps: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    is_milestone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_int("max_steps", self.max_steps, at_least=1)
+        require_int("warmup_steps", self.warmup_steps, at_least=0)
+        require_int("max_checkpoints", self.max_checkpoints, at_least=1)
+        last = self.max_steps - 1
+        first = min(self.warmup_steps, last)
+        steps = (last,) if self.max_checkpoints == 1 else _spread(first, last, self.max_checkpoints)
+        object.__setattr__(self, "steps", steps)
+
+    def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: its step is in the plan; else None."""
+        plan = self.steps_after([s.step for s in history.saved if self.name in s.policies])
+        if now.step not in plan:
+            return None
+        if now.step == self.max_steps - 1:
+            return "the last step"
+        if now.step == self.warmup_steps:
+            return "the end of warm-up"
+        return f"one of {len(plan)} evenly spaced steps"
+
+    def steps_after(self, saved: Sequence[int]) -> tuple[int, ...]:
+        """The plan that holds once this policy has saved the steps `saved`.
+
+        It is `steps`, unless the run was resumed with other settings: then the slots that are left
+        are spread between the newest saved step and the last one, which is always saved.
+        """
+        if set(saved) <= set(self.steps):
+            return self.steps
+        last, newest = self.max_steps - 1, max(saved)
+        if newest >= last:
+            return (last,)
+        left = max(1, self.max_checkpoints - len(saved))
+        return _spread(newest, last, left + 1)[1:]
+
+
+def _spread(first: int, last: int, count: int) -> tuple[int, ...]:
+    """`count` integers from `first` to `last`, both included, gaps equal within one."""
+    gaps = count - 1
+    span = last - first
+    if gaps >= span:
+        return tuple(range(first, last + 1))
+    return tuple(first + (2 * i * span + gaps) // (2 * gaps) for i in range(count))
+
+
+def _members(policy: SavePolicy) -> tuple[SavePolicy, ...]:
+    return policy.policies if isinstance(policy, AnyOf) else (policy,)

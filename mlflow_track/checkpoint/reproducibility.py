@@ -1,0 +1,202 @@
+"""Whether a continuation is exact: what it depends on, noted at a save, compared at a resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlflow_track.checkpoint.policy.history import Moment
+from mlflow_track.checkpoint.policy.schedule import Ask
+from mlflow_track.checkpoint.state.compatibility import class_of
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.params import flatten
+
+_WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
+
+
+def surroundings(state: Mapping[str, Any], world_size: int) -> dict[str, Any]:
+    """What numbers depend on beside the state: versions, device, threads, classes, world size."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "device": _device(state),
+        "threads": torch.get_num_threads(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "world_size": world_size,
+        "classes": {
+            name: class_of(entry)
+            for name, entry in state.items()
+            # A model may be wrapped or compiled at one time and not at another.
+            if hasattr(entry, "load_state_dict") and not isinstance(entry, torch.nn.Module)
+        },
+    }
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """The sha256 of flat params."""
+    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a resume found.
+
+    Attributes:
+        step: The step restored.
+        restored: Names of what was put back.
+        differences: What may make the continuation another run, in words.
+        free: Params that differ, and that the caller declared to be free to.
+    """
+
+    step: int
+    restored: Sequence[str]
+    differences: Sequence[str] = ()
+    free: Sequence[str] = field(default=())
+
+    @property
+    def is_exact(self) -> bool:
+        return not self.differences
+
+    def __str__(self) -> str:
+        exact = "exact: yes" if self.is_exact else f"exact: no ({'; '.join(self.differences)})"
+        free = f"; free to differ: {'; '.join(self.free)}" if self.free else ""
+        return f"restored {', '.join(self.restored)} from step {self.step}; {exact}{free}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "restored": list(self.restored),
+            "differences": list(self.differences),
+            "free": list(self.free),
+            "is_exact": self.is_exact,
+        }
+
+
+def differences_of_surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between a manifest and `surroundings` here."""
+    old, new = dict(_flat(then, now)), dict(_flat(now, now))
+    return [
+        f"{_WORDS.get(name, name)} {old[name]} -> {new[name]}"
+        for name in new
+        if name in old and old[name] != new[name]
+    ]
+
+
+def differences_of_params(
+    then: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    must_match: Iterable[str],
+    free: Iterable[str],
+) -> tuple[list[str], list[str]]:
+    """Params that differ, by class.
+
+    Args:
+        then, now: Flat params.
+        must_match, free: Shell patterns of dotted names; what no pattern fits is warned about.
+
+    Returns:
+        Those to warn about, and those that are free to differ.
+
+    Raises:
+        ValueError: One that must match differs.
+    """
+    warned, ignored, fatal = [], [], []
+    for name in sorted({*then, *now}):
+        before, after = _json(then.get(name)), _json(now.get(name))
+        if before == after:
+            continue
+        words = f"{name} {before!r} -> {after!r}"
+        if any(fnmatchcase(name, pattern) for pattern in must_match):
+            fatal.append(words)
+        elif any(fnmatchcase(name, pattern) for pattern in free):
+            ignored.append(words)
+        else:
+            warned.append(words)
+    if fatal:
+        raise ValueError(
+            f"a param that must match differs from the checkpoint: {'; '.join(fatal)}; "
+            "set it back, or start a new run with resume='never'"
+        )
+    return warned, ignored
+
+
+def _flat(values: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name in names:
+        value = values.get(name)
+        if isinstance(value, Mapping):
+            prefix = "class of " if name == "classes" else ""
+            yield from ((prefix + key, item) for key, item in value.items())
+        elif name in values:
+            yield name, value
+
+
+def _json(value: Any) -> Any:
+    """As it comes back from a file: a tuple is a list there."""
+    return json.loads(json.dumps(value))
+
+
+def _device(state: Mapping[str, Any]) -> str:
+    devices = set()
+    for entry in state.values():
+        if isinstance(entry, torch.nn.Module):
+            devices |= {parameter.device for parameter in entry.parameters()}
+        elif isinstance(entry, torch.Tensor):
+            devices.add(entry.device)
+    return ", ".join(sorted({_describe(device) for device in devices})) or "none"
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        # Which kernels run depends on what the processor can do.
+        return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+    return device.type
+
+
+def data_of(directory: RunDirectory) -> dict[str, str]:
+    """The sha256 of each input that the run has named."""
+    return {item.name: item.sha256 for item in directory.info.inputs}
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else repr(value)
+
+
+def facts_of_save(
+    directory: RunDirectory,
+    world_size: int,
+    now: Moment,
+    state: Mapping[str, Any],
+    asks: Sequence[Ask],
+) -> dict[str, Any]:
+    """What the manifest of a save says, apart from what the saver knows."""
+    params = flatten(directory.read_params())
+    policies: dict[str, str] = {}
+    for ask in asks:
+        policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
+    return {
+        "run_id": directory.info.id,
+        "attempt": directory.attempt,
+        "time": time.time(),
+        "metrics": {name: _json_number(value) for name, value in now.metrics.items()},
+        "policies": policies,
+        **surroundings(state, world_size),
+        "params": params,
+        "params_sha256": fingerprint(params),
+        "data": data_of(directory),
+    }

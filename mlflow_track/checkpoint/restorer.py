@@ -1,0 +1,168 @@
+"""From which checkpoint a run goes on, and with what said about it."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow_track.checkpoint import randomness
+from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.checkpoint.reproducibility import (
+    Report,
+    data_of,
+    differences_of_params,
+    differences_of_surroundings,
+    surroundings,
+)
+from mlflow_track.checkpoint.session import Session
+from mlflow_track.checkpoint.state import load
+from mlflow_track.checkpoint.state.flatten import require_object
+from mlflow_track.record.params import flatten
+
+
+class Restored(NamedTuple):
+    """What was restored: its step, and the history of policies as plain data."""
+
+    step: int
+    history: Mapping[str, Any]
+
+
+class Restorer:
+    """Takes the newest checkpoint that verifies, on rank 0, and gives its state to all ranks.
+
+    Args:
+        session: The run that this process writes.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._record, self._metrics, self._store = session.record, session.metrics, session.store
+        self._plan, self._ranks = session.plan, session.ranks
+        self._announce, self._restored = session.announce, session.place_is_known
+
+    def restore(self, state: MutableMapping[str, Any], step: int | None) -> Restored | None:
+        """See `Checkpointer.restore`; None where there is no checkpoint."""
+        for name, entry in state.items():
+            require_object(name, entry)
+        if not self._ranks.is_first:
+            return self._receive(state)
+        try:
+            found = self._newest_that_verifies(step)
+            self._restored()
+            if found is None:
+                if self._record.attempt > 1:
+                    self._announce("no checkpoint was saved yet: the run begins again at step 0")
+                    self._rewind(-1)
+                self._ranks.same({"next_step": 0})
+                return None
+            checkpoint, content = found
+            self._warn_of_numbers(checkpoint)
+            report = self._compare(checkpoint, state)
+        except (OSError, ValueError) as error:
+            # The other ranks wait for an answer.
+            self._ranks.same({"error": str(error)})
+            raise
+        self._ranks.same(
+            {
+                "next_step": checkpoint.step + 1,
+                "name": checkpoint.path.name,
+                "state": content["state"],
+                "random": content["random"],
+                "history": content["history"],
+                "classes": checkpoint.manifest.classes,
+            }
+        )
+        classes = checkpoint.manifest.classes
+        doubts = load.load_into(state, content["state"], checkpoint, classes)
+        lost = randomness.restore_rank(content["random"], self._ranks.rank)
+        report = replace(report, differences=(*report.differences, *doubts, *lost))
+        self._rewind(checkpoint.step)
+        self._announce(str(report))
+        self._record.add("restores", {"attempt": self._record.attempt, **report.to_json()})
+        return Restored(checkpoint.step, content["history"])
+
+    def _receive(self, state: MutableMapping[str, Any]) -> Restored | None:
+        """What rank 0 has read."""
+        answer = self._ranks.same(None)
+        if "error" in answer:
+            raise CorruptCheckpointError(f"rank 0 could not restore: {answer['error']}")
+        if not answer["next_step"]:
+            return None
+        origin = Checkpoint(Path(answer["name"]), answer["next_step"] - 1)
+        load.load_into(state, answer["state"], origin, answer["classes"])
+        randomness.restore_rank(answer["random"], self._ranks.rank)
+        return Restored(origin.step, answer["history"])
+
+    def _newest_that_verifies(self, step: int | None) -> tuple[Checkpoint, dict[str, Any]] | None:
+        candidates = [c for c in self._store.list() if step is None or c.step == step]
+        if not candidates and step is not None:
+            known = ", ".join(str(c.step) for c in self._store.list()) or "none"
+            raise FileNotFoundError(f"no checkpoint of step {step}; there are: {known}")
+        failures = []
+        for checkpoint in reversed(candidates):
+            try:
+                return checkpoint, load.read(checkpoint)
+            except load.UnreadableCheckpointError:
+                raise  # Not damaged: it stays where it is.
+            except CorruptCheckpointError as error:
+                failures.append(str(error))
+                moved = self._store.quarantine(checkpoint)
+                self._announce(f"DAMAGED checkpoint moved to {moved}: {error}")
+        if failures:
+            raise CorruptCheckpointError("no checkpoint verifies: " + "; ".join(failures))
+        return None
+
+    def _warn_of_numbers(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.manifest.is_finite:
+            return
+        finite = [c.step for c in self._store.list() if _is_finite(c) and c.step < checkpoint.step]
+        healthy = f"; restore(state, step={finite[-1]}) takes the newest without" if finite else ""
+        self._announce(
+            f"WARNING: the checkpoint of step {checkpoint.step} holds values that are not finite"
+            f"{healthy}"
+        )
+
+    def _compare(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Report:
+        """What differs between the save and here; raises where something must not."""
+        manifest, plan = checkpoint.manifest, self._plan
+        params = flatten(self._record.read_params())
+        warned, free = differences_of_params(
+            manifest.params, params, must_match=plan.must_match, free=plan.free
+        )
+        # A run that has not said what it reads yet is not one that reads something else.
+        data = {k: v for k, v in manifest.data.items() if k in data_of(self._record)}
+        prefixed = [{f"data.{k}": v for k, v in d.items()} for d in (data, data_of(self._record))]
+        changed, _ = differences_of_params(*prefixed, must_match=plan.must_match, free=())
+        known = {*manifest.params, *params, *(f"data.{name}" for name in manifest.data)}
+        for pattern in (*plan.must_match, *plan.free):
+            if not fnmatch.filter(known, pattern):
+                self._announce(
+                    f"WARNING: {pattern!r} of must_match or free fits no param; there are "
+                    + ", ".join(sorted(known))
+                )
+        here = surroundings(state, self._ranks.world_size)
+        return Report(
+            step=checkpoint.step,
+            restored=(*state, "random generators"),
+            differences=(*differences_of_surroundings(checkpoint.content, here), *changed, *warned),
+            free=free,
+        )
+
+    def _rewind(self, step: int) -> None:
+        attempt = self._record.attempt
+        for checkpoint in self._store.list():
+            if checkpoint.step > step:
+                moved = self._store.move_aside(checkpoint, attempt)
+                self._announce(f"checkpoint of the later step {checkpoint.step} moved to {moved}")
+        rows = self._record.rewind(self._metrics, step)
+        if rows:
+            self._announce(f"moved {rows} rows after step {step} out of metrics.csv")
+
+
+def _is_finite(checkpoint: Checkpoint) -> bool:
+    try:
+        return bool(checkpoint.manifest.is_finite)
+    except CorruptCheckpointError:
+        return False

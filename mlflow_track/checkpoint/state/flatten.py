@@ -1,0 +1,138 @@
+"""Live state taken apart: tensors by path, and everything else as the bytes of state.json."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import torch
+
+from mlflow_track.checkpoint.state import codec
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveRequest:
+    """One save.
+
+    Attributes:
+        step: The step just done.
+        state: Objects with `state_dict`, or plain data, by name.
+        beside: Plain data by name that goes into state.json beside the state (generators, history).
+        manifest: JSON that the manifest says; the saver adds what it knows itself: `is_finite`,
+            `metrics_position`, sizes and digests.
+    """
+
+    step: int
+    state: Mapping[str, Any]
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+def take_apart(
+    request: SaveRequest, memory: dict[str, Any] | None = None
+) -> tuple[dict[str, torch.Tensor], bytes]:
+    """The tensors of a request by path, and everything else as the bytes of state.json.
+
+    Args:
+        request: What to save.
+        memory: Given to each call, it makes the next one quicker.
+
+    Raises:
+        TypeError: Something that a checkpoint cannot hold; the message names its path.
+    """
+    encoder = codec.Encoder(memory)
+    parts = {}
+    with _without_collection():
+        for name, entry in request.state.items():
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"the state has the name {name!r}; names are non-empty strings")
+            require_object(name, entry)
+            parts[name] = encoder.encode(_plain(entry), name)
+        beside = {k: codec.Encoder().encode(value, k) for k, value in request.beside.items()}
+        return encoder.tensors, _json({"state": parts, **beside})
+
+
+def require_object(name: str, entry: Any) -> None:
+    """
+    Raises:
+        TypeError: The entry is what `state_dict()` returned, as `torch.save` has it: a `restore`
+            would fill that copy, and not the object.
+    """
+    if isinstance(entry, dict) and (
+        hasattr(entry, "_metadata") or entry.keys() == {"state", "param_groups"}
+    ):
+        raise TypeError(
+            f"state[{name!r}] is what state_dict() returned; give the object itself, so that "
+            f"restore can load into it: {{{name!r}: {name}}}"
+        )
+
+
+def _plain(entry: Any) -> Any:
+    if getattr(type(entry), "state_dict", None) is torch.nn.Module.state_dict:
+        # The parameters themselves: the same objects each time, and nothing made for each.
+        return dict(strip_prefix(entry.state_dict(keep_vars=True)))
+    if isinstance(entry, torch.Generator):
+        return entry.get_state()
+    if isinstance(entry, torch.nn.Module):
+        return dict(strip_prefix(entry.state_dict()))
+    return entry.state_dict() if hasattr(entry, "state_dict") else entry
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Thousands of small objects would set off the collector, which looks at all of torch."""
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_on:
+            gc.enable()
+
+
+def _json(content: Any) -> bytes:
+    try:
+        return orjson.dumps(content) + b"\n"
+    except TypeError:
+        # An integer of more than 64 bits.
+        return json.dumps(content).encode() + b"\n"
+
+
+_PREFIXES = ("_orig_mod.", "module.")
+
+
+def strip_prefix(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`state_dict` without the prefixes that all of its keys have."""
+    for prefix in _PREFIXES:
+        if state_dict and all(isinstance(k, str) and k.startswith(prefix) for k in state_dict):
+            return strip_prefix({k[len(prefix) :]: v for k, v in state_dict.items()})
+    return state_dict
+
+
+def fit_prefix(target: Any, saved: Any) -> Any:
+    """`saved`, with the prefix that the keys of `target` have.
+
+    Beside a model that is what keeps something for each of its parameters by their names: an
+    average of a wrapped model fits the model alone, and the other way round.
+    """
+    if not hasattr(target, "state_dict") or not isinstance(saved, Mapping) or not saved:
+        return saved
+    own = target.state_dict()
+    if not isinstance(target, torch.nn.Module):
+        if not isinstance(own, Mapping) or own.keys() == saved.keys():
+            return saved
+        saved, whole = strip_prefix(saved), saved
+        if strip_prefix(own).keys() != saved.keys():
+            return whole
+    prefix = _prefix_of(own)
+    return {prefix + key: value for key, value in saved.items()} if prefix else saved
+
+
+def _prefix_of(state_dict: Mapping[str, Any]) -> str:
+    first, bare = next(iter(state_dict), ""), next(iter(strip_prefix(state_dict)), "")
+    return first[: len(first) - len(bare)]

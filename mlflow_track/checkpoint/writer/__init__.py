@@ -1,0 +1,1 @@
+"""The process that makes a save durable while training continues."""

@@ -1,0 +1,36 @@
+"""How one save ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_track.checkpoint.disk.store import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one save ended.
+
+    Attributes:
+        step: The step of the request.
+        checkpoint: What was committed; None where the save failed.
+        error: Why it failed.
+        size_bytes: Bytes of tensors.
+        stall_seconds: How long the call of `save` kept the training loop.
+        durable_seconds: From the call until the checkpoint was durable, or had failed.
+    """
+
+    step: int
+    checkpoint: Checkpoint | None
+    error: OSError | None
+    size_bytes: int
+    stall_seconds: float
+    durable_seconds: float
+
+
+def as_error(problem: list[Any] | None) -> OSError | None:
+    if problem is None:
+        return None
+    number, text, path = problem
+    return OSError(text) if number is None else OSError(number, text, path)

@@ -1,0 +1,75 @@
+"""How a run and a comparison show themselves in a notebook: an HTML table and a small plot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from html import escape
+
+from mlflow_track.analysis.compare import best, compare_rows, main_metric
+from mlflow_track.analysis.curves import Curve, labels, read_all_curves, read_curve
+from mlflow_track.analysis.summary import Summary
+from mlflow_track.draw.svg import color, line_chart, sparkline
+from mlflow_track.record.params import param_text
+
+_MOST_ROWS = 30
+
+
+def run_as_html(run: Summary) -> str:
+    """One run: what it is, its params, and each metric with its curve in small."""
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.created))
+    curves, none = read_all_curves(run), Curve("", [], [])
+    metrics = "".join(
+        f"<tr><td>{escape(name)}</td><td>{found.last:.6g}</td>"
+        f"<td>{best(name, found)[0]:.6g} at {best(name, found)[1]}</td>"
+        f"<td>{sparkline(curves.get(name, none).ys)}</td></tr>"
+        for name, found in list(run.metrics.items())[:_MOST_ROWS]
+        if found.count
+    )
+    params = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(param_text(value)[:200])}</td></tr>"
+        for name, value in list(run.params.items())[:_MOST_ROWS]
+    )
+    return (
+        f"<div><p><b>{escape(run.experiment)}/{escape(run.name)}</b> {run.status}, started "
+        f"{started}, {run.seconds:.0f} s, {run.last_step + 1} steps<br>"
+        f"<code>{escape(str(run.path))}</code></p>"
+        "<table><tr><th>metric</th><th>last</th><th>best</th><th></th></tr>"
+        f"{metrics}</table>"
+        f"<details><summary>{len(run.params)} params</summary><table>{params}</table></details>"
+        "</div>"
+    )
+
+
+def comparison_as_html(runs: Sequence[Summary]) -> str:
+    """Runs as a table of what differs, with the curves of the metric that a person looks at."""
+    if not runs:
+        return "<p>no runs</p>"
+    shown = list(runs)[-_MOST_ROWS:]
+    metric = main_metric(shown)
+    rows = compare_rows(shown, [metric] if metric else [])
+    header = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+    body = "".join(
+        f'<tr><td style="color:{color(number)}">■</td>'
+        + "".join(f"<td>{escape(_cell(value))}</td>" for value in row.values())
+        + "</tr>"
+        for number, row in enumerate(rows)
+    )
+    more = f"<p>the newest {len(shown)} of {len(runs)} runs</p>" if len(shown) < len(runs) else ""
+    chart = ""
+    if metric:
+        curves = [
+            read_curve(run, metric, label=label)
+            for run, label in zip(shown, labels(shown), strict=True)
+        ]
+        chart = (
+            f'<div style="max-width:640px"><p>{escape(metric)}</p>'
+            f"{line_chart(curves, x_label='step')}</div>"
+        )
+    return f"<div>{more}<table><tr><th></th>{header}</tr>{body}</table>{chart}</div>"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else param_text(value)

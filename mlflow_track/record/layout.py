@@ -1,0 +1,67 @@
+"""Every file name of a run's folder, once."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+# The record.
+RUN = "run.json"
+CONFIG = "config.json"
+METRICS = "metrics.csv"
+SYSTEM_METRICS = "system_metrics.csv"
+LOG = "training.log"
+PATCH = "code.patch"
+REQUIREMENTS = "requirements.txt"
+ARTIFACTS = "artifacts"
+CHECKPOINTS = "checkpoints"
+RUN_LOCK = "run.lock"
+
+# The mirror.
+MIRROR_STATE = "mirror.json"
+MIRROR_LOCK = "mirror.lock"
+MIRROR_LOG = "mirror.log"
+
+# Inside `checkpoints/`, and inside one checkpoint.
+STATE_TENSORS = "state.safetensors"
+STATE_JSON = "state.json"
+MANIFEST = "manifest.json"
+PIN = "pinned"
+QUARANTINE = "quarantine"
+WRITER_LOCK = ".lock"
+HIDDEN_CHECKPOINT = ".trash-"
+
+# Beside the runs: where deleted ones lie.
+TRASH = ".trash"
+
+# What a name begins with while the file is being written.
+TEMPORARY = ".tmp-"
+
+_STEP_FOLDER = re.compile(r"step-(\d{9,})")
+
+
+def temporary(path: Path) -> Path:
+    """A new name beside `path`, for what will be renamed to it."""
+    return path.with_name(f"{TEMPORARY}{path.name}-{os.urandom(4).hex()}")
+
+
+def rewound_metrics(attempt: int, number: int = 1) -> str:
+    """The file for the rows that an attempt rewound; `number` counts several of one attempt."""
+    return f"metrics.rewound-{attempt}{f'-{number}' if number > 1 else ''}.csv"
+
+
+def rewound_checkpoints(attempt: int) -> str:
+    """The folder in `checkpoints/` for those that an attempt rewound."""
+    return f"rewound-{attempt}"
+
+
+def folder_of_step(step: int) -> str:
+    """The folder in `checkpoints/` of the checkpoint of a step."""
+    return f"step-{step:09d}"
+
+
+def step_of_folder(name: str) -> int | None:
+    """The step of a checkpoint's folder; None where `name` is not one."""
+    found = _STEP_FOLDER.fullmatch(name)
+    return int(found[1]) if found else None

@@ -1,0 +1,243 @@
+"""The types of what a run's JSON files say: bounds and defaults stand here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from mlflow_track.record import layout
+
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+
+
+STATUSES = (RUNNING, FINISHED, FAILED, KILLED)
+
+
+LAYOUT_VERSION = 1
+
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+# Unix seconds, up to the year 5138.
+Time = Annotated[float, Meta(ge=0, le=1e11)]
+
+
+Step = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+
+
+# Of one file inside the folder that names it.
+FileName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\x00]{1,255}$")]
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """One process that wrote the run.
+
+    Attributes:
+        started, ended: Unix seconds; `ended` is None where nobody wrote an end.
+        error: What went wrong, in one line.
+        checkpoint_error: Why the last checkpoint is missing.
+        command: What ran, without the interpreter.
+    """
+
+    attempt: Count = 0
+    started: Time | None = None
+    ended: Time | None = None
+    status: Status = "KILLED"
+    error: str | None = None
+    checkpoint_error: str | None = None
+    pid: Count | None = None
+    host: str | None = None
+    command: tuple[str, ...] | None = None
+    python: str | None = None
+    torch: str | None = None
+    numpy: str | None = None
+    mlflow_track: str | None = field(default=None, name="mlflow-track")
+
+
+class Rewind(Struct, frozen=True, kw_only=True):
+    """Rows that were moved aside because they came again.
+
+    Attributes:
+        attempt: The attempt that moved them.
+        step: The last step that stayed.
+        before: Only rows before this position were moved; None: all.
+        rows: How many they were.
+        removed: The byte ranges that they had, counted after the header.
+        size_before: The bytes after the header before it.
+        file: Where they lie now.
+    """
+
+    attempt: Count = 0
+    step: Annotated[int, Meta(ge=-1, le=2**53)] = -1
+    before: Count | None = None
+    rows: Count = 0
+    removed: tuple[tuple[Count, Count], ...] = ()
+    size_before: Count = 0
+    file: FileName = layout.rewound_metrics(0)
+    time: Time | None = None
+
+
+class Restore(Struct, frozen=True, kw_only=True):
+    """What a restore found; see `checkpoint.reproducibility.Report`."""
+
+    attempt: Count = 0
+    step: Step = 0
+    restored: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    is_exact: bool = False
+
+
+class Input(Struct, frozen=True, kw_only=True):
+    """A dataset that the run read."""
+
+    name: str = ""
+    sha256: str = ""
+    size_bytes: Count = 0
+    source: str = ""
+    context: str = ""
+
+
+class Git(Struct, frozen=True, kw_only=True):
+    """The commit that ran; `is_dirty` is None where git did not say."""
+
+    commit: str | None = None
+    branch: str | None = None
+    is_dirty: bool | None = None
+
+
+class Provenance(Struct, frozen=True, kw_only=True):
+    """Where a run came from."""
+
+    user: str | None = None
+    script: str | None = None
+    working_folder: str | None = None
+    platform: str | None = None
+    cpu_count: Count | None = None
+    git: Git | None = None
+
+
+class MirrorSettings(Struct, frozen=True, kw_only=True):
+    """What the run asked of its mirror."""
+
+    attach: str | None = None
+    experiment_id: str | None = None
+    tracking_uri: str = ""
+    rewind: str = "continue"
+    upload: str = "all"
+    metric: str | None = None
+    mode: str | None = None
+
+
+class KeepSettings(Struct, frozen=True, kw_only=True):
+    """The arguments of `Keep`."""
+
+    last: Annotated[int, Meta(ge=1, le=2**53)] = 1
+    best: Count = 0
+    metric: str | None = None
+    mode: Literal["min", "max"] | None = None
+    milestones: bool = True
+    max_bytes: Count | None = None
+
+    def as_arguments(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__struct_fields__}
+
+
+class CheckpointSettings(Struct, frozen=True, kw_only=True):
+    """When the run saved, for people, and what it keeps."""
+
+    save: str | None = None
+    keep: KeepSettings | None = None
+
+
+class RunInfo(Struct, frozen=True, kw_only=True):
+    """run.json.
+
+    Attributes:
+        created, ended: Unix seconds; `ended` is None where nobody wrote an end.
+        rewinding: A rewind that was begun; see `RunDirectory.rewind`.
+        directions: For a metric which way is better, as the run said.
+    """
+
+    layout: int = LAYOUT_VERSION
+    id: str
+    name: str
+    name_given: bool = True
+    experiment: str
+    status: Status = "KILLED"
+    created: Time
+    ended: Time | None = None
+    attempts: tuple[Attempt, ...] = ()
+    rewinds: tuple[Rewind, ...] = ()
+    rewinding: Rewind | None = None
+    restores: tuple[Restore, ...] = ()
+    tags: dict[str, str] = {}
+    inputs: tuple[Input, ...] = ()
+    provenance: Provenance = Provenance()
+    mirror: MirrorSettings | None = None
+    checkpoints: CheckpointSettings | None = None
+    directions: dict[str, Literal["min", "max", "none"]] = {}
+
+    @property
+    def newest(self) -> Attempt:
+        """The newest attempt; an empty one where there is none."""
+        return self.attempts[-1] if self.attempts else Attempt()
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """Params that an attempt changed: by dotted name the old value and the new one."""
+
+    attempt: Count = 0
+    time: Time | None = None
+    params: dict[str, tuple[Any, Any]] = {}
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """config.json: params nested as they were given, and every later change."""
+
+    params: dict[str, Any] = {}
+    changes: tuple[Change, ...] = ()
+
+
+class ManifestFile(Struct, frozen=True, kw_only=True):
+    """A file of a checkpoint: its size, and the digest of every chunk."""
+
+    bytes: Count = 0
+    chunks: tuple[str, ...] = ()
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """manifest.json of a checkpoint.
+
+    Attributes:
+        metrics: Numbers; what is not finite as a word.
+        policies: What asked for the save, with the reason.
+        metrics_position: Bytes of metrics.csv after its header, at the save.
+    """
+
+    step: Step
+    attempt: Count = 0
+    run_id: str = ""
+    time: Time = 0.0
+    metrics: dict[str, float | Literal["nan", "inf", "-inf"]] = {}
+    policies: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    device: str | None = None
+    threads: Count | None = None
+    matmul_precision: str | None = None
+    world_size: Annotated[int, Meta(ge=1, le=2**20)] = 1
+    classes: dict[str, str] | None = None
+    params: dict[str, Any] = {}
+    params_sha256: str = ""
+    data: dict[str, str] = {}
+    is_finite: bool = True
+    is_milestone: bool = False
+    metrics_position: Count = 0
+    algorithm: str = ""
+    chunk_bytes: Annotated[int, Meta(ge=1, le=2**40)] = 1 << 24
+    files: dict[FileName, ManifestFile] = {}

@@ -1,4 +1,0 @@
-"""What the status of a run can be: MLflow's words."""
-
-RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-STATUSES = (RUNNING, FINISHED, FAILED, KILLED)

@@ -1,0 +1,1 @@
+"""The MLflow UI on a folder of runs."""

@@ -1,0 +1,160 @@
+"""A record in MLflow's words: experiments, runs, metrics, datasets."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    ExperimentTag,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunData,
+    RunInfo,
+    RunInputs,
+    RunOutputs,
+    RunTag,
+)
+
+from mlflow_track.analysis.aggregates import MetricSummary
+from mlflow_track.analysis.summary import Summary
+from mlflow_track.checkpoint.disk.store import CheckpointStore
+from mlflow_track.record import layout
+from mlflow_track.record.info import last_sign_of_life, read_config
+from mlflow_track.record.params import param_text
+from mlflow_track.record.schema import RUNNING, Config, Input
+from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG, context_tags, record_tags
+from mlflow_track.ui.address import experiment_id_of, uri_of
+
+PROBLEMS_TAG = "mlflow_track.problems"
+# What MLflow's SQL stores take at the most, and what they write in place of an infinity.
+_MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 6000, 8000, 36
+_LARGEST = 1.7976931348623157e308
+_LESS_IS_BETTER = re.compile(r"(loss|error|perplexity|\b(ppl|nll|mse|rmse|mae|wer|cer|bpb|bpc))\b")
+_MORE_IS_BETTER = re.compile(r"(accuracy|reward|score|recall|precision|\b(acc|f1|auc|bleu|iou))\b")
+
+
+def experiment_of(root: Path, runs: list[Summary]) -> Experiment:
+    """The experiment that all of `runs` belong to."""
+    name = runs[0].experiment
+    return Experiment(
+        experiment_id=experiment_id_of(name),
+        name=name,
+        artifact_location=uri_of(root),
+        lifecycle_stage=LifecycleStage.ACTIVE,
+        # Without it the page asks what kind of experiment this is, and would write the answer.
+        tags=[ExperimentTag("mlflow.experimentKind", "custom_model_development")],
+        creation_time=_milliseconds(min(run.created for run in runs)),
+        last_update_time=_milliseconds(max(run.created + run.seconds for run in runs)),
+    )
+
+
+def run_of(summary: Summary) -> Run:
+    """A run with its params, tags, latest and best metrics, and datasets."""
+    tags = _tags(summary)
+    info = RunInfo(
+        run_id=summary.id,
+        experiment_id=experiment_id_of(summary.experiment),
+        user_id=tags.get("mlflow.user", "unknown"),
+        status=summary.status,
+        start_time=_milliseconds(summary.created),
+        end_time=_end_time(summary),
+        lifecycle_stage=LifecycleStage.ACTIVE,
+        artifact_uri=uri_of(summary.path),
+        run_name=summary.name,
+    )
+    params = {name: param_text(value) for name, value in summary.params.items()}
+    data = RunData(
+        metrics=[*_metrics(summary.metrics), *_metrics(summary.system_metrics, with_best=False)],
+        params=[Param(name, text[:_MOST_PARAM_VALUE]) for name, text in params.items()],
+        tags=[RunTag(name, text[:_MOST_TAG_VALUE]) for name, text in tags.items()],
+    )
+    inputs = [_dataset(item) for item in summary.info.inputs]
+    return Run(info, data, RunInputs(dataset_inputs=inputs), RunOutputs(model_outputs=[]))
+
+
+def metrics_of(
+    name: str, steps: Iterable[int], times: Iterable[float], values: Iterable[float]
+) -> Iterator[Metric]:
+    """Points of one metric."""
+    for step, time, value in zip(steps, times, values, strict=True):
+        yield Metric(name, _storable(value), _milliseconds(time), step)
+
+
+def best_of(name: str, summary: MetricSummary) -> Metric | None:
+    """The best value as a metric of its own, `<metric> min` or `<metric> max`.
+
+    None where the name does not say which direction is better, and where there is no number.
+    """
+    words = name.lower().replace("_", " ")
+    if _LESS_IS_BETTER.search(words):
+        label, value = f"{name} min", summary.min
+    elif _MORE_IS_BETTER.search(words):
+        label, value = f"{name} max", summary.max
+    else:
+        return None
+    if value != value:
+        return None
+    # Of metrics that have no step but 0 the UI draws bars, side by side, and lines of others.
+    return Metric(label, _storable(value), _milliseconds(summary.last_time), 0)
+
+
+def _metrics(summaries: dict[str, MetricSummary], *, with_best: bool = True) -> Iterator[Metric]:
+    for name, summary in summaries.items():
+        if not summary.count:
+            continue
+        time = _milliseconds(summary.last_time)
+        yield Metric(name, _storable(summary.last), time, summary.last_step)
+        if with_best and (best := best_of(name, summary)):
+            yield best
+
+
+def _tags(summary: Summary) -> dict[str, str]:
+    try:
+        config = read_config(summary.path)
+    except (OSError, ValueError):
+        config = Config()
+    tags = context_tags(summary.info) | summary.tags
+    tags |= record_tags(summary.info, config)
+    tags.setdefault("mlflow.runName", summary.name)
+    checkpoints = CheckpointStore(summary.path / layout.CHECKPOINTS).list()
+    if checkpoints:
+        tags[LATEST_CHECKPOINT_TAG] = checkpoints[-1].path.name
+    if summary.problems:
+        tags[PROBLEMS_TAG] = "; ".join(summary.problems)
+    return {name: str(text) for name, text in tags.items()}
+
+
+def _end_time(summary: Summary) -> int | None:
+    if summary.status == RUNNING:
+        return None
+    return _milliseconds(last_sign_of_life(summary.path, summary.info))
+
+
+def _dataset(item: Input) -> DatasetInput:
+    dataset = Dataset(
+        name=item.name,
+        digest=item.sha256[:_MOST_DIGEST],
+        source_type="local",
+        source=json.dumps({"uri": item.source}),
+        profile=json.dumps({"size_bytes": item.size_bytes, "sha256": item.sha256}),
+    )
+    context = InputTag("mlflow.data.context", item.context or "training")
+    return DatasetInput(dataset, [context])
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(1000 * seconds)
+
+
+def _storable(value: float) -> float:
+    """As in MLflow's SQL stores, so that filters and charts treat it alike on both."""
+    return min(max(value, -_LARGEST), _LARGEST) if value == value else value

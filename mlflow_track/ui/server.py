@@ -1,0 +1,187 @@
+"""The real MLflow server over a folder of records, as a process of its own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+
+from mlflow_track.ui.address import SCHEME, uri_of
+
+_STARTING_SECONDS = 120.0
+_ENDING_SECONDS = 10.0
+
+
+class UiServerError(RuntimeError):
+    """The server cannot be started; the message says why."""
+
+
+class UiServer:
+    """An `mlflow server` on 127.0.0.1 that reads records; use it as a context manager.
+
+    Args:
+        root: The folder of runs.
+        port: 0 takes a free one.
+
+    Attributes:
+        url: Where the server listens.
+    """
+
+    def __init__(self, root: Path, port: int = 0) -> None:
+        self._root = root
+        self._port = _free_port(port)
+        self.url = f"http://127.0.0.1:{self._port}"
+        # The server's working folder: what it may write by itself goes with it.
+        self._folder = tempfile.TemporaryDirectory(prefix="mlflow-track-ui-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server, wait until it answers, and let it read all runs once.
+
+        Raises:
+            UiServerError: It does not come up.
+        """
+        _check_plugins()
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder.name,
+                env=_environment(),
+                # Its own processes end with it, by one signal to the group.
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _STARTING_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None:
+                raise UiServerError(f"the MLflow server ended at its start:\n{self._log_tail()}")
+            if time.monotonic() > deadline:
+                raise UiServerError(f"the MLflow server does not answer:\n{self._log_tail()}")
+            time.sleep(0.1)
+        self._warm_up()
+
+    def wait(self) -> int:
+        """Wait until the server ends by itself; its exit status."""
+        return self._process.wait() if self._process else 0
+
+    def stop(self) -> None:
+        """End the server and all of its processes."""
+        if self._process is not None and self._process.poll() is None:
+            self._signal(signal.SIGTERM)
+            try:
+                self._process.wait(_ENDING_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+        self._folder.cleanup()
+
+    def __enter__(self) -> UiServer:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+            *("--host", "127.0.0.1", "--port", str(self._port)),
+            *("--backend-store-uri", uri_of(self._root)),
+            *("--registry-store-uri", uri_of(self._root)),
+            # Otherwise the server would take files from anyone who asks it to.
+            *("--no-serve-artifacts", "--default-artifact-root", uri_of(self._root)),
+        ]
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def _warm_up(self) -> None:
+        """The first look at a run costs a millisecond per 1,000 rows; the page need not wait."""
+        request = urllib.request.Request(
+            f"{self.url}/api/2.0/mlflow/experiments/search",
+            data=json.dumps({"max_results": 1}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_STARTING_SECONDS) as answer:
+                answer.read()
+        except OSError as error:
+            raise UiServerError(f"the MLflow server cannot read {self._root}: {error}") from error
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            pass
+
+    @property
+    def _log(self) -> Path:
+        return Path(self._folder.name) / "server.log"
+
+    def _log_tail(self) -> str:
+        return self._log.read_text(errors="replace")[-3000:]
+
+
+def _environment() -> dict[str, str]:
+    """What the server gets of this process's environment: nothing that names another store."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MLFLOW_", "_MLFLOW_"))
+    }
+    return {
+        **environment,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+
+
+def _check_plugins() -> None:
+    found = importlib.metadata.entry_points(group="mlflow.tracking_store")
+    if SCHEME not in {entry.name for entry in found}:
+        raise UiServerError(
+            "MLflow finds records through the installed package, and mlflow-track is not installed "
+            "here, or an older version is: run `pip install -e .` in its checkout"
+        )
+
+
+def _free_port(port: int) -> int:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UiServerError(
+                f"port {port} of 127.0.0.1 cannot be had ({error.strerror}); "
+                "take another one, or none for a free one"
+            ) from None
+        return listener.getsockname()[1]
