@@ -5,7 +5,7 @@
 PYTHON ?= python3
 EXPERIMENT ?= demo
 PORT ?= 5000
-# More words for `mlflow run .`, as in make demo ARGS="-P max_steps=200".
+# More words for what is started, as in make demo ARGS="-P max_steps=200", make faults ARGS="-k kill".
 ARGS ?=
 # One more than the cores of a small machine: many tests wait for a process or a server.
 JOBS ?= 3
@@ -29,7 +29,7 @@ INSTALLED_BENCH := .venv-bench/.installed
 COMPARISONS := */logging_cost.py|*/rows_lost.py|*/checkpoints.py|*/loading.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui server test faults lint bench
+.PHONY: help demo ui server test faults tables lint bench
 .DELETE_ON_ERROR:
 
 # What another job left in the environment would send this one elsewhere.
@@ -64,8 +64,11 @@ server: $(INSTALLED_DEV) ## an MLflow server on PostgreSQL, data in .server/; PO
 test: $(INSTALLED_DEV) ## all tests
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
-faults: $(INSTALLED_DEV) ## only the tests that kill, cut and take away
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup -m "faults or slow"
+faults: $(INSTALLED_DEV) ## only the tests that kill, cut and take away, whole; FAULT_SEED=1 tries others
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup -m "faults or slow" $(ARGS)
+
+tables: $(INSTALLED_DEV) ## only the wide tables, whole
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup -m tables $(ARGS)
 
 lint: $(INSTALLED_DEV) ## style, format and types
 	$(VENV)/bin/ruff check .

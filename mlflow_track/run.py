@@ -9,13 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
-from mlflow_track.artifacts import Artifacts
 from mlflow_track.attempt import Attempt
 from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of
 from mlflow_track.record.schema import FAILED, FINISHED, KILLED
-from mlflow_track.settings import UPLOADS, Settings
+from mlflow_track.settings import Settings
 
 if TYPE_CHECKING:
     import pandas
@@ -95,7 +94,32 @@ class Run:
 
     def log_metric(self, name: str, value: float, *, step: int) -> None:
         """Write one metric; see `log_metrics`."""
-        self.log_metrics({name: value}, step=step)
+        names = (name,)
+        # A loop over the layers of a model logs thousands of them at a step.
+        if (
+            type(value) is float
+            and type(step) is int
+            and 0 <= step <= checks.MOST_STEP
+            and names in self._metrics.known
+            and not self._repeats.may_come
+        ):
+            self._metrics.append(step, names, (value,))
+        else:
+            self.log_metrics({name: value}, step=step)
+
+    def define_metric(self, name: str, *, mode: str) -> None:
+        """Record which direction of a metric is better, for the run's policies and its readers.
+
+        Args:
+            name: The metric's name.
+            mode: "min", "max", or "none" where no value is better than another.
+
+        Raises:
+            TypeError, ValueError: An argument is invalid, or a policy of the run says otherwise.
+        """
+        claim = checks.metric_definition(name, mode)
+        self._attempt.open_record()
+        self._attempt.directions.settle(f"define_metric {name}", [claim])
 
     def log_params(self, params: Any) -> None:
         """Add params: a mapping or dataclass, nested allowed. A changed value is recorded as such.
@@ -141,29 +165,29 @@ class Run:
             FileNotFoundError: There is nothing at `path`.
             ValueError: `artifact_path` would leave the artifacts.
         """
-        return self._open_artifacts().copy(path, artifact_path)
+        return self._attempt.open_artifacts().copy(path, artifact_path)
 
     def log_artifacts(
         self, folder: str | os.PathLike[str], artifact_path: str | None = None
     ) -> None:
         """Copy what a folder holds to the artifacts."""
-        self._open_artifacts().copy_content(folder, artifact_path)
+        self._attempt.open_artifacts().copy_content(folder, artifact_path)
 
     def log_text(self, text: str, artifact_file: str) -> Path:
         """Write a text as an artifact."""
-        return self._open_artifacts().write_text(text, artifact_file)
+        return self._attempt.open_artifacts().write_text(text, artifact_file)
 
     def log_dict(self, content: Any, artifact_file: str) -> Path:
         """Write JSON-serialisable content as an artifact."""
-        return self._open_artifacts().write_json(content, artifact_file)
+        return self._attempt.open_artifacts().write_json(content, artifact_file)
 
     def log_figure(self, figure: Any, artifact_file: str) -> Path:
         """Draw a matplotlib figure into an artifact; its ending says how (png, svg, pdf)."""
-        return self._open_artifacts().write_figure(figure, artifact_file)
+        return self._attempt.open_artifacts().write_figure(figure, artifact_file)
 
     def log_table(self, data: Any, artifact_file: str) -> Path:
         """Write a table as an artifact, `.csv` or `.json`: a mapping of columns, or a DataFrame."""
-        return self._open_artifacts().write_table(data, artifact_file)
+        return self._attempt.open_artifacts().write_table(data, artifact_file)
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Say one line in training.log and, unless something else shows it there, on the console.
@@ -202,41 +226,15 @@ class Run:
                 makes the report say "exact: no".
 
         Raises:
-            TypeError, ValueError: An argument does not fit; the message names it; or `upload` is
-                "best" without a metric to compare.
+            TypeError, ValueError: An argument is invalid; the message names it; or `upload` is
+                "best" without a metric, or a metric's direction is unknown or contradicted.
         """
-        from mlflow_track.checkpoint.checkpointer import Checkpointer
         from mlflow_track.checkpoint.decision import Limits, Plan
-        from mlflow_track.checkpoint.disk.store import CheckpointStore, DiscardedStore
-        from mlflow_track.checkpoint.ranks import Ranks
-        from mlflow_track.checkpoint.session import Session
 
-        limits = Limits(
-            max_steps=max_steps,
-            deadline=self._settings.deadline,
-            replay_step=self._settings.replay_step,
-        )
+        deadline, replay_step = self._settings.deadline, self._settings.replay_step
+        limits = Limits(max_steps=max_steps, deadline=deadline, replay_step=replay_step)
         plan = Plan(save=save, keep=keep, must_match=must_match, free=free, limits=limits)
-        self._set_upload(upload or self._settings.upload, keep)
-        self._attempt.stop.listen()
-        if self._attempt.checkpoints is not None:
-            self._attempt.checkpoints.close()
-        record = self._attempt.record
-        store = CheckpointStore if record.is_kept else DiscardedStore
-        checkpoints = Checkpointer(
-            Session(
-                record=record,
-                metrics=self._metrics,
-                store=store(record.checkpoints_path),
-                ranks=Ranks.here(),
-                plan=plan,
-                stop=self._attempt.stop,
-                announce=self.print,
-                place_is_known=self._repeats.place_is_known,
-            )
-        )
-        self._attempt.checkpoints = checkpoints
-        return checkpoints
+        return self._attempt.open_checkpoints(plan, upload or self._settings.upload)
 
     @property
     def should_stop(self) -> bool:
@@ -305,22 +303,6 @@ class Run:
         self.finish(*ending_of(error, self._attempt.stop.reason))
 
     # --- inside ---
-
-    def _open_artifacts(self) -> Artifacts:
-        self._attempt.open_record()
-        return self._attempt.artifacts
-
-    def _set_upload(self, upload: str, keep: Keep | None) -> None:
-        """Note for the mirror which checkpoints it sends."""
-        checks.word("upload", upload, UPLOADS)
-        metric = keep.metric if keep is not None else None
-        if upload == "best" and metric is None:
-            raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
-        if self._attempt.record.info.mirror is not None:
-            mode = keep.mode if keep is not None else "min"
-            self._attempt.record.restate(
-                "mirror", {"upload": upload, "metric": metric, "mode": mode}
-            )
 
     def _number(self, name: str, value: Any) -> float | Arriving:
         if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:

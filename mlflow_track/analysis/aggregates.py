@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
 
-from mlflow_track.record.rows import Columns, parse_columns, read_piece
-
-_PIECE_BYTES = 1 << 20
-_GUARD_BYTES = 64
+from mlflow_track.record.row_format import Columns
+from mlflow_track.record.rows import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,49 +34,55 @@ class MetricSummary:
 
 
 class Fold:
-    """The summary of the rows read so far, and how far that is.
+    """The summary of one file of metrics, as far as it was read.
+
+    Args:
+        path: The file.
 
     Attributes:
-        metrics: What each metric did; one that the file names and no row has counts zero.
+        metrics: What each metric did; one that the file names but no row has counts zero.
         rows, damaged: Lines that were read, and that could not be.
         last_step: The largest step; -1 where there is none.
+        active_steps: Steps between the rows; pauses between attempts do not count.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._forget()
+        self._reader = Reader(path)
+
+    def _forget(self) -> None:
         self.metrics: dict[str, MetricSummary] = {}
         self.rows = self.damaged = 0
         self.last_step = -1
-        self._position = 0
-        self._tail = b""
+        self.active_steps, self._active_seconds = 0, 0.0
         self._last_row: tuple[float, int] | None = None
-        self._active_steps, self._active_seconds = 0, 0.0
 
-    def continued(self, path: Path, attempts: Iterable[float]) -> Fold:
-        """With the rows that came since; from the start where those read are not there any more.
+    def update(self, attempts: Sequence[float] = ()) -> None:
+        """Add what the file has gained; begin at its start where the rows read are gone.
 
         Args:
-            path: The metrics file.
             attempts: When attempts after the first began, in Unix seconds.
+
+        Raises:
+            OSError, ValueError: It cannot be read; nothing is known of it then.
         """
-        fold = self
-        piece = read_piece(path, self._position, _PIECE_BYTES, len(self._tail))
-        if piece.before != self._tail:
-            # A rewind took rows out, or it is another file.
-            fold = Fold()
-            piece = read_piece(path, 0, _PIECE_BYTES)
-        while piece.body:
-            fold._add(parse_columns(piece.names, piece.body), attempts)
-            fold._position += len(piece.body)
-            fold._tail = (fold._tail + piece.body[-_GUARD_BYTES:])[-_GUARD_BYTES:]
-            piece = read_piece(path, fold._position, _PIECE_BYTES)
-        for name in piece.names:
-            fold.metrics.setdefault(name, _NEVER)
-        return fold
+        try:
+            for columns, is_beginning in self._reader.new():
+                if is_beginning:
+                    self._forget()
+                self._add(columns, attempts)
+        except (OSError, ValueError):
+            self._forget()
+            self._reader = Reader(self._path)
+            raise
+        for name in self._reader.names:
+            self.metrics.setdefault(name, _NEVER)
 
     def steps_per_second(self) -> float | None:
-        if self._active_seconds <= 0 or self._active_steps <= 0:
+        if self._active_seconds <= 0 or self.active_steps <= 0:
             return None
-        return self._active_steps / self._active_seconds
+        return self.active_steps / self._active_seconds
 
     def _add(self, columns: Columns, attempts: Iterable[float]) -> None:
         steps, times = columns.steps, columns.times
@@ -90,22 +93,41 @@ class Fold:
         self.last_step = max(self.last_step, max(steps))
         self._add_time(steps, times, attempts)
         is_sorted = all(a <= b for a, b in pairwise(steps))
-        for name, values in columns.values.items():
-            summary = _summarize(steps, times, values, is_sorted)
-            if summary is not None:
+        for name, (rows, values) in columns.metrics.items():
+            if values:
+                all_rows = len(values) == len(steps)
+                summary = _summarize(
+                    steps if all_rows else [steps[row] for row in rows],
+                    times if all_rows else [times[row] for row in rows],
+                    values,
+                    is_sorted,
+                )
                 self.metrics[name] = _joined(self.metrics.get(name, _NEVER), summary)
 
     def _add_time(self, steps: list[int], times: list[float], attempts: Iterable[float]) -> None:
         time, step = self._last_row or (times[0], steps[0])
         self._active_seconds += times[-1] - time
-        self._active_steps += steps[-1] - step
+        self.active_steps += steps[-1] - step
         for start in attempts:
             if time < start <= times[-1]:
                 first = bisect_left(times, start)
                 before = (times[first - 1], steps[first - 1]) if first else (time, step)
                 self._active_seconds -= times[first] - before[0]
-                self._active_steps -= steps[first] - before[1]
+                self.active_steps -= steps[first] - before[1]
         self._last_row = (times[-1], steps[-1])
+
+
+def join_metrics(folds: Iterable[Mapping[str, MetricSummary]]) -> dict[str, MetricSummary]:
+    """The summaries of several files as those of one."""
+    joined: dict[str, MetricSummary] = {}
+    for metrics in folds:
+        for name, summary in metrics.items():
+            known = joined.get(name, _NEVER)
+            if summary.count and known.count and summary.last_time < known.last_time:
+                joined[name] = _joined(summary, known)
+            else:
+                joined[name] = _joined(known, summary) if summary.count else known
+    return joined
 
 
 _NAN = float("nan")
@@ -113,15 +135,8 @@ _NEVER = MetricSummary(0, _NAN, -1, _NAN, _NAN, -1, _NAN, -1)
 
 
 def _summarize(
-    steps: list[int], times: list[float], values: list[float | None], is_sorted: bool
-) -> MetricSummary | None:
-    if None in values:
-        kept = [(s, t, v) for s, t, v in zip(steps, times, values, strict=True) if v is not None]
-        if not kept:
-            return None
-        steps, times, numbers = (list(column) for column in zip(*kept, strict=True))
-    else:
-        numbers = cast("list[float]", values)
+    steps: Sequence[int], times: Sequence[float], numbers: Sequence[float], is_sorted: bool
+) -> MetricSummary:
     at = len(numbers) - 1
     if not is_sorted:
         last_step = max(steps)
@@ -151,8 +166,10 @@ def _joined(old: MetricSummary, new: MetricSummary) -> MetricSummary:
     if not old.count:
         return new
     last = new if new.last_step >= old.last_step else old
-    low = new if new.min < old.min or old.min != old.min else old
-    high = new if new.max > old.max or old.max != old.max else old
+    is_lower = (new.min, new.min_step) < (old.min, old.min_step)
+    is_higher = (new.max, -new.max_step) > (old.max, -old.max_step)
+    low = new if is_lower or old.min != old.min else old
+    high = new if is_higher or old.max != old.max else old
     return MetricSummary(
         old.count + new.count,
         last.last,

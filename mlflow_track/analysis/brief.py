@@ -10,7 +10,8 @@ from mlflow_track.analysis.summary import Summary, read_summary
 from mlflow_track.record import layout
 from mlflow_track.record.info import last_sign_of_life, read_config, read_info, true_status
 from mlflow_track.record.params import flatten
-from mlflow_track.record.rows import Columns, parse_columns, read_piece
+from mlflow_track.record.row_format import Columns
+from mlflow_track.record.rows import files_of, read_end, read_header
 
 # Most metrics are in the last rows; one that is logged seldom is looked for further up.
 _TAILS = (2 << 10, 64 << 10)
@@ -53,34 +54,52 @@ def read_brief(path: Path, metrics: Sequence[str] = ()) -> Summary:
     )
 
 
-def read_names(path: Path) -> tuple[str, ...]:
-    """The metrics of the run in `path`, by the first line of its file; () where there is none."""
-    try:
-        return read_piece(path / layout.METRICS, 0, 1).names
-    except (OSError, ValueError):
-        return ()
+def read_names(path: Path) -> list[str]:
+    """The metrics of the run in `path`, by the first line and the last lines of its files."""
+    names: dict[str, None] = {}
+    for file in files_of(path / layout.METRICS):
+        try:
+            if layout.is_long(file):
+                names |= dict.fromkeys(read_end(file, _TAILS[-1])[0].metrics)
+            else:
+                names |= dict.fromkeys(read_header(file)[0])
+        except (OSError, ValueError):
+            continue
+    return list(names)
 
 
 def _read_end(path: Path, metrics: Sequence[str]) -> tuple[int, dict[str, MetricSummary]]:
-    columns = Columns([], [], {}, 0)
+    """The last step, and the last value of each metric; what is seldom logged costs all rows."""
+    files = files_of(path / layout.METRICS)
+    if not files:
+        raise FileNotFoundError
+    has_long = layout.is_long(files[-1])
     for size in _TAILS:
-        piece = read_piece(path / layout.METRICS, -size)
-        columns = parse_columns(piece.names, piece.body)
-        wanted = [name for name in metrics if name in piece.names]
-        found = {name: _last(columns, name) for name in wanted}
-        if piece.position == 0 or (columns.steps and all(found.values())):
-            break
-    else:
-        summary = read_summary(path)
-        return summary.last_step, {n: m for n, m in summary.metrics.items() if n in metrics}
-    return max(columns.steps, default=-1), {n: m for n, m in found.items() if m is not None}
+        ends = [read_end(file, size) for file in files]
+        # A header names all metrics of its file.
+        wanted = [name for name in metrics if has_long or name in ends[0][0].metrics]
+        found = {name: _last(ends, name) for name in wanted}
+        if all(is_all for _, is_all in ends) or (
+            any(columns.steps for columns, _ in ends) and all(found.values())
+        ):
+            last_step = max(max(columns.steps, default=-1) for columns, _ in ends)
+            return last_step, {name: last for name, last in found.items() if last is not None}
+    summary = read_summary(path)
+    return summary.last_step, {n: m for n, m in summary.metrics.items() if n in metrics}
 
 
-def _last(columns: Columns, name: str) -> MetricSummary | None:
-    values = columns.values[name]
-    for at in range(len(values) - 1, -1, -1):
-        value = values[at]
-        if value is not None:
-            step, time = columns.steps[at], columns.times[at]
-            return MetricSummary(1, float(value), step, time, _NAN, -1, _NAN, -1)
-    return None
+def _last(ends: Sequence[tuple[Columns, bool]], name: str) -> MetricSummary | None:
+    """The last value in the ends of the files; None also where a later one may precede an end."""
+    time, step, value = -1.0, -1, _NAN
+    others: list[float] = []
+    for columns, is_all in ends:
+        column = columns.metrics.get(name)
+        if column is None or not column.values:
+            if not is_all:
+                others.append(min(columns.times, default=float("inf")))
+        elif columns.times[column.rows[-1]] >= time:
+            row = column.rows[-1]
+            time, step, value = columns.times[row], columns.steps[row], float(column.values[-1])
+    if step < 0 or any(first > time for first in others):
+        return None
+    return MetricSummary(1, value, step, time, _NAN, -1, _NAN, -1)

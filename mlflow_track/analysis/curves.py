@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from mlflow_track.analysis.histories import Histories, History
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.record import layout
-from mlflow_track.record.rows import Columns, parse_columns, read_piece
 
 Axis = Literal["step", "time", "tokens"]
 _SEQUENCE_PARAMS = ("context_length", "sequence_length", "seq_len", "block_size")
@@ -40,22 +41,22 @@ def read_curve(run: Summary, metric: str, axis: Axis = "step", label: str = "") 
     """
     is_system = metric not in run.metrics and "system/" in metric
     file = layout.SYSTEM_METRICS if is_system else layout.METRICS
-    columns = _read(run.path / file)
-    steps, times = columns.steps, columns.times
-    xs: Sequence[float] = steps
+    histories = _read(run.path / file)
+    history = histories.history(metric)
+    xs: Sequence[float] = history.steps
     if axis == "time":
-        start = times[0] if times else 0.0
-        xs = [time - start for time in times]
+        xs = [time - histories.began for time in history.times]
     elif axis == "tokens":
         each = tokens_per_step(run.params)
-        xs = [(step + 1) * each for step in steps]
-    return _curve(label or run.name, xs, columns.values.get(metric, ()))
+        xs = [(step + 1) * each for step in history.steps]
+    return _curve(label or run.name, xs, history)
 
 
 def read_all_curves(run: Summary) -> dict[str, Curve]:
-    """The curves of all metrics in metrics.csv over steps, by one reading of the file."""
-    columns = _read(run.path / layout.METRICS)
-    return {name: _curve(name, columns.steps, ys) for name, ys in columns.values.items()}
+    """The curves of all metrics over steps, by one reading of the files."""
+    histories = _read(run.path / layout.METRICS)
+    found = {name: histories.history(name) for name in histories.names}
+    return {name: _curve(name, history.steps, history) for name, history in found.items()}
 
 
 def tokens_per_step(params: Mapping[str, Any]) -> float:
@@ -153,19 +154,19 @@ def _drawable(value: float) -> float:
     return float(min(max(value, -_LARGEST), _LARGEST))
 
 
-def _curve(label: str, xs: Sequence[float], ys: Sequence[float | None]) -> Curve:
+def _curve(label: str, xs: Sequence[float], history: History) -> Curve:
     points = [
         (_drawable(x), _drawable(y))
-        for x, y in zip(xs, ys, strict=False)
-        if y is not None and math.isfinite(y)
+        for x, y in zip(xs, history.values, strict=True)
+        if math.isfinite(y)
     ]
     points.sort(key=lambda point: point[0])
     return Curve(label, [x for x, _ in points], [y for _, y in points])
 
 
-def _read(path: Path) -> Columns:
-    try:
-        piece = read_piece(path)
-    except (OSError, ValueError):
-        return Columns([], [], {}, 0)
-    return parse_columns(piece.names, piece.body)
+def _read(path: Path) -> Histories:
+    """What of the metrics can be read; the summary names what cannot."""
+    histories = Histories(path)
+    with contextlib.suppress(OSError, ValueError):
+        histories.refresh()
+    return histories

@@ -9,10 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_track.record.rows import Columns, parse_columns, read_piece
+from mlflow_track.record import layout
+from mlflow_track.record.row_format import Columns
+from mlflow_track.record.rows import Reader
 
-_PIECE_BYTES = 4 << 20
-_GUARD_BYTES = 64
 _MOST_VALUES = 32_000_000
 
 
@@ -39,7 +39,7 @@ class HistoryCache:
 
     def __init__(self, most_values: int = _MOST_VALUES) -> None:
         self._most_values = most_values
-        self._files: OrderedDict[Path, _MetricsFile] = OrderedDict()
+        self._files: OrderedDict[Path, Histories] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, path: Path, name: str) -> History:
@@ -50,11 +50,8 @@ class HistoryCache:
             OSError: It cannot be read.
         """
         with self._lock:
-            file = self._files.pop(path, None) or _MetricsFile(path)
-            try:
-                file.refresh()
-            except FileNotFoundError:
-                return History([], [], [])
+            file = self._files.pop(path, None) or Histories(path)
+            file.refresh()
             self._files[path] = file
             self._evict()
             return file.history(name)
@@ -66,58 +63,104 @@ class HistoryCache:
             total -= self._files.popitem(last=False)[1].size
 
 
-class _MetricsFile:
-    """The values of one file read so far, and how far that is."""
+class Histories:
+    """The histories of all metrics of a run, as far as they were read.
+
+    Args:
+        path: Its file of metrics; the one beside it for calls that name few is read, too.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._forget()
+        self._files = [_MetricsFile(path), _MetricsFile(layout.long_form(path))]
 
     def refresh(self) -> None:
-        piece = read_piece(self._path, self._position, _PIECE_BYTES, len(self._tail))
-        if piece.before != self._tail:
-            # A rewind took rows out, or it is another file.
-            self._forget()
-            piece = read_piece(self._path, 0, _PIECE_BYTES)
-        while piece.body:
-            self._add(parse_columns(piece.names, piece.body))
-            self._position += len(piece.body)
-            self._tail = (self._tail + piece.body[-_GUARD_BYTES:])[-_GUARD_BYTES:]
-            piece = read_piece(self._path, self._position, _PIECE_BYTES)
+        """Read what the files have gained.
+
+        Raises:
+            ValueError: One is not a metrics file.
+            OSError: It cannot be read.
+        """
+        error: OSError | ValueError | None = None
+        for file in self._files:
+            try:
+                file.refresh()
+            except (OSError, ValueError) as caught:
+                error = error or caught
+        if error is not None:
+            raise error
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(name for file in self._files for name in file.values))
+
+    @property
+    def began(self) -> float:
+        """When the first row was written, in Unix seconds; 0 without rows."""
+        return min((file.times[0] for file in self._files if file.times), default=0.0)
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self._files)
 
     def history(self, name: str) -> History:
-        if name not in self._values:
-            return History([], [], [])
-        rows, values = self._rows[name], self._values[name].tolist()
-        steps = [self._steps[row] for row in rows]
-        times = [self._times[row] for row in rows]
-        if any(a > b for a, b in pairwise(steps)):
+        """The history of one metric; empty where there is none."""
+        histories = [file.history(name) for file in self._files if name in file.values]
+        steps = [step for history in histories for step in history.steps]
+        times = [time for history in histories for time in history.times]
+        values = [value for history in histories for value in history.values]
+        if any(a > b for a, b in pairwise(steps)) or len(histories) > 1:
             order = sorted(range(len(steps)), key=lambda at: (steps[at], times[at]))
             steps = [steps[at] for at in order]
             times = [times[at] for at in order]
             values = [values[at] for at in order]
         return History(steps, times, values)
 
+
+class _MetricsFile:
+    """The values of one file read so far, and how far that is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader = Reader(path)
+        self._forget()
+
+    def refresh(self) -> None:
+        try:
+            for columns, is_beginning in self._reader.new():
+                if is_beginning:
+                    self._forget()
+                self._add(columns)
+        except (OSError, ValueError) as error:
+            self._reader = Reader(self._path)
+            self._forget()
+            if not isinstance(error, FileNotFoundError):
+                raise
+
     @property
     def size(self) -> int:
-        return 2 * len(self._steps) + sum(map(len, self._values.values()))
+        return 2 * len(self._steps) + sum(map(len, self.values.values()))
+
+    def history(self, name: str) -> History:
+        rows = self._rows[name]
+        return History(
+            [self._steps[row] for row in rows],
+            [self.times[row] for row in rows],
+            self.values[name].tolist(),
+        )
 
     def _forget(self) -> None:
-        self._position, self._tail = 0, b""
-        self._steps, self._times = array("q"), array("d")
+        self._steps, self.times = array("q"), array("d")
         # Of each metric, the rows in which it was logged and its value there.
         self._rows: dict[str, array[int]] = {}
-        self._values: dict[str, array[float]] = {}
+        self.values: dict[str, array[float]] = {}
 
     def _add(self, columns: Columns) -> None:
         first = len(self._steps)
         self._steps.extend(columns.steps)
-        self._times.extend(columns.times)
-        for name, values in columns.values.items():
-            rows = [first + at for at, value in enumerate(values) if value is not None]
-            self._rows.setdefault(name, array("I")).extend(rows)
-            kept = [value for value in values if value is not None]
-            self._values.setdefault(name, array("d")).extend(kept)
+        self.times.extend(columns.times)
+        for name, (rows, values) in columns.metrics.items():
+            self._rows.setdefault(name, array("I")).extend([first + row for row in rows])
+            self.values.setdefault(name, array("d")).extend(values)
 
 
 def sampled_steps(

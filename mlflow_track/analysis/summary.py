@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.analysis.aggregates import Fold, MetricSummary
+from mlflow_track.analysis.aggregates import Fold, MetricSummary, join_metrics
 from mlflow_track.record import layout
 from mlflow_track.record.find import Skipped, find_folders
 from mlflow_track.record.info import (
@@ -23,6 +23,8 @@ from mlflow_track.record.info import (
 from mlflow_track.record.params import flatten
 from mlflow_track.record.schema import RUNNING, RunInfo
 
+_METRICS_FILES = (layout.METRICS, layout.METRICS_LONG, layout.SYSTEM_METRICS)
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -33,7 +35,7 @@ class Summary:
         status: RUNNING, FINISHED, FAILED or KILLED; true also after a SIGKILL.
         params: Under dotted names, with the values as JSON has them.
         seconds: From the start to the end, or to the last sign of life of a run that has none.
-        rows: Calls of log_metrics.
+        rows: Lines of metrics: a call of log_metrics makes one, or one for each value.
         last_step: The largest step logged; -1 where none is.
         steps_per_second: Over the time in which rows came; pauses between attempts do not count.
             None below two rows.
@@ -143,11 +145,11 @@ class SummaryReader:
         self.path = path
         self._stamps: tuple[Any, ...] = ()
         self._summary: Summary | None = None
-        self._fold, self._system = Fold(), Fold()
+        self._folds = {name: Fold(path / name) for name in _METRICS_FILES}
 
     def read(self) -> Summary:
         """See `read_summary`."""
-        files = (layout.RUN, layout.CONFIG, layout.METRICS, layout.SYSTEM_METRICS)
+        files = (layout.RUN, layout.CONFIG, *_METRICS_FILES)
         stamps = tuple(_stamp(self.path / name) for name in files)
         summary = self._summary
         if summary is None or stamps != self._stamps:
@@ -169,34 +171,30 @@ class SummaryReader:
             problems.append(str(error))
         starts = [attempt.started for attempt in info.attempts[1:]]
         starts = [start for start in starts if start]
-        self._fold = fold = self._continued(self._fold, layout.METRICS, starts, problems)
-        self._system = self._continued(self._system, layout.SYSTEM_METRICS, starts, problems)
+        for file, fold in self._folds.items():
+            try:
+                fold.update(starts)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                problems.append(f"{file} cannot be read: {error}")
+            if fold.damaged:
+                problems.append(f"{file} has {fold.damaged} damaged lines, passed over")
+        own = [self._folds[layout.METRICS], self._folds[layout.METRICS_LONG]]
+        longest = max(own, key=lambda fold: fold.active_steps)
         return Summary(
             path=self.path,
             info=info,
             status=true_status(self.path, info),
             params=params,
             seconds=max(0.0, last_sign_of_life(self.path, info) - info.created),
-            metrics=dict(fold.metrics),
-            rows=fold.rows,
-            last_step=fold.last_step,
-            steps_per_second=fold.steps_per_second(),
+            metrics=join_metrics(fold.metrics for fold in own),
+            rows=sum(fold.rows for fold in own),
+            last_step=max(fold.last_step for fold in own),
+            steps_per_second=longest.steps_per_second(),
             problems=tuple(problems),
-            system_metrics=dict(self._system.metrics),
+            system_metrics=dict(self._folds[layout.SYSTEM_METRICS].metrics),
         )
-
-    def _continued(self, fold: Fold, file: str, attempts: list[float], problems: list[str]) -> Fold:
-        """`fold` with the rows that `file` has gained; what cannot be read goes to `problems`."""
-        try:
-            fold = fold.continued(self.path / file, attempts)
-        except FileNotFoundError:
-            return Fold()
-        except (OSError, ValueError) as error:
-            problems.append(f"{file} cannot be read: {error}")
-            return Fold()
-        if fold.damaged:
-            problems.append(f"{file} has {fold.damaged} damaged lines, passed over")
-        return fold
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -11,6 +11,7 @@ from typing import Any
 from mlflow_track import checks
 from mlflow_track.checkpoint import decision, pruning, randomness
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.checkpoint.early_stopping import settle_directions
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.reproducibility import facts_of_save
@@ -37,6 +38,7 @@ class Checkpointer:
     def __init__(self, session: Session) -> None:
         self._record, self._plan, self._ranks = session.record, session.plan, session.ranks
         self._stop, self._announce, self._store = session.stop, session.announce, session.store
+        self._directions = session.directions
         if not self._ranks.is_alone:
             self._stop.share()
         self._clock, self._times = decision.Clock(), decision.StepTimes()
@@ -90,6 +92,7 @@ class Checkpointer:
         """
         self._require_owner()
         step = checks.step_and_state(step, state)
+        self._settle_directions(state)
         numbers = checks.metric_numbers(metrics)
         self._settle()
         self._saver.prepare(state)
@@ -171,6 +174,11 @@ class Checkpointer:
     def abandon(self, why: str) -> None:
         """In a forked child: its methods raise RuntimeError(why) from here on."""
         self._why_abandoned = why
+
+    def _settle_directions(self, state: Any) -> None:
+        # Rank 0 knows what the run recorded; the others follow it.
+        if self._ranks.is_first:
+            settle_directions(state, self._directions)
 
     def _require_owner(self) -> None:
         if self._why_abandoned:
@@ -284,6 +292,7 @@ class Checkpointer:
                 match differs.
         """
         self._require_owner()
+        self._settle_directions(state)
         found = self._restorer.restore(state, step)
         if found is None:
             return 0

@@ -135,7 +135,7 @@ def _copy(run: Path, start: Checkpoint, scratch: Path) -> Path:
             "mirror": None,
         },
     )
-    for name in (layout.CONFIG, layout.METRICS):
+    for name in (layout.CONFIG, layout.METRICS, layout.METRICS_LONG):
         if (run / name).exists():
             shutil.copyfile(run / name, copy / name)
     shutil.copytree(start.path, copy / layout.CHECKPOINTS / layout.folder_of_step(start.step))

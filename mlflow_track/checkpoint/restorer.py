@@ -158,7 +158,7 @@ class Restorer:
                 self._announce(f"checkpoint of the later step {checkpoint.step} moved to {moved}")
         rows = self._record.rewind(self._metrics, step)
         if rows:
-            self._announce(f"moved {rows} rows after step {step} out of metrics.csv")
+            self._announce(f"moved {rows} rows after step {step} aside")
 
 
 def _is_finite(checkpoint: Checkpoint) -> bool:

@@ -9,6 +9,7 @@ from mlflow_track.checkpoint.decision import Plan
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.metric import Directions
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.stop import StopRequest
 
@@ -24,6 +25,7 @@ class Session:
         store: Its checkpoints.
         ranks: The processes of the job.
         plan: When to save, what to keep, what a resume compares.
+        directions: What the run says of its metrics.
         stop: What signals ask for, and where the decision to stop goes.
         announce: Takes one line of text for the log.
         place_is_known: Called once the place to continue from is known.
@@ -34,6 +36,7 @@ class Session:
     store: CheckpointStore
     ranks: Ranks
     plan: Plan
+    directions: Directions
     stop: StopRequest
     announce: Callable[[str], None]
     place_is_known: Callable[[], None]

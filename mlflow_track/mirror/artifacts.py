@@ -14,7 +14,12 @@ from mlflow_track.record.files import files_below
 # What of the record itself goes along, and under which folder of the artifacts.
 RECORD_FOLDER = "record"
 RECORD_FILES = (layout.CONFIG, layout.RUN, layout.REQUIREMENTS, layout.PATCH)
-RECORD_FILES_AT_END = (layout.LOG, layout.METRICS, layout.SYSTEM_METRICS)
+RECORD_FILES_AT_END = (
+    layout.LOG,
+    layout.METRICS,
+    layout.METRICS_LONG,
+    layout.SYSTEM_METRICS,
+)
 # Of the time that passes, this part may go into looking whether files have changed.
 _LOOKING_SHARE = 0.02
 _MOST_FAILURES = 3

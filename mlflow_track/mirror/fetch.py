@@ -180,13 +180,15 @@ def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
     content = read_content(path / f"{layout.TEMPORARY}record")
     info = to_info(content)
     shutil.rmtree(path / f"{layout.TEMPORARY}record")
-    positions[layout.METRICS].rewinds = [0] * len(info.rewinds)
+    for file in positions.keys() - {layout.SYSTEM_METRICS}:
+        positions[file].rewinds = [0] * len(info.rewinds)
     state = MirrorState(
         tracking_uri=tracking_uri,
         experiment_id=target.experiment_id,
         run_id=target.run_id,
         url=target.url,
         is_reconciled=True,
+        compared_in=len(info.attempts),
         files=positions,
         params=dict(target.params),
         tags=dict(target.tags),

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 
 from mlflow_track.backends.protocol import Refused
-from mlflow_track.mirror.metrics import last_step
 from mlflow_track.mirror.state import Ledger, MirrorState, name_at_server
 from mlflow_track.record import layout
 from mlflow_track.record.info import read_config
 from mlflow_track.record.params import flatten, param_text
+from mlflow_track.record.rows import read_last_steps
 from mlflow_track.record.schema import Config, Input, RunInfo
 from mlflow_track.record.tags import ERROR_TAG, PARENT_TAG, RECORD_TAG, context_tags, record_tags
 
@@ -103,7 +103,7 @@ class Description:
                 "attempt": r.attempt,
                 "from_step": self._from_step(r.file),
                 "to_step": r.step,
-                "rows": r.rows,
+                "rows": r.rows + (r.long.rows if r.long else 0),
             }
             for r in info.rewinds
         ]
@@ -113,7 +113,8 @@ class Description:
     def _from_step(self, file: str) -> int:
         """The step that the run had reached before the rewind."""
         if file not in self._rewound_from:
-            self._rewound_from[file] = last_step(self._ledger.path / file)
+            steps = read_last_steps(self._ledger.path / file)
+            self._rewound_from[file] = max(steps.values(), default=-1)
         return self._rewound_from[file]
 
     def _send_inputs(self, inputs: Sequence[Input]) -> None:

@@ -1,19 +1,28 @@
-"""How the rows of a file of metrics reach the server: each once, also around rewinds and faults."""
+"""How the metrics of a record reach the server: each value once, also around rewinds and faults."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 from mlflow_track.backends.protocol import Cell, Unavailable
 from mlflow_track.mirror.repeated import Repeated
+from mlflow_track.mirror.rewinds import bytes_before, part_of, rewinds_of
 from mlflow_track.mirror.state import Ledger, Position, name_at_server
-from mlflow_track.record.info import is_held
-from mlflow_track.record.rows import Row, Rows, iterate_rows, read_header, read_rows
-from mlflow_track.record.schema import Rewind
+from mlflow_track.record import layout
+from mlflow_track.record.rows import (
+    Row,
+    Rows,
+    iterate_rows,
+    read_end,
+    read_header,
+    read_last_steps,
+    read_rows,
+)
+from mlflow_track.record.schema import RewoundFile
 
 _PIECE_BYTES = 512 << 10
 _BATCH = 1000
@@ -26,29 +35,29 @@ class ForkNeeded(Exception):
 
 
 class MetricRows:
-    """Sends one file of metrics.
+    """Sends files of metrics that share their names: what one was rewound, the other may repeat.
 
     Args:
         ledger: The run, the server, and what is acknowledged.
-        file: The file's name in the run's folder.
-        is_rewound: Whether the rewinds of run.json are rewinds of this file.
+        files: The files' names in the run's folder.
+        is_rewound: Whether the rewinds of run.json are rewinds of these files.
     """
 
-    def __init__(self, ledger: Ledger, file: str, *, is_rewound: bool) -> None:
+    def __init__(self, ledger: Ledger, *files: str, is_rewound: bool) -> None:
         self._ledger = ledger
-        self._file = file
+        self._files = files
         self._is_rewound = is_rewound
         self._names: dict[str, str] = {}
         self._batch = _BATCH
         self._repeated = Repeated()
-        # How many rewinds `_repeated` holds.
-        self._repeated_of = 0
+        # How many rewinds of each file `_repeated` holds.
+        self._repeated_of = dict.fromkeys(files, 0)
 
     def forget(self) -> None:
         """The rows go to another run of the server."""
         self._names.clear()
         self._repeated.clear()
-        self._repeated_of = 0
+        self._repeated_of = dict.fromkeys(self._files, 0)
 
     def send(self) -> bool:
         """Send rows, about as many as a minute ships; whether all that were there are sent.
@@ -61,44 +70,42 @@ class MetricRows:
         return any(not self.send_piece() for _ in range(_MOST_PIECES))
 
     def send_piece(self) -> bool:
-        """Send about half a megabyte of rows; whether there may be more."""
+        """Send about half a megabyte of rows of each file; whether there may be more."""
         rewinds = self._rewinds()
         if rewinds is None:
             time.sleep(0.02)
             return True
         self._account_for_rewinds(rewinds)
-        piece = read_rows(self._path, self._position.acknowledged, _PIECE_BYTES)
-        if self._rewinds() != rewinds:
-            return True
-        size_bytes = piece.position - self._position.acknowledged
-        if size_bytes:
-            self._send_rows(piece)
-        return size_bytes >= _PIECE_BYTES
+        is_more = False
+        for file in self._files:
+            position = self._position(file)
+            piece = read_rows(self._ledger.path / file, position.acknowledged, _PIECE_BYTES)
+            if self._rewinds() != rewinds:
+                return True
+            size_bytes = piece.position - position.acknowledged
+            if size_bytes:
+                self._send_rows(position, piece)
+            is_more |= size_bytes >= _PIECE_BYTES
+        return is_more
 
     # --- rows ---
 
-    @property
-    def _path(self) -> Path:
-        return self._ledger.path / self._file
+    def _position(self, file: str) -> Position:
+        return self._ledger.state.position(file)
 
-    @property
-    def _position(self) -> Position:
-        return self._ledger.state.position(self._file)
-
-    def _send_rows(self, piece: Rows) -> None:
-        position = self._position
+    def _send_rows(self, position: Position, piece: Rows) -> None:
         if position.sending < piece.position:
             # Before the first byte leaves: an answer that gets lost must not be forgotten.
             position.sending = piece.position
-            self._ledger.save()
-        for cells, end in self._batches(piece, piece.position - position.acknowledged):
+            self._ledger.save(is_durable=True)
+        for cells, end in self._batches(piece, position.acknowledged):
             self._send_cells(cells)
             position.acknowledged = end
             self._ledger.save()
 
-    def _batches(self, piece: Rows, size_bytes: int) -> Iterator[tuple[list[Cell], int]]:
+    def _batches(self, piece: Rows, begin: int) -> Iterator[tuple[list[Cell], int]]:
         """Cells of whole rows, and the position that is reached when they have arrived."""
-        done = self._position.acknowledged
+        done, size_bytes = begin, piece.position - begin
         cells: list[Cell] = []
         has_sent = False
         for row, end in zip(piece.rows, piece.ends, strict=True):
@@ -149,40 +156,35 @@ class MetricRows:
     def _name_at_server(self, name: str) -> str:
         known = self._names.get(name)
         if known is None:
-            names, _ = read_header(self._path)
-            known = self._names[name] = name_at_server(self._ledger, "metrics", name, names)
+            others = (other for path in self._paths() for other in _names(path))
+            known = self._names[name] = name_at_server(self._ledger, "metrics", name, others)
         return known
 
     # --- rewinds ---
 
-    def _rewinds(self) -> Sequence[Rewind] | None:
-        """The rewinds that the file has behind it; None while one is going on."""
+    def _rewinds(self) -> dict[str, list[RewoundFile]] | None:
+        """The rewinds that each file has behind it; None while one is going on."""
         if not self._is_rewound:
-            return []
-        info = self._ledger.read_info()
-        done, current = info.rewinds, info.rewinding
-        if not current:
-            return done
-        if is_held(self._ledger.path):
-            return None
-        # The trainer was killed in the middle of it: either all of it happened, or nothing.
-        _, header_bytes = read_header(self._path)
-        has_happened = self._path.stat().st_size - header_bytes != current.size_before
-        return [*done, current] if has_happened else done
+            return {file: [] for file in self._files}
+        return rewinds_of(self._ledger, self._files)
 
-    def _account_for_rewinds(self, rewinds: Sequence[Rewind]) -> None:
+    def _account_for_rewinds(self, rewinds: Mapping[str, list[RewoundFile]]) -> None:
         """Rows that a rewind took out and that the server has are not sent a second time."""
-        for number, rewind in enumerate(rewinds):
-            if number >= len(self._position.rewinds):
-                self._account_for(rewind)
-            if number >= self._repeated_of:
-                self._remember(self._ledger.path / rewind.file, self._position.rewinds[number])
-                self._repeated_of += 1
+        for number in range(max(map(len, rewinds.values()))):
+            for file in self._files:
+                if number >= len(rewinds[file]):
+                    continue
+                rewind, known = rewinds[file][number], self._position(file).rewinds
+                if number >= len(known):
+                    self._account_for(file, rewind)
+                if number >= self._repeated_of[file]:
+                    self._remember(self._ledger.path / rewind.file, known[number])
+                    self._repeated_of[file] += 1
 
-    def _account_for(self, rewind: Rewind) -> None:
-        position = self._position
-        acknowledged = _bytes_before(position.acknowledged, rewind.removed)
-        begun = _bytes_before(max(position.acknowledged, position.sending), rewind.removed)
+    def _account_for(self, file: str, rewind: RewoundFile) -> None:
+        position = self._position(file)
+        acknowledged = bytes_before(position.acknowledged, rewind.removed)
+        begun = bytes_before(max(position.acknowledged, position.sending), rewind.removed)
         if begun and self._forks():
             raise ForkNeeded
         if begun > acknowledged:
@@ -246,22 +248,26 @@ class MetricRows:
         )
 
     def begin_again(self) -> None:
-        """What was acknowledged does not fit the file: all is sent again, and dropped there."""
-        self._position.acknowledged = self._position.sending = 0
+        """What was acknowledged does not fit the files: all is sent again, and dropped there."""
+        for file in self._files:
+            self._position(file).acknowledged = self._position(file).sending = 0
         self.recover()
 
-    def _files(self) -> list[Path]:
-        rewinds = self._ledger.read_info().rewinds
-        paths = [self._path, *(self._ledger.path / rewind.file for rewind in rewinds)]
+    def _paths(self) -> list[Path]:
+        """The files, and what was set aside of them."""
+        names = list(self._files)
+        for rewind in self._ledger.read_info().rewinds if self._is_rewound else ():
+            names += [part_of(rewind, file).file for file in self._files]
+        paths = [self._ledger.path / name for name in names if name]
         return [path for path in paths if path.exists()]
 
     def _own_moments(self) -> Iterator[tuple[int, int]]:
-        for path in self._files():
+        for path in self._paths():
             for row in iterate_rows(path):
                 yield row.step, round(1000 * row.time)
 
     def _all_names(self) -> set[str]:
-        return {name for path in self._files() for name in read_header(path)[0]}
+        return {name for path in self._paths() for name in read_last_steps(path)}
 
     # --- when mirror.json was lost ---
 
@@ -272,14 +278,19 @@ class MetricRows:
         beginning: up to the last row of which the server has a value.
         """
         histories: dict[str, set[tuple[int, int]]] = {}
-        known = []
+        self.forget()
+        for file in self._files:
+            self._position(file).rewinds = []
         for rewind in self._ledger.read_info().rewinds:
-            aside = self._ledger.path / rewind.file
-            arrived = self._arrived(aside, histories)
-            # Of the last row only a part may be there.
-            self._send_again(aside, 0, arrived)
-            known.append(arrived)
-        self._position.rewinds = known
+            for file in self._files:
+                aside = self._ledger.path / part_of(rewind, file).file
+                arrived = self._arrived(aside, histories) if aside.is_file() else 0
+                # Of the last row only a part may be there. What an earlier rewind took out is
+                # there already, and not sent from here.
+                self._send_again(aside, 0, arrived)
+                self._remember(aside, arrived)
+                self._repeated_of[file] += 1
+                self._position(file).rewinds.append(arrived)
         self._ledger.save()
 
     def _arrived(self, aside: Path, histories: dict[str, set[tuple[int, int]]]) -> int:
@@ -303,11 +314,9 @@ class MetricRows:
         return histories[name]
 
 
-def last_step(path: Path) -> int:
-    """The largest step in a file of metrics; -1 where it has none."""
-    return max((row.step for row in iterate_rows(path)), default=-1)
-
-
-def _bytes_before(position: int, ranges: Sequence[tuple[int, int]]) -> int:
-    """How many bytes of the ranges (begin, end) lie before `position`."""
-    return sum(max(0, min(end, position) - begin) for begin, end in ranges)
+def _names(path: Path) -> Iterator[str]:
+    """The metrics that a file names at its beginning, or at its end."""
+    if layout.is_long(path):
+        yield from read_end(path, _PIECE_BYTES)[0].metrics
+    else:
+        yield from read_header(path)[0]

@@ -10,7 +10,7 @@ from mlflow_track.mirror.checkpoints import pending_checkpoints
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.info import read_info, true_status
-from mlflow_track.record.rows import read_header
+from mlflow_track.record.rows import count_lines
 from mlflow_track.record.schema import RUNNING
 
 
@@ -87,8 +87,8 @@ def read_status(path: Path) -> SyncStatus:
     state, info = MirrorState.read(path), read_info(path)
     status = true_status(path, info)
     is_at_end = status != RUNNING
-    rows, pending_rows = _count_rows(path, layout.METRICS, state)
-    _, pending_system_rows = _count_rows(path, layout.SYSTEM_METRICS, state)
+    rows, pending_rows = _count_rows(path, state, layout.METRICS, layout.METRICS_LONG)
+    _, pending_system_rows = _count_rows(path, state, layout.SYSTEM_METRICS)
     return SyncStatus(
         path=path,
         where=state.url or state.tracking_uri or "no server yet",
@@ -106,19 +106,7 @@ def read_status(path: Path) -> SyncStatus:
     )
 
 
-def _count_rows(path: Path, name: str, state: MirrorState) -> tuple[int, int]:
-    """Rows of a file of metrics, and those that are not acknowledged."""
-    metrics, position = path / name, state.position(name).acknowledged
-    try:
-        _, header_bytes = read_header(metrics)
-    except (FileNotFoundError, ValueError):
-        return 0, 0
-    rows = pending = offset = 0
-    with open(metrics, "rb") as file:
-        file.seek(header_bytes)
-        while piece := file.read(1 << 20):
-            rows += piece.count(b"\n")
-            begin = min(max(position - offset, 0), len(piece))
-            pending += piece.count(b"\n", begin)
-            offset += len(piece)
-    return rows, pending
+def _count_rows(path: Path, state: MirrorState, *files: str) -> tuple[int, int]:
+    """Lines of files of metrics, and those that are not acknowledged."""
+    counts = [count_lines(path / file, state.position(file).acknowledged) for file in files]
+    return sum(rows for rows, _ in counts), sum(pending for _, pending in counts)

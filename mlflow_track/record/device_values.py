@@ -35,22 +35,14 @@ class LateRow(NamedTuple):
     values: Sequence[float | Arriving]
 
 
-class LateRows:
+class LateRows(deque[LateRow]):
     """First in, first out: no row overtakes another.
 
     Attributes:
         lost: How many values never came, because their device failed.
     """
 
-    def __init__(self) -> None:
-        self._rows: deque[LateRow] = deque()
-        self.lost = 0
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(self, row: LateRow) -> None:
-        self._rows.append(row)
+    lost = 0
 
     def take(self, *, wait: bool) -> Iterator[LateRow]:
         """Hand out rows from the front, with numbers for values, as far as all has arrived.
@@ -58,11 +50,11 @@ class LateRows:
         Args:
             wait: Wait for what has not, and hand out all rows.
         """
-        while self._rows:
-            row = self._rows[0]
-            if not (wait or len(self._rows) > _MOST_ROWS or all(map(_is_there, row.values))):
+        while len(self):
+            row = self[0]
+            if not (wait or len(self) > _MOST_ROWS or all(map(_is_there, row.values))):
                 return
-            self._rows.popleft()
+            self.popleft()
             row = self._settled(row)
             if row.names:
                 yield row

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.record import layout
+from mlflow_track.record.append_file import Positions
 from mlflow_track.record.files import (
     FILE_MODE,
     legible,
@@ -27,7 +28,8 @@ from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import change_params
-from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, RunInfo
+from mlflow_track.record.rows import files_of
+from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, RewoundFile, RunInfo
 from mlflow_track.record.uninterruptible import undisturbed
 
 # Room for the last run.json on a disk that has filled up; the lock file holds it, being there.
@@ -214,31 +216,40 @@ class RunDirectory:
         self._finish_rewind(metrics)
         return metrics
 
-    def rewind(self, metrics: MetricsFile, last_step: int, before: int | None = None) -> int:
+    def rewind(self, metrics: MetricsFile, last_step: int, before: Positions | None = None) -> int:
         """Move the rows after `last_step` aside, and note it in run.json; return how many.
 
-        With `before` only those that lie before this position.
+        With `before` only those that lie before these positions.
 
         run.json says what is about to happen before it happens: a reader that follows the file by
         position must know, and a crash in between is completed by `open_metrics`.
         """
         return undisturbed(lambda: self._rewind(metrics, last_step, before))
 
-    def _rewind(self, metrics: MetricsFile, last_step: int, before: int | None) -> int:
+    def _rewind(self, metrics: MetricsFile, last_step: int, before: Positions | None) -> int:
         with metrics.lock:
             plan = metrics.plan_rewind(last_step, before)
             if plan.rows:
                 aside = self._path_aside()
-                entry = {
+                size = metrics.positions()
+                entry: dict[str, Any] = {
                     "attempt": self.attempt,
                     "step": last_step,
-                    "before": before,
-                    "rows": plan.rows,
-                    "removed": plan.removed,
-                    "size_before": metrics.position(),
+                    "before": before and before.wide,
+                    "rows": plan.wide.rows,
+                    "removed": plan.wide.removed,
+                    "size_before": size.wide,
                     "file": aside.name,
                     "time": time.time(),
                 }
+                if plan.long.rows:
+                    entry["long"] = {
+                        "before": before and before.long,
+                        "rows": plan.long.rows,
+                        "removed": plan.long.removed,
+                        "size_before": size.long,
+                        "file": layout.long_form(aside).name,
+                    }
                 self.update(rewinding=entry)
                 metrics.rewind(last_step, aside, before)
                 self._note_rewind()
@@ -248,8 +259,12 @@ class RunDirectory:
         """Complete the rewind in which a former attempt was killed."""
         entry = self.info.rewinding
         if entry is not None:
-            if metrics.position() == entry.size_before:
-                metrics.rewind(entry.step, self.path / entry.file, entry.before)
+            long = entry.long or RewoundFile()
+            before = None
+            if entry.before is not None:
+                before = Positions(entry.before, long.before or 0)
+            only = Positions(entry.size_before, long.size_before if entry.long else -1)
+            metrics.rewind(entry.step, self.path / entry.file, before, only)
             self._note_rewind()
 
     def _note_rewind(self) -> None:
@@ -260,7 +275,7 @@ class RunDirectory:
     def _path_aside(self) -> Path:
         names = (layout.rewound_metrics(self.attempt, number) for number in range(1, 10_000))
         paths = (self.path / name for name in names)
-        return next(path for path in paths if not path.exists())
+        return next(path for path in paths if not files_of(path))
 
     @property
     def metrics_path(self) -> Path:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlflow_track.record.append_file import Positions, Rewind, Rewinds
 from mlflow_track.record.device_values import Arriving, LateRows
 from mlflow_track.record.directory import RunDirectory, new_content
 from mlflow_track.record.info import to_info
-from mlflow_track.record.metrics import MetricsFile, Rewind
+from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import change_params
 
 NAME = "off"
@@ -72,8 +73,8 @@ class DiscardedMetrics(MetricsFile):
 
     def sync(self) -> None: ...
 
-    def position(self) -> int:
-        return 0
+    def positions(self) -> Positions:
+        return Positions(0, 0)
 
     def gone(self) -> str:
         return ""
@@ -85,8 +86,8 @@ class DiscardedMetrics(MetricsFile):
         self.lock = threading.RLock()
         self._forget(why)
 
-    def plan_rewind(self, last_step: int, before: int | None = None) -> Rewind:
-        return Rewind(0, [])
+    def plan_rewind(self, last_step: int, before: Positions | None = None) -> Rewinds:
+        return Rewinds(Rewind(0, []), Rewind(0, []))
 
     def _forget(self, why: str) -> None:
         self._why_closed, self.known = why, {}

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from mlflow_track.record import layout
-from mlflow_track.record.files import read_json
+from mlflow_track.record.files import legible, read_json
 from mlflow_track.record.lock import is_locked
 from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, Config, RunInfo
 
@@ -39,8 +39,8 @@ def decode(kind: type[T], content: Any, name: str) -> T:
     """
     try:
         return msgspec.convert(content, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise ValueError(f"{name} is damaged: {error}") from None
+    except (msgspec.ValidationError, RecursionError, UnicodeError) as error:
+        raise ValueError(legible(f"{name} is damaged: {error}")) from None
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def last_sign_of_life(path: Path, info: RunInfo) -> float:
     if true_status(path, info) == RUNNING:
         return time.time()
     times = [info.created]
-    for name in (layout.METRICS, layout.RUN):
+    for name in (layout.METRICS, layout.METRICS_LONG, layout.RUN):
         try:
             times.append(os.stat(path / name).st_mtime)
         except OSError:

@@ -10,6 +10,7 @@ from pathlib import Path
 RUN = "run.json"
 CONFIG = "config.json"
 METRICS = "metrics.csv"
+METRICS_LONG = "metrics.long.csv"
 SYSTEM_METRICS = "system_metrics.csv"
 LOG = "training.log"
 PATCH = "code.patch"
@@ -38,6 +39,7 @@ TRASH = ".trash"
 # What a name begins with while the file is being written.
 TEMPORARY = ".tmp-"
 
+_LONG_ENDING = ".long.csv"
 _STEP_FOLDER = re.compile(r"step-(\d{9,})")
 
 
@@ -49,6 +51,16 @@ def temporary(path: Path) -> Path:
 def rewound_metrics(attempt: int, number: int = 1) -> str:
     """The file for the rows that an attempt rewound; `number` counts several of one attempt."""
     return f"metrics.rewound-{attempt}{f'-{number}' if number > 1 else ''}.csv"
+
+
+def long_form(path: Path) -> Path:
+    """The file beside a file of metrics for calls that name few of many metrics."""
+    return path.with_suffix(_LONG_ENDING)
+
+
+def is_long(path: Path) -> bool:
+    """Whether a file of metrics has a line per value, by its name."""
+    return path.name.endswith(_LONG_ENDING)
 
 
 def rewound_checkpoints(attempt: int) -> str:

@@ -1,55 +1,57 @@
 """The metrics of a run as append-only rows of CSV: append, widen, rewind.
 
-The layout, in full: a header `step,time,<names>`, then one row per call. A row is written by one
-`os.write` of one whole line, so whatever kills the process, the rows of calls that returned stay.
-An empty cell, or one past the end of a short row, means "not logged". Rows are never rewritten, so
-a position is "bytes after the header" and stays true when a new metric widens the header.
+A call of log_metrics is one `os.write` of whole lines, so whatever kills the process, the values of
+calls that returned stay. Mostly it is one row of the file with a column per metric; a call that
+names few of many metrics writes a line per value to the file beside it (see `row_format`). Lines
+are never rewritten, so a position is "bytes after the header" and stays true when a new metric
+widens the header.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import orjson
 
 from mlflow_track.record import layout
+from mlflow_track.record.append_file import NOTHING, AppendFile, Positions, Rewinds
 from mlflow_track.record.device_values import Arriving, LateRow, LateRows
-from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
-from mlflow_track.record.rows import header_line, read_header, row_line, step_of_line
+from mlflow_track.record.row_format import (
+    LONG_HEADER,
+    are_few,
+    cell_of_name,
+    header_line,
+    long_lines,
+    row_line,
+)
+from mlflow_track.record.rows import read_end
 from mlflow_track.record.uninterruptible import undisturbed
 
-_MOST_PLANS = 1024
+# How many names the tuples in `known` have together, at the most.
+_MOST_KNOWN = 1 << 16
+# So much of the end of a file says which metrics are logged, and when the last one was.
+_END_BYTES = 1 << 20
+# The next time that a row can have.
+_TICK_SECONDS = 1e-6
 
 # Puts the values of a row in the order of the columns; None where they are in that order already.
-_Plan = Callable[[Sequence[Any]], tuple[Any, ...]] | None
-
-
-class Rewind(NamedTuple):
-    """What a rewind took out of a file.
-
-    Attributes:
-        rows: How many rows were moved aside.
-        removed: The byte ranges (start, end) they had, counted after the old header.
-    """
-
-    rows: int
-    removed: list[tuple[int, int]]
+# Of a call that names few, the cells of its names.
+_Plan = Callable[[Sequence[Any]], tuple[Any, ...]] | tuple[orjson.Fragment, ...] | None
 
 
 class MetricsFile:
     """The one writer of a metrics file. Threads may share it.
 
     Args:
-        path: The CSV file; made with an empty header if it does not exist. A torn last line, as a
-            power loss leaves it, is cut off.
-        tell: Is told once, at a checkpoint, that the file has gone from its path.
+        path: The CSV file; made with an empty header if it does not exist. The one beside it, for
+            calls that name few of many metrics, is made by the first of these.
+        tell: Is told where a file is not readable, and once, at a checkpoint, that one has gone
+            from its path.
 
     Attributes:
         lock: Whoever holds it is alone with the file.
@@ -64,12 +66,17 @@ class MetricsFile:
         self.lock = threading.RLock()
         self._late = LateRows()
         self.known: dict[tuple[str, ...], _Plan] = {}
-        if not path.exists():
-            replace_file(path, header_line(()))
-        self.names, self._header_bytes = read_header(path)
-        self._columns = {name: index for index, name in enumerate(self.names)}
-        self._descriptor = self._open()
+        self._known_names = 0
+        self._wide = AppendFile(path, header_line(()), tell or _tell_nobody)
+        self._columns = {name: index for index, name in enumerate(self._wide.names)}
+        self._long: AppendFile | None = None
+        self._names = set(self._columns)
+        # The file that was written to last, and the times that order what goes to the other one.
+        self._current: AppendFile | None = None
+        self._earliest = self._latest = 0.0
         self._why_closed = ""
+        if layout.long_form(path).exists():
+            self._open_long()
 
     def append(self, step: int, names: tuple[str, ...], values: Sequence[float | Arriving]) -> None:
         """Write one row, or keep it until its values have arrived and those before it.
@@ -94,7 +101,7 @@ class MetricsFile:
                     if total is None or self._late:
                         if names not in self.known:
                             self._plan(names)
-                        self._late.add(LateRow(step, now, names, values))
+                        self._late.append(LateRow(step, now, names, values))
                         self._write_late(wait=False)
                     else:
                         self._write(step, now, names, values, total - total == 0)
@@ -106,27 +113,29 @@ class MetricsFile:
         """Make every row survive a power loss, too; waits for values that are on their way."""
         with self.lock:
             self._write_late(wait=True)
-            os.fsync(self._descriptor)
+            for file in self._files:
+                file.sync()
 
-    def position(self) -> int:
-        """The bytes written after the header, once every value has arrived."""
+    def positions(self) -> Positions:
+        """The bytes written after the headers, once every value has arrived."""
         with self.lock:
             self._write_late(wait=True)
             if self._tell is not None and (gone := self.gone()):
                 self._tell(f"WARNING: {gone}")
                 self._tell = None
-            return os.fstat(self._descriptor).st_size - self._header_bytes
+            return Positions(*(file.position() for file in self._files))
+
+    @property
+    def _files(self) -> list[AppendFile]:
+        return [self._wide] if self._long is None else [self._wide, self._long]
 
     def gone(self) -> str:
-        """What has become of the file, if its path does not lead to it any more; else nothing."""
-        try:
-            if os.path.samestat(os.fstat(self._descriptor), os.stat(self.path)):
-                return ""
-        except OSError:
-            pass
-        return (
-            f"{self.path} was deleted or moved while the run wrote it: the rows of this attempt "
+        """What has become of a file, if its path does not lead to it any more; else nothing."""
+        return "; ".join(
+            f"{file.path} was deleted or moved while the run wrote it: the rows of this attempt "
             "are not there"
+            for file in self._files
+            if not file.is_there()
         )
 
     @property
@@ -136,7 +145,7 @@ class MetricsFile:
     def close(self, why: str = "the metrics file is closed") -> None:
         """Write nothing any more; `why` is what later calls of `append` say."""
         with self.lock:
-            if self._descriptor >= 0:
+            if not self._why_closed:
                 try:
                     self._write_late(wait=True)
                 finally:
@@ -149,12 +158,24 @@ class MetricsFile:
         self._late = LateRows()
         self._forget(why)
 
-    def plan_rewind(self, last_step: int, before: int | None = None) -> Rewind:
+    def plan_rewind(self, last_step: int, before: Positions | None = None) -> Rewinds:
         """What `rewind` would take out."""
-        self._write_late(wait=True)
-        return self._split(last_step, before)[0]
+        with self.lock:
+            self._write_late(wait=True)
+            return Rewinds(
+                self._wide.plan_rewind(last_step, before and before.wide),
+                self._long.plan_rewind(last_step, before and before.long)
+                if self._long is not None
+                else NOTHING,
+            )
 
-    def rewind(self, last_step: int, aside: Path, before: int | None = None) -> Rewind:
+    def rewind(
+        self,
+        last_step: int,
+        aside: Path,
+        before: Positions | None = None,
+        only: Positions | None = None,
+    ) -> Rewinds:
         """Move the rows later than `last_step` to the file `aside`; nothing is deleted.
 
         A crash in between leaves the rows in both files, never in neither. To be called where no
@@ -162,52 +183,19 @@ class MetricsFile:
 
         Args:
             last_step: The last step that stays.
-            aside: A new file.
-            before: Only rows before this position, counted after the header; None takes all.
+            aside: A new file; what is moved out of the long file goes to the one beside it.
+            before: Only rows before these positions, counted after the headers; None takes all.
+            only: Only in files that still end at this position: a crash came before their turn.
         """
         with self.lock:
-            self._write_late(wait=True)
-            rewind, header, kept, moved = self._split(last_step, before)
-            if moved:
-                replace_file(aside, header + b"".join(moved))
-                self._replace(lambda file: file.write(header + b"".join(kept)))
-            return rewind
-
-    def _split(
-        self, last_step: int, before: int | None
-    ) -> tuple[Rewind, bytes, list[bytes], list[bytes]]:
-        data = self.path.read_bytes()
-        header, body = data[: self._header_bytes], data[self._header_bytes :]
-        kept, moved, removed, position = [], [], [], 0
-        for line in body.splitlines(keepends=True):
-            end = position + len(line)
-            if step_of_line(line) > last_step and (before is None or position < before):
-                moved.append(line)
-                if removed and removed[-1][1] == position:
-                    removed[-1] = (removed[-1][0], end)
-                else:
-                    removed.append((position, end))
-            else:
-                kept.append(line)
-            position = end
-        return Rewind(len(moved), removed), header, kept, moved
-
-    def _open(self) -> int:
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        self._cut_torn_row(descriptor)
-        return descriptor
-
-    def _cut_torn_row(self, descriptor: int) -> None:
-        size = os.fstat(descriptor).st_size
-        tail = b""
-        at = size
-        while at > self._header_bytes and b"\n" not in tail:
-            start = max(self._header_bytes, at - 65536)
-            tail = os.pread(descriptor, at - start, start) + tail
-            at = start
-        torn = len(tail) - (tail.rfind(b"\n") + 1)
-        if torn:
-            os.ftruncate(descriptor, size - torn)
+            at = self.positions()
+            wide = long = NOTHING
+            if only is None or only.wide == at.wide:
+                wide = self._wide.rewind(last_step, aside, before and before.wide)
+            if self._long is not None and (only is None or only.long == at.long):
+                beside = layout.long_form(aside)
+                long = self._long.rewind(last_step, beside, before and before.long)
+            return Rewinds(wide, long)
 
     def _write(
         self,
@@ -216,13 +204,28 @@ class MetricsFile:
         names: tuple[str, ...],
         values: Sequence[Any],
         is_finite: bool,
+        may_open: bool = True,
     ) -> None:
         try:
             plan = self.known[names]
         except KeyError:
-            plan = self._plan(names)
+            plan = self._plan(names, may_open)
+        file = self._wide
+        if self._long is not None:
+            if isinstance(plan, tuple):
+                file = self._long
+            if file is self._current and now >= self._latest:
+                self._latest = now
+            else:
+                now = self._ordered(now, file)
+            if isinstance(plan, tuple):
+                if is_finite and len(plan) == 1:
+                    file.write(orjson.dumps((step, now, plan[0], values[0]))[1:-1] + b"\n")
+                else:
+                    file.write(long_lines(step, now, plan, values))
+                return
         if plan is not None:
-            values = plan((*values, None))
+            values = plan((*values, None))  # type: ignore[operator]
         if is_finite:
             # A JSON array of numbers is a CSV row in brackets.
             line = orjson.dumps([step, now, *values])[1:-1] + b"\n"
@@ -230,45 +233,59 @@ class MetricsFile:
                 line = line.replace(b"null", b"")
         else:
             line = row_line(step, now, values)
-        try:
-            written = os.write(self._descriptor, line)
-        except OSError as error:
-            why = f"{error.strerror}; the row is not logged"
-            raise OSError(error.errno, why, str(self.path)) from error
-        if written != len(line):
-            # A short write means a full disk.
-            self._cut_torn_row(self._descriptor)
-            raise OSError(
-                f"no space for a row of {len(line)} bytes in {self.path}; the row is not logged"
-            )
+        file.write(line)
+
+    def _ordered(self, now: float, file: AppendFile) -> float:
+        """A time that is later than those of all rows of the other file that were written before.
+
+        A clock may be set back, or have the same time still.
+        """
+        if file is not self._current:
+            self._current = file
+            self._earliest = max(now, round(self._latest + _TICK_SECONDS, 6))
+        now = max(now, self._earliest)
+        self._latest = max(now, self._latest)
+        return now
 
     def _write_late(self, *, wait: bool) -> None:
         with self.lock:
             for row in self._late.take(wait=wait):
                 total: Any = sum(row.values)  # type: ignore[arg-type]
-                self._write(row.step, row.time, row.names, row.values, total - total == 0)
+                is_finite = total - total == 0
+                # Of a row that lost values few may be left: they stay where the others would be.
+                self._write(row.step, row.time, row.names, row.values, is_finite, False)
 
-    def _plan(self, names: tuple[str, ...]) -> _Plan:
-        if self._descriptor < 0:
+    def _plan(self, names: tuple[str, ...], may_open: bool = True) -> _Plan:
+        if self._why_closed:
             raise RuntimeError(self._why_closed)
-        if any(name not in self._columns for name in names):
+        if self._are_few(names) and (may_open or self._long is not None):
+            if self._long is None:
+                raise _NewNames
+            plan = tuple(map(cell_of_name, names))
+            self._names.update(names)
+        elif any(name not in self._columns for name in names):
             raise _NewNames
-        place_of = {self._columns[name]: place for place, name in enumerate(names)}
-        # The last place is that of None, an empty cell.
-        places = [place_of.get(column, len(names)) for column in range(max(place_of) + 1)]
-        plan = None if places == list(range(len(names))) else _picker(places)
-        if len(self.known) >= _MOST_PLANS:
+        else:
+            place_of = {self._columns[name]: place for place, name in enumerate(names)}
+            # The last place is that of None, an empty cell.
+            places = [place_of.get(column, len(names)) for column in range(max(place_of) + 1)]
+            plan = None if places == list(range(len(names))) else _picker(places)
+        self._known_names += len(names)
+        if self._known_names > _MOST_KNOWN:
             self.known.clear()
+            self._known_names = len(names)
         self.known[names] = plan
         return plan
+
+    def _are_few(self, names: tuple[str, ...]) -> bool:
+        count = len(self._names) + sum(name not in self._names for name in names)
+        return are_few(len(names), count)
 
     def _forget(self, why: str) -> None:
         # Without plans `append` looks for one, and finds the reason.
         self._why_closed, self.known = why, {}
-        # Another file of the process may get a closed number at once.
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        for file in self._files:
+            file.close()
 
     def _add_columns(self, names: tuple[str, ...]) -> None:
         if self.lock._is_owned():  # type: ignore[attr-defined]
@@ -279,46 +296,35 @@ class MetricsFile:
 
     def _widen(self, names: tuple[str, ...]) -> None:
         with self.lock:
-            if self._descriptor < 0:
+            if self._why_closed:
                 raise RuntimeError(self._why_closed)
-            names = (*self.names, *(name for name in names if name not in self._columns))
-            header = header_line(names)
+            if self._are_few(names):
+                if self._long is None:
+                    self._open_long()
+                return
+            columns = (*self._wide.names, *(n for n in names if n not in self._columns))
+            self._wide.replace_header(header_line(columns), columns)
+            self._columns = {name: index for index, name in enumerate(columns)}
+            self._names.update(names)
 
-            def write(wider: BinaryIO) -> None:
-                with open(self.path, "rb") as old:
-                    old.seek(self._header_bytes)
-                    wider.write(header)
-                    shutil.copyfileobj(old, wider, 1 << 20)
-
-            self._replace(write)
-            self.names, self._header_bytes = names, len(header)
-            self._columns = {name: index for index, name in enumerate(names)}
-
-    def _replace(self, write: Callable[[BinaryIO], Any]) -> None:
-        """Put a file in the place of this one, whole; rows go to it from then on.
-
-        The descriptor keeps its number, so at no time is it that of a closed file.
-        """
-        temporary = layout.temporary(self.path)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            with os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-                os.rename(temporary, self.path)
-                os.dup2(file.fileno(), self._descriptor, inheritable=False)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(self.path.parent)
+    def _open_long(self) -> None:
+        """Begin to write to the file beside, from where it and this one end."""
+        beside = AppendFile(layout.long_form(self.path), LONG_HEADER, self._tell or _tell_nobody)
+        ends = [read_end(path, _END_BYTES)[0] for path in (self.path, beside.path)]
+        self._latest = max((max(end.times) for end in ends if end.times), default=0.0)
+        self._names.update(ends[1].metrics)
+        self._long = beside
+        self.known.clear()
 
 
 class _NewNames(Exception):
-    """Names that are no columns yet."""
+    """Names that are no columns yet, or the first that go to the file beside."""
 
 
-def _picker(places: list[int]) -> _Plan:
+def _tell_nobody(text: str) -> None: ...
+
+
+def _picker(places: list[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
     if len(places) == 1:
         return lambda values: (values[places[0]],)
     return itemgetter(*places)

@@ -1,20 +1,31 @@
-"""How a metrics file is read while somebody else writes it."""
+"""The one reader of metrics: whole, from a position, from the end, or what a file has gained.
+
+A run's metrics lie in one file, or in two (see `row_format`). Where a metric was logged at a step
+in both, the later time counts: the writer sees to it that what is written later to the other file
+has a later time.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
-import orjson
+from mlflow_track.record import layout
+from mlflow_track.record.files import open_regular
+from mlflow_track.record.row_format import Columns, parse_header, parse_rows, parse_values
+
+_PIECE_BYTES = 1 << 20
+_GUARD_BYTES = 64
+# What is longer is damage: 100,000 names, or numbers.
+# No line is longer; what has no end for so long is something else.
+MOST_LINE_BYTES = 1 << 22
 
 
 class Row(NamedTuple):
-    """One call of log_metrics: step, Unix time in seconds, the values that were logged."""
+    """One call of log_metrics, or a value of it: step, Unix time in seconds, values by name."""
 
     step: int
     time: float
@@ -28,7 +39,7 @@ class Rows(NamedTuple):
         rows: The rows, in the order in which they were written.
         ends: For each row, the position after it.
         position: Bytes after the header where the next piece begins.
-        damaged: How many lines were no rows and have been passed over.
+        damaged: How many lines were not rows and have been passed over.
     """
 
     rows: list[Row]
@@ -37,37 +48,171 @@ class Rows(NamedTuple):
     damaged: int
 
 
-def read_rows(path: Path, position: int = 0, max_bytes: int = 1 << 20) -> Rows:
+class Piece(NamedTuple):
+    """Whole lines of a file as they lie there.
+
+    Attributes:
+        names: The metrics that the header names, in the order of the columns.
+        body: The bytes of the lines, from the `position` asked for up to the last whole line.
+        before: The bytes right before `position`, at most as many as were asked for.
+        position: Where the body begins, in bytes after the header.
+        is_long: Whether each line is one value.
+        is_last: Whether the file has no more whole lines.
+    """
+
+    names: tuple[str, ...]
+    body: bytes
+    before: bytes
+    position: int
+    is_long: bool
+    is_last: bool
+
+    def parse(self) -> Columns:
+        return parse_values(self.body) if self.is_long else parse_rows(self.names, self.body)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file of metrics and the one beside it for calls that name few; those that exist."""
+    paths = [path] if layout.is_long(path) else [path, layout.long_form(path)]
+    return [path for path in paths if os.path.lexists(path)]
+
+
+def read_header(path: Path) -> tuple[tuple[str, ...], int]:
+    """The metrics that the header of a file names, and its length in bytes.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The first line is not the header of a metrics file.
+    """
+    with open_regular(path) as file:
+        return _read_header(file, path)
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[str, ...], int]:
+    line = file.readline(MOST_LINE_BYTES)
+    return parse_header(line, path), len(line)
+
+
+def read_piece(
+    path: Path, position: int = 0, max_bytes: int = _PIECE_BYTES, before: int = 0
+) -> Piece:
+    """Read lines from `position` (bytes after the header) on; a negative one counts from the end.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It cannot be read.
+        ValueError: It does not begin with the header of a metrics file.
+    """
+    # Header and body come from one open file: a rename in between cannot mix two versions.
+    with open_regular(path) as file:
+        names, start = _read_header(file, path)
+        if position < 0:
+            # A piece that begins inside a line begins with the next one.
+            begin = max(start, os.fstat(file.fileno()).st_size + position)
+            file.seek(begin - 1)
+            skipped = file.readline(MOST_LINE_BYTES)
+            position = begin - 1 + len(skipped) - start
+        at = start + position
+        begin = max(start, at - before)
+        file.seek(begin)
+        lead = file.read(at - begin)
+        body = file.read(max_bytes)
+        is_last = len(body) < max_bytes
+        if not is_last and not body.endswith(b"\n"):
+            body += file.readline(MOST_LINE_BYTES)
+    body = body[: body.rfind(b"\n") + 1]
+    return Piece(names, body, lead, position, layout.is_long(path), is_last or not body)
+
+
+def read_end(path: Path, size: int) -> tuple[Columns, bool]:
+    """The rows in the last `size` bytes of a file, and whether these are all."""
+    piece = read_piece(path, -size, size)
+    return piece.parse(), piece.position == 0
+
+
+class Reader:
+    """Follows a file of metrics.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        names: The metrics that the header names.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position, self._tail = 0, b""
+        self.names: tuple[str, ...] = ()
+
+    def pieces(self) -> Iterator[tuple[Piece, bool]]:
+        """What the file has gained; with each piece whether it is the file's beginning.
+
+        After a rewind, and where another file lies there, what was given before is void.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            OSError, ValueError: It cannot be read.
+        """
+        is_last = False
+        while not is_last:
+            piece = read_piece(self._path, self._position, before=len(self._tail))
+            if piece.before != self._tail:
+                self._position, self._tail = 0, b""
+                continue
+            self.names, is_last = piece.names, piece.is_last
+            is_beginning = not self._position
+            self._position += len(piece.body)
+            self._tail = (self._tail + piece.body[-_GUARD_BYTES:])[-_GUARD_BYTES:]
+            if piece.body or is_beginning:
+                yield piece, is_beginning
+
+    def new(self) -> Iterator[tuple[Columns, bool]]:
+        """The same, parsed."""
+        return ((piece.parse(), is_beginning) for piece, is_beginning in self.pieces())
+
+
+def read_pieces(path: Path) -> list[Piece]:
+    """All whole lines of one file; none where it does not exist.
+
+    Raises:
+        OSError, ValueError: It cannot be read.
+    """
+    pieces: list[Piece] = []
+    try:
+        for piece, is_beginning in Reader(path).pieces():
+            if is_beginning:
+                pieces.clear()
+            pieces.append(piece)
+    except FileNotFoundError:
+        return []
+    return pieces
+
+
+def read_rows(path: Path, position: int = 0, max_bytes: int = _PIECE_BYTES) -> Rows:
     """Read whole rows from `position` (bytes after the header) on, about `max_bytes` at the most.
 
     A file that does not exist has no rows; a last line without its end is not there yet.
 
     Raises:
-        ValueError: The file does not begin with the header of a metrics file.
+        OSError, ValueError: It cannot be read.
     """
     try:
-        # Header and body come from one open file: a rename in between cannot mix two versions.
-        with open(path, "rb") as file:
-            header = file.readline()
-            names = parse_header(header, path)
-            file.seek(len(header) + position)
-            data = file.read(max_bytes)
-            if len(data) == max_bytes and not data.endswith(b"\n"):
-                data += file.readline()
+        piece = read_piece(path, position, max_bytes)
     except FileNotFoundError:
         return Rows([], [], position, 0)
-    end = data.rfind(b"\n") + 1
-    rows, ends, damaged = [], [], 0
-    at = position
-    for line in data[:end].split(b"\n")[:-1]:
-        at += len(line) + 1
-        row = _parse(line, names)
-        if row is None:
-            damaged += 1
-        else:
-            rows.append(row)
-            ends.append(at)
-    return Rows(rows, ends, position + end, damaged)
+    columns = piece.parse()
+    values: list[dict[str, float]] = [{} for _ in columns.steps]
+    for name, column in columns.metrics.items():
+        for row, value in zip(column.rows, column.values, strict=True):
+            values[row][name] = float(value)
+    ends = list(accumulate((len(line) + 1 for line in piece.body.split(b"\n")), initial=position))
+    return Rows(
+        list(map(Row, columns.steps, map(float, columns.times), values)),
+        [ends[line + 1] for line in columns.lines],
+        position + len(piece.body),
+        columns.damaged,
+    )
 
 
 def iterate_rows(path: Path) -> Iterator[Row]:
@@ -81,201 +226,33 @@ def iterate_rows(path: Path) -> Iterator[Row]:
         position = piece.position
 
 
-def _parse(line: bytes, names: tuple[str, ...]) -> Row | None:
-    cells = line.split(b",")
-    if len(cells) < 2 or len(cells) > len(names) + 2:
-        return None
-    try:
-        values = {name: float(cell) for name, cell in zip(names, cells[2:], strict=False) if cell}
-        return Row(int(cells[0]), float(cells[1]), values)
-    except ValueError:
-        return None
-
-
-# What numbers and the line between them are written with, and what nan, inf and null are.
-_OF_NUMBERS = b"0123456789.,-+eE\n"
-
-
-_OF_WORDS = set(b"nainf")
-
-
-_NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
-
-
-class Columns(NamedTuple):
-    """A piece of a metrics file.
-
-    Attributes:
-        steps: One per row.
-        times: One per row, in Unix seconds.
-        values: One list per metric, as long as `steps`; None where the metric was not logged.
-        damaged: How many lines were no rows.
-    """
-
-    steps: list[int]
-    times: list[float]
-    values: dict[str, list[float | None]]
-    damaged: int
-
-
-class Piece(NamedTuple):
-    """Whole rows of a file as they lie there, and the names of their columns.
-
-    Attributes:
-        names: The metrics, in the order of the columns.
-        body: The bytes of the rows, from the `position` asked for up to the last whole row.
-        before: The bytes right before `position`, at most as many as were asked for.
-        position: Where the body begins, in bytes after the header.
-    """
-
-    names: tuple[str, ...]
-    body: bytes
-    before: bytes
-    position: int = 0
-
-
-def read_piece(path: Path, position: int = 0, max_bytes: int = -1, before: int = 0) -> Piece:
-    """Read rows from `position` (bytes after the header) on; a negative one counts from the end.
+def read_last_steps(path: Path) -> dict[str, int]:
+    """By metric the largest step with a value of it, in a run's file of metrics and the long one.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It does not begin with the header of a metrics file.
+        OSError, ValueError: They cannot be read.
     """
-    # Header and body come from one open file: a rename in between cannot mix two versions.
-    with open(path, "rb") as file:
-        header = file.readline()
+    last: dict[str, int] = {}
+    for file in files_of(path):
+        for columns, _ in Reader(file).new():
+            for name, (rows, _) in columns.metrics.items():
+                if rows:
+                    newest = max(map(columns.steps.__getitem__, rows))
+                    last[name] = max(last.get(name, -1), newest)
+    return last
+
+
+def count_lines(path: Path, position: int) -> tuple[int, int]:
+    """How many lines a file has after its header, and after `position`."""
+    lines = after = at = 0
+    while True:
         try:
-            names = parse_header(header, path)
-        except (UnicodeDecodeError, csv.Error):
-            raise ValueError(f"{path} is not a metrics file") from None
-        start = len(header)
-        if position < 0:
-            # A piece that begins inside a row begins with the next one.
-            begin = max(start, os.fstat(file.fileno()).st_size + position)
-            file.seek(begin - 1)
-            skipped = file.readline()
-            position = begin - 1 + len(skipped) - start
-        at = start + position
-        begin = max(start, at - before)
-        file.seek(begin)
-        lead = file.read(at - begin)
-        body = file.read(max_bytes)
-        if 0 <= max_bytes == len(body) and not body.endswith(b"\n"):
-            body += file.readline()
-    return Piece(names, body[: body.rfind(b"\n") + 1], lead, position)
-
-
-def parse_columns(names: tuple[str, ...], body: bytes) -> Columns:
-    """The rows in `body` as columns. Lines that are no rows are passed over and counted."""
-    if not body:
-        return Columns([], [], {name: [] for name in names}, 0)
-    columns, damaged = _parse_quickly(body, len(names) + 2), 0
-    if columns is None:
-        columns, damaged = _parse_line_by_line(body, len(names) + 2)
-    values = dict(zip(names, columns[2:], strict=False))
-    values |= {name: [None] * len(columns[0]) for name in names if name not in values}
-    return Columns(cast("list[int]", columns[0]), cast("list[float]", columns[1]), values, damaged)
-
-
-def _parse_quickly(body: bytes, width: int) -> list[list[float | None]] | None:
-    """The columns, by one call of a JSON parser: rows of numbers are an array without brackets.
-
-    Returns:
-        None where a line is no row; which one is for the slow way to find.
-    """
-    letters = set(body.translate(None, _OF_NUMBERS))
-    if not letters <= _OF_WORDS:
-        return None
-    rows = body.count(b"\n")
-    try:
-        cells = _parse_cells(body, letters)
-        stride = len(cells) // rows
-        if len(cells) != stride * rows or cells[stride - 1 :: stride].count("") != rows:
-            # Rows end where their last value is: the shorter ones lack cells.
-            cells = _parse_cells(_padded(body), letters)
-            stride = len(cells) // rows
-    except (ValueError, KeyError):
-        return None
-    columns = [cells[at::stride] for at in range(stride - 1)]
-    if not 2 <= len(columns) <= width or set(map(type, columns[0])) != {int}:
-        return None
-    if not set(map(type, columns[1])) <= {int, float}:
-        return None
-    if letters:
-        columns = [[_NOT_FINITE[c] if isinstance(c, str) else c for c in col] for col in columns]
-    return columns
-
-
-def _parse_cells(body: bytes, letters: set[int]) -> list[Any]:
-    """All cells, one row after the other, with an empty string at the end of each row."""
-    if b",," in body:
-        # Twice, because what is replaced does not overlap: `,,,` holds two empty cells.
-        body = body.replace(b",,", b",null,").replace(b",,", b",null,")
-    if letters:
-        body = body.replace(b"nan", b'"nan"').replace(b"-inf", b'"-#"').replace(b"inf", b'"inf"')
-        body = body.replace(b'"-#"', b'"-inf"')
-    return orjson.loads(b"[" + body[:-1].replace(b"\n", b',"",') + b',""]')
-
-
-def _padded(body: bytes) -> bytes:
-    lines = body[:-1].split(b"\n")
-    commas = [line.count(b",") for line in lines]
-    most = max(commas)
-    pads = [b",null" * (most - count) for count in range(most + 1)]
-    return b"\n".join([line + pads[n] for line, n in zip(lines, commas, strict=True)]) + b"\n"
-
-
-def _parse_line_by_line(body: bytes, width: int) -> tuple[list[list[float | None]], int]:
-    rows: list[list[float | None]] = []
-    damaged = 0
-    for line in body.split(b"\n")[:-1]:
-        cells = line.split(b",")
-        try:
-            if not 2 <= len(cells) <= width:
-                raise ValueError
-            values = [float(cell) if cell else None for cell in cells[2:]]
-            rows.append([int(cells[0]), float(cells[1]), *values])
-        except ValueError:
-            damaged += 1
-    return [list(column) for column in zip_longest(*rows)] or [[], []], damaged
-
-
-_FIXED = ("step", "time")
-
-
-def header_line(names: Sequence[str]) -> bytes:
-    """The first line of a metrics file, quoted as CSV where a name needs it."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow([*_FIXED, *names])
-    return buffer.getvalue().encode()
-
-
-def read_header(path: Path) -> tuple[tuple[str, ...], int]:
-    """The metric names of a file, and the length of its header in bytes.
-
-    Raises:
-        ValueError: The first line is not the header of a metrics file.
-    """
-    with open(path, "rb") as file:
-        line = file.readline()
-    return parse_header(line, path), len(line)
-
-
-def parse_header(line: bytes, path: Path) -> tuple[str, ...]:
-    cells = next(csv.reader([line.decode()]), [])
-    if not line.endswith(b"\n") or tuple(cells[:2]) != _FIXED:
-        raise ValueError(f"{path} does not begin with 'step,time,…': not a metrics file")
-    return tuple(cells[2:])
-
-
-def step_of_line(line: bytes) -> int:
-    """The step of a row; -1 for a damaged line, so that it stays where it is."""
-    try:
-        return int(line[: line.index(b",")])
-    except ValueError:
-        return -1
-
-
-def row_line(step: int, now: float, values: Sequence[Any]) -> bytes:
-    cells = ("" if value is None else repr(value) for value in values)
-    return ",".join([str(step), repr(now), *cells]).encode() + b"\n"
+            piece = read_piece(path, at)
+        except (OSError, ValueError):
+            return lines, after
+        if not piece.body:
+            return lines, after
+        begin = min(max(position - at, 0), len(piece.body))
+        lines += piece.body.count(b"\n")
+        after += piece.body.count(b"\n", begin)
+        at += len(piece.body)

@@ -59,27 +59,39 @@ class Attempt(Struct, frozen=True, kw_only=True):
     mlflow_track: str | None = field(default=None, name="mlflow-track")
 
 
-class Rewind(Struct, frozen=True, kw_only=True):
-    """Rows that were moved aside because they came again.
+class RewoundFile(Struct, frozen=True, kw_only=True):
+    """Lines that were moved out of a file of metrics.
 
     Attributes:
-        attempt: The attempt that moved them.
-        step: The last step that stayed.
-        before: Only rows before this position were moved; None: all.
+        before: Only lines before this position were moved; None: all.
         rows: How many they were.
         removed: The byte ranges that they had, counted after the header.
         size_before: The bytes after the header before it.
-        file: Where they lie now.
+        file: Where they lie now; empty where nothing was moved.
     """
 
-    attempt: Count = 0
-    step: Annotated[int, Meta(ge=-1, le=2**53)] = -1
     before: Count | None = None
     rows: Count = 0
     removed: tuple[tuple[Count, Count], ...] = ()
     size_before: Count = 0
+    file: FileName | Literal[""] = ""
+
+
+class Rewind(RewoundFile, frozen=True, kw_only=True):
+    """Rows that were moved aside because they came again; the fields above are of metrics.csv.
+
+    Attributes:
+        attempt: The attempt that moved them.
+        step: The last step that stayed.
+        file: Where the rows of metrics.csv lie now.
+        long: The same of metrics.long.csv; None where nothing was moved out of it.
+    """
+
+    attempt: Count = 0
+    step: Annotated[int, Meta(ge=-1, le=2**53)] = -1
     file: FileName = layout.rewound_metrics(0)
     time: Time | None = None
+    long: RewoundFile | None = None
 
 
 class Restore(Struct, frozen=True, kw_only=True):
@@ -218,6 +230,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
         metrics: Numbers; what is not finite as a word.
         policies: What asked for the save, with the reason.
         metrics_position: Bytes of metrics.csv after its header, at the save.
+        metrics_long_position: The same of metrics.long.csv.
     """
 
     step: Step
@@ -238,6 +251,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     is_finite: bool = True
     is_milestone: bool = False
     metrics_position: Count = 0
+    metrics_long_position: Count = 0
     algorithm: str = ""
     chunk_bytes: Annotated[int, Meta(ge=1, le=2**40)] = 1 << 24
     files: dict[FileName, ManifestFile] = {}

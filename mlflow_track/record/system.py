@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.record.rows import iterate_rows
+from mlflow_track.record.rows import read_last_steps
 
 _MEGABYTE = 1e6
 # A driver that hangs must not keep a run from ending.
@@ -63,7 +63,7 @@ class SystemMonitor:
     def _append(self, sample: Mapping[str, float]) -> None:
         if self._file is None:
             self._file = MetricsFile(self._path)
-            self._step = 1 + max((row.step for row in iterate_rows(self._path)), default=-1)
+            self._step = 1 + max(read_last_steps(self._path).values(), default=-1)
         self._file.append(self._step, tuple(sample), list(sample.values()))
         self._step += 1
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 import mlflow_track as mt
 from mlflow_track.analysis import frames
+from mlflow_track.analysis.compare import main_metric_of
 from mlflow_track.analysis.filters import parse_filter
 from mlflow_track.analysis.select import NoSuchRun, RunSelector
 from mlflow_track.analysis.summary import read_summary
-from mlflow_track.record.rows import parse_columns, read_piece
+from mlflow_track.record.rows import read_pieces
 from tests.analysis.records import append, make_run, write
 
 NUMBERS = st.one_of(st.floats(), st.integers(-(2**53), 2**53))
@@ -59,11 +60,17 @@ def test_a_frame_is_exact_and_merges_the_rows_of_a_step(tmp_path: Path) -> None:
 
 def test_both_parsers_read_the_same(tmp_path: Path) -> None:
     rows = [(s, {"a": s / 7, **({"b": -s * 1e300} if s % 3 else {})}) for s in range(50)]
-    piece = read_piece(write(tmp_path / "r", rows) / "metrics.csv")
-    quick = frames._parse([piece])
-    assert quick is not None
-    pd.testing.assert_frame_equal(quick, frames._parse_damaged(piece))
-    assert parse_columns(piece.names, piece.body).damaged == 0
+    (piece,) = read_pieces(write(tmp_path / "r", rows) / "metrics.csv")
+    (quick,) = frames._parse_together(piece.names, [piece.body])
+    own = frames._table([[piece]])
+    assert quick is not None and quick.values.keys() == own.values.keys()
+    for left, right in zip(
+        [quick.steps, quick.times, *quick.values.values()],
+        [own.steps, own.times, *own.values.values()],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(left, right)
+    assert piece.parse().damaged == 0
 
 
 def test_system_metrics_are_read_in_the_same_way(tmp_path: Path) -> None:
@@ -154,7 +161,10 @@ def test_compare_has_a_row_per_run_with_what_differs_and_what_came_of_it() -> No
     assert table["steps"].tolist() == [20, 20] and table["status"].tolist() == ["FINISHED"] * 2
     highest = mt.compare(runs, metrics=["val/loss"], directions={"val/loss": "max"})
     assert highest["val/loss best"].tolist() == [1.5, 1.0] and "train/lr" not in highest
+    assert table["train/lr best"].isna().all() and table["train/lr"].tolist() == [1e-3] * 2
     assert type(table[["name"]]) is pd.DataFrame
+    with pytest.raises(ValueError, match="direction of 'val/loss' is 'up'"):
+        mt.compare(runs, directions={"val/loss": "up"})  # type: ignore[dict-item]
 
 
 def test_runs_and_comparisons_show_themselves_in_a_notebook() -> None:
@@ -174,6 +184,7 @@ WORDS: dict[str, Callable[[list], list]] = {
     "@last": lambda runs: [runs[2]],
     "@best:loss": lambda runs: [runs[1]],
     "@best:max:loss": lambda runs: [runs[0]],
+    "@best:min:loss": lambda runs: [runs[1]],
     "one": lambda runs: [runs[0]],
     "f/one two": lambda runs: [runs[2]],
     "20260101-000001": lambda runs: [runs[1]],
@@ -195,6 +206,13 @@ def test_a_word_names_the_runs_that_it_should(word: str) -> None:
     assert selector.find(word) == WORDS[word](selector.runs())
     if len(selector.find(word)) == 1:
         assert selector.find_one(word).path.exists()
+
+
+def test_main_metric_looks_at_whole_words() -> None:
+    assert main_metric_of(["interval/loss", "train/lr", "valLoss"]) == "valLoss"
+    assert main_metric_of(["train/acc", "val/window_loss", "test/loss"]) == "val/window_loss"
+    assert main_metric_of(["train/acc", "interval"]) == "train/acc"
+    assert main_metric_of([]) is None
 
 
 def test_a_word_that_names_no_run_or_several_says_which_there_are() -> None:

@@ -60,7 +60,7 @@ def test_a_row_keeps_the_time_of_its_call(file: MetricsFile, monkeypatch) -> Non
     assert [row.time for row in iterate_rows(file.path)] == [1.0, 9.0]
 
 
-@pytest.mark.parametrize("settle", ["sync", "position", "close"])
+@pytest.mark.parametrize("settle", ["sync", "positions", "close"])
 def test_a_checkpoint_and_the_end_wait_for_what_is_on_its_way(
     file: MetricsFile, settle: str
 ) -> None:

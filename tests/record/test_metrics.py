@@ -79,7 +79,7 @@ def test_a_rewind_moves_exactly_the_later_rows(
     assert [row.step for row in iterate_rows(aside)] == moved
     assert rewind.rows == len(moved)
     # The removed ranges turn a position in the old file into one in the new file.
-    for begin, end in reversed(rewind.removed):
+    for begin, end in reversed(rewind.wide.removed):
         before = before[:begin] + before[end:]
     assert path.read_bytes()[read_header(path)[1] :] == before
     file.append(7, ("loss",), [1.0])
@@ -90,7 +90,7 @@ def test_a_new_name_widens_the_header_and_leaves_the_rows_alone(tmp_path: Path) 
     path = tmp_path / "metrics.csv"
     file = write(path, [(0, {"loss": 1.0})])
     _, length = read_header(path)
-    body, position = path.read_bytes()[length:], file.position()
+    body, position = path.read_bytes()[length:], file.positions().wide
     file.append(1, ("val", "loss"), [2.0, 3.0])
     names, length = read_header(path)
     assert names == ("loss", "val")
@@ -172,7 +172,7 @@ def test_rows_survive_a_ctrl_c_while_the_header_widens(
     file = write(path, [(0, {"loss": 1.0})])
     if not survives:
         monkeypatch.setattr(metrics, "undisturbed", lambda work: work())
-    dup2, descriptor = os.dup2, file._descriptor
+    dup2, descriptor = os.dup2, file._wide.descriptor
 
     def interrupted_dup2(*arguments: int, inheritable: bool) -> None:
         # Between the rename and what follows it: the file of the old descriptor has no name.
@@ -185,7 +185,7 @@ def test_rows_survive_a_ctrl_c_while_the_header_widens(
     monkeypatch.setattr(os, "dup2", dup2)
     file.append(2, ("loss",), [2.0])
     file.append(3, ("loss", "newer"), [3.0, 4.0])
-    assert file._descriptor == descriptor
+    assert file._wide.descriptor == descriptor
     assert ([row.step for row in iterate_rows(path)] == [0, 2, 3]) is survives
 
 

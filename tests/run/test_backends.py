@@ -49,6 +49,12 @@ CALLS: dict[str, Call] = {
     "set_tag empty": lambda r: r.set_tag("", "x"),
     "set_tags": lambda r: r.set_tags({"a": "b"}),
     "set_tags list": lambda r: r.set_tags(["a"]),  # type: ignore[arg-type]
+    "define_metric": lambda r: r.define_metric("acc", mode="max"),
+    "define_metric wrong mode": lambda r: r.define_metric("acc", mode="up"),
+    "define_metric contradicted": lambda r: checkpoints(
+        r, save=mt.OnImprovement("acc", "min"), keep=mt.Keep(best=1, metric="acc", mode="max")
+    ),
+    "Keep unknown direction": lambda r: checkpoints(r, keep=mt.Keep(best=1, metric="zzz")),
     "log_input": lambda r: r.log_input("d", sha256="1", size_bytes=3),
     "log_input wrong kind": lambda r: r.log_input("d", sha256="1", size_bytes="x"),  # type: ignore
     "log_input typo": lambda r: r.log_input("d", sha="1"),  # type: ignore[call-arg]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.append_file import AppendFile
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -270,13 +270,13 @@ def test_a_ctrl_c_in_the_middle_of_a_rewind_does_not_leave_it_half_done(
         for step in range(5):
             run.log_metrics({"loss": 1.0}, step=step)
     with mt.start_run(resume=run.id) as run:
-        replace = MetricsFile._replace
+        replace = AppendFile._replace
 
         def interrupted(*arguments: Any) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             replace(*arguments)
 
-        monkeypatch.setattr(MetricsFile, "_replace", interrupted)
+        monkeypatch.setattr(AppendFile, "_replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run.log_metrics({"loss": 2.0}, step=2)
         run.log_metrics({"loss": 3.0}, step=2)

@@ -17,7 +17,10 @@ from mlflow_track.record import layout
 from mlflow_track.record.files import open_regular, replace_file
 
 # Manifest fields that say when and where, not what.
-_CIRCUMSTANCES = {"time", "files", "metrics", "params", "policies", "metrics_position", "step"}
+_CIRCUMSTANCES = {
+    *("time", "files", "metrics", "params", "policies", "step"),
+    *("metrics_position", "metrics_long_position"),
+}
 
 _MOST_CHARACTERS = 40
 

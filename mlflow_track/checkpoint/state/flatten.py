@@ -24,7 +24,7 @@ class SaveRequest:
         state: Objects with `state_dict`, or plain data, by name.
         beside: Plain data by name that goes into state.json beside the state (generators, history).
         manifest: JSON that the manifest says; the saver adds what it knows itself: `is_finite`,
-            `metrics_position`, sizes and digests.
+            positions in the files of metrics, sizes and digests.
     """
 
     step: int

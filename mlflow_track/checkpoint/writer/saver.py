@@ -67,8 +67,7 @@ class Saver:
     here until the writer of a killed trainer is done.
 
     Args:
-        session: Where checkpoints go; the run's rows, those of which that a manifest counts become
-            durable before it; and what takes a line for the log.
+        session: Where checkpoints go, and the rows that become durable before they are counted.
 
     Raises:
         TimeoutError: The writer of a former process does not end.
@@ -120,7 +119,12 @@ class Saver:
             self._take_answer(None)
         tensors, document = take_apart(request, self._memory_of_state)
         plan = self._planned.of(tensors)
-        manifest = {**request.manifest, "metrics_position": self._metrics.position()}
+        wide, long = self._metrics.positions()
+        manifest = {
+            **request.manifest,
+            "metrics_position": wide,
+            "metrics_long_position": long,
+        }
         order = self._order(request.step, plan, manifest)
         if not self._has_memory(plan.total_bytes + len(document) + len(order)):
             return self._stream(request.step, plan, tensors, document, manifest, started)

@@ -1,0 +1,43 @@
+"""The rewinds of a run, as each of its files of metrics has them behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlflow_track.mirror.state import Ledger
+from mlflow_track.record import layout
+from mlflow_track.record.info import is_held
+from mlflow_track.record.rows import read_header
+from mlflow_track.record.schema import Rewind, RewoundFile
+
+
+def rewinds_of(ledger: Ledger, files: Sequence[str]) -> dict[str, list[RewoundFile]] | None:
+    """What the rewinds took out of each file, in their order; None while one is going on."""
+    info = ledger.read_info()
+    current = info.rewinding
+    if current and is_held(ledger.path):
+        return None
+    rewinds = {}
+    for file in files:
+        rewinds[file] = [part_of(rewind, file) for rewind in info.rewinds]
+        # The trainer was killed in the middle of it: of each file it has taken all, or nothing.
+        if current and _has_happened(ledger, file, part_of(current, file)):
+            rewinds[file].append(part_of(current, file))
+    return rewinds
+
+
+def part_of(rewind: Rewind, file: str) -> RewoundFile:
+    """What a rewind of a run took out of one of its files."""
+    return rewind if file == layout.METRICS else rewind.long or RewoundFile()
+
+
+def bytes_before(position: int, ranges: Sequence[Sequence[int]]) -> int:
+    """How many bytes of the ranges (begin, end) lie before `position`."""
+    return sum(max(0, min(end, position) - begin) for begin, end in ranges)
+
+
+def _has_happened(ledger: Ledger, file: str, rewind: RewoundFile) -> bool:
+    path = ledger.path / file
+    if not rewind.rows or not path.exists():
+        return False
+    return path.stat().st_size - read_header(path)[1] != rewind.size_before

@@ -1,0 +1,245 @@
+"""A file of lines below a header that only grows, and what takes lines out of it again.
+
+A position in it is "bytes after the header", so it stays true when the header becomes longer.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from mlflow_track.record import layout
+from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
+from mlflow_track.record.row_format import step_of_line
+from mlflow_track.record.rows import MOST_LINE_BYTES, read_header
+
+# How many descriptors may wait for the disk before they are closed.
+_MOST_REPLACED = 64
+
+
+class Rewind(NamedTuple):
+    """What a rewind takes out of a file.
+
+    Attributes:
+        rows: How many lines are moved aside.
+        removed: The byte ranges (start, end) they have, counted after the old header.
+    """
+
+    rows: int
+    removed: list[tuple[int, int]]
+
+
+class Positions(NamedTuple):
+    """Bytes after the headers of a run's two files of metrics; 0 for one that does not exist."""
+
+    wide: int = 0
+    long: int = 0
+
+
+class Rewinds(NamedTuple):
+    """What a rewind takes out of each of the two files."""
+
+    wide: Rewind
+    long: Rewind
+
+    @property
+    def rows(self) -> int:
+        return self.wide.rows + self.long.rows
+
+
+NOTHING = Rewind(0, [])
+
+
+class AppendFile:
+    """The one writer of such a file. Its caller sees to it that threads take turns.
+
+    Args:
+        path: The file; made with `header` if it does not exist. A torn last line, as a power loss
+            leaves it, is cut off.
+        header: Its first line if it is made.
+        tell: Is told where the file is not readable: it is set aside then, and another begun.
+
+    Attributes:
+        names: The metrics that the header names.
+        descriptor: Its number does not change while the file is open; -1 once it is closed.
+    """
+
+    def __init__(self, path: Path, header: bytes, tell: Callable[[str], None]) -> None:
+        self.path = path
+        # Rows that were here before may have survived a power loss already, and must again.
+        self._may_be_durable = os.path.lexists(path)
+        self._is_folder_synced = True
+        self._replaced: list[int] = []
+        if not self._may_be_durable:
+            replace_file(path, header)
+        try:
+            self.names, self._header_bytes = read_header(path)
+        except ValueError as error:
+            aside = _free_name(path)
+            os.rename(path, aside)
+            tell(f"WARNING: {error}; moved it to {aside.name}")
+            replace_file(path, header)
+            self.names, self._header_bytes = read_header(path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        self.descriptor = os.open(path, flags)
+        self._cut_torn_line()
+
+    def write(self, lines: bytes) -> None:
+        """Append whole lines by one write.
+
+        Raises:
+            OSError: The disk is full; nothing of them is there.
+        """
+        try:
+            written = os.write(self.descriptor, lines)
+        except OSError as error:
+            why = f"{error.strerror}; the row is not logged"
+            raise OSError(error.errno, why, str(self.path)) from error
+        if written != len(lines):
+            # A short write means a full disk.
+            os.ftruncate(self.descriptor, os.fstat(self.descriptor).st_size - written)
+            raise OSError(
+                f"no space for a row of {len(lines)} bytes in {self.path}; the row is not logged"
+            )
+
+    def sync(self) -> None:
+        """Make all lines survive a power loss, too."""
+        os.fsync(self.descriptor)
+        self._may_be_durable = True
+        if not self._is_folder_synced:
+            sync_folder(self.path.parent)
+            self._is_folder_synced = True
+        self._close_replaced()
+
+    def position(self) -> int:
+        """The bytes written after the header."""
+        return os.fstat(self.descriptor).st_size - self._header_bytes
+
+    def is_there(self) -> bool:
+        """Whether the path still leads to this file."""
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), os.stat(self.path))
+        except OSError:
+            return False
+
+    def plan_rewind(self, last_step: int, before: int | None) -> Rewind:
+        """What `rewind` would take out."""
+        return self._split(last_step, before)[0]
+
+    def rewind(self, last_step: int, aside: Path, before: int | None) -> Rewind:
+        """Move the lines later than `last_step` to the file `aside`; nothing is deleted.
+
+        A crash in between leaves the lines in both files, never in neither.
+
+        Args:
+            last_step: The last step that stays.
+            aside: A new file.
+            before: Only lines before this position; None takes all.
+        """
+        rewind, header, kept, moved = self._split(last_step, before)
+        if moved:
+            replace_file(aside, header + b"".join(moved))
+            self._may_be_durable = True
+            self._replace(lambda file: file.write(header + b"".join(kept)))
+        return rewind
+
+    def replace_header(self, header: bytes, names: tuple[str, ...]) -> None:
+        """Put another header over the lines."""
+
+        def write(wider: BinaryIO) -> None:
+            with open(self.path, "rb") as old:
+                old.seek(self._header_bytes)
+                wider.write(header)
+                shutil.copyfileobj(old, wider, 1 << 20)
+
+        self._replace(write)
+        self.names, self._header_bytes = names, len(header)
+
+    def close(self) -> None:
+        # Another file of the process may get a closed number at once.
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        self._close_replaced()
+
+    def _split(
+        self, last_step: int, before: int | None
+    ) -> tuple[Rewind, bytes, list[bytes], list[bytes]]:
+        data = self.path.read_bytes()
+        header, body = data[: self._header_bytes], data[self._header_bytes :]
+        kept, moved, removed, position = [], [], [], 0
+        for line in io.BytesIO(body):
+            end = position + len(line)
+            if step_of_line(line) > last_step and (before is None or position < before):
+                moved.append(line)
+                if removed and removed[-1][1] == position:
+                    removed[-1] = (removed[-1][0], end)
+                else:
+                    removed.append((position, end))
+            else:
+                kept.append(line)
+            position = end
+        return Rewind(len(moved), removed), header, kept, moved
+
+    def _cut_torn_line(self) -> None:
+        size = os.fstat(self.descriptor).st_size
+        tail = b""
+        at = size
+        while at > self._header_bytes and b"\n" not in tail:
+            if len(tail) > MOST_LINE_BYTES:
+                raise OSError(
+                    errno.EINVAL,
+                    "it ends in what is not a row; move it away to continue",
+                    str(self.path),
+                )
+            start = max(self._header_bytes, at - max(65536, len(tail)))
+            tail = os.pread(self.descriptor, at - start, start) + tail
+            at = start
+        torn = len(tail) - (tail.rfind(b"\n") + 1)
+        if torn:
+            os.ftruncate(self.descriptor, size - torn)
+
+    def _replace(self, write: Callable[[BinaryIO], Any]) -> None:
+        """Put a file in the place of this one, whole; lines go to it from then on.
+
+        The descriptor keeps its number, so at no time is it that of a closed file. Where nothing
+        in the file is known to survive a power loss, the disk is not waited for: not for what is
+        written, and not by closing the last descriptor of a file that it still writes. Each of the
+        first metrics of a run may come in a call of its own.
+        """
+        temporary = layout.temporary(self.path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file:
+                write(file)
+                file.flush()
+                if self._may_be_durable:
+                    os.fsync(file.fileno())
+                else:
+                    self._replaced.append(os.dup(self.descriptor))
+                os.rename(temporary, self.path)
+                os.dup2(file.fileno(), self.descriptor, inheritable=False)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if len(self._replaced) > _MOST_REPLACED:
+            self._close_replaced()
+        # What is written from here on lies in a file that the folder may not have yet.
+        self._is_folder_synced = False
+        if self._may_be_durable:
+            sync_folder(self.path.parent)
+            self._is_folder_synced = True
+
+    def _close_replaced(self) -> None:
+        while self._replaced:
+            os.close(self._replaced.pop())
+
+
+def _free_name(path: Path) -> Path:
+    names = (f"{path.stem}.damaged-{number}{path.suffix}" for number in range(1, 10_000))
+    return next(p for p in map(path.with_name, names) if not os.path.lexists(p))

@@ -1,0 +1,375 @@
+"""Calls that name few of many metrics: a second file, and yet one frame, whatever happens."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mlflow_track as mt
+from mlflow_track.analysis.aggregates import Fold, join_metrics
+from mlflow_track.analysis.frames import read_frame
+from mlflow_track.analysis.histories import Histories
+from mlflow_track.record import layout, metrics, row_format
+from mlflow_track.record.append_file import Positions
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.info import read_info
+from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.rows import iterate_rows, read_last_steps
+
+Frame = dict[int, dict[str, float]]
+NAMES = ["loss", 'a "b", c', "é", "x/y", "p,q", "acc", "lr", "norm"]
+
+
+def frame_of(path: Path) -> Frame:
+    """What a reader sees: by step the values of its metrics, without those that are missing."""
+    frame = read_frame(path).drop(columns="time")
+    return {
+        int(step): {name: value for name, value in row.items() if not math.isnan(value)}
+        for step, row in frame.to_dict("index").items()
+    }
+
+
+class Model:
+    """A writer beside a list of what its files must hold, in the order of the calls."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.path, self.clock = folder / layout.METRICS, 1_000_000_000
+        patch.setattr("time.time_ns", lambda: self.clock)
+        self.file = MetricsFile(self.path)
+        # (whether in the long file, step, name, value) for each value, in the order of the calls.
+        self.values: list[tuple[bool, int, str, float]] = []
+        self.rewinds = 0
+        self.folds = [Fold(self.path), Fold(layout.long_form(self.path))]
+        self.histories = Histories(self.path)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        before = self.file.positions().long
+        self.file.append(step, tuple(values), list(values.values()))
+        is_long = self.file.positions().long > before
+        self.values += [(is_long, step, name, value) for name, value in values.items()]
+
+    def move_clock(self, milliseconds: int) -> None:
+        self.clock = max(0, self.clock + 1_000_000 * milliseconds)
+
+    def reopen(self) -> None:
+        self.file.close()
+        # An attempt begins after the one before.
+        self.clock = max(self.clock, 1_000_000_000) + 10**14
+        self.file = MetricsFile(self.path)
+
+    def tear(self, part: float) -> None:
+        """A power loss takes the end of the long file, in the middle of a line or not."""
+        self.file.close()
+        beside = layout.long_form(self.path)
+        if beside.exists():
+            body = len(beside.read_bytes()) - len(row_format.LONG_HEADER)
+            os.truncate(beside, len(row_format.LONG_HEADER) + int(part * body))
+            left = beside.read_bytes().count(b"\n") - 1
+            kept = iter([True] * left)
+            self.values = [v for v in self.values if not v[0] or next(kept, False)]
+        self.reopen()
+
+    def rewind(self, last_step: int) -> None:
+        self.rewinds += 1
+        self.file.rewind(last_step, self.path.with_name(layout.rewound_metrics(self.rewinds)))
+        self.values = [value for value in self.values if value[1] <= last_step]
+
+    def read(self) -> None:
+        """The readers that follow the files look now and then."""
+        for fold in self.folds:
+            try:
+                fold.update()
+            except FileNotFoundError:
+                continue
+        self.histories.refresh()
+
+    def frame(self) -> Frame:
+        frame: Frame = {}
+        for _, step, name, value in self.values:
+            frame.setdefault(step, {})[name] = value
+        return frame
+
+    def check(self) -> None:
+        assert frame_of(self.path) == self.frame()
+        self.read()
+        found = join_metrics(fold.metrics for fold in self.folds)
+        names = {name for _, _, name, _ in self.values}
+        assert {name for name, summary in found.items() if summary.count} == names
+        for name in names:
+            points = [(step, value) for _, step, own, value in self.values if own == name]
+            last_step = max(step for step, _ in points)
+            last = [value for step, value in points if step == last_step][-1]
+            summary = found[name]
+            assert (summary.count, summary.last_step) == (len(points), last_step)
+            assert summary.last == last
+            assert summary.min == min(value for _, value in points)
+            assert summary.max == max(value for _, value in points)
+            history = self.histories.history(name)
+            assert sorted(zip(history.steps, history.values, strict=True)) == sorted(points)
+        assert read_last_steps(self.path) == {name: found[name].last_step for name in names}
+
+
+VALUES = st.dictionaries(st.sampled_from(NAMES), st.floats(-1e300, 1e300), min_size=1)
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("log"), st.integers(0, 6), VALUES),
+        st.tuples(st.just("log"), st.integers(0, 6), VALUES.map(lambda v: dict([*v.items()][:1]))),
+        st.tuples(st.just("move_clock"), st.integers(-5, 5)),
+        st.tuples(st.just("read")),
+        st.tuples(st.just("reopen")),
+        st.tuples(st.just("tear"), st.floats(0, 1)),
+        st.tuples(st.just("rewind"), st.integers(-1, 6)),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(events=EVENTS)
+def test_two_files_are_one_frame_whatever_happens_to_them(
+    events: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_format, "_FEW", 3)
+        model = Model(tmp_path_factory.mktemp("m"), patch)
+        for event, *arguments in events:
+            getattr(model, event)(*arguments)
+        model.check()
+
+
+# Many metrics at once, then one of them twice at a step: in the long file, then with the others.
+STORY = [
+    ("log", 0, dict.fromkeys(NAMES, 1.0)),
+    ("log", 1, {"loss": 2.0}),
+    ("log", 1, dict.fromkeys(NAMES, 3.0)),
+    ("log", 1, {"lr": 4.0}),
+]
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_the_later_of_two_values_counts_though_the_clock_stands_still(
+    is_ordered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_format, "_FEW", 3)
+    if not is_ordered:
+        monkeypatch.setattr(MetricsFile, "_ordered", lambda self, now, file: now)
+    model = Model(tmp_path, monkeypatch)
+    for event, *arguments in STORY:
+        getattr(model, event)(*arguments)
+    assert model.file.positions().long > 0
+    assert (frame_of(model.path) == model.frame()) is is_ordered
+
+
+def names(count: int) -> list[str]:
+    return [f"layer{number}/norm" for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [64, 65])
+def test_up_to_64_metrics_are_columns(count: int, tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    for step in range(2):
+        for name in names(count):
+            file.append(step, (name,), [1.5 + step])
+    assert (tmp_path / "metrics.long.csv").exists() is (count > 64)
+    assert frame_of(file.path) == {s: dict.fromkeys(names(count), 1.5 + s) for s in range(2)}
+
+
+def test_a_call_that_names_many_is_one_row_of_columns(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    for step in range(3):
+        file.append(step, tuple(names(1000)), [float(step)] * 1000)
+    assert not (tmp_path / "metrics.long.csv").exists()
+    file.append(3, ("layer7/norm", "layer3/norm"), [math.nan, -math.inf])
+    lines = (tmp_path / "metrics.long.csv").read_text().splitlines()
+    assert [line.split(",")[2:] for line in lines] == [
+        ["metric", "value"],
+        ["layer7/norm", "nan"],
+        ["layer3/norm", "-inf"],
+    ]
+    assert [row.step for row in iterate_rows(file.path)] == [0, 1, 2]
+
+
+def test_all_lines_of_a_call_are_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.append(0, tuple(names(1000)), [0.0] * 1000)
+    file.append(1, ("layer1/norm",), [1.0])
+    writes, write = [], os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: writes.append(bytes(data)) or write(fd, data))
+    file.append(2, ("layer1/norm", "layer2/norm", "layer3/norm"), [1.0, 2.0, 3.0])
+    (lines,) = writes
+    assert [line.split(b",")[2] for line in lines.splitlines()] == [
+        *(b"layer1/norm", b"layer2/norm", b"layer3/norm")
+    ]
+
+
+def test_of_a_call_that_the_disk_does_not_take_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.append(0, tuple(names(1000)), [0.0] * 1000)
+    file.append(1, ("layer1/norm",), [1.0])
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:-5]))
+    with pytest.raises(OSError, match="no space for a row of"):
+        file.append(2, ("layer1/norm", "layer2/norm"), [1.0, 2.0])
+    monkeypatch.undo()
+    file.append(3, ("layer2/norm",), [3.0])
+    assert [row.step for row in iterate_rows(tmp_path / "metrics.long.csv")] == [1, 3]
+
+
+def test_threads_lose_no_value_while_names_come_one_by_one(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+
+    def work(worker: int) -> None:
+        for step in range(5):
+            for name in names(60):
+                file.append(step, (f"{worker}/{name}",), [float(worker + step)])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert frame_of(file.path) == {
+        step: {f"{w}/{name}": float(w + step) for w in range(4) for name in names(60)}
+        for step in range(5)
+    }
+
+
+CRASH = """
+import os, sys
+from pathlib import Path
+from mlflow_track.record.info import read_info
+from mlflow_track.record.metrics import MetricsFile
+file = MetricsFile(Path("metrics.csv"))
+if sys.argv[1] == "buffered":
+    stream = open("metrics.long.csv", "ab")
+    file.append(0, tuple(f"n{i}" for i in range(300)), [0.0] * 300)
+    file.append(0, ("n0",), [0.0])
+    os.write = lambda descriptor, line: stream.write(line)
+for step in range(10):
+    for number in range(300):
+        file.append(step, (f"n{number}",), [float(step)])
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize(("mode", "survives"), [("as it is", True), ("buffered", False)])
+def test_values_survive_sigkill_and_buffered_ones_would_not(
+    mode: str,
+    survives: bool,
+    run_script: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    assert run_script(CRASH, mode).returncode == -9
+    wanted = {s: {f"n{n}": float(s) for n in range(300)} for s in range(10)}
+    assert (frame_of(tmp_path / "metrics.csv") == wanted) is survives
+
+
+# --- rewinds of a run ---
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[tuple[RunDirectory, MetricsFile]]:
+    directory = RunDirectory.create(tmp_path, experiment="e", name=None, tags={})
+    directory.start_attempt({})
+    file = directory.open_metrics()
+    for step in range(6):
+        for name in names(100):
+            file.append(step, (name,), [float(step)])
+    yield directory, file
+    file.close()
+    directory.release()
+
+
+def test_a_rewind_takes_the_later_rows_out_of_both_files_and_a_reader_finds_them_as_one(
+    run: tuple[RunDirectory, MetricsFile],
+) -> None:
+    directory, file = run
+    sizes = file.positions()
+    assert directory.rewind(file, 3) == 200
+    (rewind,) = directory.info.rewinds
+    assert rewind.long is not None
+    assert rewind.rows + rewind.long.rows == 200
+    assert Positions(rewind.size_before, rewind.long.size_before) == sizes
+    assert frame_of(directory.metrics_path).keys() == {0, 1, 2, 3}
+    assert mt.load_run(directory.path).metrics(rewind.file).index.tolist() == [4, 5]
+    aside = frame_of(directory.path / rewind.file)
+    assert aside == {s: dict.fromkeys(names(100), float(s)) for s in (4, 5)}
+
+
+@pytest.mark.parametrize("died_after", [0, 1, 2])
+def test_a_rewind_that_a_crash_interrupts_is_completed_in_the_file_that_it_had_not_come_to(
+    died_after: int, run: tuple[RunDirectory, MetricsFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, file = run
+    # Rows of this attempt that come later lie behind the position, and stay.
+    before = file.positions()
+    file.append(5, ("layer1/norm",), [7.0])
+    file.append(5, tuple(names(100)), [8.0] * 100)
+    calls, rewind = [], metrics.AppendFile.rewind
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        if len(calls) == died_after:
+            raise SystemExit
+        calls.append(self)
+        return rewind(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.AppendFile, "rewind", interrupted)
+        patch.setattr(RunDirectory, "_note_rewind", lambda self: None)
+        try:
+            directory.rewind(file, 2, before)
+        except SystemExit:
+            assert died_after < 2
+    assert directory.info.rewinding is not None
+    again = RunDirectory(directory.path)
+    reopened = again.open_metrics()
+    reopened.close()
+    assert again.info.rewinding is None and len(again.info.rewinds) == 1
+    assert frame_of(directory.metrics_path) == {
+        **{s: dict.fromkeys(names(100), float(s)) for s in range(3)},
+        5: dict.fromkeys(names(100), 8.0),
+    }
+
+
+def test_without_the_size_a_rewind_would_be_made_twice(
+    run: tuple[RunDirectory, MetricsFile],
+) -> None:
+    directory, file = run
+    before = file.positions()
+    file.append(5, ("layer1/norm",), [7.0])
+    file.rewind(2, directory.path / "aside.csv", before)
+    left = frame_of(directory.metrics_path)
+    file.rewind(2, directory.path / "aside-2.csv", before, before)
+    assert frame_of(directory.metrics_path) == left
+    file.rewind(2, directory.path / "aside-3.csv", before)
+    assert frame_of(directory.metrics_path) != left
+
+
+def test_a_resumed_run_that_logs_a_step_again_takes_the_earlier_value_out_of_either_file() -> None:
+    many = names(100)
+    with mt.start_run(run_name="a") as run:
+        for step in range(4):
+            for name in many:
+                run.log_metric(name, 1.0, step=step)
+        run.log_metrics(dict.fromkeys(many, 1.5), step=3)
+        run.finish("FAILED")
+    with mt.start_run(run_name="a", resume="must") as run:
+        run.log_metric(many[-1], 2.0, step=2)
+        run.log_metrics(dict.fromkeys(many, 3.0), step=3)
+    frame = mt.load_run(run.directory).metrics()
+    assert frame.index.tolist() == [0, 1, 2, 3]
+    assert frame[many[-1]].tolist() == [1.0, 1.0, 2.0, 3.0]
+    assert frame[many[0]].tolist()[:2] == [1.0, 1.0] and math.isnan(frame[many[0]][2])
+    (rewind,) = read_info(run.directory).rewinds
+    assert rewind.long is not None and rewind.long.rows and rewind.rows
