@@ -60,7 +60,7 @@ row() {
     log="$work/$((passed + failed)).log"
     (
         cd "${checkout:-$work/checkout}" || exit
-        PYTHONPATH=$PWD "${@:3}" "$python" -m pytest -q -p no:cacheprovider \
+        PYTHONPATH=$PWD "${@:3}" "$python" -m pytest -q --color=no -p no:cacheprovider \
             -n "$jobs" --dist loadgroup "${words[@]}"
     ) > "$log" 2>&1
     status=$?
