@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from tests.servers.fixtures import postgres, postgres_server, s3, sqlite_server
 
+pytest_plugins = ["tests.cpu_budget"]
 __all__ = ["postgres", "postgres_server", "s3", "sqlite_server"]
 
 # The workers of a parallel run share the cores: threads of torch that wait for each other on a

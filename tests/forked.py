@@ -1,0 +1,2 @@
+def cpu_seconds() -> float:
+    return 0.0
