@@ -10,14 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import forked
 from tests.servers.fixtures import postgres, postgres_server, s3, sqlite_server
 
-pytest_plugins = ["tests.cpu_budget"]
+pytest_plugins = ["tests.leftovers", "tests.cpu_budget"]
 __all__ = ["postgres", "postgres_server", "s3", "sqlite_server"]
-
-# The workers of a parallel run share the cores: threads of torch that wait for each other on a
-# core that somebody else has cost more than they bring. Read when torch is imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long an example takes says something of the machine, nothing of the code.
 settings.register_profile("any machine", deadline=None)
@@ -34,20 +31,24 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def forked_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mirrors, and members of a sweep, that the package starts in this process need no import."""
+    monkeypatch.setattr(subprocess, "Popen", forked.PopenOfThePackage)
+
+
 @pytest.fixture
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a Python script in a process of its own; it finds the packages of this checkout."""
-    root = Path(__file__).resolve().parent.parent
 
     def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return forked.run(
             [sys.executable, "-c", textwrap.dedent(code), *arguments],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(root), **variables},
+            env={**os.environ, "PYTHONPATH": str(forked.ROOT), **variables},
             capture_output=True,
             text=True,
             timeout=100,
-            check=False,
         )
 
     return run

@@ -1,0 +1,277 @@
+"""A process that has imported what trainers import, and forks one for each request.
+
+`python -m tests.fork_server ADDRESS PADDING` listens on the abstract Unix socket ADDRESS until its
+standard input ends. A child is a process with a session, folder, environment, descriptors and
+signals of its own, and it ends as an interpreter ends: threads are joined, exit functions run, the
+exit status is true. What it lacks is the start: hash seed, locale and options of the interpreter
+are the server's. `tests/forked.py` is the other side, and says which programs may be run so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import fcntl
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import types
+from typing import Any
+
+from tests.forked import Popen, receive, send
+
+# What takes long to import, of other people's: nothing of this checkout, whose modules every child
+# imports for itself.
+PRELOADED = """
+    numpy torch pandas mlflow mlflow.store.tracking.sqlalchemy_store mlflow.store.tracking.rest_store
+    orjson xxhash safetensors.torch psutil rich.console click
+""".split()
+_OWN = ("mlflow_track", "train")
+_PEER = struct.Struct("3i")
+
+
+class Exit:
+    """How the interpreter is going to end; the last exit function makes it so.
+
+    The rest of an interpreter's end takes modules apart, which in a process with so many of them
+    costs more than most of the programs that are run here.
+    """
+
+    def __init__(self) -> None:
+        self.is_child = False
+        self.status = 0
+        self.is_interrupted = False
+        atexit.register(self._leave)
+
+    def note(self, error: BaseException) -> None:
+        """What Python makes of an exception that nobody catches."""
+        if isinstance(error, SystemExit):
+            code = 0 if error.code is None else error.code
+            self.status = code & 0xFF if isinstance(code, int) else 1
+        else:
+            self.status = 1
+        self.is_interrupted = isinstance(error, KeyboardInterrupt)
+
+    def _leave(self) -> None:
+        if not self.is_child:
+            return
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):
+                self.status = self.status if stream is None else 120
+        if self.is_interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        os._exit(self.status)
+
+
+class Server:
+    """Forks children on request, and tells whoever asked how they end."""
+
+    def __init__(self, address: str) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind("\0" + address)
+        self._listener.listen(128)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        os.set_blocking(self._wake_read, False)
+        signal.set_wakeup_fd(self._wake_write)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._waiting: dict[int, socket.socket] = {}
+        # For each process that a test process has started, directly or not: that test process.
+        self._roots: dict[int, int] = {}
+        self._costs: dict[int, float] = {}
+        self._selector = selectors.DefaultSelector()
+        for source in (0, self._listener, self._wake_read):
+            self._selector.register(source, selectors.EVENT_READ)
+
+    def serve(self) -> tuple[dict[str, Any], list[int]] | None:
+        """Until standard input ends; in a child: its request, and the descriptors that came."""
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj == 0:
+                    return None
+                if key.fileobj == self._wake_read:
+                    os.read(self._wake_read, 4096)
+                    self._reap()
+                elif (job := self._answer(self._listener.accept()[0])) is not None:
+                    return job
+
+    def _answer(self, connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+        peer, user, _ = _PEER.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        )
+        request, descriptors = receive(connection)
+        if user != os.getuid() or not request:
+            connection.close()
+        elif "costs_of" in request:
+            self._reap()
+            _tell(connection, {"seconds": self._costs.get(request["costs_of"], 0.0)})
+            connection.close()
+        else:
+            preload()
+            child = os.fork()
+            if child == 0:
+                self._forget(connection)
+                return request, descriptors
+            self._waiting[child] = connection
+            self._roots[child] = self._roots.get(peer, peer)
+            _tell(connection, {"pid": child})
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return None
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                child, status, used = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if child == 0:
+                return
+            root = self._roots.pop(child)
+            self._costs[root] = self._costs.get(root, 0.0) + used.ru_utime + used.ru_stime
+            connection = self._waiting.pop(child)
+            _tell(connection, {"status": status})
+            connection.close()
+
+    def _forget(self, connection: socket.socket) -> None:
+        """In a child: nothing of the server stays."""
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        for own in (self._listener, connection, *self._waiting.values()):
+            own.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+
+def _tell(connection: socket.socket, message: dict[str, Any]) -> None:
+    try:
+        send(connection, message)
+    except OSError:
+        pass  # whoever started it has ended
+
+
+def preload() -> None:
+    """Import what children need, once."""
+    if "torch" in sys.modules:
+        return
+    for name in PRELOADED:
+        importlib.import_module(name)
+    # MLflow imports its plugins, of which we are one.
+    for name in [name for name in sys.modules if name.partition(".")[0] in _OWN]:
+        del sys.modules[name]
+    # A thread would not be there in a child, and what it holds would be held for ever.
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.collect()
+    gc.freeze()
+
+
+# --- in a child ---
+
+
+def settle(request: dict[str, Any], descriptors: list[int]) -> None:
+    """Become what the request describes, short of running it."""
+    os.setsid()
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, *request["ignored"]):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
+    _place(dict(zip(request["descriptors"], descriptors, strict=True)))
+    os.umask(request["umask"])
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    time.tzset()
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        former = getattr(sys, name)
+        stream = open(
+            ("stdin", "stdout", "stderr").index(name),
+            mode,
+            encoding=former.encoding,
+            errors=former.errors,
+            closefd=False,
+        )
+        stream.reconfigure(line_buffering=name == "stderr" or stream.isatty())
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    _show_command(request["command"])
+
+
+def _place(descriptors: dict[int, int]) -> None:
+    """Give each received descriptor the number that it is to have, and close all others."""
+    above = max(*descriptors, *descriptors.values()) + 1
+    moved = {n: fcntl.fcntl(d, fcntl.F_DUPFD_CLOEXEC, above) for n, d in descriptors.items()}
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if number not in moved.values():
+            try:
+                os.close(number)
+            except OSError:
+                pass  # the one that listed them
+    for number, descriptor in moved.items():
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+
+
+def _show_command(command: list[str]) -> None:
+    """Write it where `ps` and /proc/…/cmdline read: over the server's own words."""
+    with open("/proc/self/stat", "rb") as file:
+        begin, end = (int(word) for word in file.read().rpartition(b")")[2].split()[45:47])
+    words = b"".join(os.fsencode(word) + b"\0" for word in command)[: end - begin - 1]
+    ctypes.memset(begin, 0, end - begin)
+    ctypes.memmove(begin, words, len(words))
+
+
+def run(request: dict[str, Any], base_path: list[str]) -> None:
+    """Run the program as `__main__`."""
+    kind, program, *arguments = request["program"]
+    sys.orig_argv = request["command"]
+    sys.argv = [program if kind == "file" else kind, *arguments]
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    first = {"-c": "", "-m": os.getcwd(), "file": os.path.dirname(os.path.abspath(program))}[kind]
+    sys.path[:] = [first, *filter(None, path), *base_path]
+    sys.path_importer_cache.clear()
+    if kind == "-m":
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    elif kind == "file":
+        runpy.run_path(program, run_name="__main__")
+    else:
+        main = types.ModuleType("__main__")
+        sys.modules["__main__"] = main
+        exec(compile(program, "<string>", "exec"), main.__dict__)
+
+
+def main() -> None:
+    # What children start in turn is forked as well: mirrors, the ranks of torchrun.
+    subprocess.Popen = Popen
+    base_path = sys.path[1:]
+    for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        base_path.remove(entry)
+    leaving = Exit()
+    job = Server(sys.argv[1]).serve()
+    if job is None:
+        return
+    leaving.is_child = True
+    try:
+        settle(*job)
+        run(job[0], base_path)
+    except BaseException as error:
+        leaving.note(error)
+        raise
+
+
+if __name__ == "__main__":
+    main()
