@@ -67,9 +67,10 @@ class Exit:
             return
         for stream in (sys.stdout, sys.stderr):
             try:
-                stream.flush()
-            except (AttributeError, OSError, ValueError):
-                self.status = self.status if stream is None else 120
+                if stream is not None and not stream.closed:
+                    stream.flush()
+            except OSError:
+                self.status = 120
         if self.is_interrupted:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
@@ -196,6 +197,8 @@ def settle(request: dict[str, Any], descriptors: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     time.tzset()
+    # Python's own generator has been seeded anew by the fork.
+    sys.modules["numpy"].random.seed()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         former = getattr(sys, name)
         stream = open(

@@ -259,7 +259,9 @@ def send(
     data = json.dumps(message).encode()
     data = struct.pack("I", len(data)) + data
     sent = socket.send_fds(connection, [data], descriptors)
-    connection.sendall(data[sent:])
+    # Nothing at all is refused as well, where the other side has closed already.
+    if rest := data[sent:]:
+        connection.sendall(rest)
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
