@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,15 +41,27 @@ def forked_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a Python script in a process of its own; it finds the packages of this checkout."""
+    return partial(_run, forked.run, tmp_path)
 
-    def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return forked.run(
-            [sys.executable, "-c", textwrap.dedent(code), *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(forked.ROOT), **variables},
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
 
-    return run
+@pytest.fixture
+def run_interpreter(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `run_script`, in an interpreter that starts with nothing imported."""
+    return partial(_run, subprocess.run, tmp_path)
+
+
+def _run(
+    start: Callable[..., subprocess.CompletedProcess[str]],
+    folder: Path,
+    code: str,
+    *arguments: str,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    return start(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(forked.ROOT), **variables},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )

@@ -14,7 +14,7 @@ import ctypes
 import fcntl
 import gc
 import importlib
-import json
+import io
 import os
 import runpy
 import selectors
@@ -33,7 +33,8 @@ from tests.forked import Popen, receive, send
 # What takes long to import, of other people's: nothing of this checkout, whose modules every child
 # imports for itself.
 PRELOADED = """
-    numpy torch pandas mlflow mlflow.store.tracking.sqlalchemy_store mlflow.store.tracking.rest_store
+    numpy torch pandas
+    mlflow mlflow.store.tracking.sqlalchemy_store mlflow.store.tracking.rest_store
     orjson xxhash safetensors.torch psutil rich.console click
 """.split()
 _OWN = ("mlflow_track", "train")
@@ -199,19 +200,24 @@ def settle(request: dict[str, Any], descriptors: list[int]) -> None:
     time.tzset()
     # Python's own generator has been seeded anew by the fork.
     sys.modules["numpy"].random.seed()
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        former = getattr(sys, name)
-        stream = open(
-            ("stdin", "stdout", "stderr").index(name),
-            mode,
-            encoding=former.encoding,
-            errors=former.errors,
-            closefd=False,
-        )
-        stream.reconfigure(line_buffering=name == "stderr" or stream.isatty())
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = _stream(number, getattr(sys, name))
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     _show_command(request["command"])
+
+
+def _stream(descriptor: int, former: io.TextIOWrapper) -> io.TextIOWrapper:
+    """A standard stream as an interpreter that starts now makes it: a terminal gets whole lines."""
+    raw = io.FileIO(descriptor, "wb" if descriptor else "rb", closefd=False)
+    buffer = io.BufferedWriter if descriptor else io.BufferedReader
+    return io.TextIOWrapper(
+        raw if former.write_through else buffer(raw),
+        encoding=former.encoding,
+        errors=former.errors,
+        line_buffering=descriptor == 2 or raw.isatty(),
+        write_through=former.write_through,
+    )
 
 
 def _place(descriptors: dict[int, int]) -> None:

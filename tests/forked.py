@@ -1,4 +1,4 @@
-"""Programs in Python as processes that need not import torch: forked where that makes no difference.
+"""Programs in Python as processes that need not import torch: forked, where that is the same.
 
 `Popen` and `run` are those of `subprocess`, and what they start is a process of its own: it has its
 own session, folder, environment, descriptors and signals, it can be killed, and its exit status and
@@ -71,7 +71,8 @@ class Popen(subprocess.Popen):
             before = (args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo)
             super()._execute_child(*before, creationflags, shell, *rest)  # type: ignore[misc]
             return
-        standard = [n if pipe == -1 else pipe for n, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
+        inherited = enumerate((pipes[0], pipes[3], pipes[5]))
+        standard = [number if pipe == -1 else pipe for number, pipe in inherited]
         try:
             self._connection = _connect(environment[SESSION])
             request = {

@@ -13,10 +13,14 @@ from tests.forked import ROOT
 
 LEAVES = """
 import subprocess
+# Detached, as a mirror is, and started by a process that has ended.
+PROGRAM = '''
+import subprocess
+sleep = subprocess.Popen(["sleep", "{seconds}"], start_new_session=True, stdout=2)
+print(sleep.pid)
+'''
 def test_it():
-    # Detached, as a mirror is, and started by a process that has ended.
-    program = "import subprocess; print(subprocess.Popen(['sleep', '{seconds}'], start_new_session=True, stdout=2).pid)"
-    pid = subprocess.check_output([{python!r}, "-c", program], text=True)
+    pid = subprocess.check_output([{python!r}, "-c", PROGRAM], text=True)
     open("pid", "w").write(pid)
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 
@@ -15,6 +14,7 @@ import mlflow_track as mt
 from mlflow_track.cli import main
 from mlflow_track.mirror import companion as companion_module
 from mlflow_track.mirror.companion import Companion
+from tests import forked
 from tests.mirror.conftest import ROOT, history, only_run, runs_of
 
 DEAD = "http://127.0.0.1:9"
@@ -60,7 +60,7 @@ def test_at_a_terminal_the_end_of_a_run_shows_what_it_waits_for(tmp_path):
             run.log_metric("a", 1.0, step=step)
     """
     ours, theirs = os.openpty()
-    with subprocess.Popen(
+    with forked.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
         stderr=theirs,
         cwd=tmp_path,

@@ -21,6 +21,7 @@ import torch
 import mlflow_track as mt
 from mlflow_track.checkpoint import lease, pruning, retention
 from mlflow_track.checkpoint.retention import Keep
+from tests import forked
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -159,7 +160,7 @@ with mt.start_run() as run:
 def test_a_run_that_ends_shows_on_a_terminal_what_it_waits_for() -> None:
     ours, theirs = pty.openpty()
     root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", SLOW_END],
         stderr=theirs,
         env={**os.environ, "PYTHONPATH": str(root)},

@@ -17,6 +17,7 @@ import pytest
 import mlflow_track as mt
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows, read_rows
+from tests import forked
 from tests.campaign import seeds
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -172,7 +173,7 @@ def test_rows_whose_call_had_returned_survive_a_kill_at_any_moment(
 ) -> None:
     read_end, write_end = os.pipe()
     root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", LOGGER, str(write_end)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(root)},
