@@ -14,7 +14,6 @@ import mlflow_track as mt
 from mlflow_track.cli import main
 from mlflow_track.mirror import companion as companion_module
 from mlflow_track.mirror.companion import Companion
-from tests import forked
 from tests.mirror.conftest import ROOT, history, only_run, runs_of
 
 DEAD = "http://127.0.0.1:9"
@@ -59,8 +58,9 @@ def test_at_a_terminal_the_end_of_a_run_shows_what_it_waits_for(tmp_path):
         for step in range(7):
             run.log_metric("a", 1.0, step=step)
     """
+    # Interpreters that start: a forked mirror has seen that nobody answers before a line is due.
     ours, theirs = os.openpty()
-    with forked.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
         stderr=theirs,
         cwd=tmp_path,
