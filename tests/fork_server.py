@@ -33,9 +33,12 @@ from tests.forked import Popen, receive, send
 # What takes long to import, of other people's: nothing of this checkout, whose modules every child
 # imports for itself.
 PRELOADED = """
-    numpy torch pandas
+    numpy torch torch._dynamo torch.distributed.run pandas
     mlflow mlflow.store.tracking.sqlalchemy_store mlflow.store.tracking.rest_store
-    orjson xxhash safetensors.torch psutil rich.console click
+    mlflow.store.artifact.local_artifact_repo mlflow.store.artifact.mlflow_artifacts_repo
+    sqlalchemy.dialects.sqlite alembic.command
+    matplotlib.figure matplotlib.backends.backend_agg pydoc_data.topics
+    orjson xxhash safetensors.torch psutil rich.console click email.policy
 """.split()
 _OWN = ("mlflow_track", "train")
 _PEER = struct.Struct("3i")
@@ -201,22 +204,24 @@ def settle(request: dict[str, Any], descriptors: list[int]) -> None:
     # Python's own generator has been seeded anew by the fork.
     sys.modules["numpy"].random.seed()
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        stream = _stream(number, getattr(sys, name))
+        former = getattr(sys, name)
+        is_unbuffered = former.write_through or request["is_unbuffered"]
+        stream = _stream(number, former, is_unbuffered)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     _show_command(request["command"])
 
 
-def _stream(descriptor: int, former: io.TextIOWrapper) -> io.TextIOWrapper:
+def _stream(descriptor: int, former: io.TextIOWrapper, is_unbuffered: bool) -> io.TextIOWrapper:
     """A standard stream as an interpreter that starts now makes it: a terminal gets whole lines."""
     raw = io.FileIO(descriptor, "wb" if descriptor else "rb", closefd=False)
     buffer = io.BufferedWriter if descriptor else io.BufferedReader
     return io.TextIOWrapper(
-        raw if former.write_through else buffer(raw),
+        raw if is_unbuffered else buffer(raw),
         encoding=former.encoding,
         errors=former.errors,
         line_buffering=descriptor == 2 or raw.isatty(),
-        write_through=former.write_through,
+        write_through=is_unbuffered,
     )
 
 

@@ -35,9 +35,25 @@ ROOT = Path(__file__).resolve().parent.parent
 # In the environment of every process of a session of tests: the address of its fork server.
 SESSION = "SUITE_SESSION"
 # Where variables are read before a program's first line, a fork is too late for them.
-_READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "ATEN_")
+_READ_AT_START = (
+    *("PYTHON", "LC_", "LANG", "LD_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "ATEN_"),
+    "MPL",
+)
+    "PYTHON",
+    "LC_",
+    "LANG",
+    "LD_",
+    "OMP_",
+    "KMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "ATEN_",
+    "MPL",
+)
 _SETTLED = ("PYTHONPATH",)
 _STARTED_BY_THE_PACKAGE = ("mlflow_track.mirror", "mlflow_track.mirror.fetch", "train")
+# The one option that a forked interpreter can follow; torchrun gives it.
+_UNBUFFERED = "-u"
 # Others may depend on how they were started.
 _MODULES = ("mlflow_track", "train", "tests.", "torch.distributed.run")
 
@@ -78,6 +94,7 @@ class Popen(subprocess.Popen):
             request = {
                 "program": program,
                 "command": [os.fsdecode(word) for word in args],
+                "is_unbuffered": _UNBUFFERED in args[:2],
                 "folder": os.path.abspath(os.fsdecode(cwd or ".")),
                 "environment": environment,
                 "umask": _umask(),
@@ -166,6 +183,8 @@ def program_of(args: Any) -> list[str] | None:
     if isinstance(args, str | bytes | os.PathLike):
         return None
     words = [os.fsdecode(word) for word in args]
+    if words[1:2] == [_UNBUFFERED]:
+        del words[1]
     if len(words) < 2 or words[0] != sys.executable:
         return None
     if words[1] == "-m" and len(words) > 2:
