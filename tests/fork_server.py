@@ -28,7 +28,7 @@ import time
 import types
 from typing import Any
 
-from tests.forked import Popen, receive, send
+from tests.forked import Popen, read_at_start, receive, send
 
 # What takes long to import, of other people's: nothing of this checkout, whose modules every child
 # imports for itself.
@@ -97,6 +97,7 @@ class Server:
         # For each process that a test process has started, directly or not: that test process.
         self._roots: dict[int, int] = {}
         self._costs: dict[int, float] = {}
+        self._at_start = read_at_start(os.environ)
         self._selector = selectors.DefaultSelector()
         for source in (0, self._listener, self._wake_read):
             self._selector.register(source, selectors.EVENT_READ)
@@ -110,6 +111,10 @@ class Server:
                 if key.fileobj == self._wake_read:
                     os.read(self._wake_read, 4096)
                     self._reap()
+                elif key.data is not None:
+                    # What had to live as long as whoever started it.
+                    self._selector.unregister(key.fileobj)
+                    os.kill(key.data, signal.SIGKILL)
                 elif (job := self._answer(self._listener.accept()[0])) is not None:
                     return job
 
@@ -124,6 +129,9 @@ class Server:
             self._reap()
             _tell(connection, {"seconds": self._costs.get(request["costs_of"], 0.0)})
             connection.close()
+        elif read_at_start(request["environment"]) != self._at_start:
+            _tell(connection, {})
+            connection.close()
         else:
             preload()
             child = os.fork()
@@ -131,6 +139,8 @@ class Server:
                 self._forget(connection)
                 return request, descriptors
             self._waiting[child] = connection
+            if request["is_tied"]:
+                self._selector.register(connection, selectors.EVENT_READ, child)
             self._roots[child] = self._roots.get(peer, peer)
             _tell(connection, {"pid": child})
         for descriptor in descriptors:
@@ -148,6 +158,8 @@ class Server:
             root = self._roots.pop(child)
             self._costs[root] = self._costs.get(root, 0.0) + used.ru_utime + used.ru_stime
             connection = self._waiting.pop(child)
+            if connection in self._selector.get_map():
+                self._selector.unregister(connection)
             _tell(connection, {"status": status})
             connection.close()
 

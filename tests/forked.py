@@ -39,17 +39,6 @@ _READ_AT_START = (
     *("PYTHON", "LC_", "LANG", "LD_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "ATEN_"),
     "MPL",
 )
-    "PYTHON",
-    "LC_",
-    "LANG",
-    "LD_",
-    "OMP_",
-    "KMP_",
-    "MKL_",
-    "OPENBLAS_",
-    "ATEN_",
-    "MPL",
-)
 _SETTLED = ("PYTHONPATH",)
 _STARTED_BY_THE_PACKAGE = ("mlflow_track.mirror", "mlflow_track.mirror.fetch", "train")
 # The one option that a forked interpreter can follow; torchrun gives it.
@@ -62,6 +51,8 @@ class Popen(subprocess.Popen):
     """`subprocess.Popen`, whose process is forked if it may be."""
 
     _connection: socket.socket | None = None
+    # Whether it is killed when this process ends.
+    _is_tied = False
 
     # What is overridden here has had these names and first parameters from Python 3.10 to 3.14.
 
@@ -83,18 +74,13 @@ class Popen(subprocess.Popen):
         environment = dict(os.environ if env is None else env)
         program = None if executable or preexec_fn or shell else self._program_of(args)
         is_other_user = any(value is not None for value in others[1:4])
-        if program is None or is_other_user or not may_be_forked(environment):
-            before = (args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo)
-            super()._execute_child(*before, creationflags, shell, *rest)  # type: ignore[misc]
-            return
-        inherited = enumerate((pipes[0], pipes[3], pipes[5]))
-        standard = [number if pipe == -1 else pipe for number, pipe in inherited]
-        try:
-            self._connection = _connect(environment[SESSION])
+        if program is not None and SESSION in environment and not is_other_user:
+            inherited = enumerate((pipes[0], pipes[3], pipes[5]))
             request = {
                 "program": program,
                 "command": [os.fsdecode(word) for word in args],
                 "is_unbuffered": _UNBUFFERED in args[:2],
+                "is_tied": self._is_tied,
                 "folder": os.path.abspath(os.fsdecode(cwd or ".")),
                 "environment": environment,
                 "umask": _umask(),
@@ -102,11 +88,24 @@ class Popen(subprocess.Popen):
                 "blocked": [int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
                 "descriptors": [0, 1, 2, *pass_fds],
             }
-            send(self._connection, request, (*standard, *pass_fds))
-            self.pid = receive(self._connection)[0]["pid"]
-        finally:
-            self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
-        self._child_created = True
+            standard = [number if pipe == -1 else pipe for number, pipe in inherited]
+            if self._fork(request, (*standard, *pass_fds)):
+                self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+                self._child_created = True
+                return
+        before = (args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo)
+        super()._execute_child(*before, creationflags, shell, *rest)  # type: ignore[misc]
+
+    def _fork(self, request: Mapping[str, Any], descriptors: Sequence[int]) -> bool:
+        """Whether the server has; it does not where the interpreter must start by itself."""
+        connection = _connect(request["environment"][SESSION])
+        send(connection, request, descriptors)
+        answer = receive(connection)[0]
+        if "pid" not in answer:
+            connection.close()
+            return False
+        self._connection, self.pid = connection, answer["pid"]
+        return True
 
     @staticmethod
     def _program_of(args: Any) -> list[str] | None:
@@ -194,20 +193,13 @@ def program_of(args: Any) -> list[str] | None:
     return None if words[1].startswith("-") else ["file", *words[1:]]
 
 
-def may_be_forked(environment: Mapping[str, str]) -> bool:
-    """Whether there is a server, and its interpreter started with the same variables."""
-    return SESSION in environment and _at_start(environment) == _at_start_here
-
-
-def _at_start(environment: Mapping[str, str]) -> dict[str, str]:
+def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that an interpreter, or torch, reads when it starts."""
     return {
         name: value
         for name, value in environment.items()
         if name.startswith(_READ_AT_START) and name not in _SETTLED
     }
-
-
-_at_start_here = _at_start(os.environ)
 
 
 def _is_ignored(number: int) -> bool:
@@ -220,6 +212,28 @@ def _is_ignored(number: int) -> bool:
 def _umask() -> int:
     with open("/proc/self/status") as file:
         return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
+
+
+# --- in the place of an interpreter ---
+
+
+class _TiedPopen(Popen):
+    _is_tied = True
+
+
+def stand_in(python: str, words: Sequence[str]) -> int:
+    """Do as the interpreter `python` would that got `words`; returns its exit status.
+
+    Signals go on to the forked program, and it does not outlive this process.
+    """
+    process = _TiedPopen([python, *words])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, _: process.send_signal(number))
+    code = process.wait()
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
 
 
 # --- the server ---

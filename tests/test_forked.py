@@ -118,11 +118,36 @@ def test_random_numbers_differ_from_process_to_process() -> None:
     "changes", [{"PYTHONHASHSEED": "0"}, {"LC_ALL": "C"}, {"OMP_NUM_THREADS": "3"}]
 )
 def test_what_an_interpreter_reads_at_its_start_starts_one(changes: dict[str, str]) -> None:
-    assert forked.may_be_forked(dict(os.environ))
-    assert not forked.may_be_forked({**os.environ, **changes})
     program = [sys.executable, "-c", "import sys; print('torch' in sys.modules)"]
     done = forked.run(program, capture_output=True, text=True, env={**os.environ, **changes})
     assert done.stdout == "False\n"
+
+
+STAND_IN = f"""#!{sys.executable} -IS
+import sys
+sys.path.insert(0, {str(forked.ROOT)!r})
+from tests import forked
+sys.exit(forked.stand_in({sys.executable!r}, sys.argv[1:]))
+"""
+
+
+def test_what_stands_in_for_an_interpreter_passes_signals_on_and_dies_with_its_program() -> None:
+    python = Path("python")
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    told = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))"
+    program = f"{told}; import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    for number, status in ((signal.SIGTERM, 9), (signal.SIGUSR1, -signal.SIGUSR1)):
+        with subprocess.Popen(["./python", "-c", program], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None and int(process.stdout.readline()) != process.pid
+            process.send_signal(number)
+            assert process.wait(60) == status
+    with subprocess.Popen(["./python", "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+        # Its end of the pipe closes when the program has ended.
+        assert process.stdout.read() == b""
 
 
 @pytest.mark.parametrize(
