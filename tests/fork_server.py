@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.forked import Popen, read_at_start, receive, send
 
@@ -81,6 +81,14 @@ class Exit:
         os._exit(self.status)
 
 
+class Job(NamedTuple):
+    """What a child is to be: its request, the descriptors that came along, and who waits for it."""
+
+    request: dict[str, Any]
+    descriptors: list[int]
+    connection: socket.socket
+
+
 class Server:
     """Forks children on request, and tells whoever asked how they end."""
 
@@ -94,16 +102,16 @@ class Server:
         signal.set_wakeup_fd(self._wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._waiting: dict[int, socket.socket] = {}
-        # For each process that a test process has started, directly or not: that test process.
-        self._roots: dict[int, int] = {}
+        # What was forked for each process that has asked for its costs, and for those it started.
         self._costs: dict[int, float] = {}
+        self._roots: dict[int, int] = {}
         self._at_start = read_at_start(os.environ)
         self._selector = selectors.DefaultSelector()
         for source in (0, self._listener, self._wake_read):
             self._selector.register(source, selectors.EVENT_READ)
 
-    def serve(self) -> tuple[dict[str, Any], list[int]] | None:
-        """Until standard input ends; in a child: its request, and the descriptors that came."""
+    def serve(self) -> Job | None:
+        """Until standard input ends; in a child: what it is to do."""
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj == 0:
@@ -118,7 +126,7 @@ class Server:
                 elif (job := self._answer(self._listener.accept()[0])) is not None:
                     return job
 
-    def _answer(self, connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    def _answer(self, connection: socket.socket) -> Job | None:
         peer, user, _ = _PEER.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
         )
@@ -127,7 +135,7 @@ class Server:
             connection.close()
         elif "costs_of" in request:
             self._reap()
-            _tell(connection, {"seconds": self._costs.get(request["costs_of"], 0.0)})
+            _tell(connection, {"seconds": self._costs.setdefault(request["costs_of"], 0.0)})
             connection.close()
         elif read_at_start(request["environment"]) != self._at_start:
             _tell(connection, {})
@@ -136,16 +144,23 @@ class Server:
             preload()
             child = os.fork()
             if child == 0:
-                self._forget(connection)
-                return request, descriptors
+                self._forget()
+                return Job(request, descriptors, connection)
             self._waiting[child] = connection
             if request["is_tied"]:
                 self._selector.register(connection, selectors.EVENT_READ, child)
-            self._roots[child] = self._roots.get(peer, peer)
-            _tell(connection, {"pid": child})
+            self._roots[child] = self._root_of(peer)
         for descriptor in descriptors:
             os.close(descriptor)
         return None
+
+    def _root_of(self, process: int) -> int:
+        """Who asks for the costs of a process: itself, or an ancestor; 0 where nobody does."""
+        while process > 1 and process not in self._costs:
+            if process in self._roots:
+                return self._roots[process]
+            process = _parent_of(process)
+        return process if process > 1 else 0
 
     def _reap(self) -> None:
         while True:
@@ -156,21 +171,30 @@ class Server:
             if child == 0:
                 return
             root = self._roots.pop(child)
-            self._costs[root] = self._costs.get(root, 0.0) + used.ru_utime + used.ru_stime
+            if root in self._costs:
+                self._costs[root] += used.ru_utime + used.ru_stime
             connection = self._waiting.pop(child)
             if connection in self._selector.get_map():
                 self._selector.unregister(connection)
             _tell(connection, {"status": status})
             connection.close()
 
-    def _forget(self, connection: socket.socket) -> None:
+    def _forget(self) -> None:
         """In a child: nothing of the server stays."""
         signal.set_wakeup_fd(-1)
         self._selector.close()
-        for own in (self._listener, connection, *self._waiting.values()):
+        for own in (self._listener, *self._waiting.values()):
             own.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+
+def _parent_of(process: int) -> int:
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _tell(connection: socket.socket, message: dict[str, Any]) -> None:
@@ -198,8 +222,9 @@ def preload() -> None:
 # --- in a child ---
 
 
-def settle(request: dict[str, Any], descriptors: list[int]) -> None:
+def settle(job: Job) -> None:
     """Become what the request describes, short of running it."""
+    request = job.request
     os.setsid()
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
@@ -207,7 +232,10 @@ def settle(request: dict[str, Any], descriptors: list[int]) -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ, *request["ignored"]):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
-    _place(dict(zip(request["descriptors"], descriptors, strict=True)))
+    # Only now: whoever started it may send it signals.
+    _tell(job.connection, {"pid": os.getpid()})
+    job.connection.close()
+    _place(dict(zip(request["descriptors"], job.descriptors, strict=True)))
     os.umask(request["umask"])
     os.chdir(request["folder"])
     os.environ.clear()
@@ -292,8 +320,8 @@ def main() -> None:
         return
     leaving.is_child = True
     try:
-        settle(*job)
-        run(job[0], base_path)
+        settle(job)
+        run(job.request, base_path)
     except BaseException as error:
         leaving.note(error)
         raise

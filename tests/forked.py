@@ -217,6 +217,26 @@ def _umask() -> int:
 # --- in the place of an interpreter ---
 
 
+# Set: the interpreter is forked. Elsewhere it starts.
+FORKING = "SUITE_FORKS"
+_STAND_IN = """#!{python} -IS
+import os, sys
+words = [*{options!r}, *sys.argv[1:]]
+if {variable!r} not in os.environ:
+    os.execv({python!r}, [{python!r}, *words])
+sys.path.insert(0, {root!r})
+from tests import forked
+sys.exit(forked.stand_in({python!r}, words))
+"""
+
+
+def write_stand_in(path: Path, *options: str) -> None:
+    """Write a program that is this interpreter, given `options` before all others."""
+    names = {"python": sys.executable, "options": options, "variable": FORKING, "root": str(ROOT)}
+    path.write_text(_STAND_IN.format(**names))
+    path.chmod(0o755)
+
+
 class _TiedPopen(Popen):
     _is_tied = True
 

@@ -123,18 +123,11 @@ def test_what_an_interpreter_reads_at_its_start_starts_one(changes: dict[str, st
     assert done.stdout == "False\n"
 
 
-STAND_IN = f"""#!{sys.executable} -IS
-import sys
-sys.path.insert(0, {str(forked.ROOT)!r})
-from tests import forked
-sys.exit(forked.stand_in({sys.executable!r}, sys.argv[1:]))
-"""
-
-
-def test_what_stands_in_for_an_interpreter_passes_signals_on_and_dies_with_its_program() -> None:
-    python = Path("python")
-    python.write_text(STAND_IN)
-    python.chmod(0o755)
+def test_what_stands_in_for_an_interpreter_passes_signals_on_and_dies_with_its_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(forked.FORKING, "1")
+    forked.write_stand_in(Path("python"))
     told = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))"
     program = f"{told}; import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     for number, status in ((signal.SIGTERM, 9), (signal.SIGUSR1, -signal.SIGUSR1)):
@@ -148,6 +141,14 @@ def test_what_stands_in_for_an_interpreter_passes_signals_on_and_dies_with_its_p
         process.kill()
         # Its end of the pipe closes when the program has ended.
         assert process.stdout.read() == b""
+
+
+def test_it_starts_the_interpreter_where_nothing_is_to_be_forked() -> None:
+    forked.write_stand_in(Path("python"), "-c")
+    program = "import os, sys; print(os.getpid(), 'torch' in sys.modules, sys.argv)"
+    with subprocess.Popen(["./python", program, "a"], stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert started.stdout.read() == f"{started.pid} False ['-c', 'a']\n"
 
 
 @pytest.mark.parametrize(
