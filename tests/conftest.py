@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,14 +22,23 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test works in a folder of its own, with none of our variables set."""
+def _forget_variables() -> None:
     for name in list(os.environ):
         if name.startswith(("MLFLOW_", "EXPERIMENT_NAME")) or name in ("RANK", "WORLD_SIZE"):
-            monkeypatch.delenv(name)
+            del os.environ[name]
+
+
+# Now: fixtures of a module or a session come before those of a test.
+_forget_variables()
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Each test works in a folder of its own, with none of our variables set."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    # MLflow sets one where it is told a URI: what the next test starts would go there.
+    _forget_variables()
 
 
 @pytest.fixture(autouse=True)

@@ -40,11 +40,11 @@ _READ_AT_START = (
     "MPL",
 )
 _SETTLED = ("PYTHONPATH",)
-_STARTED_BY_THE_PACKAGE = ("mlflow_track.mirror", "mlflow_track.mirror.fetch", "train")
+_STARTED_BY_THE_PACKAGE = ("mlflow", "mlflow_track.mirror", "mlflow_track.mirror.fetch", "train")
 # The one option that a forked interpreter can follow; torchrun gives it.
 _UNBUFFERED = "-u"
 # Others may depend on how they were started.
-_MODULES = ("mlflow_track", "train", "tests.", "torch.distributed.run")
+_MODULES = ("mlflow", "train", "tests.", "torch.distributed.run")
 
 
 class Popen(subprocess.Popen):

@@ -151,9 +151,7 @@ def test_it_starts_the_interpreter_where_nothing_is_to_be_forked() -> None:
         assert started.stdout.read() == f"{started.pid} False ['-c', 'a']\n"
 
 
-@pytest.mark.parametrize(
-    "words", [["-I", "-c", "1"], ["-i"], ["-m", "mlflow", "server"], ["-c"], []]
-)
+@pytest.mark.parametrize("words", [["-I", "-c", "1"], ["-i"], ["-m", "uvicorn", "app"], ["-c"], []])
 def test_what_is_not_one_program_in_python_is_not_forked(words: list[str]) -> None:
     assert forked.program_of([sys.executable, *words]) is None
     assert forked.program_of(["ls", "-c", "1"]) is None and forked.program_of("ls") is None

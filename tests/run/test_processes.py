@@ -93,7 +93,8 @@ def test_without_the_hook_the_child_would_write_into_the_run(run_script: Script)
     assert 9.0 in run.metrics()["a"].tolist()
 
 
-# Ends each worker in the first moment of its life, when what Python does after a fork is not done.
+# Ends each worker in the first moment of its life, when what Python does after a fork is not done;
+# how long that takes follows from what the process has imported.
 END_WORKERS = """
 import os, signal, time, mlflow_track as mt
 with mt.start_run(run_name="r") as run:
@@ -111,14 +112,16 @@ with mt.start_run(run_name="r") as run:
 
 
 def test_a_forked_worker_of_a_run_that_listens_to_signals_can_be_terminated(
-    run_script: Script,
+    run_interpreter: Script,
 ) -> None:
-    assert run_script(END_WORKERS).stdout == "[-15] False\n"
+    assert run_interpreter(END_WORKERS).stdout == "[-15] False\n"
 
 
-def test_without_holding_them_back_signals_to_a_new_worker_are_lost(run_script: Script) -> None:
+def test_without_holding_them_back_signals_to_a_new_worker_are_lost(
+    run_interpreter: Script,
+) -> None:
     guard = "import mlflow_track.stop as stop; stop._hold_signals = lambda: None"
-    assert "7" in run_script(f"{guard}\n{END_WORKERS}").stdout
+    assert "7" in run_interpreter(f"{guard}\n{END_WORKERS}").stdout
 
 
 def test_what_is_logged_after_the_end_is_refused() -> None:
