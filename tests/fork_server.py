@@ -120,9 +120,10 @@ class Server:
                     os.read(self._wake_read, 4096)
                     self._reap()
                 elif key.data is not None:
-                    # What had to live as long as whoever started it.
-                    self._selector.unregister(key.fileobj)
-                    os.kill(key.data, signal.SIGKILL)
+                    # Whoever started it has ended; so has the child, if it is not waited for.
+                    if key.data in self._waiting:
+                        self._selector.unregister(key.fileobj)
+                        os.kill(key.data, signal.SIGKILL)
                 elif (job := self._answer(self._listener.accept()[0])) is not None:
                     return job
 

@@ -129,14 +129,20 @@ class Popen(subprocess.Popen):
     def _look(self, timeout: float | None) -> bool:
         """Whether it has ended; waits for it so long."""
         assert self._connection is not None
-        poll = select.poll()
-        poll.register(self._connection, select.POLLIN)
-        if self.returncode is None and poll.poll(None if timeout is None else timeout * 1000):
-            with self._waitpid_lock:  # type: ignore[attr-defined]
-                if self.returncode is None:
-                    answer = receive(self._connection)[0]
-                    self.returncode = os.waitstatus_to_exitcode(answer["status"])
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self._connection, select.POLLIN)
+            if poll.poll(None if timeout is None else timeout * 1000):
+                with self._waitpid_lock:  # type: ignore[attr-defined]
+                    if self.returncode is None:
+                        answer = receive(self._connection)[0]
+                        self.returncode = os.waitstatus_to_exitcode(answer["status"])
         return self.returncode is not None
+
+    def __del__(self, *arguments: Any, **named: Any) -> None:
+        super().__del__(*arguments, **named)  # type: ignore[misc]
+        if self._connection is not None:
+            self._connection.close()
 
 
 class PopenOfThePackage(Popen):
