@@ -312,7 +312,7 @@ def test_the_status_is_true_however_the_run_ends(
         assert run.info["attempts"][0]["error"] == "ValueError: broken"
 
 
-def test_importing_and_logging_locally_loads_no_heavy_package(run_script: Script) -> None:
+def test_importing_and_logging_locally_loads_no_heavy_package(run_interpreter: Script) -> None:
     code = """
     import sys
     def heavy():
@@ -323,7 +323,7 @@ def test_importing_and_logging_locally_loads_no_heavy_package(run_script: Script
         run.log_metrics({"loss": 1.0}, step=0)
     assert not heavy(), heavy()
     """
-    done = run_script(code)
+    done = run_interpreter(code)
     assert done.returncode == 0, done.stderr
 
 
