@@ -1,25 +1,35 @@
 # Set-up, the main job, and the checks. All of it happens in .venv; stamp files there say what is
-# done, so that only the first call takes minutes.
+# done, so that only the first call takes minutes. Where .venv is of another version than PYTHON,
+# PYTHON gets an environment of its own: `make test PYTHON=python3.13` works in .venv-3.13.
 
 PYTHON ?= python3
 EXPERIMENT ?= demo
 PORT ?= 5000
-# More words for `mlflow run .`, as in make demo ARGS="-P max_steps=200".
+# More words for what is started, as in make demo ARGS="-P max_steps=200", make faults ARGS="-k kill".
 ARGS ?=
 # One more than the cores of a small machine: many tests wait for a process or a server.
 JOBS ?= 3
 
-BIN := $(CURDIR)/.venv/bin
+VENV := .venv
+ifneq ($(origin PYTHON),file)
+    VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    VERSION_THERE := $(shell sed -n 's/^version = \([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2> /dev/null)
+    ifneq ($(VERSION),$(or $(VERSION_THERE),$(VERSION)))
+        VENV := .venv-$(VERSION)
+    endif
+endif
+
+BIN := $(CURDIR)/$(VENV)/bin
 STORE := sqlite:///$(CURDIR)/mlflow.db
-INSTALL := .venv/bin/python -m pip install -qq --constraint constraints.txt
-INSTALLED := .venv/.installed
-INSTALLED_DEV := .venv/.installed-dev
-# Other trackers, for comparison: what they need would disturb the pins of .venv.
+INSTALL := $(VENV)/bin/python -m pip install -qq --constraint constraints.txt
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+# Other trackers, for comparison: what they need would disturb the pins of $(VENV).
 INSTALLED_BENCH := .venv-bench/.installed
 COMPARISONS := */logging_cost.py|*/rows_lost.py|*/checkpoints.py|*/loading.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui server test faults lint bench
+.PHONY: help demo ui server test faults tables lint bench
 .DELETE_ON_ERROR:
 
 # What another job left in the environment would send this one elsewhere.
@@ -37,7 +47,7 @@ demo: export MLFLOW_EXPERIMENT_NAME := $(EXPERIMENT)
 demo: export MLFLOW_TRACK_BACKEND := mlflow
 demo: $(INSTALLED) mlflow.db ## train the language model into a local MLflow store (all set-up included)
 	@# mlflow starts the first `python` on the PATH.
-	@PATH="$(BIN):$$PATH" .venv/bin/mlflow run . --env-manager=local --experiment-name "$(EXPERIMENT)" $(ARGS)
+	@PATH="$(BIN):$$PATH" $(VENV)/bin/mlflow run . --env-manager=local --experiment-name "$(EXPERIMENT)" $(ARGS)
 	@echo
 	@echo "The run is a folder in runs/$(EXPERIMENT), and a run of the MLflow store mlflow.db. Look at it:"
 	@echo "  ls runs/$(EXPERIMENT)/*                 metrics.csv, checkpoints, curves.png, sample.txt"
@@ -46,42 +56,45 @@ demo: $(INSTALLED) mlflow.db ## train the language model into a local MLflow sto
 ui: export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 ui: $(INSTALLED) mlflow.db ## the MLflow UI on the store of the demo; PORT=5000
 	@echo "http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning   (Ctrl-C ends it)"
-	@.venv/bin/mlflow ui --backend-store-uri "$(STORE)" --host 127.0.0.1 --port $(PORT) --workers 1
+	@$(VENV)/bin/mlflow ui --backend-store-uri "$(STORE)" --host 127.0.0.1 --port $(PORT) --workers 1
 
 server: $(INSTALLED_DEV) ## an MLflow server on PostgreSQL, data in .server/; PORT=5000
-	@.venv/bin/python -m tests.servers --port $(PORT)
+	@$(VENV)/bin/python -m tests.servers --port $(PORT)
 
 test: $(INSTALLED_DEV) ## all tests
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
-faults: $(INSTALLED_DEV) ## only the tests that kill, cut and take away
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup -m "faults or slow"
+faults: $(INSTALLED_DEV) ## only the tests that kill, cut and take away, whole; FAULT_SEED=1 tries others
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup -m "faults or slow" $(ARGS)
+
+tables: $(INSTALLED_DEV) ## only the wide tables, whole
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup -m tables $(ARGS)
 
 lint: $(INSTALLED_DEV) ## style, format and types
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/pyright
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
 
 bench: export PYTHONPATH := $(CURDIR)
 bench: $(INSTALLED_DEV) $(INSTALLED_BENCH) ## the benchmarks, one after the other
 	@set -e; for file in benchmarks/[a-z]*.py; do \
-		case "$$file" in $(COMPARISONS)) python=.venv-bench/bin/python ;; *) python=.venv/bin/python ;; esac; \
+		case "$$file" in $(COMPARISONS)) python=.venv-bench/bin/python ;; *) python=$(VENV)/bin/python ;; esac; \
 		echo "== $$file"; "$$python" "$$file"; \
 	done
 
 # Two processes that open a fresh SQLite store together break it, so one makes it first.
 mlflow.db: | $(INSTALLED)
 	@echo "Making the MLflow store mlflow.db"
-	@MLFLOW_TRACKING_URI="$(STORE)" .venv/bin/mlflow experiments search > .venv/store.log 2>&1 \
-		|| { cat .venv/store.log; exit 1; }
+	@MLFLOW_TRACKING_URI="$(STORE)" $(VENV)/bin/mlflow experiments search > $(VENV)/store.log 2>&1 \
+		|| { cat $(VENV)/store.log; exit 1; }
 
 # pip comes last into a new environment: one that has it is whole.
-.venv/bin/pip:
+$(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is too old: 3.10 or newer is needed, as in make PYTHON=python3.11")'
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
-	@echo "Installing into .venv (a few minutes the first time)"
+$(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "Installing into $(VENV) (a few minutes the first time)"
 	@$(INSTALL) --editable .
 	@touch $@
 
@@ -90,7 +103,7 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@$(INSTALL) --editable ".[dev,server]"
 	@touch $@
 
-$(INSTALLED_BENCH): benchmarks/peers.txt benchmarks/aim.txt | .venv/bin/pip
+$(INSTALLED_BENCH): benchmarks/peers.txt benchmarks/aim.txt | $(VENV)/bin/pip
 	@echo "Installing other trackers into .venv-bench (a few minutes the first time)"
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install -qq --requirement benchmarks/peers.txt

@@ -115,7 +115,8 @@ class Ways:
     def __init__(self, state: dict[str, Any], folder: Path) -> None:
         self.state, self.folder, self.number = state, folder, 0
         self.store = CheckpointStore(folder / "ours")
-        self.saver = Saver(self.store, MetricsFile(folder / "metrics.csv"))
+        self.metrics, self.announce = MetricsFile(folder / "metrics.csv"), print
+        self.saver = Saver(self)
         self.saver.prepare(state)
         # Large ones first, so that none begins at an odd address: the quickest copy there is.
         self.tensors = sorted(tensors_of(plain(state)).values(), key=lambda t: -t.numel())
@@ -385,7 +386,7 @@ def memory_table(state: dict[str, Any], folder: Path) -> None:
         ways.state, ways.folder, ways.number = state, folder / arm.split()[0], 0
         ways.folder.mkdir()
         ways.store = CheckpointStore(ways.folder / "ours")
-        ways.saver = Saver(ways.store, MetricsFile(ways.folder / "metrics.csv"))
+        ways.saver = Saver(ways)
         call = {OURS: ways.ours, arms[0]: ways.dcp_async, arms[1]: ways.fabric_async}[arm]
         most, is_done = [0], threading.Event()
 

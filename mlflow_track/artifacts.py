@@ -17,10 +17,16 @@ from mlflow_track.record.files import make_folder, replace_file
 
 
 class Artifacts:
-    """Writes files below `root`, under names that cannot leave it."""
+    """Writes files below `root`, under names that cannot leave it.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The folder.
+        is_kept: Whether anything is written; what is refused is refused all the same.
+    """
+
+    def __init__(self, root: Path, *, is_kept: bool = True) -> None:
         self.root = root
+        self._is_kept = is_kept
 
     def copy(self, source: str | os.PathLike[str], folder: str | None) -> Path:
         source = Path(source)
@@ -32,7 +38,7 @@ class Artifacts:
         if source.is_dir():
             self._copy_folder(source, target)
         else:
-            _copy_file(source, target)
+            self._copy_file(source, target)
         return target
 
     def copy_content(self, source: str | os.PathLike[str], folder: str | None) -> None:
@@ -81,15 +87,20 @@ class Artifacts:
 
     def _write(self, name: str, content: bytes) -> Path:
         path = self._path(name)
-        make_folder(path.parent)
-        replace_file(path, content)
+        if self._is_kept:
+            make_folder(path.parent)
+            replace_file(path, content)
         return path
 
     def _copy_folder(self, source: Path, target: Path) -> None:
         for file in sorted(source.rglob("*")):
             if file.is_file():
                 inside = (target / file.relative_to(source)).relative_to(self.root)
-                _copy_file(file, self._path(str(inside)))
+                self._copy_file(file, self._path(str(inside)))
+
+    def _copy_file(self, source: Path, target: Path) -> None:
+        if self._is_kept:
+            _copy_file(source, target)
 
 
 def _copy_file(source: Path, target: Path) -> None:

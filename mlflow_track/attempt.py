@@ -8,8 +8,9 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
@@ -17,23 +18,21 @@ from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of, error_since, note_error_before
 from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.masking import mask_password
-from mlflow_track.record.repeats import RepeatedSteps
+from mlflow_track.record.metric import Directions
+from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.rows import read_last_steps
 from mlflow_track.record.system import SystemMonitor
-from mlflow_track.settings import Settings
+from mlflow_track.record.uninterruptible import undisturbed
+from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
 
 if TYPE_CHECKING:
+    from mlflow_track.checkpoint.checkpointer import Checkpointer
+    from mlflow_track.checkpoint.decision import Plan
+    from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.mirror.companion import Companion
 
 _PROVENANCE_SECONDS = 30.0
-
-
-class Checkpoints(Protocol):
-    """What an attempt asks of its checkpoints."""
-
-    def close(self) -> None: ...
-
-    def abandon(self, why: str) -> None: ...
 
 
 class Attempt:
@@ -49,6 +48,7 @@ class Attempt:
         metrics: Its rows.
         repeats: Which earlier rows give way to new ones.
         artifacts: Its artifacts.
+        directions: What was said of its metrics.
         stop: What signals ask for.
         checkpoints: Those that the run saves now; None before it asked for them.
         companion: The mirror process; None without one.
@@ -62,12 +62,12 @@ class Attempt:
         self.record = record
         self._settings = settings
         self.why_closed = ""
-        self.checkpoints: Checkpoints | None = None
+        self.checkpoints: Checkpointer | None = None
         self.stop = StopRequest()
         self.has_ended = False
         self.config_lock = threading.Lock()
         record.start_attempt(provenance.describe_process())
-        if settings.tracking_uri:
+        if settings.tracking_uri and record.is_kept:
             record.restate(
                 "mirror",
                 {
@@ -80,13 +80,23 @@ class Attempt:
             )
         self.metrics = record.open_metrics(self.print)
         self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
-        self.artifacts = Artifacts(record.artifacts_path)
+        self.artifacts = Artifacts(record.artifacts_path, is_kept=record.is_kept)
+        self.directions = Directions(
+            record.info.directions,
+            lambda changed: self.open_record().restate("directions", changed),
+            self.print,
+        )
         self.companion: Companion | None = None
         self._system: SystemMonitor | None = None
         self.provenance = threading.Thread(target=self._capture_provenance, daemon=True)
 
     def start_helpers(self) -> None:
         """Start what works beside the loop: the mirror, system metrics, provenance."""
+        note_error_before(self.record.info.id)
+        atexit.register(self._end_at_exit)
+        _after_fork(self)
+        if not self.record.is_kept:
+            return
         if self._settings.tracking_uri is not None:
             from mlflow_track.mirror.companion import Companion, mirror_environment
 
@@ -95,9 +105,6 @@ class Attempt:
         if interval > 0:
             self._system = SystemMonitor(self.record.system_metrics_path, interval, self.print)
         self.provenance.start()
-        note_error_before(self.record.info.id)
-        atexit.register(self._end_at_exit)
-        _after_fork(self)
 
     def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
         """Merge checked params into config.json; what changed goes to the log."""
@@ -120,8 +127,54 @@ class Attempt:
             except OSError as error:
                 # On a full disk a line of text must not end what a checkpoint that fails does not.
                 line = f"{line} (not in training.log: {error.strerror})"
-            if is_shown:
+            if is_shown and self.record.is_shown:
                 say(line)
+
+    def open_checkpoints(self, plan: Plan, upload: str) -> Checkpointer:
+        """The run's checkpoints under `plan`; those of an earlier call end.
+
+        Raises:
+            TypeError, ValueError: See `Run.checkpoints`.
+        """
+        from mlflow_track.checkpoint.checkpointer import Checkpointer
+        from mlflow_track.checkpoint.disk.store import CheckpointStore, DiscardedStore
+        from mlflow_track.checkpoint.ranks import Ranks
+        from mlflow_track.checkpoint.session import Session
+
+        ranks = Ranks.here()
+        if ranks.is_first:
+            # The others follow rank 0, which alone knows what the run recorded.
+            plan = plan.resolved(self.directions)
+        self._set_upload(upload, plan.keep)
+        self.stop.listen()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
+        store = CheckpointStore if self.record.is_kept else DiscardedStore
+        checkpoints = Checkpointer(
+            Session(
+                record=self.record,
+                metrics=self.metrics,
+                store=store(self.record.checkpoints_path),
+                ranks=ranks,
+                plan=plan,
+                directions=self.directions,
+                stop=self.stop,
+                announce=self.print,
+                place_is_known=self.repeats.place_is_known,
+            )
+        )
+        self.checkpoints = checkpoints
+        return checkpoints
+
+    def _set_upload(self, upload: str, keep: Keep | None) -> None:
+        """Note for the mirror which checkpoints it sends."""
+        checks.word("upload", upload, UPLOADS)
+        metric = keep.metric if keep is not None else None
+        if upload == "best" and metric is None:
+            raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
+        if self.record.info.mirror is not None:
+            what = {"upload": upload, "metric": metric, "mode": keep and keep.mode}
+            self.record.restate("mirror", what)
 
     def end(self, status: str, error: str | None) -> None:
         """Make rows durable, write status and end time, give the mirror time to send the rest.
@@ -138,9 +191,11 @@ class Attempt:
         self.stop.ignore()
         if self._system is not None:
             self._system.close()
-        self.provenance.join(timeout=_PROVENANCE_SECONDS)
+        if self.provenance.ident is not None:
+            self.provenance.join(timeout=_PROVENANCE_SECONDS)
         info = self.record.info
-        self.print(f"run {info.name} {status}{': ' + error if error else ''}")
+        if self.record.is_kept:
+            self.print(f"run {info.name} {status}{': ' + error if error else ''}")
         with self._warned("rows may be lost"):
             self.metrics.sync()
         if gone := self.metrics.gone():
@@ -185,6 +240,11 @@ class Attempt:
             raise RuntimeError(self.why_closed)
         return self.record
 
+    def open_artifacts(self) -> Artifacts:
+        """The artifacts, to be written to; see `open_record`."""
+        self.open_record()
+        return self.artifacts
+
     @contextlib.contextmanager
     def _warned(self, consequence: str) -> Iterator[None]:
         """The training is done: what the disk does not take is said, and ends nothing."""
@@ -212,3 +272,52 @@ def _after_fork(attempt: Attempt) -> None:
             attempt.leave_to_parent()
 
     os.register_at_fork(after_in_child=leave_to_parent)
+
+
+class RepeatedSteps:
+    """Watches what a run logs until it is known from where it continues.
+
+    Args:
+        directory: The run's folder.
+        metrics: Its rows; those in it now are of earlier attempts.
+        is_resumed: Whether there was an earlier attempt at all.
+
+    Attributes:
+        may_come: Whether an earlier row may still have to give way.
+    """
+
+    def __init__(self, directory: RunDirectory, metrics: MetricsFile, *, is_resumed: bool) -> None:
+        self._directory, self._metrics = directory, metrics
+        self._earlier = metrics.positions()
+        self._earlier_steps: dict[str, int] | None = None
+        self._lock = threading.Lock()
+        self.may_come = is_resumed
+
+    def place_is_known(self) -> None:
+        """A checkpoint was restored, or there is none: the rows have been rewound to the place."""
+        self.may_come = False
+
+    def give_way(self, names: tuple[str, ...], step: int) -> None:
+        """Move earlier rows aside if `step` repeats one of them; call it before the row is written.
+
+        A new metric at old steps, as an evaluation adds it to a run that has ended, repeats none.
+        """
+        if self._may_repeat(names, step):
+            undisturbed(lambda: self._give_way(names, step))
+
+    def _may_repeat(self, names: tuple[str, ...], step: int) -> bool:
+        earlier = self._earlier_steps
+        return earlier is None or any(earlier.get(name, -1) >= step for name in names)
+
+    def _give_way(self, names: tuple[str, ...], step: int) -> None:
+        with self._lock:
+            if not self.may_come:
+                return
+            if self._earlier_steps is None:
+                self._earlier_steps = read_last_steps(self._directory.metrics_path)
+            if step > max(self._earlier_steps.values(), default=-1):
+                self.may_come = False
+            elif self._may_repeat(names, step):
+                # Rows of this attempt stay: a metric that is new may have been logged before.
+                self._directory.rewind(self._metrics, step - 1, before=self._earlier)
+                self.may_come = False

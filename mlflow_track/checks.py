@@ -17,6 +17,7 @@ from mlflow_track.record import layout
 from mlflow_track.record.device_values import Arriving, CudaNumber
 from mlflow_track.record.files import legible
 from mlflow_track.record.masking import MASK, is_secret, mask_password
+from mlflow_track.record.metric import DIRECTIONS, MODES, Claim
 
 MOST_STEP = 2**53
 _RESERVED = ("step", "time")
@@ -37,6 +38,11 @@ def metric_name(name: Any) -> str:
     if name in _RESERVED:
         raise ValueError(f"metric name {name!r} is a column of metrics.csv; take another name")
     return name
+
+
+def metric_definition(name: Any, mode: Any) -> Claim:
+    """What `define_metric` was given."""
+    return Claim("define_metric", metric_name(name), word("mode", mode, MODES))
 
 
 def metric_value(name: str, value: Any) -> float | Arriving:
@@ -246,8 +252,8 @@ def require_metric(value: object) -> None:
 
 
 def require_mode(value: object) -> None:
-    if value not in ("min", "max"):
-        raise ValueError(f"mode is {value!r}; it takes 'min' or 'max'")
+    if value is not None and value not in DIRECTIONS:
+        raise ValueError(f"mode must be 'min', 'max' or None, got {value!r}")
 
 
 def step_and_state(step: Any, state: Any) -> int:

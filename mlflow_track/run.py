@@ -9,19 +9,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
-from mlflow_track.artifacts import Artifacts
 from mlflow_track.attempt import Attempt
 from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of
 from mlflow_track.record.schema import FAILED, FINISHED, KILLED
-from mlflow_track.settings import UPLOADS, Settings
+from mlflow_track.settings import Settings
 
 if TYPE_CHECKING:
     import pandas
 
     from mlflow_track.checkpoint.checkpointer import Checkpointer
-    from mlflow_track.checkpoint.follower import Follower, NoCheckpoints
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.policy.schedule import SavePolicy
     from mlflow_track.mirror.status import SyncStatus
@@ -58,7 +56,8 @@ class Run:
             directory.set_tags(tags)
         self._attempt.start_helpers()
         verb = f"continues (attempt {directory.attempt})" if is_resumed else "starts"
-        self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.directory}")
+        if directory.is_kept:
+            self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.directory}")
 
     # --- what is logged ---
 
@@ -108,6 +107,20 @@ class Run:
         else:
             self.log_metrics({name: value}, step=step)
 
+    def define_metric(self, name: str, *, mode: str) -> None:
+        """Record which direction of a metric is better, for the run's policies and its readers.
+
+        Args:
+            name: The metric's name.
+            mode: "min", "max", or "none" where no value is better than another.
+
+        Raises:
+            TypeError, ValueError: An argument is invalid, or a policy of the run says otherwise.
+        """
+        claim = checks.metric_definition(name, mode)
+        self._attempt.open_record()
+        self._attempt.directions.settle(f"define_metric {name}", [claim])
+
     def log_params(self, params: Any) -> None:
         """Add params: a mapping or dataclass, nested allowed. A changed value is recorded as such.
 
@@ -152,29 +165,29 @@ class Run:
             FileNotFoundError: There is nothing at `path`.
             ValueError: `artifact_path` would leave the artifacts.
         """
-        return self._open_artifacts().copy(path, artifact_path)
+        return self._attempt.open_artifacts().copy(path, artifact_path)
 
     def log_artifacts(
         self, folder: str | os.PathLike[str], artifact_path: str | None = None
     ) -> None:
         """Copy what a folder holds to the artifacts."""
-        self._open_artifacts().copy_content(folder, artifact_path)
+        self._attempt.open_artifacts().copy_content(folder, artifact_path)
 
     def log_text(self, text: str, artifact_file: str) -> Path:
         """Write a text as an artifact."""
-        return self._open_artifacts().write_text(text, artifact_file)
+        return self._attempt.open_artifacts().write_text(text, artifact_file)
 
     def log_dict(self, content: Any, artifact_file: str) -> Path:
         """Write JSON-serialisable content as an artifact."""
-        return self._open_artifacts().write_json(content, artifact_file)
+        return self._attempt.open_artifacts().write_json(content, artifact_file)
 
     def log_figure(self, figure: Any, artifact_file: str) -> Path:
         """Draw a matplotlib figure into an artifact; its ending says how (png, svg, pdf)."""
-        return self._open_artifacts().write_figure(figure, artifact_file)
+        return self._attempt.open_artifacts().write_figure(figure, artifact_file)
 
     def log_table(self, data: Any, artifact_file: str) -> Path:
         """Write a table as an artifact, `.csv` or `.json`: a mapping of columns, or a DataFrame."""
-        return self._open_artifacts().write_table(data, artifact_file)
+        return self._attempt.open_artifacts().write_table(data, artifact_file)
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Say one line in training.log and, unless something else shows it there, on the console.
@@ -194,7 +207,7 @@ class Run:
         max_steps: int | None = None,
         must_match: Sequence[str] = (),
         free: Sequence[str] = (),
-    ) -> Checkpointer | Follower | NoCheckpoints:
+    ) -> Checkpointer:
         """The run's checkpoints: `save` decides when, `keep` decides what stays.
 
         From here on SIGTERM, Ctrl-C and SIGUSR1 ask for a checkpoint and a clean stop, and so does
@@ -213,32 +226,15 @@ class Run:
                 makes the report say "exact: no".
 
         Raises:
-            TypeError, ValueError: An argument does not fit; the message names it; or `upload` is
-                "best" without a metric to compare.
+            TypeError, ValueError: An argument is invalid; the message names it; or `upload` is
+                "best" without a metric, or a metric's direction is unknown or contradicted.
         """
-        from mlflow_track.checkpoint.checkpointer import Checkpointer
         from mlflow_track.checkpoint.decision import Limits, Plan
 
-        limits = Limits(
-            max_steps=max_steps,
-            deadline=self._settings.deadline,
-            replay_step=self._settings.replay_step,
-        )
+        deadline, replay_step = self._settings.deadline, self._settings.replay_step
+        limits = Limits(max_steps=max_steps, deadline=deadline, replay_step=replay_step)
         plan = Plan(save=save, keep=keep, must_match=must_match, free=free, limits=limits)
-        self._set_upload(upload or self._settings.upload, keep)
-        self._attempt.stop.listen()
-        if self._attempt.checkpoints is not None:
-            self._attempt.checkpoints.close()
-        checkpoints = Checkpointer(
-            self._attempt.record,
-            self._metrics,
-            plan=plan,
-            announce=self.print,
-            stop=self._attempt.stop,
-            restored=self._repeats.place_is_known,
-        )
-        self._attempt.checkpoints = checkpoints
-        return checkpoints
+        return self._attempt.open_checkpoints(plan, upload or self._settings.upload)
 
     @property
     def should_stop(self) -> bool:
@@ -266,13 +262,15 @@ class Run:
 
     def metrics(self) -> pandas.DataFrame:
         """What was logged so far: one row per step, one column per metric; see `LoadedRun`."""
-        from mlflow_track.analysis.load import load_run
+        from mlflow_track.analysis.frames import read_frame
 
-        return load_run(self.directory).metrics()
+        return read_frame(self._attempt.record.metrics_path)
 
     def _repr_html_(self) -> str:
         from mlflow_track.analysis.load import load_run
 
+        if not self._attempt.record.is_kept:
+            return f"<p>run {self.name}: nothing is recorded</p>"
         return load_run(self.directory)._repr_html_()
 
     def finish(self, status: str = FINISHED, error: str | None = None) -> None:
@@ -305,22 +303,6 @@ class Run:
         self.finish(*ending_of(error, self._attempt.stop.reason))
 
     # --- inside ---
-
-    def _open_artifacts(self) -> Artifacts:
-        self._attempt.open_record()
-        return self._attempt.artifacts
-
-    def _set_upload(self, upload: str, keep: Keep | None) -> None:
-        """Note for the mirror which checkpoints it sends."""
-        checks.word("upload", upload, UPLOADS)
-        metric = keep.metric if keep is not None else None
-        if upload == "best" and metric is None:
-            raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
-        if self._attempt.record.info.mirror is not None:
-            mode = keep.mode if keep is not None else "min"
-            self._attempt.record.restate(
-                "mirror", {"upload": upload, "metric": metric, "mode": mode}
-            )
 
     def _number(self, name: str, value: Any) -> float | Arriving:
         if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:

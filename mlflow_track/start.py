@@ -9,6 +9,7 @@ from typing import Any
 from mlflow_track import checks
 from mlflow_track.checkpoint.ranks import FIRST, joined_job, rank_and_size
 from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.discard import DiscardedRecord
 from mlflow_track.record.tags import PARENT_TAG
 from mlflow_track.resume import find_run_to_continue
 from mlflow_track.run import Run
@@ -72,9 +73,10 @@ def start_run(
         checks.require_int("rank", rank, at_least=FIRST)
     own_rank, _ = rank_and_size(os.environ, joined_job(), rank)
     if settings.backend == "off" or own_rank != FIRST:
-        from mlflow_track.off import OffRun
-
-        return OffRun(is_follower=settings.backend != "off")
+        record = DiscardedRecord(
+            settings.experiment, checked_tags, is_shown=settings.backend == "off"
+        )
+        return Run(record, settings, checked_params, checked_tags, is_resumed=False)
     found = find_run_to_continue(settings)
     run_directory = found or RunDirectory.create(
         settings.directory,

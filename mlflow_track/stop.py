@@ -35,12 +35,17 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take over the signals; only the main thread can, in another this does nothing."""
-        if self._previous or threading.current_thread() is not threading.main_thread():
+        """Take over the signals; only the main thread can, in another this does nothing.
+
+        One that is ignored stays ignored: whoever started the job with `nohup`, or in the
+        background of a script, means that it reaches nobody.
+        """
+        if self in _listening or threading.current_thread() is not threading.main_thread():
             return
         _guard_forks()
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._on_signal)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._on_signal)
         _listening.append(self)
 
     def ignore(self) -> None:

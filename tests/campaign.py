@@ -7,7 +7,17 @@ import random
 
 
 def seeds(few: int) -> list[int]:
-    """Seeds of a campaign: `few` of them, or FAULT_COUNT; they follow from FAULT_SEED."""
-    count = int(os.environ.get("FAULT_COUNT") or few)
+    """Seeds of a campaign: `few` of them, or FAULT_COUNT if that is more; FAULT_SEED says which.
+
+    FAULT_CASE is one of them, as the message of a failure names it: then it is the only one.
+    """
+    if os.environ.get("FAULT_CASE"):
+        return [int(os.environ["FAULT_CASE"])]
+    count = max(few, int(os.environ.get("FAULT_COUNT") or 0))
     generator = random.Random(int(os.environ.get("FAULT_SEED") or 0))
     return [generator.randrange(2**32) for _ in range(count)]
+
+
+def again(case: int, words: str) -> str:
+    """The line that tries one case again, in the tests that `-k words` selects."""
+    return f'FAULT_CASE={case} make faults ARGS="-k {words}"'

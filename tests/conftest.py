@@ -10,9 +10,24 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.environment import (
+    as_from_a_terminal,
+    ctrl_c,
+    pytest_sessionstart,
+    pytest_terminal_summary,
+)
 from tests.servers.fixtures import postgres, postgres_server, s3, sqlite_server
 
-__all__ = ["postgres", "postgres_server", "s3", "sqlite_server"]
+__all__ = [
+    "as_from_a_terminal",
+    "ctrl_c",
+    "postgres",
+    "postgres_server",
+    "pytest_sessionstart",
+    "pytest_terminal_summary",
+    "s3",
+    "sqlite_server",
+]
 
 # The workers of a parallel run share the cores: threads of torch that wait for each other on a
 # core that somebody else has cost more than they bring. Read when torch is imported.

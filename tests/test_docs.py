@@ -6,8 +6,8 @@ A file's blocks run in order, in one copy of this checkout whose `.venv` is this
     python          a program of its own
     bash            a script; the first command that fails ends it
     console         the lines that begin with "$ "; what stands below them must come, in this
-                    order, but for numbers, ids, durations and the width of columns; … stands for
-                    anything
+                    order, but for numbers, ids, durations, the width of columns and the hardware;
+                    … stands for anything
     console server  one command that serves until it is ended; it must answer at the URL it prints
     … no-run WHY    shown only; the reason is part of the line
 
@@ -91,10 +91,12 @@ def shown(text: str) -> list[str]:
 
 
 def pattern_of(line: str) -> str:
-    """Other numbers, ids and widths of columns are the same line."""
+    """Other numbers, ids, widths of columns and hardware are the same line."""
     parts = {
         r"\d{8}-\d{6}-[0-9a-f]{6}": r"\d{8}-\d{6}-[0-9a-f]{6}",
         r"[0-9a-f]{12,}": r"[0-9a-f]+",
+        # What the job runs on.
+        r"(cpu|cuda), (bf16|fp32)": r"(cpu|cuda), (bf16|fp32)",
         # How long it took, in the units that fit.
         r"\d+ (h \d+ min|min \d+ s|s)\b": r"\d+ (h \d+ min|min \d+ s|s)",
         r"-?\d[\d.,]*(e[+-]?\d+)?": r"-?\d[\d.,]*(e[+-]?\d+)?",
@@ -264,6 +266,9 @@ def test_a_shown_output_that_does_not_come_is_found():
     for wanted, line in (("ID  MINUTES", 0), ("ID  SECONDS\n20251111-111111-abcdef  12 min", 1)):
         assert missing(wanted.splitlines(), came) == wanted.splitlines()[line]
     assert missing(["rest", "ID  SECONDS"], came) == "ID  SECONDS"
+    assert missing(["9 tokens of a, cpu, bf16"], "12 tokens of a, cuda, fp32\n") is None
+    for other in ("9 tokens of b, cpu, bf16", "9 tokens of a, cpu", "9 tokens of a, cpu, fp8"):
+        assert missing(["9 tokens of a, cpu, bf16"], other) is not None
     assert shown("$ a \\\n>   b\nout\n") == ["out"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -122,6 +123,48 @@ def test_mlproject_names_the_conda_file():
 def test_the_console_script_is_callable():
     module, _, name = pyproject()["project"]["scripts"]["mlflow-track"].partition(":")
     assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "folder"),
+    [
+        ("3.11.7", [], ".venv"),
+        ("3.11.7", ["PYTHON=./python3.11"], ".venv"),
+        ("3.11.7", ["PYTHON=./python3.10"], ".venv-3.10"),
+        (None, ["PYTHON=./python3.10"], ".venv"),
+    ],
+)
+def test_another_python_gets_an_environment_of_its_own(there, words, folder, tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    for version in ("3.10", "3.11"):
+        (tmp_path / f"python{version}").write_text(f"#!/bin/sh\necho {version}\n")
+        (tmp_path / f"python{version}").chmod(0o755)
+    if there:
+        (tmp_path / ".venv").mkdir()
+        (tmp_path / ".venv/pyvenv.cfg").write_text(f"home = /usr/bin\nversion = {there}\n")
+    told = subprocess.run(
+        ["make", "--dry-run", "test", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert re.findall(r"^(\S+)/bin/python -m pytest", told, re.MULTILINE) == [folder]
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.13"])
+def test_the_pins_of_a_python_are_those_of_the_packages_that_support_it(version):
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    rows = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    held = {
+        canonicalize_name(row.name)
+        for row in rows
+        if row.marker is None or row.marker.evaluate({"python_version": version})
+    }
+    # numpy 2.4 and pandas 3 need Python 3.11: there 3.10 takes what pip finds.
+    assert {"torch", "mlflow", "orjson", "safetensors"} <= held
+    assert ({"numpy", "pandas", "matplotlib"} <= held) is (version != "3.10")
 
 
 # --- MLproject and the flags of train ---

@@ -32,7 +32,6 @@ LAYERS = (
     ("analysis",),
     ("attempt",),
     ("run",),
-    ("off",),
     ("start",),
     ("draw",),
     ("ui",),

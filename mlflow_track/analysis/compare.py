@@ -5,41 +5,59 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from mlflow_track.analysis.aggregates import MetricSummary
+from mlflow_track.analysis.curves import read_curve
 from mlflow_track.analysis.summary import Summary
+from mlflow_track.record.metric import Direction, Verdict, judge, words_of
 from mlflow_track.record.tags import PARENT_TAG
 
-Direction = Literal["min", "max"]
-
-# Metrics of which more is better, by a part of their name; of all others less is.
-_MORE_IS_BETTER = (
-    *("acc", "f1", "auc", "bleu", "rouge", "precision", "recall", "reward", "score", "iou"),
-    *("per_second", "throughput", "psnr", "ssim", "success", "win"),
-)
-# Settings and symptoms, of which no value is the best.
-_NEITHER = ("lr", "learning_rate", "grad_norm", "gradient_norm", "weight_norm", "epoch", "momentum")
+_MOST_NAMED = 8
 FIXED = ("name", "experiment", "status", "seconds", "steps", "steps_per_second")
 
 
-def direction(metric: str) -> Direction:
-    """Whether of this metric the smallest value is the best, or the largest; by its name."""
-    name = metric.lower()
-    return "max" if any(word in name for word in _MORE_IS_BETTER) else "min"
+def judged(metric: str, runs: Sequence[Summary], mode: Direction | None = None) -> Verdict:
+    """Which direction of a metric is better in these runs, or why that is unknown.
+
+    Args:
+        metric: The metric.
+        runs: The runs; what they recorded counts where they agree.
+        mode: "min" or "max", where the caller says it.
+    """
+    having = [run for run in runs if metric in run.metrics]
+    return judge(metric, mode, [run.info.directions.get(metric) for run in having])
 
 
-def has_best(metric: str) -> bool:
-    """Whether some value of this metric is better than another; by its name."""
-    last = metric.lower().rsplit("/", 1)[-1]
-    return not any(last == word or last.endswith(f"_{word}") for word in _NEITHER)
+def best(run: Summary, metric: str, direction: Direction | None) -> tuple[float, int] | None:
+    """The best value that the metric had in a run, and the first step with it.
+
+    None without a direction, and where no value is finite.
+    """
+    found = run.metrics.get(metric)
+    if direction is None or found is None or not found.count:
+        return None
+    is_max = direction == "max"
+    value, step = (found.max, found.max_step) if is_max else (found.min, found.min_step)
+    if math.isinf(value):
+        # The summary has infinities among its extremes; such a run is rare.
+        curve = read_curve(run, metric)
+        if not curve.ys:
+            return None
+        value = max(curve.ys) if is_max else min(curve.ys)
+        step = int(curve.xs[curve.ys.index(value)])
+    return None if math.isnan(value) else (value, step)
 
 
-def best(metric: str, summary: MetricSummary, wanted: Direction | None = None) -> tuple[float, int]:
-    """The best value that the metric had, and the first step with it."""
-    if (wanted or direction(metric)) == "max":
-        return summary.max, summary.max_step
-    return summary.min, summary.min_step
+def compared_value(run: Summary, metric: str, direction: Direction | None) -> float | None:
+    """What a run is compared by: its best value, or the last where none is best.
+
+    None where the metric was never logged.
+    """
+    found = run.metrics.get(metric)
+    if found is None or not found.count:
+        return None
+    reached = best(run, metric, direction)
+    return found.last if reached is None else reached[0]
 
 
 def without_parents(runs: Sequence[Summary]) -> list[Summary]:
@@ -72,10 +90,13 @@ def compare_rows(
     """One mapping per run: `FIXED`, `params.<name>` where they differ, and of each metric three.
 
     The three are `<metric>` (its last value), `<metric> best` and `<metric> best step`; what a run
-    lacks is None.
+    lacks is None, and so is the best where no direction is known.
     """
     params = differing_params(runs)
     names = metric_names(runs) if metrics is None else list(metrics)
+    known: dict[str, Direction | None] = {
+        name: judged(name, runs, (directions or {}).get(name)).direction for name in names
+    }
     rows = []
     for run in runs:
         row: dict[str, Any] = {
@@ -89,27 +110,50 @@ def compare_rows(
         row |= {f"params.{name}": run.params.get(name) for name in params}
         for name in names:
             found = run.metrics.get(name)
-            values: tuple[Any, Any, Any] = (None, None, None)
-            if found is not None and found.count:
-                values = (found.last, *best(name, found, (directions or {}).get(name)))
-            row |= zip((name, f"{name} best", f"{name} best step"), values, strict=True)
+            row[name] = found.last if found is not None and found.count else None
+            reached = best(run, name, known[name])
+            row[f"{name} best"], row[f"{name} best step"] = reached or (None, None)
         rows.append(row)
     return rows
 
 
-def best_run(runs: Sequence[Summary], metric: str, wanted: Direction | None = None) -> int | None:
-    """Which of the runs has the best value of the metric; None where no run is better."""
-    values = [
-        (best(metric, run.metrics[metric], wanted)[0], number)
-        for number, run in enumerate(runs)
-        if metric in run.metrics
-    ]
-    values = [pair for pair in values if not math.isnan(pair[0])]
-    if len({value for value, _ in values}) < min(2, len(runs)):
-        # None has it, or all are equally good.
+def best_run(
+    runs: Sequence[Summary], metric: str, direction: Direction | None = None
+) -> int | None:
+    """The number of the run with the best value of the metric; None where no run is better.
+
+    Args:
+        runs: The runs.
+        metric: The metric.
+        direction: As `judged` found it.
+    """
+    found = [(best(run, metric, direction), number) for number, run in enumerate(runs)]
+    values = [(reached[0], number) for reached, number in found if reached is not None]
+    logged = sum(run.metrics[metric].count > 0 for run in runs if metric in run.metrics)
+    # Being the only one with a value is no merit, except over runs that have nothing but NaN.
+    is_alone = len(runs) > 1 and (len(values) > 1 or logged == 1)
+    if not values or (is_alone and len({value for value, _ in values}) == 1):
         return None
-    pick = max if (wanted or direction(metric)) == "max" else min
-    return pick(values, key=lambda pair: pair[0])[1]
+    return (max if direction == "max" else min)(values, key=lambda pair: pair[0])[1]
+
+
+def why_no_best(verdicts: Mapping[str, Verdict], advice: str) -> list[str]:
+    """Why some metrics have no best value, a line for each reason.
+
+    Args:
+        verdicts: By metric.
+        advice: How to give a direction.
+    """
+    metrics: dict[str, list[str]] = {}
+    for metric, verdict in verdicts.items():
+        if verdict.direction is None:
+            metrics.setdefault(verdict.why, []).append(metric)
+    return [
+        f"no best value of {', '.join(names[:_MOST_NAMED])}"
+        + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
+        + f": {why}; {advice}"
+        for why, names in metrics.items()
+    ]
 
 
 def main_metric(runs: Sequence[Summary]) -> str | None:
@@ -119,9 +163,10 @@ def main_metric(runs: Sequence[Summary]) -> str | None:
 
 def main_metric_of(names: Sequence[str]) -> str | None:
     """See `main_metric`."""
-    for words in (("val", "loss"), ("eval", "loss"), ("test", "loss"), ("val",), ("loss",)):
+    words = {name: set(words_of(name)) for name in names}
+    for wanted in ({"val", "loss"}, {"eval", "loss"}, {"test", "loss"}, {"val"}, {"loss"}):
         for name in names:
-            if all(word in name.lower() for word in words):
+            if wanted <= words[name]:
                 return name
     return names[0] if names else None
 

@@ -13,8 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mlflow_track.analysis.compare import best, differing_params
+from mlflow_track.analysis.compare import compared_value, differing_params
 from mlflow_track.analysis.summary import Summary
+from mlflow_track.record.metric import Direction
 
 FEWEST_RUNS = 5
 
@@ -35,14 +36,20 @@ class Importance(NamedTuple):
     runs: int
 
 
-def param_importance(runs: Sequence[Summary], metric: str) -> list[Importance]:
-    """The params that differ, the most important first; [] below `FEWEST_RUNS` runs."""
+def param_importance(
+    runs: Sequence[Summary], metric: str, direction: Direction | None
+) -> list[Importance]:
+    """The params that differ, the most important first; [] below `FEWEST_RUNS` runs.
+
+    They are correlated with the best value of the metric; without a direction with its last one.
+    """
     found = []
+    values_of = {run.path: compared_value(run, metric, direction) for run in runs}
     for name in differing_params(runs):
         pairs = [
-            (run.params[name], best(metric, run.metrics[metric])[0])
+            (run.params[name], value)
             for run in runs
-            if name in run.params and metric in run.metrics
+            if name in run.params and (value := values_of[run.path]) is not None
         ]
         pairs = [(param, value) for param, value in pairs if not math.isnan(value)]
         if len(pairs) < FEWEST_RUNS:

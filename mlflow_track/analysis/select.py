@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlflow_track.analysis.compare import best, judged
 from mlflow_track.analysis.summary import Summary, SummaryCache
 from mlflow_track.checks import did_you_mean
 from mlflow_track.record.find import Skipped, find_folders
+from mlflow_track.record.metric import Direction
 
 _FEWEST_OF_ID = 4
 _MOST_NAMED = 8
@@ -43,8 +44,9 @@ class RunSelector:
     def find(self, word: str) -> list[Summary]:
         """The runs that `word` names, oldest first: at least one.
 
-        `@last` is the newest; `@best:METRIC` has the smallest value that METRIC ever had,
-        `@best:max:METRIC` the largest. An experiment, or a folder of runs, stands for all its runs.
+        `@last` is the newest; `@best:METRIC` has the best value of METRIC, as `compare` marks it;
+        `@best:min:METRIC` has the smallest, `@best:max:METRIC` the largest. An experiment, or a
+        folder of runs, stands for all its runs.
 
         Raises:
             NoSuchRun: None; or the word is the name of runs and of an experiment with others.
@@ -127,23 +129,28 @@ class RunSelector:
         if word == "@last":
             return runs[-1]
         kind, _, metric = word.partition(":")
-        is_max = metric.startswith("max:")
-        metric = metric.removeprefix("max:").removeprefix("min:")
+        mode: Direction | None = None
+        if metric.startswith(("min:", "max:")):
+            mode, metric = ("min" if metric.startswith("min:") else "max"), metric[4:]
         if kind != "@best" or not metric:
             raise NoSuchRun(f"{word!r} is unknown; there are @last, @best:METRIC, @best:max:METRIC")
-        having = [
-            (run.metrics[metric].max if is_max else run.metrics[metric].min, run)
-            for run in runs
-            if metric in run.metrics
-        ]
-        having = [(value, run) for value, run in having if not math.isnan(value)]
-        if not having:
+        having = [run for run in runs if metric in run.metrics]
+        verdict = judged(metric, having, mode)
+        if having and verdict.direction is None:
+            raise NoSuchRun(
+                f"{word!r} names no run: {verdict.why}; use @best:min:{metric} or "
+                f"@best:max:{metric}, or call run.define_metric"
+            )
+        found = [(best(run, metric, verdict.direction), run) for run in having]
+        values = [(reached[0], run) for reached, run in found if reached is not None]
+        if not values:
             names = sorted({name for run in runs for name in run.metrics})
             raise NoSuchRun(
                 f"no run has the metric {metric!r}; there are {', '.join(names)}"
                 + did_you_mean(metric, names)
             )
-        return (max if is_max else min)(having, key=lambda pair: pair[0])[1]
+        pick = max if verdict.direction == "max" else min
+        return pick(values, key=lambda pair: pair[0])[1]
 
     @staticmethod
     def _some(runs: Sequence[Summary]) -> str:

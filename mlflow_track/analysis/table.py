@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas
 
-from mlflow_track.analysis.compare import Direction, compare_rows
+from mlflow_track import checks
+from mlflow_track.analysis.compare import compare_rows
 from mlflow_track.analysis.load import LoadedRun, drawn
 from mlflow_track.analysis.summary import Summary
+from mlflow_track.record.metric import DIRECTIONS, Direction
 
 
 class Comparison(pandas.DataFrame):
@@ -37,14 +39,20 @@ def compare(
     Args:
         runs: As `load_runs` gives them.
         metrics: Only these; None takes all.
-        directions: For a metric by name "min" or "max": which value is the best. Without it the
-            name decides: more is better of accuracies, scores and rates, less of all others.
+        directions: For a metric by name "min" or "max": which value is the best. Without it
+            what the runs recorded decides (`run.define_metric`, their policies), else the
+            metric's name; where that is unknown, or the runs disagree, no value is the best.
 
     Returns:
         A DataFrame with the columns `name`, `experiment`, `status`, `seconds`, `steps`,
         `steps_per_second`; `params.<name>` for each param that is not the same in all runs; and of
         each metric `<metric>` (its last value), `<metric> best` and `<metric> best step`.
+
+    Raises:
+        ValueError: A direction is neither "min" nor "max".
     """
+    for name, mode in (directions or {}).items():
+        checks.word(f"the direction of {name!r}", mode, DIRECTIONS)
     summaries = [run.summary for run in runs]
     rows: list[dict[str, Any]] = compare_rows(summaries, metrics, directions)
     ids = pandas.Index([summary.id for summary in summaries], name="id")

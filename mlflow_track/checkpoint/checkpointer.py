@@ -4,71 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from mlflow_track import checks
 from mlflow_track.checkpoint import decision, pruning, randomness
-from mlflow_track.checkpoint.decision import Plan
-from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
+from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.checkpoint.early_stopping import settle_directions
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
 from mlflow_track.checkpoint.policy.schedule import Ask
-from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.reproducibility import facts_of_save
 from mlflow_track.checkpoint.restorer import Restorer
+from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state.flatten import SaveRequest
+from mlflow_track.checkpoint.writer.discard import DiscardingSaver
 from mlflow_track.checkpoint.writer.outcome import Outcome
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.console import progress_on_terminal
-from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.stop import StopRequest
 
 
 class Checkpointer:
     """Made by `run.checkpoints(...)`.
 
-    In a job of several ranks every rank calls the same methods; rank 0 has this one. In a process
+    In a job of several ranks every rank calls the same methods; rank 0 decides. In a process
     that was forked from the one that made it every method raises RuntimeError: writer, image and
     rows are the parent's.
 
     Args:
-        directory: The run's folder; the caller holds its lock.
-        metrics: The run's metrics file: made durable before a checkpoint refers to it, and
-            rewound when an older step is restored.
-        plan: When to save and what to keep.
-        announce: Takes one line of text for the log.
-        stop: What signals ask for, and where the decision to stop goes.
-        restored: Called once the place to continue from is known.
+        session: The run that this process writes.
     """
 
-    def __init__(
-        self,
-        directory: RunDirectory,
-        metrics: MetricsFile,
-        *,
-        plan: Plan,
-        announce: Callable[[str], None],
-        stop: StopRequest,
-        restored: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._directory = directory
-        self._metrics = metrics
-        self._plan = plan
-        self._announce = announce
-        self._stop = stop
-        self._ranks = Ranks.here()
+    def __init__(self, session: Session) -> None:
+        self._record, self._plan, self._ranks = session.record, session.plan, session.ranks
+        self._stop, self._announce, self._store = session.stop, session.announce, session.store
+        self._directions = session.directions
         if not self._ranks.is_alone:
-            stop.share()
+            self._stop.share()
         self._clock, self._times = decision.Clock(), decision.StepTimes()
-        self._store = CheckpointStore(directory.checkpoints_path)
-        # It waits for the writer of a former process, whose folder must not be swept.
-        self._saver = Saver(self._store, metrics, announce)
-        self._store.sweep()
-        self._restorer = Restorer(
-            directory, metrics, self._store, plan, self._ranks, announce, restored
+        # It waits for the writer of an earlier process, whose folder must not be swept.
+        self._saver = (
+            Saver(session)
+            if self._record.is_kept
+            else DiscardingSaver(is_checking=self._ranks.is_first)
         )
+        self._store.sweep()
+        self._restorer = Restorer(session)
+        plan, announce = session.plan, session.announce
         self._patience = decision.PatientLog(announce)
         self._watched = plan.save.watched if plan.save is not None else frozenset()
         compared = {plan.keep.metric} if plan.keep is not None and plan.keep.metric else set()
@@ -83,7 +65,7 @@ class Checkpointer:
         self._why_abandoned = ""
         # The newest save that failed, where none after it was durable.
         self._failed: Outcome | None = None
-        directory.restate(
+        self._record.restate(
             "checkpoints",
             {
                 "save": None if plan.save is None else str(plan.save),
@@ -106,10 +88,11 @@ class Checkpointer:
         all of them learn whether to stop.
 
         Returns:
-            Whether it saved.
+            Whether it saved; with the backend "off", whether it would have.
         """
         self._require_owner()
         step = checks.step_and_state(step, state)
+        self._settle_directions(state)
         numbers = checks.metric_numbers(metrics)
         self._settle()
         self._saver.prepare(state)
@@ -119,9 +102,11 @@ class Checkpointer:
         self._seen.saw(now.metrics)
         self._times.boundary(now.time)
         asks = self._asks(now)
-        code, reason = decision.reason_to_stop(
-            self._plan.limits, now, self._history, self._times, time.time()
-        )
+        code, reason = 0, ""
+        if self._ranks.is_first:
+            code, reason = decision.reason_to_stop(
+                self._plan.limits, now, self._history, self._times, time.time()
+            )
         code, is_saving = decision.agree(self._ranks, self._stop, code, bool(asks))
         if code:
             words = decision.stop_words(code, reason)
@@ -184,17 +169,24 @@ class Checkpointer:
             self._announce(f"WARNING: the last checkpoint is missing: {words}")
             # Where this disk is full, too, the end of the run writes it with the status.
             with contextlib.suppress(OSError):
-                self._directory.note_in_attempt(checkpoint_error=words)
+                self._record.note_in_attempt(checkpoint_error=words)
 
     def abandon(self, why: str) -> None:
         """In a forked child: its methods raise RuntimeError(why) from here on."""
         self._why_abandoned = why
+
+    def _settle_directions(self, state: Any) -> None:
+        # Rank 0 knows what the run recorded; the others follow it.
+        if self._ranks.is_first:
+            settle_directions(state, self._directions)
 
     def _require_owner(self) -> None:
         if self._why_abandoned:
             raise RuntimeError(self._why_abandoned)
 
     def _asks(self, now: Moment) -> tuple[Ask, ...]:
+        if not self._ranks.is_first:
+            return ()
         plan = self._plan
         asks = decision.reasons_to_save(plan.save, plan.limits, now, self._history)
         in_flight = self._saver.in_flight
@@ -212,7 +204,7 @@ class Checkpointer:
         for existing in self._store.list():
             if not self._is_own(existing):
                 if existing.step >= now.step:
-                    moved = self._store.move_aside(existing, self._directory.attempt)
+                    moved = self._store.move_aside(existing, self._record.attempt)
                     self._announce(
                         f"checkpoint of step {existing.step} moved to {moved}: it is of a former "
                         "attempt, from which nothing was restored"
@@ -228,7 +220,7 @@ class Checkpointer:
                 state=state,
                 beside={"random": generators, "history": history.to_plain()},
                 manifest={
-                    **facts_of_save(self._directory, self._ranks.world_size, now, state, asks),
+                    **facts_of_save(self._record, self._ranks.world_size, now, state, asks),
                     "is_milestone": is_milestone,
                 },
             )
@@ -243,7 +235,7 @@ class Checkpointer:
         if self._resumed_from or existing.step in self._checked:
             return True
         try:
-            return existing.manifest.attempt == self._directory.attempt
+            return existing.manifest.attempt == self._record.attempt
         except CorruptCheckpointError:
             return False
 
@@ -300,6 +292,7 @@ class Checkpointer:
                 match differs.
         """
         self._require_owner()
+        self._settle_directions(state)
         found = self._restorer.restore(state, step)
         if found is None:
             return 0

@@ -6,7 +6,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mlflow_track.checkpoint.policy.budget import recent_cost
 from mlflow_track.checkpoint.policy.deadline import Deadline
@@ -15,6 +15,7 @@ from mlflow_track.checkpoint.policy.retention import Keep
 from mlflow_track.checkpoint.policy.schedule import Ask, SavePolicy
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checks import did_you_mean
+from mlflow_track.record.metric import Directions
 from mlflow_track.stop import StopRequest
 
 _STEPS_REMEMBERED = 1000
@@ -191,3 +192,18 @@ class Plan:
         for name in ("must_match", "free"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} is a string; it takes a list of names")
+
+    def resolved(self, directions: Directions) -> Plan:
+        """The plan with the mode of every metric that its policies compare.
+
+        Raises:
+            ValueError: They contradict each other or the run, or a mode is unknown.
+        """
+        policies = [policy for policy in (self.save, self.keep) if policy is not None]
+        claims = [claim for policy in policies for claim in policy.claims]
+        modes = directions.settle("checkpoints", claims)
+        return replace(
+            self,
+            save=self.save and self.save.resolved(modes),
+            keep=self.keep and self.keep.resolved(modes),
+        )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint import randomness
-from mlflow_track.checkpoint.decision import Plan
-from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
-from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.reproducibility import (
     Report,
     data_of,
@@ -18,10 +17,9 @@ from mlflow_track.checkpoint.reproducibility import (
     differences_of_surroundings,
     surroundings,
 )
+from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state import load
 from mlflow_track.checkpoint.state.flatten import require_object
-from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import flatten
 
 
@@ -36,42 +34,25 @@ class Restorer:
     """Takes the newest checkpoint that verifies, on rank 0, and gives its state to all ranks.
 
     Args:
-        directory: The run's folder.
-        metrics: Its rows, which are rewound to the restored step.
-        store: Its checkpoints.
-        plan: Which params must match, and which are free to differ.
-        ranks: The job; this process is its first.
-        announce: Takes one line of text for the log.
-        place_is_known: Called once the place to continue from is known.
+        session: The run that this process writes.
     """
 
-    def __init__(
-        self,
-        directory: RunDirectory,
-        metrics: MetricsFile,
-        store: CheckpointStore,
-        plan: Plan,
-        ranks: Ranks,
-        announce: Callable[[str], None],
-        place_is_known: Callable[[], None],
-    ) -> None:
-        self._directory = directory
-        self._metrics = metrics
-        self._store = store
-        self._plan = plan
-        self._ranks = ranks
-        self._announce = announce
-        self._restored = place_is_known
+    def __init__(self, session: Session) -> None:
+        self._record, self._metrics, self._store = session.record, session.metrics, session.store
+        self._plan, self._ranks = session.plan, session.ranks
+        self._announce, self._restored = session.announce, session.place_is_known
 
     def restore(self, state: MutableMapping[str, Any], step: int | None) -> Restored | None:
         """See `Checkpointer.restore`; None where there is no checkpoint."""
         for name, entry in state.items():
             require_object(name, entry)
+        if not self._ranks.is_first:
+            return self._receive(state)
         try:
             found = self._newest_that_verifies(step)
             self._restored()
             if found is None:
-                if self._directory.attempt > 1:
+                if self._record.attempt > 1:
                     self._announce("no checkpoint was saved yet: the run begins again at step 0")
                     self._rewind(-1)
                 self._ranks.same({"next_step": 0})
@@ -89,6 +70,7 @@ class Restorer:
                 "name": checkpoint.path.name,
                 "state": content["state"],
                 "random": content["random"],
+                "history": content["history"],
                 "classes": checkpoint.manifest.classes,
             }
         )
@@ -98,8 +80,20 @@ class Restorer:
         report = replace(report, differences=(*report.differences, *doubts, *lost))
         self._rewind(checkpoint.step)
         self._announce(str(report))
-        self._directory.add("restores", {"attempt": self._directory.attempt, **report.to_json()})
+        self._record.add("restores", {"attempt": self._record.attempt, **report.to_json()})
         return Restored(checkpoint.step, content["history"])
+
+    def _receive(self, state: MutableMapping[str, Any]) -> Restored | None:
+        """What rank 0 has read."""
+        answer = self._ranks.same(None)
+        if "error" in answer:
+            raise CorruptCheckpointError(f"rank 0 could not restore: {answer['error']}")
+        if not answer["next_step"]:
+            return None
+        origin = Checkpoint(Path(answer["name"]), answer["next_step"] - 1)
+        load.load_into(state, answer["state"], origin, answer["classes"])
+        randomness.restore_rank(answer["random"], self._ranks.rank)
+        return Restored(origin.step, answer["history"])
 
     def _newest_that_verifies(self, step: int | None) -> tuple[Checkpoint, dict[str, Any]] | None:
         candidates = [c for c in self._store.list() if step is None or c.step == step]
@@ -133,15 +127,13 @@ class Restorer:
     def _compare(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Report:
         """What differs between the save and here; raises where something must not."""
         manifest, plan = checkpoint.manifest, self._plan
-        params = flatten(self._directory.read_params())
+        params = flatten(self._record.read_params())
         warned, free = differences_of_params(
             manifest.params, params, must_match=plan.must_match, free=plan.free
         )
         # A run that has not said what it reads yet is not one that reads something else.
-        data = {k: v for k, v in manifest.data.items() if k in data_of(self._directory)}
-        prefixed = [
-            {f"data.{k}": v for k, v in d.items()} for d in (data, data_of(self._directory))
-        ]
+        data = {k: v for k, v in manifest.data.items() if k in data_of(self._record)}
+        prefixed = [{f"data.{k}": v for k, v in d.items()} for d in (data, data_of(self._record))]
         changed, _ = differences_of_params(*prefixed, must_match=plan.must_match, free=())
         known = {*manifest.params, *params, *(f"data.{name}" for name in manifest.data)}
         for pattern in (*plan.must_match, *plan.free):
@@ -159,12 +151,12 @@ class Restorer:
         )
 
     def _rewind(self, step: int) -> None:
-        attempt = self._directory.attempt
+        attempt = self._record.attempt
         for checkpoint in self._store.list():
             if checkpoint.step > step:
                 moved = self._store.move_aside(checkpoint, attempt)
                 self._announce(f"checkpoint of the later step {checkpoint.step} moved to {moved}")
-        rows = self._directory.rewind(self._metrics, step)
+        rows = self._record.rewind(self._metrics, step)
         if rows:
             self._announce(f"moved {rows} rows after step {step} aside")
 

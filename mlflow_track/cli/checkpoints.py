@@ -87,7 +87,7 @@ def verify(run: str, step: str | None, root: Path) -> None:
             with held_for_reading(checkpoint.path):
                 checkpoint.verify()
             words = f"verified, {_size(checkpoint.size_bytes)} in {time.monotonic() - began:.2f} s"
-        except (CorruptCheckpointError, FileNotFoundError) as error:
+        except (CorruptCheckpointError, OSError) as error:
             words, is_damaged = f"DAMAGED: {error}", True
         click.echo(f"step {checkpoint.step}  {words}")
     sys.exit(is_damaged)

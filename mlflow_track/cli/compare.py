@@ -7,36 +7,43 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.output import duration_text, output_options, print_rows
-from mlflow_track.cli.select import directory_option, no_such_metric, runs_argument, some_runs
+from mlflow_track.cli.output import (
+    duration_text,
+    number_as_json,
+    output_options,
+    print_json,
+    print_rows,
+)
+from mlflow_track.cli.select import (
+    direction_options,
+    directory_option,
+    no_such_metric,
+    runs_argument,
+    some_runs,
+)
 
 if TYPE_CHECKING:
-    from mlflow_track.analysis.compare import Direction
     from mlflow_track.analysis.summary import Summary
+    from mlflow_track.record.metric import Direction
 
 _MOST_COLUMNS = 12
+ADVICE = "give --min METRIC or --max METRIC, or call run.define_metric"
 
 
 @click.command()
 @runs_argument
 @directory_option
-@click.option("--metric", "metrics", multiple=True, help="Only this metric; may come repeatedly.")
 @click.option(
-    "--max",
-    "more_is_better",
-    multiple=True,
-    metavar="METRIC",
-    help="Of this metric more is better.",
+    "--metric", "metrics", multiple=True, help="Only this metric; can be given more than once."
 )
-@click.option("--min", "less_is_better", multiple=True, metavar="METRIC", help="Of this one less.")
+@direction_options
 @click.option("--code", is_flag=True, help="Also every changed line of the code.")
 @output_options
 def compare(
     runs: tuple[str, ...],
     root: Path,
     metrics: tuple[str, ...],
-    more_is_better: tuple[str, ...],
-    less_is_better: tuple[str, ...],
+    directions: dict[str, Direction],
     code: bool,
     form: str | None,
 ) -> None:
@@ -44,6 +51,14 @@ def compare(
 
     Shows only params that differ, and of each metric the last value, the best (a star marks the
     best of all) and the step of it. Between two runs also how code and packages differ.
+
+    Which direction of a metric is better: --min and --max say it, else what the runs recorded
+    (run.define_metric, their policies), else words of its name such as loss or accuracy.
+
+    --json prints a list with a row for each metric: "direction" (min, max or null), "why" there is
+    none, "values" (by run the best value; the last one without a direction), "last", and "best",
+    the name of the best run or null. NaN and infinities are the strings NaN, Infinity, -Infinity;
+    a run that never logged the metric is absent.
 
     \b
     Examples:
@@ -54,11 +69,12 @@ def compare(
     from mlflow_track.analysis.compare import without_parents
 
     found = without_parents(some_runs(root, runs))
-    directions: dict[str, Direction] = dict.fromkeys(more_is_better, "max")
-    directions |= dict.fromkeys(less_is_better, "min")
     _check(found, (*metrics, *directions))
-    if form is not None:
-        _print_for_programs(found, list(metrics) or None, directions, form)
+    if form == "json":
+        print_json(_as_json(found, list(metrics) or None, directions))
+        return
+    if form == "csv":
+        _print_csv(found, list(metrics) or None, directions)
         return
     print_comparison(found, list(metrics) or None, directions)
     if len(found) == 2:
@@ -71,19 +87,27 @@ def print_comparison(
     directions: dict[str, Direction] | None = None,
 ) -> None:
     """A column per run, or a row per run where they are many."""
-    from mlflow_track.analysis.compare import best_run, compare_rows, has_best, metric_names
+    from mlflow_track.analysis.compare import (
+        best_run,
+        compare_rows,
+        judged,
+        metric_names,
+        why_no_best,
+    )
     from mlflow_track.analysis.curves import labels
 
     directions = directions or {}
     metrics = metrics if metrics is not None else metric_names(runs)
     rows = compare_rows(runs, metrics, directions)
-    without_best = [name for name in metrics if not has_best(name) and name not in directions]
+    verdicts = {name: judged(name, runs, directions.get(name)) for name in metrics}
+    without_best = [name for name, verdict in verdicts.items() if verdict.direction is None]
     hidden = {f"{name} {word}" for name in without_best for word in ("best", "best step")}
     names = [name for name in rows[0] if name != "name" and name not in hidden]
     if len({run.experiment for run in runs}) == 1:
         names.remove("experiment")
     winners = {
-        f"{metric} best": best_run(runs, metric, directions.get(metric)) for metric in metrics
+        f"{metric} best": best_run(runs, metric, verdict.direction)
+        for metric, verdict in verdicts.items()
     }
     if len(runs) == 1:
         winners = {}
@@ -103,13 +127,42 @@ def print_comparison(
             ],
             marked=lambda row, column: column > 0 and winners.get(names[column - 1]) == row,
         )
+    for line in why_no_best(verdicts, ADVICE):
+        click.echo(line)
 
 
-def _print_for_programs(
-    runs: list[Summary],
-    metrics: list[str] | None,
-    directions: dict[str, Direction],
-    form: str,
+def _as_json(
+    runs: list[Summary], metrics: list[str] | None, directions: dict[str, Direction]
+) -> list[dict[str, Any]]:
+    """A row for each metric."""
+    from mlflow_track.analysis.compare import best_run, compared_value, judged, metric_names
+    from mlflow_track.analysis.curves import labels
+
+    names, rows = labels(runs), []
+    for metric in metrics if metrics is not None else metric_names(runs):
+        direction, why = judged(metric, runs, directions.get(metric))
+        values, last = {}, {}
+        for name, run in zip(names, runs, strict=True):
+            value = compared_value(run, metric, direction)
+            if value is not None:
+                values[name] = number_as_json(value)
+                last[name] = number_as_json(run.metrics[metric].last)
+        winner = best_run(runs, metric, direction)
+        rows.append(
+            {
+                "metric": metric,
+                "direction": direction,
+                "why": why or None,
+                "values": values,
+                "last": last,
+                "best": None if winner is None else names[winner],
+            }
+        )
+    return rows
+
+
+def _print_csv(
+    runs: list[Summary], metrics: list[str] | None, directions: dict[str, Direction]
 ) -> None:
     from mlflow_track.analysis.compare import compare_rows
 
@@ -118,7 +171,7 @@ def _print_for_programs(
         for run, row in zip(runs, compare_rows(runs, metrics, directions), strict=True)
     ]
     header = list(rows[0])
-    print_rows(header, [[row[name] for name in header] for row in rows], form)
+    print_rows(header, [[row[name] for name in header] for row in rows], "csv")
 
 
 def _print_differences(old: Summary, new: Summary, is_full: bool) -> None:

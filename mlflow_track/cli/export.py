@@ -37,12 +37,21 @@ def export(runs: tuple[str, ...], root: Path, output: Path | None, name: str) ->
       mlflow-track export demo -o metrics.parquet
     """
     from mlflow_track.analysis.frames import read_frames
+    from mlflow_track.record.rows import files_of, read_header
 
     if output is not None and output.suffix.lower() not in _SUFFIXES:
         raise click.ClickException(
             f"{output} ends in {output.suffix!r}; export takes {', '.join(_SUFFIXES)}"
         )
-    found = some_runs(root, runs)
+    found = []
+    for run in some_runs(root, runs):
+        try:
+            for file in files_of(run.path / name):
+                read_header(file)
+        except (OSError, ValueError) as error:
+            click.echo(f"skipped {run.path}: {error}", err=True)
+        else:
+            found.append(run)
     try:
         frame = read_frames([run.path / name for run in found], [run.id for run in found])
     except (OSError, ValueError) as error:

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from mlflow_track.checks import did_you_mean
+from mlflow_track.record.files import legible
+from mlflow_track.record.info import UnreadableRun
 
 
 class LazyGroup(click.Group):
@@ -22,6 +24,19 @@ class LazyGroup(click.Group):
     def __init__(self, *, homes: Mapping[str, str], **settings: Any) -> None:
         super().__init__(**settings)
         self._homes = homes
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what a damaged folder or the disk makes of it is one line."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError) as error:
+            from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError
+
+            if not isinstance(error, OSError | UnreadableRun | CorruptCheckpointError):
+                raise
+            raise click.ClickException(legible(str(error))) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._homes)

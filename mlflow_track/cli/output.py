@@ -83,6 +83,13 @@ def print_json(content: Any) -> None:
     click.echo(legible(json.dumps(_legal(content), indent=2, ensure_ascii=False, default=str)))
 
 
+def number_as_json(value: float) -> float | str:
+    """A number, or the words NaN, Infinity and -Infinity, for which JSON has no number."""
+    if math.isnan(value):
+        return "NaN"
+    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 def is_terminal() -> bool:
     return sys.stdout.isatty()
 

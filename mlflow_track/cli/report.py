@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_track.cli.select import directory_option, runs_argument, some_runs
+from mlflow_track.cli.select import (
+    direction_options,
+    directory_option,
+    runs_argument,
+    some_runs,
+)
+
+if TYPE_CHECKING:
+    from mlflow_track.record.metric import Direction
 
 
 @click.command()
@@ -26,6 +35,7 @@ from mlflow_track.cli.select import directory_option, runs_argument, some_runs
     multiple=True,
     help="Only these metrics; the first is the one that decides.",
 )
+@direction_options
 @click.option("--title", default="", help="Of the page; the experiment's name otherwise.")
 @click.option(
     "--x", "axis", type=click.Choice(["step", "time", "tokens"]), default="step", show_default=True
@@ -41,6 +51,7 @@ def report(
     root: Path,
     output: Path,
     metrics: tuple[str, ...],
+    directions: dict[str, Direction],
     title: str,
     axis: str,
     smooth: float,
@@ -63,6 +74,7 @@ def report(
         html = render_report(
             found,
             metrics=list(metrics) or None,
+            directions=directions,
             title=title,
             axis=axis,  # type: ignore[arg-type]
             smooth=smooth,

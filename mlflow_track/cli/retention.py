@@ -107,12 +107,25 @@ def _resumed_from(directory: RunDirectory) -> set[int]:
 def _keep(store: CheckpointStore, rules: dict[str, Any]) -> Keep:
     """What the run itself keeps, with the options that were given."""
     from mlflow_track.checkpoint.policy.retention import Keep
+    from mlflow_track.record.info import read_info
+    from mlflow_track.record.metric import required_direction
 
     own = own_keep(store)
     given = {name: value for name, value in rules.items() if value is not None}
+    if given.get("metric", own.get("metric")) != own.get("metric"):
+        # Its mode is that of the metric that the run compares.
+        own.pop("mode", None)
     if not own and not given:
         raise click.UsageError("the run keeps all; say what to keep, like --last 2")
     try:
-        return Keep(**{**own, **given})
+        keep = Keep(**{**own, **given})
+        info = read_info(store.path.parent)
+        modes = {
+            claim.metric: required_direction(
+                claim.who, claim.metric, claim.mode, [info.directions.get(claim.metric)]
+            )
+            for claim in keep.claims
+        }
+        return keep.resolved(modes)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None

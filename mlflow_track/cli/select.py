@@ -62,6 +62,30 @@ def runs_argument(command: _F) -> _F:
     )
 
 
+def direction_options(command: _F) -> _F:
+    """`--max` and `--min`: which direction of a metric is better, as the argument `directions`."""
+
+    def merged(
+        ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        directions = ctx.params.setdefault("directions", {})
+        for metric in value:
+            if directions.setdefault(metric, param.opts[0][2:]) != param.opts[0][2:]:
+                raise click.BadParameter(f"{metric} is given to --min and to --max", ctx, param)
+        return value
+
+    for mode, word in (("min", "Less"), ("max", "More")):
+        command = click.option(
+            f"--{mode}",
+            multiple=True,
+            metavar="METRIC",
+            expose_value=False,
+            callback=merged,
+            help=f"{word} of this metric is better; can be given more than once.",
+        )(command)
+    return command
+
+
 def one_run(root: Path, word: str) -> Summary:
     """The run that `word` names.
 

@@ -83,16 +83,17 @@ def _print_facts(run: Summary) -> None:
 
 
 def _print_metrics(run: Summary, form: str | None) -> None:
-    from mlflow_track.analysis.compare import best, has_best
+    from mlflow_track.analysis.compare import best, judged, why_no_best
     from mlflow_track.analysis.curves import Curve, read_all_curves
     from mlflow_track.draw.terminal import sparkline
 
     logged = {name: metric for name, metric in run.metrics.items() if metric.count}
+    verdicts = {name: judged(name, [run]) for name in logged}
     header = ["metric", "last", "best", "step of best", "min", "max", "count"]
     rows: list[list[Any]] = [
         [
             *(name, m.last),
-            *(best(name, m) if has_best(name) else (None, None)),
+            *(best(run, name, verdicts[name].direction) or (None, None)),
             *(m.min, m.max, m.count),
         ]
         for name, m in logged.items()
@@ -106,6 +107,9 @@ def _print_metrics(run: Summary, form: str | None) -> None:
         for row in rows:
             row.append(sparkline(curves.get(row[0], none).ys))
     print_rows(header, rows, form)
+    if form is None:
+        for line in why_no_best(verdicts, "run.define_metric gives one"):
+            click.echo(line)
 
 
 def _print_pairs(title: str, pairs: list[tuple[str, str]]) -> None:

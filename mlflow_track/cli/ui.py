@@ -37,7 +37,9 @@ def ui(root: Path, port: int, no_browser: bool) -> None:
     if not summaries:
         raise click.ClickException(f"there are no runs in {root}")
     click.echo(f"starting the MLflow UI over {len(summaries)} runs in {root}", err=True)
-    former = {n: signal.signal(n, _interrupt) for n in (signal.SIGTERM, signal.SIGHUP)}
+    # Under nohup the end of the terminal is ignored, and stays so.
+    taken = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    former = {n: signal.signal(n, _interrupt) for n in taken}
     try:
         with UiServer(root, port) as server:
             page = page_of(server.url, summaries[-1].experiment)

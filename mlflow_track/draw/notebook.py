@@ -6,25 +6,27 @@ import time
 from collections.abc import Sequence
 from html import escape
 
-from mlflow_track.analysis.compare import best, compare_rows, main_metric
+from mlflow_track.analysis.compare import best, compare_rows, judged, main_metric, why_no_best
 from mlflow_track.analysis.curves import Curve, labels, read_all_curves, read_curve
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.draw.svg import color, line_chart, sparkline
 from mlflow_track.record.params import param_text
 
 _MOST_ROWS = 30
+_ADVICE = "run.define_metric gives one"
 
 
 def run_as_html(run: Summary) -> str:
     """One run: what it is, its params, and each metric with its curve in small."""
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.created))
     curves, none = read_all_curves(run), Curve("", [], [])
+    logged = [name for name, found in run.metrics.items() if found.count][:_MOST_ROWS]
+    verdicts = {name: judged(name, [run]) for name in logged}
     metrics = "".join(
-        f"<tr><td>{escape(name)}</td><td>{found.last:.6g}</td>"
-        f"<td>{best(name, found)[0]:.6g} at {best(name, found)[1]}</td>"
+        f"<tr><td>{escape(name)}</td><td>{run.metrics[name].last:.6g}</td>"
+        f"<td>{_best(best(run, name, verdict.direction))}</td>"
         f"<td>{sparkline(curves.get(name, none).ys)}</td></tr>"
-        for name, found in list(run.metrics.items())[:_MOST_ROWS]
-        if found.count
+        for name, verdict in verdicts.items()
     )
     params = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(param_text(value)[:200])}</td></tr>"
@@ -35,7 +37,7 @@ def run_as_html(run: Summary) -> str:
         f"{started}, {run.seconds:.0f} s, {run.last_step + 1} steps<br>"
         f"<code>{escape(str(run.path))}</code></p>"
         "<table><tr><th>metric</th><th>last</th><th>best</th><th></th></tr>"
-        f"{metrics}</table>"
+        f"{metrics}</table>{_notes(why_no_best(verdicts, _ADVICE))}"
         f"<details><summary>{len(run.params)} params</summary><table>{params}</table></details>"
         "</div>"
     )
@@ -48,6 +50,7 @@ def comparison_as_html(runs: Sequence[Summary]) -> str:
     shown = list(runs)[-_MOST_ROWS:]
     metric = main_metric(shown)
     rows = compare_rows(shown, [metric] if metric else [])
+    verdicts = {metric: judged(metric, shown)} if metric else {}
     header = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
     body = "".join(
         f'<tr><td style="color:{color(number)}">■</td>'
@@ -66,7 +69,16 @@ def comparison_as_html(runs: Sequence[Summary]) -> str:
             f'<div style="max-width:640px"><p>{escape(metric)}</p>'
             f"{line_chart(curves, x_label='step')}</div>"
         )
-    return f"<div>{more}<table><tr><th></th>{header}</tr>{body}</table>{chart}</div>"
+    notes = _notes(why_no_best(verdicts, _ADVICE))
+    return f"<div>{more}<table><tr><th></th>{header}</tr>{body}</table>{notes}{chart}</div>"
+
+
+def _best(reached: tuple[float, int] | None) -> str:
+    return "" if reached is None else f"{reached[0]:.6g} at {reached[1]}"
+
+
+def _notes(lines: Sequence[str]) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
 def _cell(value: object) -> str:

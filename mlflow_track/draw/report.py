@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -13,9 +13,10 @@ from mlflow_track.analysis.compare import (
     best_run,
     compare_rows,
     differing_params,
-    direction,
+    judged,
     main_metric,
     metric_names,
+    why_no_best,
 )
 from mlflow_track.analysis.curves import Axis, labels, read_curve, smoothed
 from mlflow_track.analysis.differences import code_difference, package_difference
@@ -23,6 +24,7 @@ from mlflow_track.analysis.importance import FEWEST_RUNS, param_importance
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.draw.artifacts import pictures, texts
 from mlflow_track.draw.svg import bars, color, line_chart
+from mlflow_track.record.metric import Direction, Verdict
 from mlflow_track.record.params import param_text
 from mlflow_track.record.schema import Attempt, Git
 
@@ -62,6 +64,7 @@ def render_report(
     runs: Sequence[Summary],
     *,
     metrics: Sequence[str] | None = None,
+    directions: Mapping[str, Direction] | None = None,
     title: str = "",
     axis: Axis = "step",
     smooth: float = 0.0,
@@ -72,6 +75,8 @@ def render_report(
     Args:
         runs: At least one.
         metrics: Which to show, the one that matters first; None takes all.
+        directions: By metric "min" or "max": which value is the best, where the runs and its name
+            do not tell, or tell otherwise.
         title: Of the page; the experiments' names otherwise.
         axis: Of the curves.
         smooth: Weight of the past in their moving average.
@@ -88,15 +93,16 @@ def render_report(
     if main in shown:
         shown.remove(main)
         shown.insert(0, main)
+    verdicts = {name: judged(name, runs, (directions or {}).get(name)) for name in shown}
     title = title or ", ".join(dict.fromkeys(run.experiment for run in runs))
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
     count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
     sections = [
         f"<h1>{escape(title)}</h1><p>{count}, made {made} by mlflow_track</p>",
-        _winner(runs, names, main),
-        _table(runs, names, shown, main),
+        _winner(runs, names, main, verdicts),
+        _table(runs, names, main, verdicts),
         _charts(runs, names, shown[:_MOST_CHARTS], axis, smooth),
-        _importance(runs, main),
+        _importance(runs, main, verdicts),
         _params(runs),
         _artifacts(runs, names),
         _provenance(runs, names),
@@ -111,31 +117,46 @@ def render_report(
     )
 
 
-def _winner(runs: Sequence[Summary], names: Sequence[str], metric: str | None) -> str:
-    winner = best_run(runs, metric) if metric else None
-    if metric is None or winner is None or len(runs) == 1:
+def _winner(
+    runs: Sequence[Summary],
+    names: Sequence[str],
+    metric: str | None,
+    verdicts: Mapping[str, Verdict],
+) -> str:
+    if metric is None or len(runs) == 1:
         return ""
-    run = runs[winner]
-    value, step = best(metric, run.metrics[metric])
+    direction = verdicts[metric].direction
+    winner = best_run(runs, metric, direction)
+    reached = best(runs[winner], metric, direction) if winner is not None else None
+    if winner is None or reached is None:
+        return ""
+    run, (value, step) = runs[winner], reached
     params = ", ".join(f"{n} {param_text(run.params.get(n))}" for n in differing_params(runs)[:8])
-    word = "largest" if direction(metric) == "max" else "smallest"
+    word = "largest" if direction == "max" else "smallest"
     return (
-        f'<p>The {word} {escape(metric)} has <b class="best">{escape(names[winner])}</b>: '
+        f'<p>Best (the {word}) {escape(metric)}: <b class="best">{escape(names[winner])}</b>, '
         f"{value:.6g} at step {step}" + (f", with {escape(params)}" if params else "") + ".</p>"
     )
 
 
 def _table(
-    runs: Sequence[Summary], names: Sequence[str], metrics: Sequence[str], main: str | None
+    runs: Sequence[Summary],
+    names: Sequence[str],
+    main: str | None,
+    verdicts: Mapping[str, Verdict],
 ) -> str:
-    rows = compare_rows(runs, metrics)
-    columns = [name for name in rows[0] if name != "name"]
+    known: dict[str, Direction] = {
+        name: verdict.direction for name, verdict in verdicts.items() if verdict.direction
+    }
+    rows = compare_rows(runs, list(verdicts), known)
+    hidden = {f"{n} {word}" for n in verdicts.keys() - known for word in ("best", "best step")}
+    columns = [name for name in rows[0] if name != "name" and name not in hidden]
     if len({run.experiment for run in runs}) == 1:
         columns.remove("experiment")
-    winners = {f"{metric} best": best_run(runs, metric) for metric in metrics}
+    winners = {f"{name} best": best_run(runs, name, known[name]) for name in known}
     order = list(range(len(runs)))
-    if main is not None:
-        sign = -1 if direction(main) == "max" else 1
+    if main in known:
+        sign = -1 if known[main] == "max" else 1
         key = f"{main} best"
         order.sort(key=lambda n: sign * rows[n][key] if _is_number(rows[n][key]) else float("inf"))
     body = []
@@ -147,9 +168,11 @@ def _table(
         )
         body.append(f"<tr><td>{_mark(number)} {escape(names[number])}</td>{cells}</tr>")
     header = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    advice = "--min METRIC, --max METRIC or run.define_metric gives one"
+    notes = "".join(f"<p>{escape(line)}</p>" for line in why_no_best(verdicts, advice))
     return (
         '<h2>Runs</h2><div class="wide"><table>'
-        f"<tr><th>run</th>{header}</tr>{''.join(body)}</table></div>"
+        f"<tr><th>run</th>{header}</tr>{''.join(body)}</table></div>{notes}"
     )
 
 
@@ -170,8 +193,11 @@ def _charts(
     return f'<h2>Curves</h2>{note}<ul class="key">{key}</ul>{panels}'
 
 
-def _importance(runs: Sequence[Summary], metric: str | None) -> str:
-    found = param_importance(runs, metric) if metric else []
+def _importance(
+    runs: Sequence[Summary], metric: str | None, verdicts: Mapping[str, Verdict]
+) -> str:
+    direction = verdicts[metric].direction if metric else None
+    found = param_importance(runs, metric, direction) if metric else []
     if not found or metric is None:
         return ""
     signs = {1: "more of it, larger", -1: "more of it, smaller", 0: "words"}
@@ -180,7 +206,8 @@ def _importance(runs: Sequence[Summary], metric: str | None) -> str:
     )
     return (
         f"<h2>Which params go with {escape(metric)}</h2><p>Absolute rank correlation (Spearman; "
-        f"for words the correlation ratio of ranks) of each param with the best {escape(metric)}, "
+        f"for words the correlation ratio of ranks) of each param with the "
+        f"{'best' if direction else 'last'} {escape(metric)}, "
         f"over {found[0].runs} runs: one param at a time, and with few runs partly chance (from "
         f"{FEWEST_RUNS} runs on it is shown).</p>{chart}"
     )

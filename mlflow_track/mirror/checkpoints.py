@@ -13,9 +13,11 @@ from mlflow_track.checkpoint.disk.store import (
     CorruptCheckpointError,
     held_for_reading,
 )
+from mlflow_track.checkpoint.policy.retention import best_first
 from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
+from mlflow_track.record.metric import DIRECTIONS, judge
 from mlflow_track.record.schema import MirrorSettings, RunInfo
 from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG
 
@@ -151,16 +153,17 @@ def wanted_checkpoints(
     if mirror.upload == "last":
         return list(checkpoints[-1:])
     if mirror.upload == "best":
-        metric, sign = mirror.metric, -1 if mirror.mode == "max" else 1
-        scored = [(sign * value, c.step, c) for c in checkpoints for value in _value(c, metric)]
-        return [min(scored, key=lambda item: item[:2])[2]] if scored else []
+        metric, mode = str(mirror.metric), mirror.mode
+        direction = judge(metric, mode if mode in DIRECTIONS else None).direction
+        values = {c.step: _value(c, metric) for c in checkpoints}
+        best = best_first(values, direction)[:1] if direction else []
+        return [c for c in checkpoints if c.step in best]
     return list(checkpoints)
 
 
-def _value(checkpoint: Checkpoint, metric: str | None) -> list[float]:
-    """The metric of a checkpoint, as a list of one; empty where it cannot be compared."""
+def _value(checkpoint: Checkpoint, metric: str) -> float:
+    """The metric of a checkpoint; NaN where it cannot be compared."""
     try:
-        value = checkpoint.metrics.get(metric or "", math.nan)
+        return checkpoint.metrics.get(metric, math.nan)
     except CorruptCheckpointError:
-        return []
-    return [] if math.isnan(value) else [value]
+        return math.nan

@@ -188,6 +188,7 @@ def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
         run_id=target.run_id,
         url=target.url,
         is_reconciled=True,
+        compared_in=len(info.attempts),
         files=positions,
         params=dict(target.params),
         tags=dict(target.tags),

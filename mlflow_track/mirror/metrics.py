@@ -97,7 +97,7 @@ class MetricRows:
         if position.sending < piece.position:
             # Before the first byte leaves: an answer that gets lost must not be forgotten.
             position.sending = piece.position
-            self._ledger.save()
+            self._ledger.save(is_durable=True)
         for cells, end in self._batches(piece, position.acknowledged):
             self._send_cells(cells)
             position.acknowledged = end

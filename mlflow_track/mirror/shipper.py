@@ -141,14 +141,16 @@ class Shipper:
         self._ledger.save()
 
     def _look_for_foreign(self, info: RunInfo, target: Target) -> None:
-        """Once in each attempt: does the server have rows that this record never had?"""
+        """Once in each attempt: does the server have rows that this record does not know?"""
         rows, state, attempts = self._rows[0], self.state, info.attempts
         last_steps = {k: s for k, s in target.metrics.items() if not k.startswith("system/")}
         if len(attempts) > 1 and last_steps and state.compared_in != len(attempts):
             sent_last = target.tags.get(ATTEMPTS_TAG)
             # Another machine has made an attempt that this one does not know of.
             state.has_foreign |= state.tags.get(ATTEMPTS_TAG, sent_last) != sent_last
-            if max(last_steps.values()) > rows.last_step_before(attempts[-1].started or 0):
+            # What a later attempt has logged says nothing of what was sent before it.
+            first = attempts[min(state.compared_in, len(attempts) - 1)]
+            if max(last_steps.values()) > rows.last_step_before(first.started or 0):
                 # Rows were sent and then lost here: positions in the file mean nothing any more.
                 state.has_foreign = True
                 rows.begin_again()

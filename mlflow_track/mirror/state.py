@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow_track.backends.protocol import Sink
 from mlflow_track.record import layout
-from mlflow_track.record.files import read_json
+from mlflow_track.record.files import read_json, replace_file
 from mlflow_track.record.info import decode, read_info
 from mlflow_track.record.schema import RunInfo
 
@@ -110,16 +110,25 @@ class MirrorState:
             # Without it the server says what it has.
             return cls()
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, *, is_durable: bool = False) -> None:
         """Replace mirror.json: whole or not at all, also when the mirror is killed.
 
-        Nothing is flushed to the disk: should a power loss take the newest state, what it tells is
-        sent again or asked of the server, and both leave there what was there.
+        Args:
+            path: The run's folder.
+            is_durable: Whether no power loss may bring an earlier state back. One that it does
+                bring back leads to nothing worse than that things are sent again, which leaves
+                at the server what is there; but rows that were sent must not be forgotten: a
+                rewind takes them out of the record, and what comes in their place is sent.
         """
         self.updated = time.time()
+        content = asdict(self, dict_factory=_as_written)
+        data = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        if is_durable:
+            replace_file(path / layout.MIRROR_STATE, data)
+            return
         temporary = path / f"{layout.TEMPORARY}{layout.MIRROR_STATE}"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(asdict(self, dict_factory=_as_written), file, indent=1, ensure_ascii=False)
+        with open(temporary, "wb") as file:
+            file.write(data)
         os.rename(temporary, path / layout.MIRROR_STATE)
 
     def position(self, file: str) -> Position:
@@ -172,8 +181,8 @@ class Ledger:
     def run_id(self) -> str:
         return self.state.run_id
 
-    def save(self) -> None:
-        self.state.write(self.path)
+    def save(self, *, is_durable: bool = False) -> None:
+        self.state.write(self.path, is_durable=is_durable)
 
     def read_info(self) -> RunInfo:
         """run.json as it is now; see `record.info.read_info`."""

@@ -5,6 +5,7 @@ A position in it is "bytes after the header", so it stays true when the header b
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
 from mlflow_track.record.row_format import step_of_line
-from mlflow_track.record.rows import read_header
+from mlflow_track.record.rows import MOST_LINE_BYTES, read_header
 
 # How many descriptors may wait for the disk before they are closed.
 _MOST_REPLACED = 64
@@ -190,7 +191,13 @@ class AppendFile:
         tail = b""
         at = size
         while at > self._header_bytes and b"\n" not in tail:
-            start = max(self._header_bytes, at - 65536)
+            if len(tail) > MOST_LINE_BYTES:
+                raise OSError(
+                    errno.EINVAL,
+                    "it ends in what is not a row; move it away to continue",
+                    str(self.path),
+                )
+            start = max(self._header_bytes, at - max(65536, len(tail)))
             tail = os.pread(self.descriptor, at - start, start) + tail
             at = start
         torn = len(tail) - (tail.rfind(b"\n") + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,7 +19,15 @@ def is_terminal() -> bool:
 def say(line: str, end: str = "\n") -> None:
     """Print to stderr if there still is one."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        print(line, end=end, file=sys.stderr, flush=True)
+        if sys.stderr is not sys.__stderr__:
+            print(line, end=end, file=sys.stderr, flush=True)
+            return
+        sys.stderr.flush()
+        text = f"{line}{end}".encode(sys.stderr.encoding, sys.stderr.errors or "strict")
+        # Past Python's buffer: what cannot be written would stay there, and at its end Python would
+        # fail to write it again and turn the exit status of a whole training into 120.
+        while text:
+            text = text[os.write(sys.stderr.fileno(), text) :]
 
 
 def progress_on_terminal(step: int | None) -> Callable[[int, int], None] | None:

@@ -27,7 +27,7 @@ from mlflow_track.record.info import read_config, read_config_content, read_cont
 from mlflow_track.record.lock import take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.record.params import flatten, merge
+from mlflow_track.record.params import change_params
 from mlflow_track.record.rows import files_of
 from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, RewoundFile, RunInfo
 from mlflow_track.record.uninterruptible import undisturbed
@@ -40,16 +40,43 @@ class RunHeldError(RuntimeError):
     """Another live process writes this run."""
 
 
+def new_content(
+    run_id: str, name: str | None, experiment: str, tags: Mapping[str, str]
+) -> dict[str, Any]:
+    """run.json of a run that begins now."""
+    return {
+        "layout": LAYOUT_VERSION,
+        "id": run_id,
+        "name": name or run_id,
+        "name_given": name is not None,
+        "experiment": experiment,
+        "status": RUNNING,
+        "created": time.time(),
+        "ended": None,
+        "attempts": [],
+        "rewinds": [],
+        "rewinding": None,
+        "restores": [],
+        "tags": dict(tags),
+        "inputs": [],
+        "provenance": {},
+    }
+
+
 class RunDirectory:
     """Paths and state of one run's folder. Only the holder of the lock writes.
 
     Attributes:
         path: The folder.
+        is_kept: Whether anything is written to it.
+        is_shown: Whether its lines go to the console.
         info: What run.json says now.
 
     Raises:
         UnreadableRun: run.json is missing or damaged, or a newer version wrote it.
     """
+
+    is_kept, is_shown = True, True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,34 +93,15 @@ class RunDirectory:
         Raises:
             OSError: The folder cannot be written; the message names it.
         """
-        created = time.time()
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created))}-{os.urandom(3).hex()}"
+        now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        run_id = f"{now}-{os.urandom(3).hex()}"
         path = root / folder_name(experiment) / run_id
         try:
             make_folder(path.parent)
             path.mkdir()
             sync_folder(path.parent)
             lock = take_lock(path / layout.RUN_LOCK)
-            write_json(
-                path / layout.RUN,
-                {
-                    "layout": LAYOUT_VERSION,
-                    "id": run_id,
-                    "name": name or run_id,
-                    "name_given": name is not None,
-                    "experiment": experiment,
-                    "status": RUNNING,
-                    "created": created,
-                    "ended": None,
-                    "attempts": [],
-                    "rewinds": [],
-                    "rewinding": None,
-                    "restores": [],
-                    "tags": dict(tags),
-                    "inputs": [],
-                    "provenance": {},
-                },
-            )
+            write_json(path / layout.RUN, new_content(run_id, name, experiment, tags))
         except OSError as error:
             raise type(error)(
                 error.errno,
@@ -141,8 +149,11 @@ class RunDirectory:
         with self._info_lock:
             content = {**self._content, **fields}
             info = to_info(content)
-            write_json(self.path / layout.RUN, content)
+            self._store(content)
             self._content, self.info = content, info
+
+    def _store(self, content: Mapping[str, Any]) -> None:
+        write_json(self.path / layout.RUN, content)
 
     def _read(self) -> None:
         # Beside the typed fields the plain content: what this version does not know stays in it.
@@ -301,20 +312,9 @@ class RunDirectory:
             By dotted name the old value, None where there was none, and the new one.
         """
         config = read_config_content(self.path)
-        old, new = flatten(config["params"]), flatten(params)
-        changed = {k: [old[k], v] for k, v in new.items() if k in old and old[k] != v}
-        if is_start and self.attempt > 1:
-            changed |= {k: [None, v] for k, v in new.items() if k not in old}
-        if changed:
-            config["changes"].append(
-                {"attempt": self.attempt, "time": time.time(), "params": changed}
-            )
-        merge(config["params"], params)
-        self.write_config(config)
-        return changed
-
-    def write_config(self, config: Mapping[str, Any]) -> None:
+        changed = change_params(config, params, attempt=self.attempt, is_start=is_start)
         write_json(self.path / layout.CONFIG, config)
+        return changed
 
     def append_log(self, line: str) -> None:
         """Add one line to training.log, with the local time in front, by one write."""

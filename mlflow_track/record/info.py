@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from mlflow_track.record import layout
-from mlflow_track.record.files import read_json
+from mlflow_track.record.files import legible, read_json
 from mlflow_track.record.lock import is_locked
 from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, Config, RunInfo
 
@@ -39,8 +39,8 @@ def decode(kind: type[T], content: Any, name: str) -> T:
     """
     try:
         return msgspec.convert(content, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise ValueError(f"{name} is damaged: {error}") from None
+    except (msgspec.ValidationError, RecursionError, UnicodeError) as error:
+        raise ValueError(legible(f"{name} is damaged: {error}")) from None
 
 
 def read_content(path: Path) -> dict[str, Any]:

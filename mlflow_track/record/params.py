@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -31,3 +32,28 @@ def merge(target: MutableMapping[str, Any], update: Mapping[str, Any]) -> None:
             merge(target[key], value)
         else:
             target[key] = value
+
+
+def change_params(
+    config: dict[str, Any], params: Mapping[str, Any], *, attempt: int, is_start: bool
+) -> dict[str, list[Any]]:
+    """Merge `params` into the content of config.json, which also notes what changed.
+
+    Args:
+        config: {"params": …, "changes": […]}, which is changed.
+        params: Nested.
+        attempt: The attempt that changes them.
+        is_start: They are the params that the attempt starts with: after a resume one that is new
+            is a change, too.
+
+    Returns:
+        By dotted name the old value, None where there was none, and the new one.
+    """
+    old, new = flatten(config["params"]), flatten(params)
+    changed = {k: [old[k], v] for k, v in new.items() if k in old and old[k] != v}
+    if is_start and attempt > 1:
+        changed |= {k: [None, v] for k, v in new.items() if k not in old}
+    if changed:
+        config["changes"].append({"attempt": attempt, "time": time.time(), "params": changed})
+    merge(config["params"], params)
+    return changed

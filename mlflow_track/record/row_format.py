@@ -117,7 +117,8 @@ def parse_header(line: bytes, path: Path) -> tuple[str, ...]:
         cells = next(csv.reader([line.decode()]), [])
     except (UnicodeDecodeError, csv.Error):
         cells = []
-    if not line.endswith(b"\n") or tuple(cells[:2]) != _FIXED:
+    is_header = line.endswith(b"\n") and tuple(cells[:2]) == _FIXED
+    if not is_header or len({*cells}) != len(cells):
         raise ValueError(f"{path} does not begin with 'step,time,…': not a metrics file")
     return tuple(cells[2:])
 

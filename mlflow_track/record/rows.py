@@ -20,7 +20,8 @@ from mlflow_track.record.row_format import Columns, parse_header, parse_rows, pa
 _PIECE_BYTES = 1 << 20
 _GUARD_BYTES = 64
 # What is longer is damage: 100,000 names, or numbers.
-_MOST_LINE_BYTES = 1 << 25
+# No line is longer; what has no end for so long is something else.
+MOST_LINE_BYTES = 1 << 22
 
 
 class Row(NamedTuple):
@@ -88,7 +89,7 @@ def read_header(path: Path) -> tuple[tuple[str, ...], int]:
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[str, ...], int]:
-    line = file.readline(_MOST_LINE_BYTES)
+    line = file.readline(MOST_LINE_BYTES)
     return parse_header(line, path), len(line)
 
 
@@ -109,7 +110,7 @@ def read_piece(
             # A piece that begins inside a line begins with the next one.
             begin = max(start, os.fstat(file.fileno()).st_size + position)
             file.seek(begin - 1)
-            skipped = file.readline(_MOST_LINE_BYTES)
+            skipped = file.readline(MOST_LINE_BYTES)
             position = begin - 1 + len(skipped) - start
         at = start + position
         begin = max(start, at - before)
@@ -118,7 +119,7 @@ def read_piece(
         body = file.read(max_bytes)
         is_last = len(body) < max_bytes
         if not is_last and not body.endswith(b"\n"):
-            body += file.readline(_MOST_LINE_BYTES)
+            body += file.readline(MOST_LINE_BYTES)
     body = body[: body.rfind(b"\n") + 1]
     return Piece(names, body, lead, position, layout.is_long(path), is_last or not body)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from mlflow.entities import (
 )
 
 from mlflow_track.analysis.aggregates import MetricSummary
+from mlflow_track.analysis.compare import best, judged
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.record import layout
@@ -38,8 +38,6 @@ PROBLEMS_TAG = "mlflow_track.problems"
 # What MLflow's SQL stores take at the most, and what they write in place of an infinity.
 _MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 6000, 8000, 36
 _LARGEST = 1.7976931348623157e308
-_LESS_IS_BETTER = re.compile(r"(loss|error|perplexity|\b(ppl|nll|mse|rmse|mae|wer|cer|bpb|bpc))\b")
-_MORE_IS_BETTER = re.compile(r"(accuracy|reward|score|recall|precision|\b(acc|f1|auc|bleu|iou))\b")
 
 
 def experiment_of(root: Path, runs: list[Summary]) -> Experiment:
@@ -73,7 +71,11 @@ def run_of(summary: Summary) -> Run:
     )
     params = {name: param_text(value) for name, value in summary.params.items()}
     data = RunData(
-        metrics=[*_metrics(summary.metrics), *_metrics(summary.system_metrics, with_best=False)],
+        metrics=[
+            *_last_values(summary.metrics),
+            *filter(None, (best_of(summary, name) for name in summary.metrics)),
+            *_last_values(summary.system_metrics),
+        ],
         params=[Param(name, text[:_MOST_PARAM_VALUE]) for name, text in params.items()],
         tags=[RunTag(name, text[:_MOST_TAG_VALUE]) for name, text in tags.items()],
     )
@@ -89,32 +91,25 @@ def metrics_of(
         yield Metric(name, _storable(value), _milliseconds(time), step)
 
 
-def best_of(name: str, summary: MetricSummary) -> Metric | None:
-    """The best value as a metric of its own, `<metric> min` or `<metric> max`.
+def best_of(run: Summary, name: str) -> Metric | None:
+    """The best value as a separate metric, `<metric> min` or `<metric> max`.
 
-    None where the name does not say which direction is better, and where there is no number.
+    None where it is not known which direction is better, and where there is no finite value.
     """
-    words = name.lower().replace("_", " ")
-    if _LESS_IS_BETTER.search(words):
-        label, value = f"{name} min", summary.min
-    elif _MORE_IS_BETTER.search(words):
-        label, value = f"{name} max", summary.max
-    else:
+    direction = judged(name, [run]).direction
+    reached = best(run, name, direction)
+    if reached is None:
         return None
-    if value != value:
-        return None
+    time = _milliseconds(run.metrics[name].last_time)
     # Of metrics that have no step but 0 the UI draws bars, side by side, and lines of others.
-    return Metric(label, _storable(value), _milliseconds(summary.last_time), 0)
+    return Metric(f"{name} {direction}", reached[0], time, 0)
 
 
-def _metrics(summaries: dict[str, MetricSummary], *, with_best: bool = True) -> Iterator[Metric]:
+def _last_values(summaries: dict[str, MetricSummary]) -> Iterator[Metric]:
     for name, summary in summaries.items():
-        if not summary.count:
-            continue
-        time = _milliseconds(summary.last_time)
-        yield Metric(name, _storable(summary.last), time, summary.last_step)
-        if with_best and (best := best_of(name, summary)):
-            yield best
+        if summary.count:
+            time = _milliseconds(summary.last_time)
+            yield Metric(name, _storable(summary.last), time, summary.last_step)
 
 
 def _tags(summary: Summary) -> dict[str, str]:

@@ -259,7 +259,7 @@ class RecordStore(AbstractStore):
 
 def _history_of_best(summary: Summary, name: str) -> History:
     of, _, _ = name.rpartition(" ")
-    best = best_of(of, summary.metrics[of]) if of in summary.metrics else None
+    best = best_of(summary, of)
     if best is None or best.key != name:
         return History([], [], [])
     return History([best.step], [best.timestamp / 1000], [best.value])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import mlflow_track as mt
 from mlflow_track.analysis import frames
+from mlflow_track.analysis.compare import main_metric_of
 from mlflow_track.analysis.filters import parse_filter
 from mlflow_track.analysis.select import NoSuchRun, RunSelector
 from mlflow_track.analysis.summary import read_summary
@@ -155,7 +156,10 @@ def test_compare_has_a_row_per_run_with_what_differs_and_what_came_of_it() -> No
     assert table["steps"].tolist() == [20, 20] and table["status"].tolist() == ["FINISHED"] * 2
     highest = mt.compare(runs, metrics=["val/loss"], directions={"val/loss": "max"})
     assert highest["val/loss best"].tolist() == [1.5, 1.0] and "train/lr" not in highest
+    assert table["train/lr best"].isna().all() and table["train/lr"].tolist() == [1e-3] * 2
     assert type(table[["name"]]) is pd.DataFrame
+    with pytest.raises(ValueError, match="direction of 'val/loss' is 'up'"):
+        mt.compare(runs, directions={"val/loss": "up"})  # type: ignore[dict-item]
 
 
 def test_runs_and_comparisons_show_themselves_in_a_notebook() -> None:
@@ -175,6 +179,7 @@ WORDS: dict[str, Callable[[list], list]] = {
     "@last": lambda runs: [runs[2]],
     "@best:loss": lambda runs: [runs[1]],
     "@best:max:loss": lambda runs: [runs[0]],
+    "@best:min:loss": lambda runs: [runs[1]],
     "one": lambda runs: [runs[0]],
     "f/one two": lambda runs: [runs[2]],
     "20260101-000001": lambda runs: [runs[1]],
@@ -196,6 +201,13 @@ def test_a_word_names_the_runs_that_it_should(word: str) -> None:
     assert selector.find(word) == WORDS[word](selector.runs())
     if len(selector.find(word)) == 1:
         assert selector.find_one(word).path.exists()
+
+
+def test_main_metric_looks_at_whole_words() -> None:
+    assert main_metric_of(["interval/loss", "train/lr", "valLoss"]) == "valLoss"
+    assert main_metric_of(["train/acc", "val/window_loss", "test/loss"]) == "val/window_loss"
+    assert main_metric_of(["train/acc", "interval"]) == "train/acc"
+    assert main_metric_of([]) is None
 
 
 def test_a_word_that_names_no_run_or_several_says_which_there_are() -> None:

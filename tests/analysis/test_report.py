@@ -67,7 +67,7 @@ def test_the_report_holds_table_curves_importance_artifacts_and_provenance() -> 
     assert html.count("<polyline") >= 12 and "img" in checker.tags
     for part in ("A &amp; B", "Once &lt;upon&gt; a time", "params.lr", "Spearman", "run 0"):
         assert part in html
-    assert re.search(r'<b class="best">run 0</b>: 1\.125 at step 19', html)
+    assert re.search(r'<b class="best">run 0</b>, 1\.125 at step 19', html)
     assert "Provenance" in html and "torch 2" in html
 
 
@@ -102,10 +102,10 @@ def test_importance_is_one_where_a_param_tells_the_order_and_small_where_it_does
         params = {"tells": number**3, "noise": (number * 5) % 12, "word": "ab"[number // 6], "n": 1}
         params["folder"] = f"out/{max(number, 2)}"
         write(tmp_path / "e" / f"r{number:02d}", [(0, {"loss": -number})], params)
-    found = {i.param: i for i in param_importance(read_summaries(tmp_path)[0], "loss")}
+    found = {i.param: i for i in param_importance(read_summaries(tmp_path)[0], "loss", "min")}
     assert found["tells"].value == pytest.approx(1) and found["tells"].sign == -1
     assert found["noise"].value < 0.5 and 0.8 < found["word"].value < 1 and "n" not in found
     # Nearly each run has its own: that tells nothing.
     assert found["folder"].value == 0
     assert ranks([3.0, 1.0, 3.0]) == [1.5, 0.0, 1.5]
-    assert param_importance(read_summaries(tmp_path)[0][:3], "loss") == []
+    assert param_importance(read_summaries(tmp_path)[0][:3], "loss", "min") == []

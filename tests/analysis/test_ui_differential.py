@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mlflow_track.analysis.histories import History
 from mlflow_track.mirror.process import open_mlflow, sync_run
 from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.files import write_json
 from mlflow_track.ui.address import experiment_id_of, uri_of
 from tests.campaign import seeds
 
@@ -56,7 +57,10 @@ def record(root: Path, number: int) -> Path:
     params: dict[str, Any] = {"lr": 0.1 * (number % 3), "model": {"width": number // 2}}
     if number % 3:
         params["name"] = TEXTS[number]
-    directory.write_config({"params": params, "changes": [] if number % 4 else [{"attempt": 1}]})
+    write_json(
+        directory.path / "config.json",
+        {"params": params, "changes": [] if number % 4 else [{"attempt": 1}]},
+    )
     directory.set_tags({"stage": TEXTS[-number]} if number % 2 else {"note x": TEXTS[number]})
     if number % 3 == 0:
         directory.update(provenance={"user": "zoë", "script": "train.py"})

@@ -81,6 +81,21 @@ def test_histories_are_the_rows_of_the_record(root, client):
     assert best.value == 1 / 50
 
 
+def test_best_values_have_the_direction_that_the_run_recorded(root, client):
+    with mt.start_run(directory=root, experiment="e") as run:
+        run.define_metric("temperature", mode="max")
+        run.define_metric("acc", mode="none")
+        for step, value in enumerate((1.0, 3.0, float("inf"), 2.0)):
+            values = {"temperature": value, "acc": value, "val/window_loss": value, "size": value}
+            run.log_metrics(values, step=step)
+    found = only_run(client).data.metrics
+    best = {name: value for name, value in found.items() if " " in name}
+    assert best == {"temperature max": 3.0, "val/window_loss min": 1.0}
+    (best_of_history,) = client.get_metric_history(run.id, "temperature max")
+    assert best_of_history.value == 3.0
+    assert client.get_metric_history(run.id, "temperature min") == []
+
+
 def test_mlflow_search_runs_gives_a_table(root):
     import mlflow
 

@@ -15,6 +15,7 @@ import pytest
 
 from mlflow_track.analysis.load import LoadedRun, load_runs
 from mlflow_track.mirror.process import open_mlflow, sync_run
+from tests.environment import lack
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "test-results"
@@ -137,10 +138,7 @@ def find_chromium() -> str | None:
 def browser() -> Iterator[Any]:
     program = find_chromium()
     if program is None:
-        reason = "Chromium is not installed (Debian: apt-get install chromium)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lack("Chromium is not installed (Debian: apt-get install chromium)")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

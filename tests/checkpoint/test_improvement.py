@@ -38,7 +38,7 @@ def saves(policy: OnImprovement, values: list[float | None]) -> list[int]:
         ({"mode": "max", "min_delta": 1.0}, [-5.0, -4.5, -4.0], [0, 2]),
         ({}, [None, math.nan, math.inf, 2.0, math.nan, -math.inf, 1.0], [3, 6]),
         # The first gain is no noise yet; then gains within the noise do not count, a jump does.
-        ({"noise_aware": True}, [5.0, 5.2, 4.9, 5.1, 4.85, 5.15, 4.84, 3.0], [0, 2, 7]),
+        ({"noise_sigmas": 2}, [5.0, 5.2, 4.9, 5.1, 4.85, 5.15, 4.84, 3.0], [0, 2, 7]),
     ],
 )
 def test_by_how_much_it_must_improve(
@@ -70,11 +70,11 @@ def test_each_save_is_better_than_the_one_before_by_the_delta(
         assert min(saved) - min(finite) <= min_delta
 
 
-def test_noise_awareness_saves_noise_away_and_keeps_the_trend() -> None:
+def test_noise_sigmas_saves_noise_away_and_keeps_the_trend() -> None:
     generator = random.Random(0)
     flat = [3.0 + generator.gauss(0, 0.1) for _ in range(400)]
     falling = [3.0 - 0.02 * i + generator.gauss(0, 0.1) for i in range(400)]
-    plain, aware = OnImprovement("loss"), OnImprovement("loss", noise_aware=2)
+    plain, aware = OnImprovement("loss"), OnImprovement("loss", noise_sigmas=2)
     assert len(saves(plain, list(flat))) >= 5
     # Up to the fourth value nothing is known of the noise.
     assert len([i for i in saves(aware, list(flat)) if i >= 4]) <= 2
@@ -101,8 +101,9 @@ def test_the_noise_estimate_has_no_bias_by_drift() -> None:
         ({"mode": "down"}, "mode"),
         ({"min_delta": -1}, "min_delta"),
         ({"min_delta": math.nan}, "min_delta"),
-        ({"noise_aware": -1}, "noise_aware"),
-        ({"noise_aware": "yes"}, "noise_aware"),
+        ({"noise_sigmas": -1}, "noise_sigmas"),
+        ({"noise_sigmas": "yes"}, "noise_sigmas"),
+        ({"noise_sigmas": True}, "noise_sigmas"),
     ],
 )
 def test_on_improvement_refuses(arguments: dict[str, Any], name: str) -> None:

@@ -21,7 +21,8 @@ FOUR = [Candidate(s, {"loss": v}, True) for s, v in LOSS.items()]
         (Keep(last=1, best=1, metric="loss"), {20, 40}),
         (Keep(last=1, best=2, metric="loss"), {20, 30, 40}),
         (Keep(last=1, best=2, metric="loss", mode="max"), {10, 40}),
-        (Keep(last=1, best=1, metric="other"), {40}),
+        (Keep(last=1, best=2, metric="accuracy"), {40}),
+        (Keep(last=1, best=1, metric="other", mode="min"), {40}),
     ],
 )
 def test_what_is_kept_of_four(keep: Keep, expected: set[int]) -> None:
@@ -32,6 +33,18 @@ def test_what_is_kept_of_four(keep: Keep, expected: set[int]) -> None:
 def test_nan_weights_never_rotate_out_the_newest_finite_checkpoint() -> None:
     sick = [Candidate(s, {"loss": math.nan}, False) for s in (50, 60, 70)]
     assert Keep(last=2, best=1, metric="loss").kept([*FOUR, *sick]).keys() == {20, 40, 60, 70}
+
+
+def test_an_infinite_value_is_never_the_best() -> None:
+    odd = [Candidate(s, {"loss": v}, True) for s, v in ((1, -math.inf), (2, math.inf))]
+    for mode, best in (("min", 20), ("max", 40)):
+        keep = Keep(last=1, best=1, metric="loss", mode=mode)
+        assert keep.ranked([*odd, *FOUR])[0] == best and len(keep.ranked([*odd, *FOUR])) == 4
+
+
+def test_a_direction_that_nothing_tells_is_refused() -> None:
+    with pytest.raises(ValueError, match="give mode='min' or mode='max'"):
+        Keep(best=1, metric="other").kept(FOUR)
 
 
 CANDIDATES = st.lists(

@@ -35,7 +35,8 @@ class Saving:
         self.said: list[str] = []
         self.store = CheckpointStore(path / "checkpoints")
         self.metrics = MetricsFile(path / "metrics.csv")
-        self.saver = Saver(self.store, self.metrics, self.said.append)
+        self.announce = self.said.append
+        self.saver = Saver(self)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
@@ -465,7 +466,9 @@ from mlflow_track.record.metrics import MetricsFile
 if sys.argv[1] == "a thread":
     del os.memfd_create
 metrics = MetricsFile(Path("metrics.csv"))
-saver = Saver(CheckpointStore(Path("checkpoints")), metrics)
+from types import SimpleNamespace
+store = CheckpointStore(Path("checkpoints"))
+saver = Saver(SimpleNamespace(store=store, metrics=metrics, announce=print))
 state = {"a": torch.arange(8_000_000.)}
 for step in range(2):
     saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -190,6 +191,25 @@ def test_best_is_a_step_by_the_metric_that_the_run_compares() -> None:
     with mt.start_run(run_name="none") as run:
         run.checkpoints().save(0, {"w": 1})
     assert "no metric says what is best" in call("show", "none", "best", code=1)
+
+
+def test_prune_by_another_metric_takes_its_direction() -> None:
+    with mt.start_run(run_name="b") as run:
+        run.define_metric("temperature", mode="max")
+        checkpoints = run.checkpoints(keep=mt.Keep(last=9, metric="loss"))
+        for step, value in enumerate((1.0, 3.0, 2.0, 0.0)):
+            metrics = {"loss": value, "acc": value, "temperature": value, "size": value}
+            checkpoints.save(step, {"w": step}, metrics=metrics)
+
+    def kept(*words: str) -> list[str]:
+        said = call("prune", "b", "--last", "1", "--best", "1", "--dry-run", *words)
+        return re.findall(r"keep   step (\d)", said)
+
+    assert kept() == ["3"]
+    assert kept("--metric", "acc") == kept("--metric", "temperature") == ["1", "3"]
+    assert kept("--metric", "size", "--mode", "max") == ["1", "3"]
+    said = call("prune", "b", "--best", "1", "--metric", "size", "--dry-run", code=2)
+    assert "give mode='min' or mode='max'" in " ".join(said.split())
 
 
 def test_a_step_that_is_not_there_is_named_with_those_that_are(run: mt.LoadedRun) -> None:

@@ -408,7 +408,6 @@ def test_settings_have_no_best_value(two_runs: list[mt.LoadedRun]) -> None:
     compared, shown = invoke("compare").output, invoke("show").output
     assert "train/lr  " in compared and "train/lr best" not in compared
     assert "train/lr best" in invoke("compare", "--max", "train/lr").output
-    assert json.loads(invoke("compare", "--json").stdout)[0]["train/lr best step"] == 0
     (line,) = [line for line in shown.splitlines() if line.startswith("train/lr ")]
     (loss,) = [line for line in shown.splitlines() if line.startswith("train/loss ")]
     assert len(line.split()) == len(loss.split()) - 2
@@ -421,9 +420,88 @@ def test_compare_marks_the_best_and_shows_only_what_differs(two_runs: list[mt.Lo
     assert lines["val/loss best"].endswith("0.625 *")
     flipped = invoke("compare", "--metric", "val/loss", "--max", "val/loss").output
     assert "2 *" in flipped.replace("1.5 *", "2 *") and "train/lr" not in flipped
-    rows = json.loads(invoke("compare", "--json").stdout)
-    assert rows[0]["params.lr"] == 1e-3 and rows[1]["val/loss best step"] == 19
+    rows = list(csv.DictReader(io.StringIO(invoke("compare", "--csv").stdout)))
+    assert rows[0]["params.lr"] == "0.001" and rows[1]["val/loss best step"] == "19"
+    assert rows[0]["train/lr best"] == "" == rows[0]["train/lr best step"]
     assert "none of these runs" in invoke("compare", "--metric", "x", status=1).output
+
+
+def compared(*words: str) -> dict[str, dict]:
+    return {row["metric"]: row for row in json.loads(invoke("compare", *words, "--json").stdout)}
+
+
+def test_compare_json_has_a_row_for_each_metric(two_runs: list[mt.LoadedRun]) -> None:
+    rows = compared()
+    assert list(rows) == ["train/loss", "train/lr", "val/loss"]
+    assert rows["val/loss"] == {
+        "metric": "val/loss",
+        "direction": "min",
+        "why": None,
+        "values": {"slow": 1.125, "fast one": 0.625},
+        "last": {"slow": 1.125, "fast one": 0.625},
+        "best": "fast one",
+    }
+    lr = rows["train/lr"]
+    assert (lr["direction"], lr["best"], lr["why"]) == (None, None, "direction unknown")
+    assert lr["values"] == {"slow": 1e-3, "fast one": 1e-3}
+    flipped = compared("--max", "val/loss", "--metric", "val/loss")["val/loss"]
+    assert flipped["direction"] == "max" and flipped["best"] == "slow"
+    assert flipped["values"] == {"slow": 1.5, "fast one": 1.0} and flipped["last"]["slow"] == 1.125
+
+
+def test_compare_json_tells_nan_and_infinity_from_never_logged() -> None:
+    nan, inf = float("nan"), float("inf")
+    write(Path("runs/e/a"), [(0, {"loss": nan}), (1, {"acc": inf})], name="a")
+    write(Path("runs/e/b"), [(0, {"loss": 2.0}), (1, {"loss": -inf})], name="b")
+    write(Path("runs/e/c"), [(0, {"loss": inf, "acc": -inf})], name="c")
+    rows = compared()
+    assert rows["loss"]["values"] == {"a": "NaN", "b": 2.0, "c": "Infinity"}
+    assert rows["loss"]["last"] == {"a": "NaN", "b": "-Infinity", "c": "Infinity"}
+    assert rows["acc"]["values"] == {"a": "Infinity", "c": "-Infinity"}
+    # The only one with a finite value is better than those that diverged.
+    assert rows["loss"]["best"] == "b" and rows["acc"]["best"] is None
+    assert invoke("show", "@best:loss").output.startswith("e/b\n")
+
+
+def test_compare_says_why_there_is_no_star() -> None:
+    for name, temperature, acc in (("a", 1.0, 0.5), ("b", 2.0, 0.25)):
+        with mt.start_run(run_name=name) as run:
+            run.log_metrics({"temperature": temperature, "acc": acc, "size": 1}, step=0)
+            run.define_metric("acc", mode="max" if name == "a" else "min")
+            run.define_metric("size", mode="none")
+    text = invoke("compare").output
+    assert "*" not in text and "temperature best" not in text
+    advice = "give --min METRIC or --max METRIC, or call run.define_metric"
+    assert f"no best value of temperature: direction unknown; {advice}" in text
+    assert "no best value of acc: the runs disagree: 'max' and 'min' are recorded" in text
+    assert "no best value of size: recorded with mode='none'" in text
+    rows = compared("--min", "acc", "--max", "temperature")
+    assert [rows[n]["best"] for n in ("temperature", "acc", "size")] == ["b", "b", None]
+    assert "0.5 *" in invoke("compare", "--max", "acc").output
+    assert (
+        "--min and to --max" in invoke("compare", "--max", "acc", "--min", "acc", status=2).output
+    )
+
+
+def test_every_reader_takes_the_direction_that_the_runs_recorded() -> None:
+    for name, loss in (("a", 1.0), ("b", 2.0)):
+        with mt.start_run(run_name=name) as run:
+            run.log_metrics({"val/loss": loss, "temperature": loss}, step=0)
+            run.define_metric("val/loss", mode="max")
+    assert compared()["val/loss"]["best"] == "b"
+    assert "default/b\n" in invoke("show", "@best:val/loss").output
+    assert "default/a\n" in invoke("show", "@best:min:val/loss").output
+    refusal = invoke("show", "@best:temperature", status=1).output
+    assert "direction unknown; use @best:min:temperature or @best:max:temperature" in refusal
+    assert "no best value of temperature: direction unknown" in invoke("show").output
+    invoke("report", "-o", "report.html")
+    html = Path("report.html").read_text()
+    assert 'Best (the largest) val/loss: <b class="best">b</b>, 2 at step 0' in html
+    assert "no best value of temperature: direction unknown; --min METRIC" in html
+    invoke("report", "-o", "report.html", "--metric", "temperature", "--min", "temperature")
+    assert (
+        'Best (the smallest) temperature: <b class="best">a</b>' in Path("report.html").read_text()
+    )
 
 
 def test_compare_shows_how_code_and_packages_differ(tmp_path: Path) -> None:

@@ -245,6 +245,48 @@ def test_without_what_was_acknowledged_a_step_arrives_twice(tmp_path, monkeypatc
     assert repeated_steps(play(tmp_path / "bad", story, seed=3)[0])
 
 
+TWICE = [
+    *[("log", ("a",))] * 9,
+    *[("ship", None)] * 4,
+    ("resume", 5),
+    *[("log", ("a",))] * 9,
+    *[("ship", None)] * 4,
+    ("resume", 9),
+    ("loss of mirror.json", None),
+    *[("log", ("a",))] * 3,
+]
+
+
+def test_a_lost_state_is_found_again_where_two_rewinds_overlap(tmp_path, monkeypatch):
+    assert repeated_steps(play(tmp_path / "good", TWICE, seed=3)[0]) == []
+    # Rows that repeated a step were never sent; without a memory of the first they would be now.
+    monkeypatch.setattr(MetricRows, "_remember", lambda *_: None)
+    assert repeated_steps(play(tmp_path / "bad", TWICE, seed=3)[0])
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_rows_that_a_power_loss_took_are_known_after_an_attempt_without_a_mirror(
+    is_lost: bool, tmp_path: Path
+) -> None:
+    trainer = Trainer(tmp_path)
+    for _ in range(4):
+        trainer.log(("a",))
+    sink = MemorySink(lambda: False)
+    Shipper(trainer.directory.path, sink, URI).ship()
+    path = trainer.directory.metrics_path
+    os.truncate(path, path.read_bytes()[:-1].rindex(b"\n") + 1)
+    if is_lost:
+        (trainer.directory.path / "mirror.json").unlink()
+    for _ in range(2):
+        trainer.resume_after(2)
+        trainer.log(("a",))
+    trainer.log(("a",))
+    assert Shipper(trainer.directory.path, sink, URI).ship()
+    assert repeated_steps(sink) == []
+    assert {cell.step for cell in sink.cells} == {0, 1, 2, 3, 4}
+    trainer.end()
+
+
 def test_the_largest_difference_between_attempts_is_known(tmp_path):
     trainer = Trainer(tmp_path)
     for _ in range(6):

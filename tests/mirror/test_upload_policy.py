@@ -9,12 +9,13 @@ import pytest
 import mlflow_track as mt
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.mirror.checkpoints import wanted_checkpoints
+from mlflow_track.record.schema import MirrorSettings
 
 
 @pytest.fixture
 def checkpoints(tmp_path: Path):
     store = CheckpointStore(tmp_path / "checkpoints")
-    for step, loss in ((10, 3.0), (20, 1.0), (30, 1.0), (40, "nan")):
+    for step, loss in ((10, 3.0), (20, 1.0), (30, 1.0), (40, "nan"), (50, "-inf")):
         store.publish(step, {}, {"metrics": {"loss": loss}})
     return store.list()
 
@@ -22,18 +23,21 @@ def checkpoints(tmp_path: Path):
 @pytest.mark.parametrize(
     ("mirror", "steps"),
     [
-        ({}, [10, 20, 30, 40]),
-        ({"upload": "all"}, [10, 20, 30, 40]),
-        ({"upload": "last"}, [40]),
+        ({}, [10, 20, 30, 40, 50]),
+        ({"upload": "all"}, [10, 20, 30, 40, 50]),
+        ({"upload": "last"}, [50]),
         ({"upload": "none"}, []),
         ({"upload": "best", "metric": "loss", "mode": "min"}, [20]),
         ({"upload": "best", "metric": "loss", "mode": "max"}, [10]),
         ({"upload": "best", "metric": "acc", "mode": "max"}, []),
+        ({"upload": "best", "metric": "loss"}, [20]),
+        ({"upload": "best", "metric": "temperature", "mode": "down"}, []),
     ],
 )
 def test_the_policy_chooses(checkpoints, mirror, steps):
-    assert [c.step for c in wanted_checkpoints(checkpoints, mirror)] == steps
-    assert wanted_checkpoints([], mirror) == []
+    settings = MirrorSettings(**mirror)
+    assert [c.step for c in wanted_checkpoints(checkpoints, settings)] == steps
+    assert wanted_checkpoints([], settings) == []
 
 
 def test_best_needs_a_metric_and_other_words_are_refused_at_the_call(monkeypatch):

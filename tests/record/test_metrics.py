@@ -166,7 +166,7 @@ def at_the_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 @pytest.mark.parametrize("survives", [True, False])
 def test_rows_survive_a_ctrl_c_while_the_header_widens(
-    survives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    survives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ctrl_c: None
 ) -> None:
     path = tmp_path / "metrics.csv"
     file = write(path, [(0, {"loss": 1.0})])

@@ -397,7 +397,8 @@ def test_on_a_disk_that_is_full_training_goes_on_and_saves_again_when_there_is_r
 def test_a_policy_whose_metric_never_came_is_told_of_with_the_name_that_is_near() -> None:
     with mt.start_run() as run:
         checkpoints = run.checkpoints(
-            save=mt.OnImprovement("val/los"), keep=Keep(best=1, metric="val/loss", mode="min")
+            save=mt.OnImprovement("val/los", "min"),
+            keep=Keep(best=1, metric="val/loss", mode="min"),
         )
         checkpoints.step(0, {"w": 1}, metrics={"val/loss": 1.0})
     assert "watches the metric 'val/los'" in log(run) and "did you mean 'val/loss'?" in log(run)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.append_file import AppendFile
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -263,18 +263,20 @@ def test_the_first_rows_of_threads_are_not_taken_for_those_of_the_former_attempt
     assert (frame["a"] == -5.0).sum() == (frame["b"] == -5.0).sum() == len(frame) == 200
 
 
-def test_a_ctrl_c_in_the_middle_of_a_rewind_does_not_leave_it_half_done(monkeypatch) -> None:
+def test_a_ctrl_c_in_the_middle_of_a_rewind_does_not_leave_it_half_done(
+    monkeypatch, ctrl_c
+) -> None:
     with mt.start_run() as run:
         for step in range(5):
             run.log_metrics({"loss": 1.0}, step=step)
     with mt.start_run(resume=run.id) as run:
-        replace = MetricsFile._replace
+        replace = AppendFile._replace
 
         def interrupted(*arguments: Any) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             replace(*arguments)
 
-        monkeypatch.setattr(MetricsFile, "_replace", interrupted)
+        monkeypatch.setattr(AppendFile, "_replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run.log_metrics({"loss": 2.0}, step=2)
         run.log_metrics({"loss": 3.0}, step=2)

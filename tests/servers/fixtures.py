@@ -7,6 +7,7 @@ no server starts twice.
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import lack
 from tests.servers.mlflow_server import MlflowServer
 from tests.servers.postgres import Postgres, find_programs
 from tests.servers.s3 import S3
@@ -23,8 +25,7 @@ from tests.servers.s3 import S3
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server; `.uri("name")` is a database of it."""
     require_postgres()
-    # Not below pytest's own temporary folder, which only the current user may enter.
-    folder = Path(tempfile.mkdtemp(prefix="postgres-of-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="postgres-of-tests-", dir=_open_to_all()))
     server = Postgres(folder, is_durable=False)
     try:
         server.start()
@@ -75,10 +76,20 @@ def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
         server.stop()
 
 
+def _open_to_all() -> str:
+    """A temporary folder that every user may enter: pytest's own, and often TMPDIR, are not."""
+    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        path = Path(folder).resolve()
+        if all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents)):
+            return folder
+    return tempfile.gettempdir()
+
+
 def require_postgres() -> None:
-    """Skip where PostgreSQL is not installed; where it must be, fail."""
+    """Skip where PostgreSQL is not installed, or cannot run; in CI, fail."""
     if find_programs() is None:
-        reason = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lack("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        lack("PostgreSQL runs only as a user that has a name (an entry in /etc/passwd)")

@@ -12,14 +12,14 @@ from pathlib import Path
 from tests.servers.processes import Process, free_port
 
 _USER = "mlflow"
-# Debian keeps the server's programs away from the PATH.
+# Debian keeps the server's programs away from the PATH, and there puts pg_ctlcluster to find them.
 _DEBIAN = Path("/usr/lib/postgresql")
 
 
 def find_programs() -> Path | None:
     """The folder with `initdb` and `postgres`, of the newest version; None where there is none."""
     versions = [path.parent for path in _DEBIAN.glob("*/bin/initdb")]
-    if versions:
+    if versions and shutil.which("pg_ctlcluster"):
         return max(versions, key=lambda path: float(path.parent.name))
     found = shutil.which("initdb")
     return Path(found).resolve().parent if found else None

@@ -209,6 +209,15 @@ class CheckpointStore:
         return target
 
 
+class DiscardedStore(CheckpointStore):
+    """Checkpoints of a run that keeps nothing: there is never one."""
+
+    def list(self) -> list[Checkpoint]:
+        return []
+
+    def sweep(self) -> None: ...
+
+
 @contextmanager
 def held_for_reading(folder: Path) -> Iterator[None]:
     """Keep the checkpoint in `folder` where it is while it is read.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from mlflow_track.checkpoint.policy.history import History, Moment
 from mlflow_track.checkpoint.policy.schedule import SavePolicy
 from mlflow_track.checks import require_metric, require_mode, require_number
+from mlflow_track.record.metric import Claim, required_direction
 
 _FEWEST_VALUES = 4
 
@@ -23,55 +24,62 @@ class OnImprovement(SavePolicy):
     improvements add up to one that counts. The first finite value is always saved; a step without
     the metric, or with a NaN, never.
 
-    With `noise_aware`, a gain must also exceed `noise_aware` standard deviations of what chance
-    does to a difference of two values: gain > noise_aware · √2 · `noise_of(the last 16 values)`,
+    With `noise_sigmas`, a gain must also exceed `noise_sigmas` standard deviations of what chance
+    does to a difference of two values: gain > noise_sigmas · √2 · `noise_of(the last 16 values)`,
     where the values are those before this one. Fewer than 4 values say nothing about the noise.
 
     Args:
         metric: The metric's name, as it is given to `checkpoints.step`.
-        mode: "min" or "max": which direction is better.
+        mode: "min" or "max": which direction is better. None: what the run recorded
+            (`run.define_metric`, other policies), else the metric's name decides.
         min_delta: The smallest gain that counts, in the metric's unit; 0 takes any.
         relative: Whether `min_delta` is a share of the best value instead: 0.01 is one percent.
-        noise_aware: How many standard deviations a gain must exceed; 0 or False does not ask,
-            True is 2.
+        noise_sigmas: How many standard deviations of noise a gain must exceed.
 
     Raises:
         TypeError, ValueError: An argument does not fit; the message names it.
     """
 
     metric: str
-    mode: str = "min"
+    mode: str | None = None
     min_delta: float = 0.0
     relative: bool = False
-    noise_aware: float | bool = False
+    noise_sigmas: float = 0.0
 
     def __post_init__(self) -> None:
         require_metric(self.metric)
         require_mode(self.mode)
         require_number("min_delta", self.min_delta, above=0, or_equal=True)
-        if not isinstance(self.noise_aware, bool):
-            require_number("noise_aware", self.noise_aware, above=0, or_equal=True)
+        require_number("noise_sigmas", self.noise_sigmas, above=0, or_equal=True)
 
     @property
     def watched(self) -> frozenset[str]:
         return frozenset({self.metric})
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        return (Claim(self.name, self.metric, self.mode),)
+
+    def resolved(self, modes: Mapping[str, str]) -> OnImprovement:
+        return replace(self, mode=modes[self.metric])
 
     def due(self, now: Moment, history: History) -> str | None:
         """Why to save at `now`: the metric is better by enough, or there for the first time."""
         value = now.metrics.get(self.metric)
         if value is None or not math.isfinite(value):
             return None
-        best = (history.lowest if self.mode == "min" else history.highest).get(self.metric)
+        is_min = required_direction(self.name, self.metric, self.mode) == "min"
+        best = (history.lowest if is_min else history.highest).get(self.metric)
         if best is None:
             return f"the first {self.metric}: {value:.6g}"
-        gain = best - value if self.mode == "min" else value - best
+        gain = best - value if is_min else value - best
         needed = self.min_delta * (abs(best) if self.relative else 1.0)
         if gain <= 0 or gain < needed:
             return None
         words = f"{self.metric} improved by {gain:.4g} from {best:.6g} to {value:.6g}"
-        deviations = 2.0 if self.noise_aware is True else float(self.noise_aware)
-        if deviations:
-            chance = deviations * math.sqrt(2) * noise_of(history.values.get(self.metric, ()))
+        if self.noise_sigmas:
+            noise = noise_of(history.values.get(self.metric, ()))
+            chance = self.noise_sigmas * math.sqrt(2) * noise
             if gain <= chance:
                 return None
             words += f", more than the {chance:.4g} of noise"

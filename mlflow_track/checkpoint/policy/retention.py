@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mlflow_track.checks import require_int, require_metric, require_mode
+from mlflow_track.record.metric import Claim, Direction, required_direction
 
 
 class Candidate(NamedTuple):
@@ -42,10 +43,11 @@ class Keep:
 
     Args:
         last: How many of the newest to keep; at least 1.
-        best: How many of the best by `metric` to keep. A checkpoint without the metric, or with a
-            NaN, is never among the best; of equals the older one is.
+        best: How many of the best by `metric` to keep. A checkpoint without the metric, with a
+            NaN or an infinity, is never among the best; of equals the older one is.
         metric: The metric that `best` compares, as it was given to `checkpoints.step`.
-        mode: "min" or "max".
+        mode: "min" or "max": which direction of `metric` is better. None: what the run recorded
+            (`run.define_metric`, other policies), else the metric's name decides.
         milestones: Whether to keep what a policy had planned (`EvenlySpaced`, `AtSteps`).
         max_bytes: What all of them may take on disk. Where it does not suffice, milestones go
             first, the oldest first, then the worst of the best, then the older of the last.
@@ -57,7 +59,7 @@ class Keep:
     last: int = 1
     best: int = 0
     metric: str | None = None
-    mode: str = "min"
+    mode: str | None = None
     milestones: bool = True
     max_bytes: int | None = None
 
@@ -71,6 +73,15 @@ class Keep:
             raise ValueError(f"best is {self.best}, but no metric says what is best; give metric=")
         if self.max_bytes is not None:
             require_int("max_bytes", self.max_bytes, at_least=1)
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What this says of the direction of its metric."""
+        return () if self.metric is None else (Claim("Keep", self.metric, self.mode),)
+
+    def resolved(self, modes: Mapping[str, str]) -> Keep:
+        """This with the mode that the run gives its metric."""
+        return self if self.metric is None else replace(self, mode=modes[self.metric])
 
     def kept(self, candidates: Sequence[Candidate], in_use: Collection[int] = ()) -> dict[int, str]:
         """The steps to keep of `candidates` (any order), each with the reason.
@@ -96,13 +107,8 @@ class Keep:
         """The steps of those that have a value of `metric`, the best first; of equals the older."""
         if self.metric is None:
             return []
-        sign = 1 if self.mode == "min" else -1
-        scored = sorted(
-            (sign * c.metrics[self.metric], c.step)
-            for c in candidates
-            if not math.isnan(c.metrics.get(self.metric, math.nan))
-        )
-        return [step for _, step in scored]
+        values = {c.step: c.metrics.get(self.metric, math.nan) for c in candidates}
+        return best_first(values, required_direction("Keep", self.metric, self.mode))
 
     def _wanted(self, by_step: Sequence[Candidate]) -> Iterator[tuple[int, str]]:
         """What the numbers ask for, most valuable first."""
@@ -115,6 +121,15 @@ class Keep:
             for candidate in reversed(by_step):
                 if candidate.is_milestone:
                     yield candidate.step, "a milestone"
+
+
+def best_first(values: Mapping[int, float], direction: Direction) -> list[int]:
+    """The steps whose value is finite, the best first; of equals the older."""
+    sign = 1 if direction == "min" else -1
+    return sorted(
+        (step for step, value in values.items() if math.isfinite(value)),
+        key=lambda step: (sign * values[step], step),
+    )
 
 
 def _protected(by_step: Sequence[Candidate], in_use: Collection[int]) -> Iterator[tuple[int, str]]:

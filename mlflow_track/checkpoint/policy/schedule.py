@@ -5,12 +5,13 @@ A policy that looks at a metric is in `improvement.py`, one that looks at costs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 from mlflow_track.checkpoint.policy.history import History, Moment
 from mlflow_track.checks import require_int, require_number
+from mlflow_track.record.metric import Claim
 
 
 class Ask(NamedTuple):
@@ -47,6 +48,15 @@ class SavePolicy:
         """The metrics whose history this policy looks at."""
         return frozenset()
 
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What this policy says of the direction of its metrics."""
+        return ()
+
+    def resolved(self, modes: Mapping[str, str]) -> SavePolicy:
+        """This policy with the mode that its run gives each of its metrics."""
+        return self
+
     def due(self, now: Moment, history: History) -> str | None:
         """Why to save at `now`, in words; None where this policy does not ask.
 
@@ -76,6 +86,13 @@ class AnyOf(SavePolicy):
     @property
     def watched(self) -> frozenset[str]:
         return frozenset().union(*(policy.watched for policy in self.policies))
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        return tuple(claim for policy in self.policies for claim in policy.claims)
+
+    def resolved(self, modes: Mapping[str, str]) -> AnyOf:
+        return replace(self, policies=tuple(policy.resolved(modes) for policy in self.policies))
 
     def due(self, now: Moment, history: History) -> str | None:
         """Why to save at `now`: the reasons of all policies that ask; None where none does."""

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -49,6 +49,17 @@ class _Pending:
     writers: int = 1
 
 
+class Publishes(Protocol):
+    """What a saver needs of the session that it saves for."""
+
+    @property
+    def store(self) -> CheckpointStore: ...
+    @property
+    def metrics(self) -> MetricsFile: ...
+    @property
+    def announce(self) -> Callable[[str], None]: ...
+
+
 class Saver:
     """Publishes checkpoints of one run; at most one is in flight.
 
@@ -56,24 +67,16 @@ class Saver:
     here until the writer of a killed trainer is done.
 
     Args:
-        store: Where they go.
-        metrics: The run's rows; those that a manifest counts become durable before it.
-        announce: Takes one line for the log: how it saves here, and what went wrong with a writer.
+        session: Where checkpoints go, and the rows that become durable before they are counted.
 
     Raises:
         TimeoutError: The writer of a former process does not end.
     """
 
-    def __init__(
-        self,
-        store: CheckpointStore,
-        metrics: MetricsFile,
-        announce: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        self._store = store
-        self._metrics = metrics
-        self._announce = announce
-        self._lock = store.lock(announce)
+    def __init__(self, session: Publishes) -> None:
+        self._store, self._metrics = session.store, session.metrics
+        self._announce = session.announce
+        self._lock = self._store.lock(self._announce)
         self._memory = WarmMemory()
         self._writer: Writer | None = None
         self._planned = safetensors.CachedPlan()

@@ -1,0 +1,93 @@
+"""A record that keeps nothing: of the backend `off`, and of ranks that do not write.
+
+It is the record in every other respect: what it refuses, it refuses with the same words.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow_track.record.append_file import Positions, Rewind, Rewinds
+from mlflow_track.record.device_values import Arriving, LateRows
+from mlflow_track.record.directory import RunDirectory, new_content
+from mlflow_track.record.info import to_info
+from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.params import change_params
+
+NAME = "off"
+_MOST_KNOWN = 1024
+
+
+class DiscardedRecord(RunDirectory):
+    """A run that is in memory alone.
+
+    Args:
+        experiment: The experiment's name.
+        tags: The run's tags.
+        is_shown: Whether lines go to the console.
+    """
+
+    is_kept = False
+
+    def __init__(self, experiment: str, tags: Mapping[str, str], *, is_shown: bool) -> None:
+        self.path = Path(NAME)
+        self._content = new_content(NAME, NAME, experiment, tags)
+        self.info = to_info(self._content)
+        self._config: dict[str, Any] = {"params": {}, "changes": []}
+        self._lock_descriptor = -1
+        self._info_lock = threading.RLock()
+        self.is_shown = is_shown
+
+    def open_metrics(self, tell: Callable[[str], None] | None = None) -> MetricsFile:
+        return DiscardedMetrics()
+
+    def read_params(self) -> dict[str, Any]:
+        return self._config["params"]
+
+    def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> dict[str, list[Any]]:
+        return change_params(self._config, params, attempt=self.attempt, is_start=is_start)
+
+    def append_log(self, line: str) -> None: ...
+
+    def _store(self, content: Mapping[str, Any]) -> None: ...
+
+
+class DiscardedMetrics(MetricsFile):
+    """Rows that go nowhere."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.known = {}
+        self._late = LateRows()
+        self._why_closed = ""
+
+    def append(self, step: int, names: tuple[str, ...], values: Sequence[float | Arriving]) -> None:
+        if self._why_closed:
+            raise RuntimeError(self._why_closed)
+        if len(self.known) >= _MOST_KNOWN:
+            self.known.clear()
+        self.known[names] = None
+
+    def sync(self) -> None: ...
+
+    def positions(self) -> Positions:
+        return Positions(0, 0)
+
+    def gone(self) -> str:
+        return ""
+
+    def close(self, why: str = "the metrics file is closed") -> None:
+        self._forget(why)
+
+    def abandon(self, why: str) -> None:
+        self.lock = threading.RLock()
+        self._forget(why)
+
+    def plan_rewind(self, last_step: int, before: Positions | None = None) -> Rewinds:
+        return Rewinds(Rewind(0, []), Rewind(0, []))
+
+    def _forget(self, why: str) -> None:
+        self._why_closed, self.known = why, {}

@@ -1,0 +1,259 @@
+"""The one rule for a metric's direction: whether its smallest value is the best, or its largest.
+
+An explicit mode decides; else what the run recorded (`define_metric` and its policies); else whole
+words of the metric's name; else the direction is unknown, and no value is the best.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple, cast
+
+Direction = Literal["min", "max"]
+DIRECTIONS: tuple[Direction, ...] = ("min", "max")
+# What `define_metric` takes: of "none" no value is better than another.
+MODES = (*DIRECTIONS, "none")
+
+_UNITS = "batches epochs examples frames images items iterations requests samples sequences steps"
+# Several words that are one: they say another thing than each of them does.
+_PHRASES = {
+    "neg log likelihood": "nll",
+    "negative log likelihood": "nll",
+    "negative elbo": "nelbo",
+    "neg elbo": "nelbo",
+    "log likelihood": "loglikelihood",
+    "log loss": "logloss",
+    "cross entropy": "crossentropy",
+    "bits per byte": "bpb",
+    "bits per char": "bpc",
+    "bits per character": "bpc",
+    "bits per dim": "bpd",
+    "bits per token": "bpt",
+    "edit distance": "editdistance",
+    "equal error rate": "eer",
+    "failure rate": "failures",
+    "false alarm rate": "fpr",
+    "false negative": "fnr",
+    "false negatives": "fnr",
+    "false positive": "fpr",
+    "false positives": "fpr",
+    "miss rate": "fnr",
+    # A time of which less is better; other times are too many different things.
+    "latency ms": "latency",
+    "latency seconds": "latency",
+    "latency time": "latency",
+    "true negative": "tnr",
+    "true positive": "tpr",
+    "average return": "reward",
+    "episode return": "reward",
+    "episodic return": "reward",
+    "mean return": "reward",
+    "cohen kappa": "kappa",
+    "cohens kappa": "kappa",
+    "quadratic kappa": "kappa",
+    "corr coef": "corrcoef",
+    "correlation coefficient": "corrcoef",
+    "cumulative gain": "dcg",
+    "dice coef": "dice",
+    "dice coefficient": "dice",
+    "exact match": "exactmatch",
+    "explained variance": "explainedvariance",
+    "f beta": "fbeta",
+    "hit rate": "hits",
+    "hit ratio": "hits",
+    "pass at": "passat",
+    "pass rate": "passat",
+    "reciprocal rank": "mrr",
+    "win rate": "winrate",
+    "win ratio": "winrate",
+    **{
+        f"{unit} per {second}": "throughput"
+        for unit in (*_UNITS.split(), "it", "tokens", "words")
+        for second in ("second", "sec", "s")
+    },
+}
+# With one of these a name is about a setting, a spread or a time, or its sign is turned round.
+_ANOTHER_QUANTITY = frozenset(
+    "anomaly budget coef coeff coefficient count duration grad gradient gradients limit lr ms neg "
+    "inverse minus negated negative outlier penalty rejected risk runtime scale scaler scaling "
+    "seconds std stddev stdev target temperature threshold time toxicity var variance weight "
+    "weights".split()
+)
+_DOWN = frozenset(
+    "bce bpb bpc bpd bpt brier ce cer cost costs crossentropy deviance ece editdistance eer err "
+    "error errors failures fid fnr fpr hamming hausdorff hinge latency levenshtein logloss loss "
+    "losses lpips mae mape mase mlogloss mpjpe mse msle nelbo nll nlls nrmse perplexities "
+    "perplexity ppl pplx regret rmse rmsle smape wer wmape xent".split()
+)
+_UP = frozenset(
+    "acc accuracies accuracy ap ap50 ap75 aucpr auc aupr auprc auroc bertscore bleu bleurt chrf "
+    "cider comet dcg dice elbo elo exactmatch explainedvariance f1 fbeta fps hits iou jaccard "
+    "kappa kendall kendalltau loglikelihood map map50 map75 matthews mcc meaniou meteor mfu miou "
+    "mrr ndcg passat pearson pearsonr precision psnr r2 recall rew reward rewards rocauc rouge "
+    "sacrebleu score scores spearman spearmanr specificity ssim success throughput tnr tpr winrate"
+    "".split()
+)
+_SEPARATORS = re.compile(r"[\W_]+")
+# "-loss" and "1-accuracy".
+_TURNED_ROUND = re.compile(r"(?:^|/) *(?:1 *)?-")
+_PIECES = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
+
+
+class Verdict(NamedTuple):
+    """Which direction of a metric is better.
+
+    Attributes:
+        direction: None where no value is the best.
+        why: Why there is no direction; empty where there is one.
+    """
+
+    direction: Direction | None
+    why: str = ""
+
+
+def judge(name: str, mode: str | None = None, recorded: Iterable[str | None] = ()) -> Verdict:
+    """Decide which direction of the metric `name` is better.
+
+    Args:
+        name: The metric.
+        mode: "min" or "max", where the caller says it.
+        recorded: What each run at hand recorded; None for one that recorded nothing.
+    """
+    if mode is not None:
+        return Verdict(cast("Direction", mode))
+    said = sorted({word for word in recorded if word is not None})
+    if len(said) > 1:
+        return Verdict(None, f"the runs disagree: {' and '.join(map(repr, said))} are recorded")
+    if said:
+        if said[0] in DIRECTIONS:
+            return Verdict(said[0])
+        return Verdict(None, "recorded with mode='none'")
+    direction = direction_of_name(name)
+    return Verdict(direction, "" if direction else "direction unknown")
+
+
+def required_direction(
+    who: str, metric: str, mode: str | None = None, recorded: Iterable[str | None] = ()
+) -> Direction:
+    """The direction of a metric that `who` compares.
+
+    Raises:
+        ValueError: It is not known; the message says what to do.
+    """
+    verdict = judge(metric, mode, recorded)
+    if verdict.direction is None:
+        raise ValueError(
+            f"{who} cannot tell whether less or more of the metric {metric!r} is better "
+            f"({verdict.why}); give mode='min' or mode='max', or call "
+            f"run.define_metric({metric!r}, mode=…)"
+        )
+    return verdict.direction
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a metric's name in lower case: split at signs, digits and camelCase."""
+    return [piece.rstrip("0123456789") or piece for piece in _pieces(name)]
+
+
+@lru_cache(maxsize=4096)
+def direction_of_name(name: str) -> Direction | None:
+    """The direction that whole words of the name tell; None where they do not."""
+    pieces = _pieces(name.replace("@", " at "))
+    plain = f" {' '.join(piece.rstrip('0123456789') or piece for piece in pieces)} "
+    for phrase, word in _PHRASES.items():
+        plain = plain.replace(f" {phrase} ", f" {word} ")
+    words = set(plain.split())
+    if words & _ANOTHER_QUANTITY or _TURNED_ROUND.search(name):
+        return None
+    # Such as "f1", "r2" and "mAP", which are one word.
+    words |= {*pieces, *(chunk.lower() for chunk in _SEPARATORS.split(name))}
+    if words & _DOWN:
+        return "min"
+    return "max" if words & _UP else None
+
+
+def _pieces(name: str) -> list[str]:
+    """The words of a name, each with the digits that follow it."""
+    chunks = [chunk for chunk in _SEPARATORS.split(name) if chunk]
+    # Only in ASCII is it known where camelCase begins a word.
+    split = ([*_PIECES.findall(c)] if c.isascii() else [c] for c in chunks)
+    return [piece.lower() for piece in itertools.chain.from_iterable(split)]
+
+
+# --- what a run records ---
+
+
+class Claim(NamedTuple):
+    """What `define_metric` or a policy says of a metric.
+
+    Attributes:
+        who: "define_metric", or the policy's name.
+        metric: The metric.
+        mode: "min", "max", for `define_metric` also "none"; None leaves it to the rule.
+    """
+
+    who: str
+    metric: str
+    mode: str | None
+
+    def __str__(self) -> str:
+        return f"{self.who}({self.metric!r}, mode={self.mode!r})"
+
+
+class Directions:
+    """What one attempt of a run says of the directions of its metrics, without contradiction.
+
+    Args:
+        earlier: What earlier attempts recorded, by metric.
+        write: Takes what changed, for run.json.
+        announce: Takes one line of text for the log.
+    """
+
+    def __init__(
+        self,
+        earlier: Mapping[str, str],
+        write: Callable[[Mapping[str, str]], None],
+        announce: Callable[[str], None],
+    ) -> None:
+        self._earlier, self._write, self._announce = earlier, write, announce
+        self._recorded: dict[str, str] = {}
+        self._claims: dict[str, tuple[Claim, ...]] = {}
+
+    def settle(self, place: str, claims: Sequence[Claim]) -> dict[str, str]:
+        """Decide the mode of every metric that `claims` name, and record it.
+
+        Args:
+            place: Where the claims come from: they replace the earlier ones from there.
+            claims: Of `define_metric`, or of all policies given together.
+
+        Raises:
+            ValueError: Two claims contradict each other, or a direction is unknown.
+        """
+        others = [c for p, given in self._claims.items() if p != place for c in given]
+        modes = {}
+        for claim in claims:
+            said = [c for c in (*others, *claims) if c.metric == claim.metric and c.mode]
+            for one, other in itertools.pairwise(said):
+                if one.mode != other.mode:
+                    raise ValueError(f"{other} contradicts {one}; give both the same mode")
+            before = self._mode_before(claim.metric)
+            mode = said[0].mode if said else None
+            if mode is None or (mode == "none" and claim.mode is None):
+                mode = required_direction(claim.who, claim.metric, None, [mode or before])
+            modes[claim.metric] = mode
+        changed = {metric: m for metric, m in modes.items() if self._mode_before(metric) != m}
+        if changed:
+            self._write(changed)
+        for metric, mode in changed.items():
+            before = self._mode_before(metric)
+            if before is not None:
+                self._announce(f"the direction of {metric} changes from {before!r} to {mode!r}")
+        self._recorded |= changed
+        self._claims[place] = tuple(c._replace(mode=modes[c.metric]) for c in claims)
+        return modes
+
+    def _mode_before(self, metric: str) -> str | None:
+        return self._recorded.get(metric) or self._earlier.get(metric)
