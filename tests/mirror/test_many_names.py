@@ -101,7 +101,7 @@ def test_a_history_is_rebuilt_with_a_line_a_value_where_few_of_many_have_one(tmp
 
     keys = [f"m{number}" for number in range(80)]
     target = Target("1", "run", None, {}, {}, "FINISHED", dict.fromkeys(keys, 4))
-    positions = write_history(tmp_path, target, Server(), {"m1": "m*"})  # type: ignore[arg-type]
+    positions = write_history(tmp_path, target, Server(), {"m*": "m1"})  # type: ignore[arg-type]
     lines = (tmp_path / "metrics.long.csv").read_bytes()
     assert positions["metrics.long.csv"].acknowledged == len(lines) - len(LONG_HEADER)
     assert (tmp_path / "metrics.csv").read_bytes() == b"step,time\n"
