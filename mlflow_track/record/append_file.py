@@ -18,6 +18,8 @@ from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
 from mlflow_track.record.row_format import step_of_line
 from mlflow_track.record.rows import MOST_LINE_BYTES, read_header
 
+# With 25 characters for each number a row is still a line.
+_MOST_COLUMNS = 100_000
 # How many descriptors may wait for the disk before they are closed.
 _MOST_REPLACED = 64
 
@@ -149,7 +151,16 @@ class AppendFile:
         return rewind
 
     def replace_header(self, header: bytes, names: tuple[str, ...]) -> None:
-        """Put another header over the lines."""
+        """Put another header over the lines.
+
+        Raises:
+            ValueError: It is longer than a reader would believe, or its rows would be.
+        """
+        if len(names) > _MOST_COLUMNS or len(header) > MOST_LINE_BYTES:
+            raise ValueError(
+                f"{self.path.name} must have at most {_MOST_COLUMNS:,} columns, with names of "
+                f"{MOST_LINE_BYTES:,} bytes together, got {len(names):,} with {len(header):,}"
+            )
 
         def write(wider: BinaryIO) -> None:
             with open(self.path, "rb") as old:

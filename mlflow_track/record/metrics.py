@@ -107,7 +107,7 @@ class MetricsFile:
                         self._write(step, now, names, values, total - total == 0)
                     return
             except _NewNames:
-                self._add_columns(names)
+                undisturbed(lambda: self._widen(names))
 
     def sync(self) -> None:
         """Make every row survive a power loss, too; waits for values that are on their way."""
@@ -286,13 +286,6 @@ class MetricsFile:
         self._why_closed, self.known = why, {}
         for file in self._files:
             file.close()
-
-    def _add_columns(self, names: tuple[str, ...]) -> None:
-        if self.lock._is_owned():  # type: ignore[attr-defined]
-            # A signal handler that interrupted a call: no other thread would get the lock.
-            self._widen(names)
-        else:
-            undisturbed(lambda: self._widen(names))
 
     def _widen(self, names: tuple[str, ...]) -> None:
         with self.lock:

@@ -19,7 +19,6 @@ from mlflow_track.record.row_format import Columns, parse_header, parse_rows, pa
 
 _PIECE_BYTES = 1 << 20
 _GUARD_BYTES = 64
-# What is longer is damage: 100,000 names, or numbers.
 # No line is longer; what has no end for so long is something else.
 MOST_LINE_BYTES = 1 << 22
 

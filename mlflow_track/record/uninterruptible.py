@@ -1,37 +1,49 @@
-"""What must not stop half-way runs in a thread: signal handlers interrupt only the main one."""
+"""Work that must not stop half-way: signal handlers, which interrupt the main thread, wait for it."""
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_SIGNALS = tuple(map(int, signal.valid_signals()))
+# Without the enum that is made of each answer: for all signals that takes as long as a file.
+_handler_of: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+
 
 def undisturbed(work: Callable[[], T]) -> T:
-    """Run `work` to its end, even if a Ctrl-C takes its caller away, and give what it returns.
+    """Run `work` to its end and give what it returns; a Ctrl-C meanwhile is raised afterwards.
 
-    A lock that `work` takes, and that a signal handler needs, must not be the caller's.
+    The same holds for every signal with a handler in Python, which may raise as well, or log.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="undisturbed")
+    arrived: list[int] = []
+    handlers = {n: handler for n in _SIGNALS if callable(handler := _handler_of(n))}
     try:
-        thread.start()
-    except RuntimeError:
-        # At the end of the interpreter there are no new threads.
+        for number in handlers:
+            signal.signal(number, lambda number, frame: arrived.append(number))
         return work()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    finally:
+        _restore(handlers, arrived)
+
+
+def _restore(handlers: dict[int, Any], arrived: list[int]) -> None:
+    """Put the handlers back, and hand them what has arrived; the last error of theirs is raised."""
+    error: BaseException | None = None
+    while handlers or arrived:
+        try:
+            while handlers:
+                number = next(iter(handlers))
+                signal.signal(number, handlers[number])
+                del handlers[number]
+            while arrived:
+                signal.raise_signal(arrived.pop(0))
+        except BaseException as raised:
+            # Of a handler that is back already: the others must come back nevertheless.
+            error = raised
+    if error is not None:
+        raise error

@@ -373,3 +373,48 @@ def test_a_resumed_run_that_logs_a_step_again_takes_the_earlier_value_out_of_eit
     assert frame[many[0]].tolist()[:2] == [1.0, 1.0] and math.isnan(frame[many[0]][2])
     (rewind,) = read_info(run.directory).rewinds
     assert rewind.long is not None and rewind.long.rows and rewind.rows
+
+
+def test_more_columns_than_a_reader_would_believe_are_refused_before_they_are_there(
+    tmp_path: Path,
+) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.append(0, ("loss",), [1.0])
+    many = tuple(f"n{number}" for number in range(100_000))
+    with pytest.raises(ValueError, match=r"at most 100,000 columns, .* got 100,001"):
+        file.append(1, many, [1.0] * len(many))
+    file.append(1, ("loss",), [2.0])
+    assert frame_of(file.path) == {0: {"loss": 1.0}, 1: {"loss": 2.0}}
+
+
+# --- a power loss before the first checkpoint ---
+
+
+@pytest.mark.parametrize("left", [b"", b"step,ti", b"\0" * 40])
+def test_a_header_that_a_power_loss_took_is_set_aside_and_the_run_continues(
+    left: bytes, tmp_path: Path
+) -> None:
+    path, said = tmp_path / "metrics.csv", []
+    path.write_bytes(left)
+    file = MetricsFile(path, said.append)
+    file.append(0, ("loss",), [1.0])
+    assert frame_of(path) == {0: {"loss": 1.0}}
+    assert (tmp_path / "metrics.damaged-1.csv").read_bytes() == left
+    assert len(said) == 1 and "moved it to metrics.damaged-1.csv" in said[0]
+
+
+def test_rows_that_a_checkpoint_counts_are_on_the_disk_before_a_header_replaces_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    done: list[str] = []
+    for name in ("fsync", "rename"):
+        call = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, n=name, c=call: done.append(n) or c(*a))
+    file.append(0, ("a",), [1.0])
+    assert done == ["rename"]
+    file.sync()
+    # The file, and the folder that has its name.
+    assert done == ["rename", "fsync", "fsync"]
+    file.append(0, ("b",), [1.0])
+    assert done[3:] == ["fsync", "rename", "fsync"]
