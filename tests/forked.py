@@ -269,13 +269,17 @@ class ForkServer:
     """The server's process; it ends with `stop`, and with the process that started it."""
 
     def __init__(self) -> None:
+        # Not above: a stand-in for an interpreter takes this file alone.
+        from tests.environment import foreign_variables
+
         self.address = f"suite-{os.getpid()}-{os.urandom(8).hex()}"
         self._process = subprocess.Popen(
             # Room for the command lines of children.
             [sys.executable, "-m", "tests.fork_server", self.address, "-" * 8192],
             cwd=ROOT,
+            # As tests have it: where it differs, a child starts an interpreter of its own.
             env={
-                **os.environ,
+                **{n: v for n, v in os.environ.items() if n not in foreign_variables()},
                 SESSION: self.address,
                 "MLFLOW_DISABLE_TELEMETRY": "true",
             },

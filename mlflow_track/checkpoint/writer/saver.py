@@ -31,6 +31,7 @@ from mlflow_track.checkpoint.writer.process import (
 from mlflow_track.checkpoint.writer.shared_memory import WarmMemory, available_bytes
 from mlflow_track.record import layout
 from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.rows import files_of
 
 # The history of saves grows in state.json; without slack every save would need new memory.
 _SLACK_BYTES = 256 << 10
@@ -288,9 +289,12 @@ class Saver:
                 "spans": plan.float_spans,
                 "manifest": manifest,
                 # The rows that the manifest counts must be as durable as the checkpoint.
-                "sync_first": [str(self._metrics.path.absolute())],
+                "sync_first": self._counted_files(),
             }
         ).encode()
+
+    def _counted_files(self) -> list[str]:
+        return [str(file) for file in files_of(self._metrics.path.absolute())]
 
     # --- without memory ---
 
@@ -315,7 +319,7 @@ class Saver:
                     layout.STATE_JSON: Content.of(document),
                 },
                 manifest,
-                sync_first=[str(self._metrics.path)],
+                sync_first=self._counted_files(),
             )
         except OSError as failure:
             error = failure
