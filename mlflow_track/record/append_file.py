@@ -20,8 +20,6 @@ from mlflow_track.record.rows import MOST_LINE_BYTES, read_header
 
 # With 25 characters for each number a row is still a line.
 _MOST_COLUMNS = 100_000
-# How many descriptors may wait for the disk before they are closed.
-_MOST_REPLACED = 64
 
 
 class Rewind(NamedTuple):
@@ -73,11 +71,7 @@ class AppendFile:
 
     def __init__(self, path: Path, header: bytes, tell: Callable[[str], None]) -> None:
         self.path = path
-        # Rows that were here before may have survived a power loss already, and must again.
-        self._may_be_durable = os.path.lexists(path)
-        self._is_folder_synced = True
-        self._replaced: list[int] = []
-        if not self._may_be_durable:
+        if not os.path.lexists(path):
             replace_file(path, header)
         try:
             self.names, self._header_bytes = read_header(path)
@@ -112,11 +106,6 @@ class AppendFile:
     def sync(self) -> None:
         """Make all lines survive a power loss, too."""
         os.fsync(self.descriptor)
-        self._may_be_durable = True
-        if not self._is_folder_synced:
-            sync_folder(self.path.parent)
-            self._is_folder_synced = True
-        self._close_replaced()
 
     def position(self) -> int:
         """The bytes written after the header."""
@@ -146,7 +135,6 @@ class AppendFile:
         rewind, header, kept, moved = self._split(last_step, before)
         if moved:
             replace_file(aside, header + b"".join(moved))
-            self._may_be_durable = True
             self._replace(lambda file: file.write(header + b"".join(kept)))
         return rewind
 
@@ -176,7 +164,6 @@ class AppendFile:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-        self._close_replaced()
 
     def _split(
         self, last_step: int, before: int | None
@@ -218,10 +205,7 @@ class AppendFile:
     def _replace(self, write: Callable[[BinaryIO], Any]) -> None:
         """Put a file in the place of this one, whole; lines go to it from then on.
 
-        The descriptor keeps its number, so at no time is it that of a closed file. Where nothing
-        in the file is known to survive a power loss, the disk is not waited for: not for what is
-        written, and not by closing the last descriptor of a file that it still writes. Each of the
-        first metrics of a run may come in a call of its own.
+        The descriptor keeps its number, so at no time is it that of a closed file.
         """
         temporary = layout.temporary(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -229,26 +213,13 @@ class AppendFile:
             with os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file:
                 write(file)
                 file.flush()
-                if self._may_be_durable:
-                    os.fsync(file.fileno())
-                else:
-                    self._replaced.append(os.dup(self.descriptor))
+                os.fsync(file.fileno())
                 os.rename(temporary, self.path)
                 os.dup2(file.fileno(), self.descriptor, inheritable=False)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        if len(self._replaced) > _MOST_REPLACED:
-            self._close_replaced()
-        # What is written from here on lies in a file that the folder may not have yet.
-        self._is_folder_synced = False
-        if self._may_be_durable:
-            sync_folder(self.path.parent)
-            self._is_folder_synced = True
-
-    def _close_replaced(self) -> None:
-        while self._replaced:
-            os.close(self._replaced.pop())
+        sync_folder(self.path.parent)
 
 
 def _free_name(path: Path) -> Path:

@@ -175,7 +175,7 @@ def test_kill_9_loses_no_row_and_a_resumed_curve_does_not_go_back(store, tmp_pat
     assert [step for step, _ in history(store, run_id, "a")] == list(range(321))
     # The second attempt begins at 301 again.
     train_and_kill(400, tmp_path, MLFLOW_TRACKING_URI=store)
-    # The end of the second attempt sends this tag, after every row.
+    wait_for(lambda: history(store, run_id, "a")[-1:] == [(400, 600.0)])
     tag = "mlflow_track.rewinds"
     wait_for(lambda: 'attempt"' in only_run(store, "e").data.tags.get(tag, "").split("differ")[-1])
     assert history(store, run_id, "a") == [(step, step * 1.5) for step in range(401)]
