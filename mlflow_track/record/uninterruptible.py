@@ -1,4 +1,4 @@
-"""Work that must not stop half-way: signal handlers, which interrupt the main thread, wait for it."""
+"""Work that must not stop half-way: signal handlers, which interrupt it, wait for its end."""
 
 from __future__ import annotations
 
