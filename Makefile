@@ -36,6 +36,8 @@ COMPARISONS := */logging_cost.py|*/rows_lost.py|*/checkpoints.py|*/loading.py
 unexport MLFLOW_RUN_ID MLFLOW_EXPERIMENT_ID MLFLOW_EXPERIMENT_NAME MLFLOW_RUN_NAME
 unexport MLFLOW_TRACKING_URI MLFLOW_REGISTRY_URI PYTHONPATH
 unexport MLFLOW_TRACK_BACKEND MLFLOW_TRACK_RESUME MLFLOW_TRACK_DIR
+# Every process of the tests would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 export MLFLOW_DISABLE_TELEMETRY := true
 export GIT_PYTHON_REFRESH := quiet
 

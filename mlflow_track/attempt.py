@@ -19,10 +19,8 @@ from mlflow_track.record.exit_status import ending_of, error_since, note_error_b
 from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metric import Directions
-from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.record.rows import read_last_steps
 from mlflow_track.record.system import SystemMonitor
-from mlflow_track.record.uninterruptible import undisturbed
+from mlflow_track.repeats import RepeatedSteps
 from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
 
@@ -97,14 +95,27 @@ class Attempt:
         _after_fork(self)
         if not self.record.is_kept:
             return
+        for start, what in (
+            (self._start_mirror, "the mirror"),
+            (self._start_system_metrics, "system metrics"),
+            (self.provenance.start, "the capture of provenance"),
+        ):
+            try:
+                start()
+            except (OSError, RuntimeError) as error:
+                # A machine that allows no more processes or threads still trains.
+                self.print(f"WARNING: {what} cannot be started ({error}); training continues")
+
+    def _start_mirror(self) -> None:
         if self._settings.tracking_uri is not None:
             from mlflow_track.mirror.companion import Companion, mirror_environment
 
             self.companion = Companion(self.record.path, mirror_environment(self._settings))
+
+    def _start_system_metrics(self) -> None:
         interval = self._settings.system_metrics_seconds
         if interval > 0:
             self._system = SystemMonitor(self.record.system_metrics_path, interval, self.print)
-        self.provenance.start()
 
     def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
         """Merge checked params into config.json; what changed goes to the log."""
@@ -272,52 +283,3 @@ def _after_fork(attempt: Attempt) -> None:
             attempt.leave_to_parent()
 
     os.register_at_fork(after_in_child=leave_to_parent)
-
-
-class RepeatedSteps:
-    """Watches what a run logs until it is known from where it continues.
-
-    Args:
-        directory: The run's folder.
-        metrics: Its rows; those in it now are of earlier attempts.
-        is_resumed: Whether there was an earlier attempt at all.
-
-    Attributes:
-        may_come: Whether an earlier row may still have to give way.
-    """
-
-    def __init__(self, directory: RunDirectory, metrics: MetricsFile, *, is_resumed: bool) -> None:
-        self._directory, self._metrics = directory, metrics
-        self._earlier = metrics.positions()
-        self._earlier_steps: dict[str, int] | None = None
-        self._lock = threading.Lock()
-        self.may_come = is_resumed
-
-    def place_is_known(self) -> None:
-        """A checkpoint was restored, or there is none: the rows have been rewound to the place."""
-        self.may_come = False
-
-    def give_way(self, names: tuple[str, ...], step: int) -> None:
-        """Move earlier rows aside if `step` repeats one of them; call it before the row is written.
-
-        A new metric at old steps, as an evaluation adds it to a run that has ended, repeats none.
-        """
-        if self._may_repeat(names, step):
-            undisturbed(lambda: self._give_way(names, step))
-
-    def _may_repeat(self, names: tuple[str, ...], step: int) -> bool:
-        earlier = self._earlier_steps
-        return earlier is None or any(earlier.get(name, -1) >= step for name in names)
-
-    def _give_way(self, names: tuple[str, ...], step: int) -> None:
-        with self._lock:
-            if not self.may_come:
-                return
-            if self._earlier_steps is None:
-                self._earlier_steps = read_last_steps(self._directory.metrics_path)
-            if step > max(self._earlier_steps.values(), default=-1):
-                self.may_come = False
-            elif self._may_repeat(names, step):
-                # Rows of this attempt stay: a metric that is new may have been logged before.
-                self._directory.rewind(self._metrics, step - 1, before=self._earlier)
-                self.may_come = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_track.checkpoint.policy.deadline import parse_deadline
+from mlflow_track.record.console import say
 from mlflow_track.record.masking import mask_password
 
 BACKENDS = ("local", "mlflow", "off")
@@ -227,4 +229,9 @@ def _read_dotenv() -> dict[str, str]:
         return {}
     from dotenv import dotenv_values
 
-    return {name: value for name, value in dotenv_values(path).items() if value is not None}
+    data = path.read_bytes()
+    text = data.decode(errors="replace")
+    if text.encode() != data:
+        say(f"WARNING: {path.absolute()} has bytes that are not UTF-8; its other lines count")
+    found = dotenv_values(stream=io.StringIO(text))
+    return {name: value for name, value in found.items() if value is not None}

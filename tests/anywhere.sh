@@ -12,6 +12,7 @@
 # What a machine cannot do (no setpriv, no root) is said and counted as untested. All happens in a
 # copy of the files that git knows, so this checkout stays as it is.
 set -uo pipefail
+{ # Read whole before it runs, so that it can be edited meanwhile.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$(realpath --no-symlinks "${PYTHON:-.venv/bin/python}")
 jobs=${JOBS:-3}
@@ -59,7 +60,7 @@ row() {
     log="$work/$((passed + failed)).log"
     (
         cd "${checkout:-$work/checkout}" || exit
-        PYTHONPATH=$PWD "${@:3}" "$python" -m pytest -q -p no:cacheprovider \
+        PYTHONPATH=$PWD "${@:3}" "$python" -m pytest -q --color=no -p no:cacheprovider \
             -n "$jobs" --dist loadgroup "${words[@]}"
     ) > "$log" 2>&1
     status=$?
@@ -71,7 +72,10 @@ row() {
     failed=$((failed + 1))
     say "$name" "FAILED with status $status: $(tail -n 1 "$log")"
     grep -E '^(FAILED|ERROR)' "$log" || tail -n 20 "$log"
-    cp "$log" "/tmp/anywhere-$(tr -c 'a-z0-9\n' - <<< "${name,,}").log"
+    local kept
+    kept=/tmp/anywhere-$(tr -c 'a-z0-9\n' - <<< "${name,,}").log
+    cp "$log" "$kept"
+    echo "  all of it: $kept"
 }
 
 has() { command -v "$1" > /dev/null; }
@@ -218,3 +222,5 @@ done
 
 echo "$passed rows passed, $failed failed, $untested untested"
 [ "$failed" = 0 ]
+exit
+}

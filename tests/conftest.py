@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests import forked
 from tests.environment import (
     as_from_a_terminal,
     ctrl_c,
@@ -18,6 +20,7 @@ from tests.environment import (
 )
 from tests.servers.fixtures import postgres, postgres_server, s3, sqlite_server
 
+pytest_plugins = ["tests.leftovers", "tests.cpu_budget"]
 __all__ = [
     "as_from_a_terminal",
     "ctrl_c",
@@ -29,10 +32,6 @@ __all__ = [
     "sqlite_server",
 ]
 
-# The workers of a parallel run share the cores: threads of torch that wait for each other on a
-# core that somebody else has cost more than they bring. Read when torch is imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 # What sends runs elsewhere, or says that this process is one of several.
 NOT_OURS = ("MLFLOW_", "EXPERIMENT_NAME", "RANK", "WORLD_SIZE", "NODE_RANK", "LOCAL_")
 NOT_OURS += ("SLURM_", "OMPI_", "PMI_")
@@ -42,30 +41,55 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test works in a folder of its own, with none of our variables set."""
+def _forget_variables() -> None:
     for name in list(os.environ):
         if name.startswith(NOT_OURS):
-            monkeypatch.delenv(name)
+            del os.environ[name]
+
+
+# Now: fixtures of a module or a session come before those of a test.
+_forget_variables()
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Each test works in a folder of its own, with none of our variables set."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    # MLflow sets one where it is told a URI: what the next test starts would go there.
+    _forget_variables()
+
+
+@pytest.fixture(autouse=True)
+def forked_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mirrors, and members of a sweep, that the package starts in this process need no import."""
+    monkeypatch.setattr(subprocess, "Popen", forked.PopenOfThePackage)
 
 
 @pytest.fixture
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a Python script in a process of its own; it finds the packages of this checkout."""
-    root = Path(__file__).resolve().parent.parent
+    return partial(_run, forked.run, tmp_path)
 
-    def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code), *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(root), **variables},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
 
-    return run
+@pytest.fixture
+def run_interpreter(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `run_script`, in an interpreter that starts with nothing imported."""
+    return partial(_run, subprocess.run, tmp_path)
+
+
+def _run(
+    start: Callable[..., subprocess.CompletedProcess[str]],
+    folder: Path,
+    code: str,
+    *arguments: str,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    return start(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(forked.ROOT), **variables},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )

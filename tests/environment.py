@@ -23,7 +23,17 @@ _KEPT = {
     # What these tests set themselves.
     *("HOME", "GIT_CONFIG_NOSYSTEM"),
 }
-_KEPT_PREFIXES = ("LC_", "PYTEST_", "COV_", "COVERAGE_", "FAULT_", "ATEN_", "CUDA_", "NVIDIA_")
+_KEPT_PREFIXES = (
+    "SUITE_",
+    "LC_",
+    "PYTEST_",
+    "COV_",
+    "COVERAGE_",
+    "FAULT_",
+    "ATEN_",
+    "CUDA_",
+    "NVIDIA_",
+)
 
 _CAN_BE_IGNORED = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT),

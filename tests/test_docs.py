@@ -11,6 +11,8 @@ A file's blocks run in order, in one copy of this checkout whose `.venv` is this
     console server  one command that serves until it is ended; it must answer at the URL it prints
     … no-run WHY    shown only; the reason is part of the line
 
+The interpreters of console blocks start as anywhere; what the others start is forked.
+
 `ARGS` in the environment shortens `make demo` to a few steps, and `PORT` is a free one.
 """
 
@@ -32,6 +34,7 @@ from typing import NamedTuple
 import pytest
 
 from mlflow_track.cli import ckpt, main
+from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -142,10 +145,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lend_environment(folder: Path) -> None:
     """This environment under another path, with stamps that say that nothing is to be installed."""
-    folder.mkdir()
-    for entry in Path(sys.prefix).iterdir():
-        if not entry.name.startswith(".installed"):
-            (folder / entry.name).symlink_to(entry)
+    programs = folder / "bin"
+    programs.mkdir(parents=True)
+    for home, target in ((Path(sys.prefix), folder), (Path(sys.prefix) / "bin", programs)):
+        for entry in home.iterdir():
+            if entry.name not in ("bin", "activate") and not entry.name.startswith(".installed"):
+                (target / entry.name).symlink_to(entry)
+    activate = (Path(sys.prefix) / "bin" / "activate").read_text()
+    (programs / "activate").write_text(activate.replace(sys.prefix, str(folder)))
+    modules = {"torchrun": "torch.distributed.run", "mlflow-track": "mlflow_track.cli"}
+    for name, options in {"python": (), **{k: ("-m", m) for k, m in modules.items()}}.items():
+        (programs / name).unlink()
+        forked.write_stand_in(programs / name, *options)
     for stamp in (".installed", ".installed-dev"):
         (folder / stamp).touch()
 
@@ -157,7 +168,7 @@ def environment(checkout: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PORT": str(port),
-        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{checkout / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(checkout),
         # What is shown is said by a run that MLflow has taken, however busy the machine is.
         "MLFLOW_TRACK_FINISH_TIMEOUT": "120",
@@ -165,18 +176,24 @@ def environment(checkout: Path) -> dict[str, str]:
     }
 
 
-def run(program: list[str], checkout: Path, where: str) -> str:
-    """What it printed."""
-    done = subprocess.run(
+def run(program: list[str], checkout: Path, where: str, *, forks: bool = False) -> str:
+    """What it printed.
+
+    Args:
+        program: The command.
+        checkout: Where it runs.
+        where: Where it stands in the documents.
+        forks: Whether interpreters need not start by themselves.
+    """
+    done = forked.run(
         program,
         cwd=checkout,
-        env=environment(checkout),
+        env={**environment(checkout), **({forked.FORKING: "1"} if forks else {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=300,
-        check=False,
     )
     assert done.returncode == 0, f"{where}\n{done.stdout[-6000:]}"
     return done.stdout
@@ -219,7 +236,7 @@ def test_the_blocks_of_a_document_run(document, checkout):
         if block.kind == "python":
             run([sys.executable, "-c", block.text], checkout, where)
         elif block.kind == "bash":
-            run(["bash", "-euo", "pipefail", "-c", block.text], checkout, where)
+            run(["bash", "-euo", "pipefail", "-c", block.text], checkout, where, forks=True)
         elif block.kind == "console":
             script = ["bash", "-euo", "pipefail", "-c", commands(block.text)]
             output = run(script, checkout, where)

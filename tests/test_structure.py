@@ -20,7 +20,7 @@ MOST_LINES, MOST_FILES = 330, 24
 LAYERS = (
     ("record",),
     ("checks", "stop"),
-    ("artifacts",),
+    ("artifacts", "repeats"),
     ("checkpoint.policy", "checkpoint.disk"),
     ("checkpoint.state",),
     ("checkpoint.writer",),

@@ -63,6 +63,7 @@ class Checkpointer:
         # Steps that this process wrote or read against their digests: pruning need not.
         self._checked: dict[int, bool] = {}
         self._why_abandoned = ""
+        self._is_closed = False
         # The newest save that failed, where none after it was durable.
         self._failed: Outcome | None = None
         self._record.restate(
@@ -75,8 +76,8 @@ class Checkpointer:
 
     def list(self) -> list[Checkpoint]:
         """The committed checkpoints, newest last; waits for the save in flight."""
-        self._require_owner()
-        self.wait()
+        if not self._is_closed:
+            self.wait()
         return self._store.list()
 
     def step(
@@ -158,7 +159,10 @@ class Checkpointer:
         Where the last save failed, a warning says it, and so does `checkpoint_error` of the attempt
         in run.json.
         """
+        if self._is_closed:
+            return
         self._require_owner()
+        self._is_closed = True
         self._seen.tell(self._announce)
         self._saver.wait(progress_on_terminal(self._saver.in_flight))
         self._saver.close()
@@ -170,6 +174,10 @@ class Checkpointer:
             # Where this disk is full, too, the end of the run writes it with the status.
             with contextlib.suppress(OSError):
                 self._record.note_in_attempt(checkpoint_error=words)
+        self._why_abandoned = (
+            "these checkpoints are closed: the run has ended, or run.checkpoints(…) was called "
+            "again; use what the newest call returned"
+        )
 
     def abandon(self, why: str) -> None:
         """In a forked child: its methods raise RuntimeError(why) from here on."""

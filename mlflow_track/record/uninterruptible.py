@@ -1,4 +1,4 @@
-"""Work that must not stop half-way: signal handlers, which interrupt it, wait for its end."""
+"""Work that must not stop half-way: signal handlers of the main thread wait for it."""
 
 from __future__ import annotations
 

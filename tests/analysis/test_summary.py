@@ -21,6 +21,7 @@ from mlflow_track.analysis.summary import (
     read_summary,
 )
 from mlflow_track.record.metrics import MetricsFile
+from tests import forked
 from tests.analysis.records import append, write
 
 NUMBERS = st.one_of(
@@ -130,7 +131,7 @@ def test_a_run_that_dies_reads_as_killed_though_no_file_changes(run_script: Call
         print(run.directory, flush=True)
         sys.stdin.read()
     """
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", "\n".join(line[8:] for line in code.splitlines())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

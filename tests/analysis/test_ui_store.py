@@ -434,8 +434,8 @@ def test_a_wrong_question_is_an_error_of_mlflow_also_where_there_are_no_runs(cli
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def test_importing_mlflow_does_not_load_the_store(run_script):
-    ran = run_script("import mlflow, sys; print('mlflow_track.ui.store' in sys.modules)")
+def test_importing_mlflow_does_not_load_the_store(run_interpreter):
+    ran = run_interpreter("import mlflow, sys; print('mlflow_track.ui.store' in sys.modules)")
     assert ran.stdout.strip() == "False", ran.stderr
 
 

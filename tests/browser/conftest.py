@@ -15,6 +15,7 @@ import pytest
 
 from mlflow_track.analysis.load import LoadedRun, load_runs
 from mlflow_track.mirror.process import open_mlflow, sync_run
+from tests import forked
 from tests.environment import lack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ class Trainer:
 
     def __init__(self, root: Path, name: str, learning_rate: float) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-        self._process = subprocess.Popen(
+        self._process = forked.Popen(
             [sys.executable, "-m", "tests.browser.training", EXPERIMENT, name, str(learning_rate)],
             cwd=ROOT,
             env={

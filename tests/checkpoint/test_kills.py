@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.campaign import seeds
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -40,7 +41,7 @@ def test_a_run_that_is_killed_again_and_again_goes_on_from_the_last_acknowledged
     acknowledged = -1
     for seed in seeds(4):
         delay = random.Random(seed).uniform(0, 0.4)
-        with subprocess.Popen(
+        with forked.Popen(
             [sys.executable, "-c", TRAIN],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -13,6 +13,7 @@ import pytest
 
 import mlflow_track as mt
 from mlflow_track.checkpoint.ranks import Ranks, rank_and_size
+from tests import forked
 
 # Processes that import torch on a busy machine take their time.
 pytestmark = pytest.mark.timeout(300)
@@ -31,7 +32,7 @@ def on_two_ranks(code: str) -> list[list[object]]:
     """
     text = textwrap.dedent(begin) + textwrap.dedent(code) + "\ndist.destroy_process_group()\n"
     processes = [
-        subprocess.Popen(
+        forked.Popen(
             [sys.executable, "-c", text],
             env={**base, "RANK": str(rank)},
             stdout=subprocess.PIPE,

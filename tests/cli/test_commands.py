@@ -23,6 +23,7 @@ from mlflow_track.analysis import curves
 from mlflow_track.cli import ckpt, main
 from mlflow_track.cli.lazy import LazyGroup
 from mlflow_track.record import trash
+from tests import forked
 from tests.analysis.records import DAMAGED, UNREADABLE, make_run, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     (folder / "trainer.py").write_text(TRAINER)
     for seed, name in enumerate(("other-run", "demo")):
-        subprocess.run(
+        forked.run(
             [sys.executable, folder / "trainer.py", name, str(seed)],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -240,7 +241,7 @@ def test_ls_shows_children_below_their_parent() -> None:
 
 def test_ls_watches_until_no_run_runs() -> None:
     run = mt.start_run(run_name="live")
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-m", "mlflow_track.cli", "ls", "--watch", "0.1"],
         stdout=subprocess.PIPE,
         text=True,
@@ -573,14 +574,14 @@ def test_tail_follows_a_run_to_its_end_however_it_ends() -> None:
         "        run.log_metric('loss', step / 4, step=step)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    trainer = subprocess.Popen(
+    trainer = forked.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, text=True, env=environment
     )
     assert trainer.stdin is not None
     deadline = time.monotonic() + 90
     while not list(Path("runs").glob("*/*/training.log")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    tail = subprocess.Popen(
+    tail = forked.Popen(
         [sys.executable, "-m", "mlflow_track.cli", "tail", "live"],
         stdout=subprocess.PIPE,
         text=True,
@@ -651,7 +652,7 @@ def test_completion_offers_runs_and_scripts(two_runs: list[mt.LoadedRun]) -> Non
         "-c",
         "from mlflow_track.cli import main; main(prog_name='mlflow-track')",
     ]
-    ran = subprocess.run(program, env=environment, capture_output=True, text=True)
+    ran = forked.run(program, env=environment, capture_output=True, text=True)
     assert "plain,fast one" in ran.stdout
     for shell in ("bash", "zsh", "fish"):
         assert "_MLFLOW_TRACK_COMPLETE" in invoke("completion", shell).output

@@ -204,7 +204,7 @@ def ui_store(mutant: Mutant) -> None:
             store.get_metric_history(run.info.run_id, name)
             store.get_metric_history_bulk_interval([run.info.run_id], name, 10, None, None)
     artifacts = RecordArtifacts(uri_of(mutant.victim))
-    if any(path.lstat().st_size > 1 << 30 for path in mutant.victim.iterdir()):
+    if any(path.lstat().st_size > 1 << 30 for path in mutant.victim.rglob("*")):
         return  # A download of it takes as long as a copy does.
     for folder in ("", "record", "checkpoints"):
         for info in artifacts.list_artifacts(folder):

@@ -117,7 +117,11 @@ def test_a_server_that_drips_its_answer_does_not_hold_the_start(run_script):
     mt.start_run(resume="auto")
     print(time.monotonic() - began)
     """
-    patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_TRACK_FINISH_TIMEOUT": "0"}
+    patience = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "1",
+        "MLFLOW_TRACK_FINISH_TIMEOUT": "0",
+        "MLFLOW_TRACK_MIRROR_LINGER": "0",
+    }
     try:
         done = run_script(code, MLFLOW_TRACKING_URI=proxy.uri, **patience)
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import mlflow_track as mt
@@ -44,6 +44,7 @@ PARAM_VALUES = st.one_of(TEXTS, NUMBERS, st.none(), st.lists(NUMBERS, max_size=3
     tags=st.dictionaries(NAMES, TEXTS, max_size=5),
     rows=st.lists(st.dictionaries(NAMES, NUMBERS, min_size=1, max_size=4), max_size=4),
 )
+@example(params={"..a": 1}, tags={"..:": ""}, rows=[{"..": 1.0, "...": 2.0}])
 def test_a_run_arrives_whole_or_the_call_raised(sqlite_server, params, tags, rows):
     with TemporaryDirectory() as folder:
         run = mt.start_run(experiment="fuzz", directory=folder, backend="local")

@@ -17,6 +17,7 @@ import mlflow_track as mt
 from mlflow_track.mirror.process import open_mlflow, sync_run
 from mlflow_track.record import layout
 from mlflow_track.record.lock import is_locked
+from tests import forked
 from tests.campaign import seeds
 from tests.mirror.conftest import ROOT, history, only_run, runs_of
 
@@ -33,7 +34,7 @@ with mt.start_run(experiment="e") as run:
 
 def train_until_killed(seconds: float, tmp_path: Path, **variables: str) -> int:
     """The last step whose call had returned, as the process itself said before SIGKILL."""
-    with subprocess.Popen(
+    with forked.Popen(
         [sys.executable, "-c", textwrap.dedent(ENDLESS)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},

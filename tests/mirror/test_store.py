@@ -17,6 +17,7 @@ from click.testing import CliRunner
 import mlflow_track as mt
 from mlflow_track.cli import main
 from mlflow_track.mirror.state import MirrorState
+from tests import forked
 from tests.mirror.conftest import ROOT, client_of, files_under, history, only_run, runs_of
 
 WHOLE = """
@@ -152,7 +153,7 @@ for step in range(checkpoints.restore(state), last + 1):
 
 
 def train_and_kill(last: int, tmp_path: Path, **variables: str) -> None:
-    with subprocess.Popen(
+    with forked.Popen(
         [sys.executable, "-c", textwrap.dedent(ENDLESS), str(last)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},

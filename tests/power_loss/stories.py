@@ -31,7 +31,7 @@ from mlflow_track.checkpoint.writer import saver
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.files import write_json
-from mlflow_track.record.info import read_info
+from mlflow_track.record.info import read_plain
 from mlflow_track.record.rows import iterate_rows
 from tests.mirror.test_shipper import MemorySink
 from tests.power_loss.recording import Note, Operation, Recorder, Sync
@@ -141,7 +141,7 @@ def log(tell: Tell, run: mt.Run, step: int, *names: str) -> None:
 
 
 def run_info(run: mt.Run) -> dict[str, Any]:
-    return read_info(run.directory)
+    return read_plain(run.directory)
 
 
 def save(tell: Tell, checkpoints: mt.Checkpoints, step: int) -> None:

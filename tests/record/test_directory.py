@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mlflow_track.record.directory import RunDirectory, RunHeldError
 from mlflow_track.record.find import find_folders, folder_name
 from mlflow_track.record.info import is_held, true_status
+from tests import forked
 
 
 def make(root: Path) -> RunDirectory:
@@ -63,7 +64,7 @@ def test_after_sigkill_running_reads_as_killed_even_if_a_forked_worker_lives(
     mode: str, tmp_path: Path
 ) -> None:
     root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path), mode],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(root)},

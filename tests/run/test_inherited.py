@@ -120,7 +120,7 @@ for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
 # The server is none: it ends as soon as the terminal is gone, or not.
 UI = """
 import os, signal, sys
-from mlflow_track.analysis import ui_server
+from mlflow_track.ui import server as ui_server
 class Server(ui_server.UiServer):
     def __init__(self, root, port):
         self.url = "http://127.0.0.1:1"

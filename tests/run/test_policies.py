@@ -24,6 +24,7 @@ from mlflow_track.checkpoint.disk import store
 from mlflow_track.checkpoint.disk.store import held_for_reading
 from mlflow_track.checkpoint.policy import retention
 from mlflow_track.checkpoint.policy.retention import Keep
+from tests import forked
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -162,7 +163,7 @@ with mt.start_run() as run:
 def test_a_run_that_ends_shows_on_a_terminal_what_it_waits_for() -> None:
     ours, theirs = pty.openpty()
     root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", SLOW_END],
         stderr=theirs,
         env={**os.environ, "PYTHONPATH": str(root)},

@@ -17,6 +17,7 @@ import pytest
 import mlflow_track as mt
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows, read_rows
+from tests import forked
 from tests.campaign import seeds
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -95,7 +96,8 @@ Attempt.leave_to_parent = lambda self: None
     assert 9.0 in run.metrics()["a"].tolist()
 
 
-# Ends each worker in the first moment of its life, when what Python does after a fork is not done.
+# Ends each worker in the first moment of its life, when what Python does after a fork is not done;
+# how long that takes follows from what the process has imported.
 END_WORKERS = """
 import os, signal, time, mlflow_track as mt
 with mt.start_run(run_name="r") as run:
@@ -113,14 +115,16 @@ with mt.start_run(run_name="r") as run:
 
 
 def test_a_forked_worker_of_a_run_that_listens_to_signals_can_be_terminated(
-    run_script: Script,
+    run_interpreter: Script,
 ) -> None:
-    assert run_script(END_WORKERS).stdout == "[-15] False\n"
+    assert run_interpreter(END_WORKERS).stdout == "[-15] False\n"
 
 
-def test_without_holding_them_back_signals_to_a_new_worker_are_lost(run_script: Script) -> None:
+def test_without_holding_them_back_signals_to_a_new_worker_are_lost(
+    run_interpreter: Script,
+) -> None:
     guard = "import mlflow_track.stop as stop; stop._hold_signals = lambda: None"
-    assert "7" in run_script(f"{guard}\n{END_WORKERS}").stdout
+    assert "7" in run_interpreter(f"{guard}\n{END_WORKERS}").stdout
 
 
 def test_what_is_logged_after_the_end_is_refused() -> None:
@@ -175,7 +179,7 @@ def test_rows_whose_call_had_returned_survive_a_kill_at_any_moment(
 ) -> None:
     read_end, write_end = os.pipe()
     root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", LOGGER, str(write_end)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(root)},

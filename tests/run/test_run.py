@@ -1,5 +1,6 @@
 """The verbs, through the door: what is logged is in the folder; what does not fit is refused."""
 
+import errno
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import mlflow_track as mt
+from mlflow_track.attempt import Attempt
 from mlflow_track.settings import absolute_uri
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -312,7 +314,7 @@ def test_the_status_is_true_however_the_run_ends(
         assert run.info["attempts"][0]["error"] == "ValueError: broken"
 
 
-def test_importing_and_logging_locally_loads_no_heavy_package(run_script: Script) -> None:
+def test_importing_and_logging_locally_loads_no_heavy_package(run_interpreter: Script) -> None:
     code = """
     import sys
     def heavy():
@@ -323,7 +325,7 @@ def test_importing_and_logging_locally_loads_no_heavy_package(run_script: Script
         run.log_metrics({"loss": 1.0}, step=0)
     assert not heavy(), heavy()
     """
-    done = run_script(code)
+    done = run_interpreter(code)
     assert done.returncode == 0, done.stderr
 
 
@@ -358,3 +360,46 @@ def test_bytes_that_are_no_utf8_in_names_end_no_training(
     assert run.info["provenance"]["working_folder"].endswith("caf\\udce9")
     log = (run.path / "training.log").read_text()
     assert "caf\\udce9" in log and "changed" not in log
+
+
+def test_a_dotenv_with_other_bytes_is_named_and_its_other_lines_count(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Path(".env").write_bytes(b"\xff\xfe=x\nEXPERIMENT_NAME=from-dotenv\nBROKEN LINE\n")
+    with mt.start_run(backend="local") as run:
+        run.log_metric("a", 1.0, step=0)
+    assert run.directory.parent.name == "from-dotenv"
+    assert "has bytes that are not UTF-8" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["_start_mirror", "_start_system_metrics"])
+def test_what_cannot_be_started_beside_the_loop_costs_a_warning(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refused(self: Attempt) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(Attempt, name, refused)
+    with mt.start_run(backend="local") as run:
+        run.log_metric("a", 1.0, step=0)
+    assert "WARNING: " in (told := capfd.readouterr().err) and "cannot be started" in told
+    assert mt.load_run(run.directory).status == "FINISHED"
+    assert mt.load_run(run.directory).metrics()["a"].tolist() == [1.0]
+
+
+def test_replaced_checkpoints_refuse_every_verb_but_the_list() -> None:
+    with mt.start_run(backend="local") as run:
+        first = run.checkpoints(save=mt.EverySteps(1))
+        first.save(1, {"a": 1})
+        second = run.checkpoints(save=mt.EverySteps(1))
+        for call in (
+            lambda: first.step(2, {"a": 1}),
+            lambda: first.save(2, {"a": 1}),
+            lambda: first.restore({"a": 1}),
+            lambda: first.wait(),
+        ):
+            with pytest.raises(RuntimeError, match="these checkpoints are closed"):
+                call()
+        first.close()
+        second.save(2, {"a": 2})
+    assert [c.step for c in first.list()] == [1, 2]

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tests import forked
+
 # Several times what the slowest start on a busy machine took.
 _PATIENCE_SECONDS = 120.0
 
@@ -36,7 +38,7 @@ class Process:
         self._log = log
         identity = {} if user is None else {"user": user, "extra_groups": []}
         with open(log, "ab") as output:
-            self.popen = subprocess.Popen(
+            self.popen = forked.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

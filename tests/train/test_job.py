@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 import mlflow_track as mt
+from tests import forked
 from tests.campaign import seeds
 from train.__main__ import main
 
@@ -68,7 +69,7 @@ def job(*arguments: str, prelude: str = "") -> subprocess.Popen[str]:
     code = (
         textwrap.dedent(prelude) + "\nimport sys; from train.__main__ import main; sys.exit(main())"
     )
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, "-c", code, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import mlflow_track as mt
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -27,7 +27,7 @@ with mt.start_run(run_name="demo") as run, progress.Progress(0, 3, run) as shown
 
 def console_of_a_job(is_terminal: bool) -> str:
     ours, theirs = pty.openpty() if is_terminal else os.pipe()
-    with subprocess.Popen(
+    with forked.Popen(
         [sys.executable, "-c", PROGRAM],
         stderr=theirs,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import mlflow_track as mt
+from tests import forked
 from train.__main__ import main
 
 # Processes that import torch on a busy machine take their time.
@@ -51,7 +52,7 @@ def torchrun(*arguments: str, prelude: str = "") -> subprocess.Popen[str]:
         "from train.__main__ import main\nsys.exit(main())\n"
     )
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, *launch, str(script), *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from click.testing import CliRunner
 
 import mlflow_track as mt
 from mlflow_track.cli import main as cli
+from tests import forked
 from tests.train.test_job import flags
 from train.sweep import main, split
 
@@ -79,7 +79,7 @@ def test_a_sweep_ends_with_the_comparison_though_a_member_failed(
 @pytest.mark.timeout(300)
 def test_a_sweep_that_was_interrupted_goes_on_where_it_ended() -> None:
     words = flags(seed="1,2", max_steps=4000, log_interval=1, eval_interval=4000, run_name="s")
-    sweep = subprocess.Popen([sys.executable, "-m", "train.sweep", *words])
+    sweep = forked.Popen([sys.executable, "-m", "train.sweep", *words])
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and sweep.poll() is None:
         loaded = [run for run in mt.load_runs("runs") if PARENT in run.tags]

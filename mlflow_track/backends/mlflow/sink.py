@@ -134,7 +134,11 @@ class MlflowSink:
     def legal_name(self, name: str) -> str:
         cleaned = _ILLEGAL.sub("_", name)
         parts = [part for part in cleaned.split("/") if part not in ("", ".", "..")]
-        return ("/".join(parts) or "_")[:_MOST_KEY].rstrip("/")
+        legal = "/".join(parts) or "_"
+        if legal.startswith(".."):
+            # MLflow sees a way out of the folder in it, whatever follows.
+            legal = "_" + legal[1:]
+        return legal[:_MOST_KEY].rstrip("/")
 
     def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
         def send(batch: Sequence[Cell]) -> None:

@@ -90,6 +90,9 @@ def publish(
     try:
         for path in sync_first:
             _sync_file(path)
+        for parent in {Path(path).parent for path in sync_first}:
+            # The file may lie under its name only since the header changed.
+            sync_folder(parent)
         is_finite = True
         entries = {}
         for name, content in files.items():

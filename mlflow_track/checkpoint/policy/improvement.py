@@ -1,4 +1,4 @@
-"""When a metric has improved enough: saving the best, and stopping when there is no better one."""
+"""When a metric has improved enough to save."""
 
 from __future__ import annotations
 

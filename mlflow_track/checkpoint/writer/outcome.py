@@ -1,4 +1,4 @@
-"""How one save ended."""
+"""A save in flight, and how one ended."""
 
 from __future__ import annotations
 
@@ -27,6 +27,18 @@ class Outcome:
     size_bytes: int
     stall_seconds: float
     durable_seconds: float
+
+
+@dataclass
+class Pending:
+    """A request that the writer has not answered."""
+
+    request: dict[str, Any]
+    step: int
+    size_bytes: int
+    started: float
+    stall_seconds: float = 0.0
+    writers: int = 1
 
 
 def as_error(problem: list[Any] | None) -> OSError | None:

@@ -12,7 +12,6 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +20,7 @@ from mlflow_track.checkpoint.disk import safetensors, verify
 from mlflow_track.checkpoint.disk.publish import Content, publish
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
-from mlflow_track.checkpoint.writer.outcome import Outcome, as_error
+from mlflow_track.checkpoint.writer.outcome import Outcome, Pending, as_error
 from mlflow_track.checkpoint.writer.process import (
     ProcessWriter,
     ThreadWriter,
@@ -31,22 +30,11 @@ from mlflow_track.checkpoint.writer.process import (
 from mlflow_track.checkpoint.writer.shared_memory import WarmMemory, available_bytes
 from mlflow_track.record import layout
 from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.rows import files_of
 
 # The history of saves grows in state.json; without slack every save would need new memory.
 _SLACK_BYTES = 256 << 10
 _MOST_WRITERS_PER_SAVE = 3
-
-
-@dataclass
-class _Pending:
-    """A request that the writer has not answered."""
-
-    request: dict[str, Any]
-    step: int
-    size_bytes: int
-    started: float
-    stall_seconds: float = 0.0
-    writers: int = 1
 
 
 class Publishes(Protocol):
@@ -81,7 +69,7 @@ class Saver:
         self._writer: Writer | None = None
         self._planned = safetensors.CachedPlan()
         self._memory_of_state: dict[str, Any] = {}
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[Pending] = deque()
         self._ended: list[Outcome] = []
         self._written_bytes = 0
         self._is_prepared = False
@@ -130,7 +118,7 @@ class Saver:
             return self._stream(request.step, plan, tensors, document, manifest, started)
         self._start_writer()
         self._fill(plan, tensors, document + order)
-        pending = _Pending(
+        pending = Pending(
             {
                 "image_bytes": plan.total_bytes,
                 "document_bytes": len(document),
@@ -226,7 +214,7 @@ class Saver:
             "durable, not when its call returns"
         )
 
-    def _send(self, pending: _Pending) -> None:
+    def _send(self, pending: Pending) -> None:
         assert self._writer is not None
         self._pending.append(pending)
         self._writer.send(pending.request)
@@ -267,7 +255,7 @@ class Saver:
             pending.request["is_repeat"] = True
             self._writer.send(pending.request)
 
-    def _end(self, pending: _Pending, error: OSError | None, at: float) -> None:
+    def _end(self, pending: Pending, error: OSError | None, at: float) -> None:
         self._ended.append(
             Outcome(
                 step=pending.step,
@@ -288,9 +276,12 @@ class Saver:
                 "spans": plan.float_spans,
                 "manifest": manifest,
                 # The rows that the manifest counts must be as durable as the checkpoint.
-                "sync_first": [str(self._metrics.path.absolute())],
+                "sync_first": self._counted_files(),
             }
         ).encode()
+
+    def _counted_files(self) -> list[str]:
+        return [str(file) for file in files_of(self._metrics.path.absolute())]
 
     # --- without memory ---
 
@@ -315,12 +306,12 @@ class Saver:
                     layout.STATE_JSON: Content.of(document),
                 },
                 manifest,
-                sync_first=[str(self._metrics.path)],
+                sync_first=self._counted_files(),
             )
         except OSError as failure:
             error = failure
         now = time.monotonic()
-        pending = _Pending({}, step, plan.total_bytes, started, now - started)
+        pending = Pending({}, step, plan.total_bytes, started, now - started)
         self._end(pending, error, now)
         return now - started
 
