@@ -94,16 +94,15 @@ class Run:
 
     def log_metric(self, name: str, value: float, *, step: int) -> None:
         """Write one metric; see `log_metrics`."""
-        names = (name,)
         # A loop over the layers of a model logs thousands of them at a step.
         if (
             type(value) is float
             and type(step) is int
             and 0 <= step <= checks.MOST_STEP
-            and names in self._metrics.known
+            and name in self._metrics.alone
             and not self._repeats.may_come
         ):
-            self._metrics.append(step, names, (value,))
+            self._metrics.append_one(step, name, value)
         else:
             self.log_metrics({name: value}, step=step)
 

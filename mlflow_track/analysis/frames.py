@@ -11,11 +11,13 @@ from typing import Any
 import numpy
 import pandas
 
-from mlflow_track.record.row_format import Column, are_in_range, is_plain
+from mlflow_track.record.row_format import Column, are_in_range
 from mlflow_track.record.rows import Piece, files_of, read_pieces
 
 # From pandas 3 on every float is read exactly, and asking for it is deprecated.
 _PRECISION = "round_trip" if int(pandas.__version__.split(".")[0]) < 3 else None
+# What pandas takes for a part of a number, or for a number that is missing.
+_ODD = (b" ", b"\t", b"\v", b"\f", b"\r", b"\0", b'"', b"'", b"I", b"N", b"i", b"n", b"#")
 _Array = numpy.ndarray[Any, Any]
 
 
@@ -37,7 +39,8 @@ def read_frames(paths: Sequence[Path], keys: Sequence[str]) -> pandas.DataFrame:
     for number, path in enumerate(paths):
         files = [read_pieces(file) for file in files_of(path)]
         body = b"".join(piece.body for piece in files[0]) if len(files) == 1 else b""
-        if body and not files[0][0].is_long and is_plain(body):
+        # What is not finite is left to the parser in `row_format`, and so is what is not a row.
+        if body and not files[0][0].is_long and b"n" not in body:
             alike.setdefault(files[0][-1].names, []).append((number, body))
         else:
             frames.append(_single(files, number))
@@ -65,7 +68,9 @@ def _single(files: Sequence[Sequence[Piece]], number: int) -> pandas.DataFrame:
 
 
 def _parse_together(names: Sequence[str], body: bytes, length: int) -> pandas.DataFrame | None:
-    """The rows of lines of plain numbers, `length` of them; None where one is not a row."""
+    """The rows of lines of finite numbers, `length` of them; None where one is not a row."""
+    if any(odd in body for odd in _ODD):
+        return None
     try:
         with warnings.catch_warnings():
             # With index_col=False, without which a long first row would become an index, a row

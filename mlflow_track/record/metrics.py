@@ -32,7 +32,6 @@ from mlflow_track.record.row_format import (
 from mlflow_track.record.rows import read_end
 from mlflow_track.record.uninterruptible import undisturbed
 
-# How many names the tuples in `known` have together, at the most.
 _MOST_KNOWN = 1 << 16
 # So much of the end of a file says which metrics are logged, and when the last one was.
 _END_BYTES = 1 << 20
@@ -55,7 +54,8 @@ class MetricsFile:
 
     Attributes:
         lock: Whoever holds it is alone with the file.
-        known: The tuples of names that were written before; others are new to the file.
+        known: Tuples of names that were written before, at most 65,536 names together.
+        alone: The names that `append_one` takes: one of them alone goes to the file beside.
         lost: How many values never came, because their device failed.
     """
 
@@ -66,6 +66,7 @@ class MetricsFile:
         self.lock = threading.RLock()
         self._late = LateRows()
         self.known: dict[tuple[str, ...], _Plan] = {}
+        self.alone: dict[str, orjson.Fragment] = {}
         self._known_names = 0
         self._wide = AppendFile(path, header_line(()), tell or _tell_nobody)
         self._columns = {name: index for index, name in enumerate(self._wide.names)}
@@ -108,6 +109,20 @@ class MetricsFile:
                     return
             except _NewNames:
                 undisturbed(lambda: self._widen(names))
+
+    def append_one(self, step: int, name: str, value: float) -> None:
+        """What `append` does with one name of those in `alone`, at half the cost."""
+        now = time.time_ns() // 1_000_000 / 1000
+        with self.lock:
+            cell, file = self.alone.get(name), self._long
+            if cell is not None and file is not None and not self._late and value - value == 0:
+                if file is self._current and now >= self._latest:
+                    self._latest = now
+                else:
+                    now = self._ordered(now, file)
+                file.write(orjson.dumps((step, now, cell, value))[1:-1] + b"\n")
+                return
+        self.append(step, (name,), (value,))
 
     def sync(self) -> None:
         """Make every row survive a power loss, too; waits for values that are on their way."""
@@ -162,12 +177,10 @@ class MetricsFile:
         """What `rewind` would take out."""
         with self.lock:
             self._write_late(wait=True)
-            return Rewinds(
-                self._wide.plan_rewind(last_step, before and before.wide),
-                self._long.plan_rewind(last_step, before and before.long)
-                if self._long is not None
-                else NOTHING,
-            )
+            wide, long = self._wide.plan_rewind(last_step, before and before.wide), NOTHING
+            if self._long is not None:
+                long = self._long.plan_rewind(last_step, before and before.long)
+            return Rewinds(wide, long)
 
     def rewind(
         self,
@@ -219,10 +232,7 @@ class MetricsFile:
             else:
                 now = self._ordered(now, file)
             if isinstance(plan, tuple):
-                if is_finite and len(plan) == 1:
-                    file.write(orjson.dumps((step, now, plan[0], values[0]))[1:-1] + b"\n")
-                else:
-                    file.write(long_lines(step, now, plan, values))
+                file.write(long_lines(step, now, plan, values))
                 return
         if plan is not None:
             values = plan((*values, None))  # type: ignore[operator]
@@ -269,12 +279,15 @@ class MetricsFile:
             place_of = {self._columns[name]: place for place, name in enumerate(names)}
             # The last place is that of None, an empty cell.
             places = [place_of.get(column, len(names)) for column in range(max(place_of) + 1)]
-            plan = None if places == list(range(len(names))) else _picker(places)
+            plan = None if places == [*range(len(names))] else itemgetter(*places)
         self._known_names += len(names)
         if self._known_names > _MOST_KNOWN:
-            self.known.clear()
             self._known_names = len(names)
+            self.known.clear()
+            self.alone.clear()
         self.known[names] = plan
+        if isinstance(plan, tuple) and len(names) == 1:
+            self.alone[names[0]] = plan[0]
         return plan
 
     def _are_few(self, names: tuple[str, ...]) -> bool:
@@ -283,7 +296,7 @@ class MetricsFile:
 
     def _forget(self, why: str) -> None:
         # Without plans `append` looks for one, and finds the reason.
-        self._why_closed, self.known = why, {}
+        self._why_closed, self.known, self.alone = why, {}, {}
         for file in self._files:
             file.close()
 
@@ -315,9 +328,3 @@ class _NewNames(Exception):
 
 
 def _tell_nobody(text: str) -> None: ...
-
-
-def _picker(places: list[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    if len(places) == 1:
-        return lambda values: (values[places[0]],)
-    return itemgetter(*places)

@@ -21,7 +21,7 @@ LONG_HEADER = b"step,time,metric,value\n"
 MOST_STEP = 2**53
 # Unix seconds, up to the year 5138.
 _MOST_TIME = 1e11
-# Of so many cells, all but one of them empty, and a line with a name the costs are about alike.
+# A row of mostly empty cells and a line per value have about the same size there: benchmarks.md.
 _FEW = 64
 _FIXED = ("step", "time")
 # What numbers and what is between them are written with, and what is not finite.

@@ -418,3 +418,46 @@ def test_a_header_that_is_replaced_is_on_the_disk_with_all_rows_below_it(
     assert done[3:] == ["fsync"]
     file.append(0, ("b",), [1.0])
     assert done[4:] == ["fsync", "rename", "fsync"]
+
+
+def test_one_name_alone_is_refused_as_among_others() -> None:
+    with mt.start_run() as run:
+        for _ in range(2):
+            for name in names(70):
+                run.log_metric(name, 1.0, step=0)
+        assert "layer69/norm" in run._metrics.alone
+        for step in (-1, 2**53 + 1):
+            with pytest.raises(ValueError, match="step"):
+                run.log_metric("layer69/norm", 1.0, step=step)
+        with pytest.raises(TypeError):
+            run.log_metric("layer69/norm", "1", step=0)  # type: ignore[arg-type]
+        for step, value in enumerate((math.nan, math.inf, 3, True, 0.5), 1):
+            run.log_metric("layer69/norm", value, step=step)
+    column = mt.load_run(run.directory).metrics()["layer69/norm"]
+    assert math.isnan(column[1]) and column[2:].tolist() == [math.inf, 3.0, 1.0, 0.5]
+    with pytest.raises(RuntimeError, match="has ended"):
+        run.log_metric("layer69/norm", 1.0, step=9)
+
+
+def test_a_value_that_comes_alone_waits_for_those_that_are_on_their_way(tmp_path: Path) -> None:
+    class Later:
+        is_there = False
+
+        def has_arrived(self) -> bool:
+            return self.is_there
+
+        def wait(self) -> float:
+            return 1.0
+
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.append(0, tuple(names(100)), [0.0] * 100)
+    file.append(0, ("layer1/norm",), [0.5])
+    late = Later()
+    file.append(1, ("layer1/norm",), [late])
+    file.append_one(1, "layer1/norm", 2.0)
+    assert frame_of(file.path)[0]["layer1/norm"] == 0.5 and 1 not in frame_of(file.path)
+    late.is_there = True
+    file.append_one(2, "layer1/norm", 3.0)
+    assert [row.values["layer1/norm"] for row in iterate_rows(tmp_path / "metrics.long.csv")] == [
+        *(0.5, 1.0, 2.0, 3.0)
+    ]
