@@ -20,6 +20,8 @@ from mlflow_track.record.rows import MOST_LINE_BYTES, read_header
 
 # With 25 characters for each number a row is still a line.
 _MOST_COLUMNS = 100_000
+# How many descriptors may wait for the disk before they are closed.
+_MOST_REPLACED = 64
 
 
 class Rewind(NamedTuple):
@@ -66,19 +68,26 @@ class AppendFile:
 
     Attributes:
         names: The metrics that the header names.
+        may_be_durable: Whether lines of it may have survived a power loss already, and must again.
         descriptor: Its number does not change while the file is open; -1 once it is closed.
     """
 
-    def __init__(self, path: Path, header: bytes, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, header: bytes, tell: Callable[[str], None] | None = None
+    ) -> None:
         self.path = path
-        if not os.path.lexists(path):
+        self.may_be_durable = os.path.lexists(path)
+        self._is_folder_synced = True
+        self._replaced: list[int] = []
+        if not self.may_be_durable:
             replace_file(path, header)
         try:
             self.names, self._header_bytes = read_header(path)
         except ValueError as error:
             aside = _free_name(path)
             os.rename(path, aside)
-            tell(f"WARNING: {error}; moved it to {aside.name}")
+            if tell is not None:
+                tell(f"WARNING: {error}; moved it to {aside.name}")
             replace_file(path, header)
             self.names, self._header_bytes = read_header(path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -105,10 +114,17 @@ class AppendFile:
 
     def sync(self) -> None:
         """Make all lines survive a power loss, too."""
+        if not self._is_folder_synced:
+            # Before the file: its rows are durable where they are found.
+            sync_folder(self.path.parent)
+            self._is_folder_synced = True
         os.fsync(self.descriptor)
+        self.may_be_durable = True
+        self._close_replaced()
 
-    def position(self) -> int:
-        """The bytes written after the header."""
+    def position(self, *, is_kept: bool = False) -> int:
+        """The bytes written after the header; with `is_kept` they must survive from here on."""
+        self.may_be_durable |= is_kept
         return os.fstat(self.descriptor).st_size - self._header_bytes
 
     def is_there(self) -> bool:
@@ -135,6 +151,7 @@ class AppendFile:
         rewind, header, kept, moved = self._split(last_step, before)
         if moved:
             replace_file(aside, header + b"".join(moved))
+            self.may_be_durable = True
             self._replace(lambda file: file.write(header + b"".join(kept)))
         return rewind
 
@@ -164,6 +181,7 @@ class AppendFile:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+        self._close_replaced()
 
     def _split(
         self, last_step: int, before: int | None
@@ -205,7 +223,10 @@ class AppendFile:
     def _replace(self, write: Callable[[BinaryIO], Any]) -> None:
         """Put a file in the place of this one, whole; lines go to it from then on.
 
-        The descriptor keeps its number, so at no time is it that of a closed file.
+        The descriptor keeps its number, so at no time is it that of a closed file. Where nothing
+        in the file is known to survive a power loss, the disk is not waited for: not for what is
+        written, and not by closing the last descriptor of a file that it still writes. Each of the
+        first metrics of a run may come in a call of its own.
         """
         temporary = layout.temporary(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -213,13 +234,26 @@ class AppendFile:
             with os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file:
                 write(file)
                 file.flush()
-                os.fsync(file.fileno())
+                if self.may_be_durable:
+                    os.fsync(file.fileno())
+                else:
+                    self._replaced.append(os.dup(self.descriptor))
                 os.rename(temporary, self.path)
                 os.dup2(file.fileno(), self.descriptor, inheritable=False)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(self.path.parent)
+        if len(self._replaced) > _MOST_REPLACED:
+            self._close_replaced()
+        # What is written from here on lies in a file that the folder may not have yet.
+        self._is_folder_synced = False
+        if self.may_be_durable:
+            sync_folder(self.path.parent)
+            self._is_folder_synced = True
+
+    def _close_replaced(self) -> None:
+        while self._replaced:
+            os.close(self._replaced.pop())
 
 
 def _free_name(path: Path) -> Path:

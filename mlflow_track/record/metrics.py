@@ -68,7 +68,7 @@ class MetricsFile:
         self.known: dict[tuple[str, ...], _Plan] = {}
         self.alone: dict[str, orjson.Fragment] = {}
         self._known_names = 0
-        self._wide = AppendFile(path, header_line(()), tell or _tell_nobody)
+        self._wide = AppendFile(path, header_line(()), tell)
         self._columns = {name: index for index, name in enumerate(self._wide.names)}
         self._long: AppendFile | None = None
         self._names = set(self._columns)
@@ -131,14 +131,17 @@ class MetricsFile:
             for file in self._files:
                 file.sync()
 
-    def positions(self) -> Positions:
-        """The bytes written after the headers, once every value has arrived."""
+    def positions(self, *, are_kept: bool = False) -> Positions:
+        """The bytes written after the headers, once every value has arrived.
+
+        With `are_kept` somebody makes them survive a power loss: from here on they must.
+        """
         with self.lock:
             self._write_late(wait=True)
             if self._tell is not None and (gone := self.gone()):
                 self._tell(f"WARNING: {gone}")
                 self._tell = None
-            return Positions(*(file.position() for file in self._files))
+            return Positions(*(file.position(is_kept=are_kept) for file in self._files))
 
     @property
     def _files(self) -> list[AppendFile]:
@@ -315,7 +318,7 @@ class MetricsFile:
 
     def _open_long(self) -> None:
         """Begin to write to the file beside, from where it and this one end."""
-        beside = AppendFile(layout.long_form(self.path), LONG_HEADER, self._tell or _tell_nobody)
+        beside = AppendFile(layout.long_form(self.path), LONG_HEADER, self._tell)
         ends = [read_end(path, _END_BYTES)[0] for path in (self.path, beside.path)]
         self._latest = max((max(end.times) for end in ends if end.times), default=0.0)
         self._names.update(ends[1].metrics)
@@ -325,6 +328,3 @@ class MetricsFile:
 
 class _NewNames(Exception):
     """Names that are no columns yet, or the first that go to the file beside."""
-
-
-def _tell_nobody(text: str) -> None: ...

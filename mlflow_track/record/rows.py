@@ -23,6 +23,10 @@ _GUARD_BYTES = 64
 MOST_LINE_BYTES = 1 << 22
 
 
+class TornHeader(ValueError):
+    """The first line of a metrics file is not whole, as a power loss may leave it."""
+
+
 class Row(NamedTuple):
     """One call of log_metrics, or a value of it: step, Unix time in seconds, values by name."""
 
@@ -57,6 +61,7 @@ class Piece(NamedTuple):
         position: Where the body begins, in bytes after the header.
         is_long: Whether each line is one value.
         is_last: Whether the file has no more whole lines.
+        is_torn: Whether its header is not whole: its lines mean nothing then.
     """
 
     names: tuple[str, ...]
@@ -65,8 +70,11 @@ class Piece(NamedTuple):
     position: int
     is_long: bool
     is_last: bool
+    is_torn: bool = False
 
     def parse(self) -> Columns:
+        if self.is_torn:
+            return Columns([], [], {}, (), 1)
         return parse_values(self.body) if self.is_long else parse_rows(self.names, self.body)
 
 
@@ -89,6 +97,8 @@ def read_header(path: Path) -> tuple[tuple[str, ...], int]:
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[str, ...], int]:
     line = file.readline(MOST_LINE_BYTES)
+    if not line.endswith(b"\n") or b"\0" in line:
+        raise TornHeader(f"the first line of {path} is not whole")
     return parse_header(line, path), len(line)
 
 
@@ -97,6 +107,8 @@ def read_piece(
 ) -> Piece:
     """Read lines from `position` (bytes after the header) on; a negative one counts from the end.
 
+    A header that is not whole is not there yet, as a last line without its end.
+
     Raises:
         FileNotFoundError: There is no such file.
         OSError: It cannot be read.
@@ -104,7 +116,10 @@ def read_piece(
     """
     # Header and body come from one open file: a rename in between cannot mix two versions.
     with open_regular(path) as file:
-        names, start = _read_header(file, path)
+        try:
+            names, start = _read_header(file, path)
+        except TornHeader:
+            return Piece((), b"", b"", 0, layout.is_long(path), is_last=True, is_torn=True)
         if position < 0:
             # A piece that begins inside a line begins with the next one.
             begin = max(start, os.fstat(file.fileno()).st_size + position)

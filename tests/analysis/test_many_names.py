@@ -136,6 +136,6 @@ def test_a_damaged_second_file_is_named_and_the_first_is_read(path: Path, damage
     (path / "metrics.long.csv").write_bytes(damage)
     summary = read_summary(path)
     (problem,) = summary.problems
-    assert "metrics.long.csv cannot be read" in problem
+    assert problem.startswith("metrics.long.csv ")
     assert summary.metrics["layer0/norm"].count and "layer99/norm" not in summary.metrics
     assert read_curve(summary, "layer0/norm").ys

@@ -187,9 +187,7 @@ NO_FILES: dict[str, Callable[[Path], object]] = {
     "dangling link": lambda path: path.symlink_to("nowhere"),
     "link to a device": lambda path: path.symlink_to("/dev/zero"),
     "socket": _socket,
-    "empty": lambda path: path.write_bytes(b""),
     "foreign": lambda path: path.write_bytes(b"\x89PNG\xff\n\n"),
-    "endless header": lambda path: path.write_bytes(b"step,time," + b"a" * (200 << 10)),
     "nested quotes": lambda path: path.write_bytes(b'step,time,"' + b"a" * (200 << 10) + b'"\n'),
 }
 
@@ -203,6 +201,28 @@ def test_what_is_not_a_metrics_file_is_named_at_once(what: str, name: str, tmp_p
         with pytest.raises((OSError, ValueError), match=name):
             read(path)
     assert count_lines(path, 0) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "metrics.long.csv"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(b"", b"step,ti", b"\0" * 12 + b"\n1,2.0,3.0\n"),
+        *(b"step,time,a,\0\0\n1,2.0,3.0\n", b"s" * (5 << 20)),
+    ],
+    ids=len,
+)
+def test_a_header_that_is_not_whole_is_one_damaged_line_and_no_row(
+    header: bytes, name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(header)
+    assert read_rows(path, 7) == ([], [], 7, 1)
+    ((columns, is_beginning),) = Reader(path).new()
+    assert (columns.steps, columns.damaged, is_beginning) == ([], 1, True)
+    assert frames.read_frame(path).empty and rows.read_end(path, 100)[1]
+    with pytest.raises(rows.TornHeader, match=f"the first line of .*{name} is not whole"):
+        rows.read_header(path)
 
 
 def test_a_hole_of_64_gigabytes_is_not_read(tmp_path: Path) -> None:

@@ -88,11 +88,12 @@ def publish(
     temporary = layout.temporary(folder / str(step))
     temporary.mkdir()
     try:
+        for parent in {Path(path).parent for path in sync_first}:
+            # The file may lie under its name only since the header changed. Before the file: its
+            # rows are durable where they are found.
+            sync_folder(parent)
         for path in sync_first:
             _sync_file(path)
-        for parent in {Path(path).parent for path in sync_first}:
-            # The file may lie under its name only since the header changed.
-            sync_folder(parent)
         is_finite = True
         entries = {}
         for name, content in files.items():

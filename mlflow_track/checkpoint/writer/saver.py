@@ -107,7 +107,7 @@ class Saver:
             self._take_answer(None)
         tensors, document = take_apart(request, self._memory_of_state)
         plan = self._planned.of(tensors)
-        wide, long = self._metrics.positions()
+        wide, long = self._metrics.positions(are_kept=True)
         manifest = {
             **request.manifest,
             "metrics_position": wide,
