@@ -139,13 +139,13 @@ def is_plain(body: bytes) -> bool:
 def parse_rows(names: Sequence[str], body: bytes) -> Columns:
     """Whole lines with a cell per metric. Lines that are not rows are passed over and counted."""
     if not body:
-        return Columns([], [], {name: Column((), ()) for name in names}, (), 0)
-    cells = _parse_quickly(body, len(names) + 2)
+        return Columns([], [], dict.fromkeys(names, Column((), ())), (), 0)
+    loses_sign = b",-0," in body or b",-0\n" in body  # An integer has no minus zero.
+    cells = None if loses_sign else _parse_quickly(body, len(names) + 2)
     if cells is None:
         return _parse_line_by_line(names, body)
     rows = range(len(cells[0]))
-    none = Column((), ())
-    metrics = dict.fromkeys(names, none)
+    metrics = dict.fromkeys(names, Column((), ()))
     for name, column in zip(names, cells[2:], strict=False):
         if None in column:
             having = [row for row in rows if column[row] is not None]
