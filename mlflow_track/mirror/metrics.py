@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlflow_track.backends.protocol import Cell, Unavailable
 from mlflow_track.mirror.repeated import Repeated
-from mlflow_track.mirror.rewinds import bytes_before, part_of, rewinds_of
+from mlflow_track.mirror.rewinds import body_bytes, bytes_before, part_of, rewinds_of
 from mlflow_track.mirror.state import Ledger, Position, name_at_server
 from mlflow_track.record import layout
 from mlflow_track.record.rows import (
@@ -242,15 +242,19 @@ class MetricRows:
 
     def last_step_before(self, moment: float) -> int:
         """The largest step that the record has, or had, of the time before `moment`."""
-        before = round(1000 * moment)
-        return max(
-            (step for step, timestamp in self._own_moments() if timestamp < before), default=-1
-        )
+        end = round(1000 * moment)
+        while True:
+            rewinds = self._rewinds()
+            last = max((step for step, at in self._own_moments() if at < end), default=-1)
+            if rewinds is not None and rewinds == self._rewinds():
+                return last
+            # A rewind moves rows meanwhile.
+            time.sleep(0.02)
 
     def begin_again(self) -> None:
         """What was acknowledged does not fit the files: all is sent again, and dropped there."""
         for file in self._files:
-            self._position(file).acknowledged = self._position(file).sending = 0
+            self._position(file).acknowledged = 0
         self.recover()
 
     def _paths(self) -> list[Path]:
@@ -280,6 +284,8 @@ class MetricRows:
         histories: dict[str, set[tuple[int, int]]] = {}
         self.forget()
         for file in self._files:
+            # The server may have any of the rows, also where they are rewound before they are sent.
+            self._position(file).sending = body_bytes(self._ledger.path / file)
             self._position(file).rewinds = []
         for rewind in self._ledger.read_info().rewinds:
             for file in self._files:

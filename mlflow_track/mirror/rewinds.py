@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mlflow_track.mirror.state import Ledger
 from mlflow_track.record import layout
@@ -36,8 +37,13 @@ def bytes_before(position: int, ranges: Sequence[Sequence[int]]) -> int:
     return sum(max(0, min(end, position) - begin) for begin, end in ranges)
 
 
+def body_bytes(path: Path) -> int:
+    """The bytes after the header of a file of metrics; 0 where there is none."""
+    try:
+        return path.stat().st_size - read_header(path)[1]
+    except FileNotFoundError:
+        return 0
+
+
 def _has_happened(ledger: Ledger, file: str, rewind: RewoundFile) -> bool:
-    path = ledger.path / file
-    if not rewind.rows or not path.exists():
-        return False
-    return path.stat().st_size - read_header(path)[1] != rewind.size_before
+    return bool(rewind.rows) and body_bytes(ledger.path / file) != rewind.size_before

@@ -130,7 +130,7 @@ class Shipper:
         """Without a mirror.json of it, the run at the server itself says what it has."""
         if self.state.is_reconciled:
             return
-        if target.metrics and info.rewinds:
+        if target.metrics:
             self._rows[0].recover()
         if target.metrics or "mlflow_track.latest_checkpoint" in target.tags:
             self._checkpoints.recover()

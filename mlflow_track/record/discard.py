@@ -60,7 +60,7 @@ class DiscardedMetrics(MetricsFile):
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.known = {}
+        self.known, self.alone = {}, {}
         self._late = LateRows()
         self._why_closed = ""
 
@@ -73,7 +73,7 @@ class DiscardedMetrics(MetricsFile):
 
     def sync(self) -> None: ...
 
-    def positions(self) -> Positions:
+    def positions(self, *, are_kept: bool = False) -> Positions:
         return Positions(0, 0)
 
     def gone(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -218,6 +220,71 @@ def test_every_kept_cell_arrives_and_no_step_twice(events, seed):
         assert repeated_steps(sink) == []
         assert len(sink.runs) == 1
         assert sink.status == "FINISHED"
+
+
+def test_rows_that_are_rewound_before_they_are_sent_again_are_known(tmp_path):
+    trainer = Trainer(tmp_path)
+    sink = MemorySink(lambda: False)
+    # More than one piece: of the later ones nothing says that they were ever sent.
+    for _ in range(12):
+        trainer.log(("a",))
+    while not Shipper(trainer.directory.path, sink, URI).ship():
+        pass
+    (trainer.directory.path / "mirror.json").unlink()
+    shipper = Shipper(trainer.directory.path, sink, URI)
+    # What the server has is asked, and then it is down: nothing is sent before the rewind.
+    take, sink.log_metrics = sink.log_metrics, refuse  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        shipper.ship()
+    trainer.resume_after(-1)
+    for _ in range(12):
+        trainer.log(("a",))
+    sink.log_metrics = take  # type: ignore[method-assign]
+    while not shipper.ship():
+        pass
+    assert repeated_steps(sink) == []
+    trainer.end()
+
+
+def refuse(run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    raise Unavailable("down")
+
+
+def test_a_mirror_that_comes_in_the_middle_of_a_rewind_waits_for_its_end(tmp_path, monkeypatch):
+    trainer = Trainer(tmp_path)
+    sink = MemorySink(lambda: False)
+    for _ in range(4):
+        trainer.log(("a",))
+    Shipper(trainer.directory.path, sink, URI).ship()
+    trainer.end()
+    # Times are compared by the millisecond.
+    time.sleep(0.01)
+    trainer.directory.acquire()
+    trainer._begin()
+    shipper = Shipper(trainer.directory.path, sink, URI)
+    note, threads, is_noted = RunDirectory._note_rewind, [], threading.Event()
+
+    def note_later(self: RunDirectory) -> None:
+        # The rows are out of the file, and run.json does not say yet where they are.
+        threads.append(threading.Thread(target=shipper.ship))
+        threads[0].start()
+        time.sleep(0.2)
+        note(self)
+        is_noted.set()
+
+    monkeypatch.setattr(RunDirectory, "_note_rewind", note_later)
+    find = MetricRows.find_foreign
+    monkeypatch.setattr(
+        MetricRows, "find_foreign", lambda *arguments: is_noted.wait(5) and find(*arguments)
+    )
+    trainer.directory.rewind(trainer.metrics, 1)
+    threads[0].join()
+    trainer.step = 1
+    trainer.log(("a",))
+    while not shipper.ship():
+        pass
+    assert repeated_steps(sink) == []
+    trainer.end()
 
 
 STORY = [
