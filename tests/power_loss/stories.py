@@ -65,6 +65,8 @@ def steady(begin: int, seed: str) -> Iterator[None]:
         for name in ("time", "monotonic"):
             patch.setattr(time, name, lambda: next(seconds) + 0.25)
         patch.setattr(time, "time_ns", lambda: next(seconds) * 10**9)
+        now = time.gmtime(begin)
+        patch.setattr(time, "gmtime", lambda: now)
         yield
 
 
