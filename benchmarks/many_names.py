@@ -66,9 +66,9 @@ def one_by_one(folder: Path) -> None:
                 totals[1] += timed(lambda r=run, s=step: ours(r, s))
         for label, total in zip(times, totals, strict=True):
             times[label].append(total)
-        sizes = [os.fstat(descriptor).st_size, size_of(run.directory)]
+        sizes = [os.fstat(descriptor).st_size, size_of(run.path)]
         os.close(descriptor)
-        frame = mt.load_run(run.directory).metrics()
+        frame = mt.load_run(run.path).metrics()
         assert frame.shape == (STEPS, 1 + len(NAMES)) and frame.notna().all(axis=None)
     base = statistics.median(times["bare `os.write`"])
     print(f"{STEPS * len(NAMES):,} calls of one name among {len(NAMES):,}:\n")

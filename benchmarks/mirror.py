@@ -83,7 +83,7 @@ def record_of(folder: Path, rows: int) -> Path:
         chance = random.Random(rows)
         for step in range(rows):
             run.log_metrics({name: chance.random() for name in NAMES}, step=step)
-    return run.directory
+    return run.path
 
 
 def shipping(server: MlflowServer, folder: Path) -> None:

@@ -72,7 +72,7 @@ class Attempt:
                     "attach": settings.mlflow_run_id,
                     "experiment_id": settings.mlflow_experiment_id,
                     "tracking_uri": mask_password(settings.tracking_uri),
-                    "rewind": settings.rewind,
+                    "rewind": settings.on_rewind,
                     "upload": settings.upload,
                 },
             )

@@ -33,7 +33,7 @@ class Run:
     Attributes:
         id: The run's id, also the name of its folder.
         name: The run's name.
-        directory: Its folder.
+        path: Its folder.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Run:
         self._settings = settings
         self.id: str = directory.info.id
         self.name: str = directory.info.name
-        self.directory: Path = directory.path
+        self.path: Path = directory.path
         self._attempt = Attempt(directory, settings, is_resumed=is_resumed)
         self._metrics, self._repeats = self._attempt.metrics, self._attempt.repeats
         self._attempt.add_params(params, is_start=True)
@@ -57,7 +57,7 @@ class Run:
         self._attempt.start_helpers()
         verb = f"continues (attempt {directory.attempt})" if is_resumed else "starts"
         if directory.is_kept:
-            self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.directory}")
+            self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.path}")
 
     # --- what is logged ---
 
@@ -92,19 +92,19 @@ class Run:
             self._repeats.give_way(names, step)
         self._metrics.append(step, names, values)
 
-    def log_metric(self, name: str, value: float, *, step: int) -> None:
+    def log_metric(self, key: str, value: float, *, step: int) -> None:
         """Write one metric; see `log_metrics`."""
         # A loop over the layers of a model logs thousands of them at a step.
         if (
             type(value) is float
             and type(step) is int
             and 0 <= step <= checks.MOST_STEP
-            and name in self._metrics.alone
+            and key in self._metrics.alone
             and not self._repeats.may_come
         ):
-            self._metrics.append_one(step, name, value)
+            self._metrics.append_one(step, key, value)
         else:
-            self.log_metrics({name: value}, step=step)
+            self.log_metrics({key: value}, step=step)
 
     def define_metric(self, name: str, *, mode: str) -> None:
         """Record which direction of a metric is better, for the run's policies and its readers.
@@ -128,17 +128,17 @@ class Run:
         """
         self._attempt.add_params(checks.params(params), is_start=False)
 
-    def log_param(self, name: str, value: Any) -> None:
+    def log_param(self, key: str, value: Any) -> None:
         """Add one param; see `log_params`."""
-        self.log_params({name: value})
+        self.log_params({key: value})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; values become strings."""
         self._attempt.open_record().set_tags(checks.tags(tags))
 
-    def set_tag(self, name: str, value: str) -> None:
+    def set_tag(self, key: str, value: str) -> None:
         """Set one tag; see `set_tags`."""
-        self.set_tags({name: value})
+        self.set_tags({key: value})
 
     def log_input(
         self,
@@ -157,20 +157,22 @@ class Run:
         item = checks.input_description(name, sha256, size_bytes, source, context)
         self._attempt.open_record().add("inputs", item, once=True)
 
-    def log_artifact(self, path: str | os.PathLike[str], artifact_path: str | None = None) -> Path:
+    def log_artifact(
+        self, local_path: str | os.PathLike[str], artifact_path: str | None = None
+    ) -> Path:
         """Copy a file, or a folder with all in it, to the artifacts, below `artifact_path`.
 
         Raises:
-            FileNotFoundError: There is nothing at `path`.
+            FileNotFoundError: There is nothing at `local_path`.
             ValueError: `artifact_path` would leave the artifacts.
         """
-        return self._attempt.open_artifacts().copy(path, artifact_path)
+        return self._attempt.open_artifacts().copy(local_path, artifact_path)
 
     def log_artifacts(
-        self, folder: str | os.PathLike[str], artifact_path: str | None = None
+        self, local_dir: str | os.PathLike[str], artifact_path: str | None = None
     ) -> None:
         """Copy what a folder holds to the artifacts."""
-        self._attempt.open_artifacts().copy_content(folder, artifact_path)
+        self._attempt.open_artifacts().copy_content(local_dir, artifact_path)
 
     def log_text(self, text: str, artifact_file: str) -> Path:
         """Write a text as an artifact."""
@@ -204,8 +206,8 @@ class Run:
         keep: Keep | None = None,
         upload: str | None = None,
         max_steps: int | None = None,
-        must_match: Sequence[str] = (),
-        free: Sequence[str] = (),
+        require_same: Sequence[str] = (),
+        allow_changed: Sequence[str] = (),
     ) -> Checkpointer:
         """The run's checkpoints: `save` decides when, `keep` decides what stays.
 
@@ -219,10 +221,10 @@ class Run:
             upload: Which of the kept ones the MLflow server gets, too: "all", the "best" by the
                 metric of `keep`, the "last", or "none"; else MLFLOW_TRACK_UPLOAD, else all.
             max_steps: Steps of the whole run, so that the last one is saved whatever `save` says.
-            must_match: Params (shell patterns of dotted names, `data.*` for the sha256 of inputs)
+            require_same: Params (shell patterns of dotted names, `data.*` for the sha256 of inputs)
                 that must be those of the checkpoint: a resume that changed one is refused.
-            free: Params that may differ and leave the continuation exact. Any other that differs
-                makes the report say "exact: no".
+            allow_changed: Params that may differ and leave the continuation exact. Any other that
+                differs makes the report say "exact: no".
 
         Raises:
             TypeError, ValueError: An argument is invalid; the message names it; or `upload` is
@@ -232,7 +234,13 @@ class Run:
 
         deadline, replay_step = self._settings.deadline, self._settings.replay_step
         limits = Limits(max_steps=max_steps, deadline=deadline, replay_step=replay_step)
-        plan = Plan(save=save, keep=keep, must_match=must_match, free=free, limits=limits)
+        plan = Plan(
+            save=save,
+            keep=keep,
+            require_same=require_same,
+            allow_changed=allow_changed,
+            limits=limits,
+        )
         return self._attempt.open_checkpoints(plan, upload or self._settings.upload)
 
     @property
@@ -270,7 +278,7 @@ class Run:
 
         if not self._attempt.record.is_kept:
             return f"<p>run {self.name}: nothing is recorded</p>"
-        return load_run(self.directory)._repr_html_()
+        return load_run(self.path)._repr_html_()
 
     def finish(self, status: str = FINISHED, error: str | None = None) -> None:
         """End the run: rows durable, status and end time written, the mirror given time to end.

@@ -38,8 +38,8 @@ class Settings:
         mlflow_experiment_id: The MLflow experiment of that run, where nothing names an experiment:
             `mlflow run` hands over the number only.
         mlflow_run_id: The MLflow run to attach to, as `mlflow run` hands it over.
-        rewind: What a resume that repeats steps does at the server: "continue" in the same MLflow
-            run, or "fork" a new one that holds the kept history.
+        on_rewind: What a resume that repeats steps does at the server: "continue" in the same
+            MLflow run, or "fork" a new one that holds the kept history.
         upload: Which checkpoints go to the server: "all", "best", "last" or "none".
         finish_timeout_seconds: How long `finish` waits for the mirror.
         system_metrics_seconds: Time between two samples of the machine; 0 takes none.
@@ -58,7 +58,7 @@ class Settings:
     named_tracking_uri: str | None
     mlflow_run_id: str | None
     mlflow_experiment_id: str | None = None
-    rewind: str
+    on_rewind: str
     upload: str
     finish_timeout_seconds: float
     system_metrics_seconds: float
@@ -79,7 +79,7 @@ class Settings:
         if not self.experiment.strip():
             raise ValueError("the experiment's name is empty; give it at least one character")
         for name, value, words in (
-            ("rewind", self.rewind, REWINDS),
+            ("on_rewind", self.on_rewind, REWINDS),
             ("upload", self.upload, UPLOADS),
         ):
             if value not in words:
@@ -101,7 +101,7 @@ def read_settings(
     run_name: str | None = None,
     resume: str | None = None,
     tracking_uri: str | None = None,
-    rewind: str | None = None,
+    on_rewind: str | None = None,
 ) -> Settings:
     """Merge arguments, environment and `.env` of the working folder.
 
@@ -141,17 +141,19 @@ def read_settings(
     if experiment is None:
         experiment = first("MLFLOW_EXPERIMENT_NAME", "EXPERIMENT_NAME")
     has_only_id = experiment is None and is_mirrored
+    if resume is None:
+        resume = first("MLFLOW_TRACK_RESUME") or "never"
     return Settings(
         backend=backend,
         directory=Path(directory or first("MLFLOW_TRACK_DIR") or "runs").expanduser().absolute(),
         experiment=experiment if experiment is not None else "default",
         run_name=run_name if run_name is not None else first("MLFLOW_RUN_NAME"),
-        resume=resume if resume is not None else first("MLFLOW_TRACK_RESUME") or "never",
+        resume="auto" if resume == "allow" else resume,
         tracking_uri=absolute_uri(uri or _MLFLOW_DEFAULT_STORE) if is_mirrored else None,
         named_tracking_uri=absolute_uri(uri) if uri and is_mirrored else None,
         mlflow_run_id=run_id if is_mirrored else None,
         mlflow_experiment_id=first("MLFLOW_EXPERIMENT_ID") if has_only_id else None,
-        rewind=rewind or first("MLFLOW_TRACK_REWIND") or "continue",
+        on_rewind=on_rewind or first("MLFLOW_TRACK_ON_REWIND") or "continue",
         upload=first("MLFLOW_TRACK_UPLOAD") or "all",
         finish_timeout_seconds=seconds("MLFLOW_TRACK_FINISH_TIMEOUT", "30"),
         system_metrics_seconds=seconds(system_name, "10") if system_name else 0,

@@ -23,8 +23,9 @@ def start_run(
     params: Any = None,
     tags: Mapping[str, str] | None = None,
     resume: str | None = None,
-    rewind: str | None = None,
+    on_rewind: str | None = None,
     backend: str | None = None,
+    tracking_uri: str | None = None,
     directory: str | os.PathLike[str] | None = None,
     rank: int | None = None,
 ) -> Run:
@@ -38,12 +39,14 @@ def start_run(
         params: A mapping or dataclass, nested allowed.
         tags: Strings by name.
         resume: "never" starts a new run; "auto" continues the newest unfinished run of this
-            experiment and run name, if there is one; "must" insists on it; a run id names it.
-        rewind: What happens at the MLflow server when a resume repeats steps that it has: with
-            "continue" (the default) they stay as they are there, and a tag tells by how much the
-            repetition differs; with "fork" a new MLflow run receives the kept history and goes on,
-            and the old one is marked superseded.
+            experiment and run name, if there is one, and "allow" means the same; "must" insists on
+            it; a run id names it.
+        on_rewind: What happens at the MLflow server when a resume repeats steps that it has: with
+            "continue" (the default) they stay as they are there, and a tag records by how much the
+            repetition differs; with "fork" a new MLflow run receives the kept history and what
+            follows, and the old one is marked superseded.
         backend: "local", "mlflow" or "off".
+        tracking_uri: The MLflow server; like MLFLOW_TRACKING_URI, which it beats.
         directory: The folder that holds all runs.
         rank: Which process of a job this is: 0 writes the run, the others write nothing. None
             asks torch.distributed, and before `init_process_group` the variables of torchrun,
@@ -64,7 +67,8 @@ def start_run(
         experiment=experiment,
         run_name=run_name,
         resume=resume,
-        rewind=rewind,
+        tracking_uri=tracking_uri,
+        on_rewind=on_rewind,
     )
     checked_params = checks.params(params) if params is not None else {}
     parent = {PARENT_TAG: settings.parent_run_id} if settings.parent_run_id else {}

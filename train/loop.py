@@ -21,8 +21,8 @@ from train.progress import Progress
 from train.ranks import Ranks
 
 # Without these a checkpoint is another model's; and what cannot change a weight.
-_MUST_MATCH = "d_model num_layers num_heads d_ff position ffn norm tie_embeddings".split()
-_FREE = "eval_interval eval_batches log_interval max_checkpoints".split()
+_REQUIRE_SAME = "d_model num_layers num_heads d_ff position ffn norm tie_embeddings".split()
+_ALLOW_CHANGED = "eval_interval eval_batches log_interval max_checkpoints".split()
 
 
 def train(
@@ -56,8 +56,8 @@ def train(
     }
     checkpoints = run.checkpoints(
         save=mt.EvenlySpaced(config.max_steps, config.warmup_steps, config.max_checkpoints),
-        must_match=_MUST_MATCH,
-        free=_FREE,
+        require_same=_REQUIRE_SAME,
+        allow_changed=_ALLOW_CHANGED,
     )
     # The generators of a checkpoint beat the seed. Each rank drops out activations of its own.
     torch.manual_seed(config.seed + ranks.rank)

@@ -139,7 +139,7 @@ def _members_of(parent: mt.Run) -> list[mt.LoadedRun]:
     if parent.id == "off":
         return []
     return mt.load_runs(
-        parent.directory.parent,
+        parent.path.parent,
         where=lambda run: run.tags.get("mlflow.parentRunId") == parent.id,
     )
 

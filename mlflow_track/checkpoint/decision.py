@@ -173,15 +173,15 @@ class Plan:
     Attributes:
         save: When to save; None saves only at `save()`.
         keep: What to keep; None keeps all.
-        must_match: Shell patterns of params without which a resume makes no sense.
-        free: Shell patterns of params that may differ and leave the continuation exact.
+        require_same: Shell patterns of params without which a resume makes no sense.
+        allow_changed: Shell patterns of params that may differ and leave the continuation exact.
         limits: What ends the run.
     """
 
     save: SavePolicy | None = None
     keep: Keep | None = None
-    must_match: Sequence[str] = ()
-    free: Sequence[str] = ()
+    require_same: Sequence[str] = ()
+    allow_changed: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -189,7 +189,7 @@ class Plan:
             raise TypeError(f"save is {self.save!r}; it takes a policy, like mt.EverySteps(100)")
         if self.keep is not None and not isinstance(self.keep, Keep):
             raise TypeError(f"keep is {self.keep!r}; it takes mt.Keep(last=2)")
-        for name in ("must_match", "free"):
+        for name in ("require_same", "allow_changed"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} is a string; it takes a list of names")
 

@@ -99,20 +99,21 @@ def differences_of_params(
     then: Mapping[str, Any],
     now: Mapping[str, Any],
     *,
-    must_match: Iterable[str],
-    free: Iterable[str],
+    require_same: Iterable[str],
+    allow_changed: Iterable[str],
 ) -> tuple[list[str], list[str]]:
     """Params that differ, by class.
 
     Args:
         then, now: Flat params.
-        must_match, free: Shell patterns of dotted names; what no pattern fits is warned about.
+        require_same, allow_changed: Shell patterns of dotted names; what no pattern matches is
+            warned about.
 
     Returns:
         Those to warn about, and those that are free to differ.
 
     Raises:
-        ValueError: One that must match differs.
+        ValueError: One of `require_same` differs.
     """
     warned, ignored, fatal = [], [], []
     for name in sorted({*then, *now}):
@@ -120,15 +121,15 @@ def differences_of_params(
         if before == after:
             continue
         words = f"{name} {before!r} -> {after!r}"
-        if any(fnmatchcase(name, pattern) for pattern in must_match):
+        if any(fnmatchcase(name, pattern) for pattern in require_same):
             fatal.append(words)
-        elif any(fnmatchcase(name, pattern) for pattern in free):
+        elif any(fnmatchcase(name, pattern) for pattern in allow_changed):
             ignored.append(words)
         else:
             warned.append(words)
     if fatal:
         raise ValueError(
-            f"a param that must match differs from the checkpoint: {'; '.join(fatal)}; "
+            f"params listed in require_same have changed since the checkpoint: {'; '.join(fatal)}; "
             "set it back, or start a new run with resume='never'"
         )
     return warned, ignored

@@ -129,18 +129,23 @@ class Restorer:
         manifest, plan = checkpoint.manifest, self._plan
         params = flatten(self._record.read_params())
         warned, free = differences_of_params(
-            manifest.params, params, must_match=plan.must_match, free=plan.free
+            manifest.params,
+            params,
+            require_same=plan.require_same,
+            allow_changed=plan.allow_changed,
         )
         # A run that has not said what it reads yet is not one that reads something else.
         data = {k: v for k, v in manifest.data.items() if k in data_of(self._record)}
         prefixed = [{f"data.{k}": v for k, v in d.items()} for d in (data, data_of(self._record))]
-        changed, _ = differences_of_params(*prefixed, must_match=plan.must_match, free=())
+        changed, _ = differences_of_params(
+            *prefixed, require_same=plan.require_same, allow_changed=()
+        )
         known = {*manifest.params, *params, *(f"data.{name}" for name in manifest.data)}
-        for pattern in (*plan.must_match, *plan.free):
+        for pattern in (*plan.require_same, *plan.allow_changed):
             if not fnmatch.filter(known, pattern):
                 self._announce(
-                    f"WARNING: {pattern!r} of must_match or free fits no param; there are "
-                    + ", ".join(sorted(known))
+                    f"WARNING: the pattern {pattern!r} in require_same/allow_changed matches no "
+                    f"param. Known params: {', '.join(sorted(known))}"
                 )
         here = surroundings(state, self._ranks.world_size)
         return Report(

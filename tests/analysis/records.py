@@ -37,7 +37,7 @@ def make_run(name: str, experiment: str = "demo", **params: Any) -> Path:
             run.log_metrics({"train/loss": floor + 2 / (step + 1), "train/lr": 1e-3}, step=step)
             if step % 5 == 4:
                 run.log_metric("val/loss", floor + 2.5 / (step + 1), step=step)
-    return run.directory
+    return run.path
 
 
 def _over(name: str, content: str) -> Callable[[Path], object]:

@@ -35,8 +35,8 @@ def path() -> Path:
     with mt.start_run(experiment="e", run_name="many") as run:
         for step in range(STEPS):
             log(run, step)
-    assert (run.directory / "metrics.long.csv").stat().st_size > 10_000
-    return run.directory
+    assert (run.path / "metrics.long.csv").stat().st_size > 10_000
+    return run.path
 
 
 def invoke(*words: str) -> str:
@@ -57,10 +57,10 @@ def test_a_summary_has_all_metrics(path: Path) -> None:
 
 def test_a_summary_that_follows_a_live_run_reads_what_both_files_gain() -> None:
     with mt.start_run(experiment="e") as run:
-        reader = SummaryReader(run.directory)
+        reader = SummaryReader(run.path)
         for step in range(3):
             log(run, step)
-            followed, fresh = reader.read(), read_summary(run.directory)
+            followed, fresh = reader.read(), read_summary(run.path)
             assert (followed.metrics, followed.rows) == (fresh.metrics, fresh.rows)
             assert followed.metrics["loss"].last == 1 / (step + 1)
 

@@ -81,8 +81,8 @@ def test_a_summary_of_a_real_run_agrees_with_its_data_frame() -> None:
             run.log_metrics({"loss": 1 / (step + 1), "lr": 0.1}, step=step)
             if step % 20 == 0:
                 run.log_metric("val", (step - 20) ** 2, step=step)
-    summary = read_summary(run.directory)
-    frame = mt.load_run(run.directory).metrics()
+    summary = read_summary(run.path)
+    frame = mt.load_run(run.path).metrics()
     assert summary.params == {"a.b": 1} and summary.tags == {"t": "x"}
     assert summary.status == "FINISHED" and summary.rows == 53
     for name, found in summary.metrics.items():
@@ -128,7 +128,7 @@ def test_a_run_that_dies_reads_as_killed_though_no_file_changes(run_script: Call
         run = mt.start_run(experiment="e")
         run.log_metric("a", 1, step=0)
         run._attempt.provenance.join()
-        print(run.directory, flush=True)
+        print(run.path, flush=True)
         sys.stdin.read()
     """
     process = forked.Popen(

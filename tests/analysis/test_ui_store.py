@@ -63,7 +63,7 @@ def test_a_run_has_its_params_tags_metrics_times_and_status(root, client):
     assert found.data.params == {"model.width": "8", "lr": "0.001", "sizes": "[1, 2]"}
     assert found.data.metrics == {"train/loss": 0.2, "train/loss min": 0.2, "lr": 0.1}
     assert found.data.tags["t"] == "u" and found.data.tags["mlflow.runName"] == "a"
-    info = json.loads((run.directory / "run.json").read_text())
+    info = json.loads((run.path / "run.json").read_text())
     assert found.info.start_time == round(1000 * info["created"])
     assert found.info.end_time == round(1000 * info["ended"])
     assert client.get_run(run.id).to_dictionary() == found.to_dictionary()
@@ -72,7 +72,7 @@ def test_a_run_has_its_params_tags_metrics_times_and_status(root, client):
 def test_histories_are_the_rows_of_the_record(root, client):
     run = train(root, steps=50)
     points = client.get_metric_history(run.id, "train/loss")
-    rows = list(iterate_rows(run.directory / "metrics.csv"))
+    rows = list(iterate_rows(run.path / "metrics.csv"))
     assert [(p.step, p.value, p.timestamp) for p in points] == [
         (row.step, row.values["train/loss"], round(1000 * row.time)) for row in rows
     ]
@@ -152,8 +152,8 @@ def test_a_run_whose_process_died_is_killed(root, client, run_script):
 def test_a_rewound_history_does_not_show_the_old_rows(root, client):
     run = train(root, steps=10)
     assert len(client.get_metric_history(run.id, "lr")) == 10
-    metrics = MetricsFile(run.directory / "metrics.csv")
-    metrics.rewind(3, run.directory / "metrics.rewound-1.csv")
+    metrics = MetricsFile(run.path / "metrics.csv")
+    metrics.rewind(3, run.path / "metrics.rewound-1.csv")
     for step in range(4, 12):
         metrics.append(step, ("lr",), [5.0])
     metrics.close()
@@ -164,7 +164,7 @@ def test_a_rewound_history_does_not_show_the_old_rows(root, client):
 
 def test_system_metrics_are_metrics_of_the_run(root, client):
     run = train(root)
-    metrics = MetricsFile(run.directory / "system_metrics.csv")
+    metrics = MetricsFile(run.path / "system_metrics.csv")
     for step in range(4):
         metrics.append(step, ("system/cpu_utilization_percentage",), [10.0 * step])
     metrics.close()
@@ -223,11 +223,11 @@ def test_artifacts_are_downloaded(client, run_with_files, tmp_path):
     client.download_artifacts(run.id, "", str(target))
     manifest = json.loads((target / "checkpoints/step-000000003/manifest.json").read_text())
     assert manifest["step"] == 3
-    assert (target / "record/run.json").read_bytes() == (run.directory / "run.json").read_bytes()
+    assert (target / "record/run.json").read_bytes() == (run.path / "run.json").read_bytes()
 
 
 def test_unfinished_checkpoints_are_no_artifacts(client, run_with_files):
-    folder = run_with_files.directory / "checkpoints"
+    folder = run_with_files.path / "checkpoints"
     shutil.copytree(folder / "step-000000003", folder / ".tmp-4-abcd")
     (folder / "quarantine").mkdir()
     assert names(client, run_with_files, "checkpoints") == ["checkpoints/step-000000003"]
@@ -239,10 +239,10 @@ def test_unfinished_checkpoints_are_no_artifacts(client, run_with_files):
 def test_nothing_outside_the_artifacts_is_given_out(client, run_with_files, name):
     from mlflow_track.ui.artifacts import RecordArtifacts
 
-    artifacts = run_with_files.directory / "artifacts"
+    artifacts = run_with_files.path / "artifacts"
     (artifacts / "link").symlink_to("/etc")
     (artifacts / "broken").symlink_to("/nowhere")
-    repository = RecordArtifacts(uri_of(run_with_files.directory))
+    repository = RecordArtifacts(uri_of(run_with_files.path))
     with pytest.raises(Exception, match="there is no artifact"):
         repository.get_local_path(name)
     assert not {"link", "broken"} & set(names(client, run_with_files))
@@ -333,7 +333,7 @@ def test_damaged_and_foreign_folders_are_passed_over_with_a_reason(root, client,
     (root / "e" / "foreign").mkdir()
     (root / "e" / "foreign" / "readme.txt").write_text("hello")
     (root / "file").write_text("no folder")
-    shutil.copytree(good.directory, root / "e" / "copy")
+    shutil.copytree(good.path, root / "e" / "copy")
     with caplog.at_level("WARNING", "mlflow_track"):
         assert only_run(client).info.run_name == "good"
     text = caplog.text
@@ -346,14 +346,14 @@ def test_damaged_and_foreign_folders_are_passed_over_with_a_reason(root, client,
 
 def test_torn_lines_missing_files_and_empty_runs_are_shown_as_far_as_they_go(root, client):
     torn, bare, empty, other = (train(root, name) for name in ("torn", "bare", "empty", "other"))
-    with open(torn.directory / "metrics.csv", "ab") as file:
+    with open(torn.path / "metrics.csv", "ab") as file:
         file.write(b"garbage\n7,1.0,,x\n8,17000")
-    for file in bare.directory.glob("*"):
+    for file in bare.path.glob("*"):
         if file.name not in ("run.json", "artifacts"):
             shutil.rmtree(file) if file.is_dir() else file.unlink()
-    (empty.directory / "metrics.csv").write_bytes(b"")
-    (empty.directory / "config.json").write_text("{")
-    (other.directory / "metrics.csv").write_bytes(b"\xff\xfe not,a\nmetrics,file\n")
+    (empty.path / "metrics.csv").write_bytes(b"")
+    (empty.path / "config.json").write_text("{")
+    (other.path / "metrics.csv").write_bytes(b"\xff\xfe not,a\nmetrics,file\n")
     runs = {run.info.run_name: run for run in client.search_runs([experiment_id_of("e")])}
     assert set(runs) == {"torn", "bare", "empty", "other"}
     assert runs["torn"].data.metrics["lr"] == 0.1
@@ -378,8 +378,8 @@ def test_a_run_of_an_older_layout_is_shown(root, client):
 
 def test_an_id_that_mlflow_cannot_name_is_passed_over_with_a_reason(root, client, caplog):
     run = train(root)
-    info = json.loads((run.directory / "run.json").read_text())
-    (run.directory / "run.json").write_text(json.dumps({**info, "id": "a/b c"}))
+    info = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**info, "id": "a/b c"}))
     assert client.search_runs([experiment_id_of("e")]) == []
     assert "a/b c" in caplog.text
 
@@ -389,10 +389,10 @@ def test_runs_that_appear_move_and_vanish_are_followed(root, client):
     assert only_run(client).info.run_id == first.id
     second = train(root, "second")
     assert client.get_run(second.id).info.run_name == "second"
-    os.rename(first.directory, root / "e" / "moved")
+    os.rename(first.path, root / "e" / "moved")
     assert client.get_run(first.id).info.run_name == "first"
     assert len(client.get_metric_history(first.id, "lr")) == 5
-    shutil.rmtree(second.directory)
+    shutil.rmtree(second.path)
     with pytest.raises(Exception, match="there is no run with id"):
         client.get_run(second.id)
     assert only_run(client).info.run_name == "first"
@@ -454,7 +454,7 @@ def test_a_summary_is_read_again_only_where_a_file_changed(root, client, monkeyp
     client.search_runs([experiment_id_of("e")])
     client.search_runs([experiment_id_of("e")])
     assert sorted(made) == ["a", "b"]
-    metrics = MetricsFile(runs[1].directory / "metrics.csv")
+    metrics = MetricsFile(runs[1].path / "metrics.csv")
     metrics.append(9, ("lr",), [0.7])
     metrics.close()
     newest = client.search_runs([experiment_id_of("e")])[0]

@@ -455,7 +455,7 @@ def run_and_resume(then: Any, now: Any) -> str:
         run.checkpoints().save(0, {"x": then})
     with mt.start_run(resume=run.id) as again:
         again.checkpoints().restore({"x": now})
-    return (run.directory / "training.log").read_text()
+    return (run.path / "training.log").read_text()
 
 
 @pytest.mark.parametrize("case", REFUSED)

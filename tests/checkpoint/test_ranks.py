@@ -96,7 +96,7 @@ def test_values_of_every_kind_travel_as_they_are_and_an_error_of_rank_0_reaches_
     with mt.start_run() as run:
         run.checkpoints().save(3, {"w": 1})
         run.finish("FAILED")
-    (run.directory / "checkpoints/step-000000003/state.json").write_text("{}")
+    (run.path / "checkpoints/step-000000003/state.json").write_text("{}")
     first, second = on_two_ranks("""
         from mlflow_track.checkpoint.ranks import Ranks, rank_and_size
         ranks = Ranks.here()

@@ -325,8 +325,8 @@ def test_a_last_save_that_failed_is_a_warning_at_the_end_and_in_run_json(
                 checkpoints._saver.wait()
         if is_saved_later:
             checkpoints.save(2, {"w": 3})
-    loaded = mt.load_run(run.directory)
-    log = (run.directory / "training.log").read_text()
+    loaded = mt.load_run(run.path)
+    log = (run.path / "training.log").read_text()
     (attempt,) = loaded.info["attempts"]
     assert loaded.status == "FINISHED"
     assert ("WARNING: the last checkpoint is missing: step 1 was not" in log) != is_saved_later
@@ -346,7 +346,7 @@ def test_a_run_that_begins_again_without_a_restore_saves_its_own_steps() -> None
     with mt.start_run(run_name="r", resume="must") as run:
         state = {"attempt": 0}
         assert run.checkpoints().restore(state) == 2 and state == {"attempt": 2}
-    aside = run.directory / "checkpoints/rewound-2"
+    aside = run.path / "checkpoints/rewound-2"
     assert sorted(p.name for p in aside.iterdir()) == [f"step-{step:09d}" for step in (0, 1, 9)]
 
 

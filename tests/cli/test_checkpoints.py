@@ -40,7 +40,7 @@ def run() -> mt.LoadedRun:
             torch.nn.init.constant_(model.first.weight, float(step))
             checkpoints.step(step, state, metrics={"loss": loss})
         checkpoints.save(5, state, metrics={"loss": 2.5})
-    return mt.load_run(made.directory)
+    return mt.load_run(made.path)
 
 
 def call(*words: object, code: int = 0) -> str:

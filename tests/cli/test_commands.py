@@ -340,7 +340,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in range(2):
             run.log_metrics({"loss": 1.0 / (step + 1)}, step=step)
             checkpoints.save(step, {"model": {"weight": float(step)}}, metrics={"loss": 1.0})
-    return run.directory
+    return run.path
 
 
 @pytest.fixture
@@ -631,12 +631,12 @@ def test_a_running_run_is_not_thrown_away(monkeypatch: pytest.MonkeyPatch) -> No
     with mt.start_run(run_name="live") as run:
         assert "is running; it stays" in invoke("rm", "live", status=1).output
         with pytest.raises(mt.RunHeldError):
-            trash.move_to_trash(run.directory)
-        assert run.directory.exists()
+            trash.move_to_trash(run.path)
+        assert run.path.exists()
         # The guard is the lock: without the look at it the run would go.
         monkeypatch.setattr(trash, "take_lock", lambda path: os.open(path, os.O_RDONLY))
-        moved = trash.move_to_trash(run.directory)
-        moved.rename(run.directory)
+        moved = trash.move_to_trash(run.path)
+        moved.rename(run.path)
 
 
 def test_completion_offers_runs_and_scripts(two_runs: list[mt.LoadedRun]) -> None:

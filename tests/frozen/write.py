@@ -258,7 +258,7 @@ def rewound(diary: Diary) -> None:
             diary["attempts"][-1] = "FAILED"
             diary.close()
             raise RuntimeError("to be taken back")
-        pin = ["-m", "mlflow_track.cli", "ckpt", "pin", str(run.directory), "3"]
+        pin = ["-m", "mlflow_track.cli", "ckpt", "pin", str(run.path), "3"]
         subprocess.run([sys.executable, *pin], check=True)
         diary["checkpoints"].pop("6")
         diary.content["pinned"] = [3]

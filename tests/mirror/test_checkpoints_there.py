@@ -26,19 +26,19 @@ def run(tmp_path: Path) -> Iterator[mt.Run]:
 
 
 def publish(run: mt.Run, step: int, size: int = 1000) -> None:
-    store = CheckpointStore(run.directory / "checkpoints")
+    store = CheckpointStore(run.path / "checkpoints")
     store.publish(step, {"state.safetensors": b"x" * size, "state.json": b"{}"}, {"metrics": {}})
 
 
 def retire(run: mt.Run, step: int) -> None:
-    store = CheckpointStore(run.directory / "checkpoints")
+    store = CheckpointStore(run.path / "checkpoints")
     (checkpoint,) = [c for c in store.list() if c.step == step]
     store.remove(checkpoint)
 
 
 def shipper_of(run: mt.Run, uri: str) -> Shipper:
     # What the fixture's backend leaves out: where the run goes.
-    return Shipper(run.directory, open_mlflow(uri), uri)
+    return Shipper(run.path, open_mlflow(uri), uri)
 
 
 def there(shipper: Shipper) -> dict[str, set[str]]:
@@ -104,11 +104,11 @@ def test_an_upload_that_broke_goes_on_with_the_next_file_and_the_manifest_comes_
     publish(run, 10)
     sink = Breaks(open_mlflow(store), after=1)
     with pytest.raises(Unavailable):
-        Shipper(run.directory, sink, store).ship()
+        Shipper(run.path, sink, store).ship()
     shipper = shipper_of(run, store)
     assert there_is_no_checkpoint(sink, shipper.state.run_id)
     sink = Breaks(open_mlflow(store), after=99)
-    shipper = Shipper(run.directory, sink, store)
+    shipper = Shipper(run.path, sink, store)
     shipper.ship()
     assert sink.names == [
         f"checkpoints/step-000000010/{n}" for n in ("state.safetensors", "manifest.json")
@@ -126,7 +126,7 @@ def test_what_is_left_of_an_upload_whose_checkpoint_was_retired_is_removed(run, 
     publish(run, 10)
     publish(run, 20)
     with pytest.raises(Unavailable):
-        Shipper(run.directory, Breaks(open_mlflow(store), after=1), store).ship()
+        Shipper(run.path, Breaks(open_mlflow(store), after=1), store).ship()
     retire(run, 10)
     shipper = shipper_of(run, store)
     shipper.ship()
@@ -137,7 +137,7 @@ def test_retention_waits_for_a_checkpoint_that_is_being_sent(run, store):
     from mlflow_track.checkpoint.disk.store import free_to_remove
 
     publish(run, 10)
-    folder = run.directory / "checkpoints/step-000000010"
+    folder = run.path / "checkpoints/step-000000010"
     seen = []
 
     class Looks(Breaks):
@@ -146,7 +146,7 @@ def test_retention_waits_for_a_checkpoint_that_is_being_sent(run, store):
                 with free_to_remove(folder) as is_free:
                     seen.append(is_free)
 
-    Shipper(run.directory, Looks(open_mlflow(store), after=99), store).ship()
+    Shipper(run.path, Looks(open_mlflow(store), after=99), store).ship()
     assert seen == [False, False, False]
     with free_to_remove(folder) as is_free:
         assert is_free
@@ -158,7 +158,7 @@ def test_a_store_that_does_not_delete_is_reported_and_nothing_waits_for_it(run, 
             raise Refused("no")
 
     publish(run, 10)
-    shipper = Shipper(run.directory, Keeps(open_mlflow(store), after=99), store)
+    shipper = Shipper(run.path, Keeps(open_mlflow(store), after=99), store)
     shipper.ship()
     retire(run, 10)
     assert shipper.ship()
@@ -177,7 +177,7 @@ def test_a_store_that_does_not_delete_is_reported_and_nothing_waits_for_it(run, 
 def test_only_what_the_policy_wants_goes_up(run, store, upload, names):
     mirror = {"upload": upload, "metric": "loss", "mode": "min"}
     run._attempt.record.update(mirror=mirror)
-    checkpoints = CheckpointStore(run.directory / "checkpoints")
+    checkpoints = CheckpointStore(run.path / "checkpoints")
     shipper = shipper_of(run, store)
     for step, loss in ((10, 3.0), (20, 1.0), (30, 2.0)):
         checkpoints.publish(step, {"state.json": b"{}"}, {"metrics": {"loss": loss}})
@@ -189,7 +189,7 @@ def test_a_large_file_is_not_read_into_memory(run, server):
     import resource
 
     publish(run, 10, size=1)
-    file = run.directory / "checkpoints/step-000000010/state.safetensors"
+    file = run.path / "checkpoints/step-000000010/state.safetensors"
     with open(file, "r+b") as sparse:
         sparse.truncate(300 << 20)
     shipper = shipper_of(run, server.uri)

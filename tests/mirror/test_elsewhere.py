@@ -135,7 +135,7 @@ def test_a_server_that_drips_its_answer_does_not_hold_the_start(run_script):
 @pytest.mark.slow
 def test_a_fork_has_the_kept_history_and_the_old_run_says_that_it_is_superseded(run_script, store):
     for last in ("26", "-1"):
-        done = run_script(JOB, last, MLFLOW_TRACKING_URI=store, MLFLOW_TRACK_REWIND="fork")
+        done = run_script(JOB, last, MLFLOW_TRACKING_URI=store, MLFLOW_TRACK_ON_REWIND="fork")
         assert done.returncode in (0, 3), done.stderr
     new, old = runs_of(store, "e")
     if "mlflow_track.superseded_by" not in old.data.tags:

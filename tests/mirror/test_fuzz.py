@@ -57,10 +57,10 @@ def test_a_run_arrives_whole_or_the_call_raised(sqlite_server, params, tags, row
                     logged |= {(name, step): float(value) for name, value in row.items()}
         finally:
             run.finish()
-        shipper = Shipper(run.directory, MlflowSink(sqlite_server.uri), "fuzz")
+        shipper = Shipper(run.path, MlflowSink(sqlite_server.uri), "fuzz")
         assert shipper.ship()
         assert shipper.finish() == "FINISHED"
-        _compare(sqlite_server.uri, run.directory, shipper, logged)
+        _compare(sqlite_server.uri, run.path, shipper, logged)
 
 
 def _unless_refused(call, *arguments, **named) -> bool:

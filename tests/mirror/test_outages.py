@@ -92,7 +92,7 @@ def test_a_schedule_of_outages_loses_and_doubles_nothing(server, proxy, monkeypa
     status = run.sync_status()
     assert status.is_complete, status
     found = only_run(server.uri, experiment)
-    assert points(server, found.info.run_id) == logged(run.directory)
+    assert points(server, found.info.run_id) == logged(run.path)
     assert found.info.status == "FINISHED"
 
 
@@ -124,7 +124,7 @@ def lost_create(server: MlflowServer, proxy: FaultProxy, experiment: str) -> lis
     with pytest.MonkeyPatch.context() as patch:
         # The experiment exists, so that the answer to the run is the one that gets lost.
         patch.setattr(sink, "_experiment_id", lambda name: experiment_id(server, name))
-        ship_through(Shipper(run.directory, sink, "through a proxy"))
+        ship_through(Shipper(run.path, sink, "through a proxy"))
     return runs_of(server.uri, experiment)
 
 
@@ -152,7 +152,7 @@ def test_a_run_that_a_lost_create_made_late_is_discarded(server, proxy):
     with mt.start_run(experiment="ghost", backend="local") as run:
         run.log_metric("a", 1.0, step=0)
     sink = open_mlflow(server.uri)
-    shipper = Shipper(run.directory, sink, server.uri)
+    shipper = Shipper(run.path, sink, server.uri)
     ship_through(shipper)
     late = sink.create(
         "ghost", name="late", start_time=1, tags={"mlflow_track.run_id": run.id}
@@ -185,7 +185,7 @@ def test_a_server_that_comes_back_with_another_database_gets_everything(
 ):
     with mt.start_run(experiment="other-database", backend="local") as run:
         run.log_metric("a", 1.0, step=0)
-    shipper = Shipper(run.directory, open_mlflow(server.uri), "somewhere")
+    shipper = Shipper(run.path, open_mlflow(server.uri), "somewhere")
     ship_through(shipper)
     former = shipper.state.run_id
     # What another database does not hold: the run.
@@ -193,8 +193,8 @@ def test_a_server_that_comes_back_with_another_database_gets_everything(
         for table in ("metrics", "latest_metrics", "tags", "params", "runs"):
             database.execute(f"delete from {table} where run_uuid = ?", [former])
         database.commit()
-    ship_again = Shipper(run.directory, open_mlflow(server.uri), "somewhere")
+    ship_again = Shipper(run.path, open_mlflow(server.uri), "somewhere")
     ship_through(ship_again)
     assert ship_again.state.run_id != former
     found = only_run(server.uri, "other-database")
-    assert points(server, found.info.run_id) == logged(run.directory)
+    assert points(server, found.info.run_id) == logged(run.path)

@@ -49,6 +49,6 @@ def test_a_server_that_goes_away_and_comes_back_gets_every_row_once(server, wait
     assert history(server.uri, run_id, "b") == [(step, -step) for step in range(600)]
     assert only_run(server.uri, "outage").info.status == "FINISHED"
     assert slowest < 0.5
-    log = (run.directory / "training.log").read_text()
+    log = (run.path / "training.log").read_text()
     assert log.count("WARNING: MLflow cannot be reached") == 1
     assert log.count("answers again") == 1

@@ -143,7 +143,7 @@ def log(tell: Tell, run: mt.Run, step: int, *names: str) -> None:
 
 
 def run_info(run: mt.Run) -> dict[str, Any]:
-    return read_plain(run.directory)
+    return read_plain(run.path)
 
 
 def save(tell: Tell, checkpoints: mt.Checkpoints, step: int) -> None:
@@ -209,7 +209,7 @@ def rewind(tell: Tell, root: Path) -> None:
             if step == 4:
                 log(tell, run, step, "val")
     for first in (2, None):
-        write_json(run.directory / "run.json", {**run_info(run), **UNKNOWN})
+        write_json(run.path / "run.json", {**run_info(run), **UNKNOWN})
         tell("unknown")
         with started(tell, root, resume=run.id) as run:
             checkpoints = run.checkpoints()
@@ -231,9 +231,9 @@ def mirrored(tell: Tell, root: Path) -> None:
             log(tell, run, step)
             if step in (1, 3):
                 save(tell, checkpoints, step)
-            Shipper(run.directory, sink, "memory").ship()
+            Shipper(run.path, sink, "memory").ship()
     with started(tell, root, resume=run.id) as run:
-        shipper = Shipper(run.directory, sink, "memory")
+        shipper = Shipper(run.path, sink, "memory")
         shipper.ship()
         tell("restoring", 3)
         begin = run.checkpoints().restore(state_of(-1))
@@ -284,7 +284,7 @@ def go_on(tell: Tell, root: Path, before: Told, *, by_id: bool) -> None:
         assert before.id in ("", run.id), "another run was begun"
         checkpoints = run.checkpoints()
         state = state_of(-1)
-        found = mt.load_run(run.directory).checkpoints
+        found = mt.load_run(run.path).checkpoints
         if found:
             tell("restoring", found[-1].step)
         elif len(run_info(run)["attempts"]) > 1:

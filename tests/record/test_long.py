@@ -367,11 +367,11 @@ def test_a_resumed_run_that_logs_a_step_again_takes_the_earlier_value_out_of_eit
     with mt.start_run(run_name="a", resume="must") as run:
         run.log_metric(many[-1], 2.0, step=2)
         run.log_metrics(dict.fromkeys(many, 3.0), step=3)
-    frame = mt.load_run(run.directory).metrics()
+    frame = mt.load_run(run.path).metrics()
     assert frame.index.tolist() == [0, 1, 2, 3]
     assert frame[many[-1]].tolist() == [1.0, 1.0, 2.0, 3.0]
     assert frame[many[0]].tolist()[:2] == [1.0, 1.0] and math.isnan(frame[many[0]][2])
-    (rewind,) = read_info(run.directory).rewinds
+    (rewind,) = read_info(run.path).rewinds
     assert rewind.long is not None and rewind.long.rows and rewind.rows
 
 
@@ -440,7 +440,7 @@ def test_one_name_alone_is_refused_as_among_others() -> None:
             run.log_metric("layer69/norm", "1", step=0)  # type: ignore[arg-type]
         for step, value in enumerate((math.nan, math.inf, 3, True, 0.5), 1):
             run.log_metric("layer69/norm", value, step=step)
-    column = mt.load_run(run.directory).metrics()["layer69/norm"]
+    column = mt.load_run(run.path).metrics()["layer69/norm"]
     assert math.isnan(column[1]) and column[2:].tolist() == [math.inf, 3.0, 1.0, 0.5]
     with pytest.raises(RuntimeError, match="has ended"):
         run.log_metric("layer69/norm", 1.0, step=9)

@@ -41,7 +41,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def packages_of_a_run() -> set[str]:
     with mt.start_run(backend="local") as run:
         pass
-    return set((run.directory / "requirements.txt").read_text().splitlines())
+    return set((run.path / "requirements.txt").read_text().splitlines())
 
 
 def test_packages_are_read_once_in_a_process(site: Path, listed: list[str]) -> None:
@@ -131,4 +131,4 @@ def test_git_says_commit_branch_and_whether_something_changed(tmp_path: Path) ->
         pass
     (dirty,) = mt.load_runs("others")
     assert dirty.info["provenance"]["git"]["is_dirty"]
-    assert "+a = 2" in (run.directory / "code.patch").read_text()
+    assert "+a = 2" in (run.path / "code.patch").read_text()

@@ -109,7 +109,7 @@ def outcome(call: Call, run: mt.Run) -> str:
         text = f"accepted: {call(run)}"
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-    for own in (str(run.directory), run.id):
+    for own in (str(run.path), run.id):
         text = text.replace(own, "…")
     return text
 

@@ -23,7 +23,7 @@ def test_logging_a_cuda_tensor_does_not_wait_for_the_device_and_keeps_the_value(
                 loss += 1  # what was logged must not change with it
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    frame = mt.load_run(run.directory).metrics()
+    frame = mt.load_run(run.path).metrics()
     assert frame["loss"].tolist() == frame["bf16"].tolist() == [float(n) for n in range(1, 11)]
 
 

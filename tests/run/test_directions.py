@@ -12,11 +12,11 @@ from mlflow_track.checkpoint.ranks import Ranks
 
 
 def recorded(run: mt.Run) -> Any:
-    return json.loads((run.directory / "run.json").read_text()).get("directions")
+    return json.loads((run.path / "run.json").read_text()).get("directions")
 
 
 def steps(run: mt.Run) -> list[int]:
-    return [checkpoint.step for checkpoint in mt.load_run(run.directory).checkpoints]
+    return [checkpoint.step for checkpoint in mt.load_run(run.path).checkpoints]
 
 
 def save_all(checkpoints: Any, values: list[float]) -> None:

@@ -47,7 +47,7 @@ def test_a_message_of_many_lines_is_one_line_with_its_first_and_its_last():
 def test_the_reason_is_in_the_record():
     with pytest.raises(ValueError), mt.start_run(backend="local") as run:
         raise ValueError("line one\nline two")
-    (attempt,) = mt.load_run(run.directory).info["attempts"]
+    (attempt,) = mt.load_run(run.path).info["attempts"]
     assert attempt["error"] == "ValueError: line one line two"
 
 
@@ -68,7 +68,7 @@ class Mute(Exception):
 def test_what_cannot_be_written_or_read_still_ends_the_run_as_failed(error):
     with pytest.raises(type(error)), mt.start_run(backend="local") as run:
         raise error
-    assert mt.load_run(run.directory).status == "FAILED"
+    assert mt.load_run(run.path).status == "FAILED"
 
 
 def test_a_console_that_is_gone_does_not_end_the_training(run_script):
@@ -81,7 +81,7 @@ def test_a_console_that_is_gone_does_not_end_the_training(run_script):
         with mt.start_run(backend="local") as run:
             run.log_metric("a", 1.0, step=0)
             run.print("a line")
-        print(run.directory)
+        print(run.path)
     """
     done = run_script(code)
     assert done.returncode == 0, done.stderr
@@ -130,12 +130,12 @@ def test_a_run_that_ends_on_a_full_disk_says_how_it_ended(
         with open(small_disk / "fill", "wb", buffering=0) as fill, suppress(OSError):
             while fill.write(b"x" * 4096):
                 pass
-    loaded = mt.load_run(run.directory)
+    loaded = mt.load_run(run.path)
     # Without the room that is kept for it the status has no place.
     assert loaded.status == ("FINISHED" if reserve_bytes else "KILLED")
     assert ("reads as KILLED" in capfd.readouterr().err) is (not reserve_bytes)
     assert len(loaded.metrics()) == 1
-    assert not is_held(run.directory) and (run.directory / "run.lock").stat().st_size == 0
+    assert not is_held(run.path) and (run.path / "run.lock").stat().st_size == 0
 
 
 def test_a_disk_that_fails_at_the_end_keeps_neither_lock_nor_mirror(monkeypatch):
@@ -152,8 +152,8 @@ def test_a_disk_that_fails_at_the_end_keeps_neither_lock_nor_mirror(monkeypatch)
         run._attempt.companion = companion = Companion()
         for owner, name in ((run._attempt.metrics, "sync"), (run._attempt.record, "update")):
             monkeypatch.setattr(owner, name, fail)
-    assert companion.is_closed and not is_held(run.directory)
-    log = (run.directory / "training.log").read_text()
+    assert companion.is_closed and not is_held(run.path)
+    log = (run.path / "training.log").read_text()
     assert "WARNING: [Errno 5] Input/output error: the status is not in run.json" in log
 
 
@@ -184,10 +184,10 @@ def test_a_folder_that_is_deleted_under_a_run_is_said_and_not_made_again(
     with mt.start_run(backend=backend) as run:
         run._attempt.provenance.join()
         run.log_metric("a", 1.0, step=0)
-        shutil.rmtree(run.directory)
+        shutil.rmtree(run.path)
         run.log_metric("a", 1.0, step=1)
     assert "metrics.csv was deleted or moved while the run wrote it" in capfd.readouterr().err
-    assert not (run.directory / "run.json").exists()
+    assert not (run.path / "run.json").exists()
 
 
 @pytest.mark.parametrize("moves", [True, False])
@@ -198,7 +198,7 @@ def test_rows_that_are_not_in_the_folder_are_told_at_a_checkpoint_and_in_the_rec
         for step in range(3):
             run.log_metric("a", 1.0, step=step)
             if moves and step == 0:
-                run.directory.rename("moved")
+                run.path.rename("moved")
             checkpoints.save(step, {"step": step})
         told = capfd.readouterr().err.count("was deleted or moved")
     assert told == moves

@@ -42,11 +42,11 @@ def train(run: mt.Run, checkpoints: Any, losses: list[float], first: int = 0) ->
 
 
 def steps(run: mt.Run) -> list[int]:
-    return [c.step for c in mt.load_run(run.directory).checkpoints]
+    return [c.step for c in mt.load_run(run.path).checkpoints]
 
 
 def log(run: mt.Run) -> str:
-    return (run.directory / "training.log").read_text()
+    return (run.path / "training.log").read_text()
 
 
 def test_the_manifest_and_the_log_say_which_policy_asked_and_why() -> None:
@@ -56,13 +56,13 @@ def test_the_manifest_and_the_log_say_which_policy_asked_and_why() -> None:
             max_steps=8,
         )
         assert train(run, checkpoints, [5, 5, 4, 4, 4, 4, 4, 4]) == [0, 2, 3, 4, 6, 7]
-    policies = {c.step: c.manifest.policies for c in mt.load_run(run.directory).checkpoints}
+    policies = {c.step: c.manifest.policies for c in mt.load_run(run.path).checkpoints}
     assert policies[2] == {"OnImprovement": "loss improved by 1 from 5 to 4"}
     assert policies[3] == {"EverySteps": "every 3 steps"}
     assert policies[4] == {"AtSteps": "step 4 was asked for"}
     assert policies[7] == {"LastStep": "the last step"}
     assert "saved step 2" in log(run) and "OnImprovement: loss improved by 1 from 5" in log(run)
-    kinds = {c.step: c.manifest.is_milestone for c in mt.load_run(run.directory).checkpoints}
+    kinds = {c.step: c.manifest.is_milestone for c in mt.load_run(run.path).checkpoints}
     assert [step for step, planned in kinds.items() if planned] == [4, 7]
 
 
@@ -85,8 +85,8 @@ def test_old_ones_go_only_after_a_commit_and_what_must_stay_stays() -> None:
         checkpoints = run.checkpoints(save=mt.EverySteps(1) | mt.AtSteps(2), keep=keep)
         train(run, checkpoints, [9, 1, 5, 6, 7])
         assert steps(run) == [1, 2, 4]
-        pruning.pin(mt.load_run(run.directory).checkpoints[-1])
-        with held_for_reading(run.directory / "checkpoints/step-000000001"):
+        pruning.pin(mt.load_run(run.path).checkpoints[-1])
+        with held_for_reading(run.path / "checkpoints/step-000000001"):
             # Better than what is being uploaded, which stays until it is.
             train(run, checkpoints, [0.5, 8], first=5)
             assert steps(run) == [1, 2, 4, 5, 6]
@@ -184,7 +184,7 @@ def restored_report(
     with mt.start_run(resume=run.id, params=params) as again:
         again.log_input("text", sha256=sha256, size_bytes=3)
         again.checkpoints(**classes).restore({"w": torch.zeros(3)})
-    return json.loads((run.directory / "run.json").read_text())["restores"][-1]
+    return json.loads((run.path / "run.json").read_text())["restores"][-1]
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_the_report_names_every_difference_by_its_class(
     torch.set_num_threads(threads + 1)
     try:
         changed = {"model": {"depth": 2}, "lr": 0.2, "log_every": 9}
-        report = restored_report(saved_run, changed, sha256="bb", free=["log_*"])
+        report = restored_report(saved_run, changed, sha256="bb", allow_changed=["log_*"])
     finally:
         torch.set_num_threads(threads)
     assert not report["is_exact"]
@@ -241,11 +241,11 @@ def test_the_report_names_every_difference_by_its_class(
         (SAME, "bb", "data.text 'aa' -> 'bb'"),
     ],
 )
-def test_what_must_match_refuses_the_resume_and_leaves_the_state_alone(
+def test_require_same_refuses_the_resume_and_leaves_the_state_alone(
     saved_run: mt.Run, params: dict[str, object], sha256: str, named: str
 ) -> None:
-    with pytest.raises(ValueError, match="must match differs") as caught:
-        restored_report(saved_run, params, sha256, must_match=["model.*", "data.*"])
+    with pytest.raises(ValueError, match="require_same have changed") as caught:
+        restored_report(saved_run, params, sha256, require_same=["model.*", "data.*"])
     assert named in str(caught.value)
     assert steps(saved_run) == [3]
 
@@ -365,11 +365,11 @@ def test_a_deadline_stops_the_run_in_time_with_a_checkpoint(run_script: Script) 
 
 def test_what_checkpoints_is_given_is_checked_at_once() -> None:
     with mt.start_run() as run:
-        for wrong in ({"save": 5}, {"keep": 3}, {"must_match": "lr"}, {"free": "lr"}):
+        for wrong in ({"save": 5}, {"keep": 3}, {"require_same": "lr"}, {"allow_changed": "lr"}):
             with pytest.raises(TypeError, match=next(iter(wrong))):
                 run.checkpoints(**wrong)  # type: ignore[arg-type]
         run.checkpoints(keep=Keep(last=2), save=mt.EverySteps(4) | mt.Budget())
-    info = json.loads((run.directory / "run.json").read_text())["checkpoints"]
+    info = json.loads((run.path / "run.json").read_text())["checkpoints"]
     assert info["keep"]["last"] == 2 and info["save"].startswith("EverySteps(interval=4) | Budget(")
 
 
@@ -387,12 +387,12 @@ def test_on_a_disk_that_is_full_training_goes_on_and_saves_again_when_there_is_r
         kept = steps(run)
         assert kept == [1, 2, 3]
         assert "does not fit into the" in log(run)
-        shutil.rmtree(mt.load_run(run.directory).checkpoints[0].path)
+        shutil.rmtree(mt.load_run(run.path).checkpoints[0].path)
         checkpoints.step(5, state)
     assert steps(run) == [*kept[1:], 5]
-    for checkpoint in mt.load_run(run.directory).checkpoints:
+    for checkpoint in mt.load_run(run.path).checkpoints:
         checkpoint.verify()
-    assert list(mt.load_run(run.directory).metrics().index) == list(range(5))
+    assert list(mt.load_run(run.path).metrics().index) == list(range(5))
 
 
 def test_a_policy_whose_metric_never_came_is_told_of_with_the_name_that_is_near() -> None:
@@ -428,7 +428,7 @@ def test_a_loss_with_its_graph_is_as_good_as_its_number(recwarn) -> None:
         checkpoints = run.checkpoints(save=mt.EverySteps(1))
         loss = torch.ones(1, requires_grad=True).sum()
         checkpoints.step(1, {"w": 1}, metrics={"loss": loss})
-    assert mt.load_run(run.directory).checkpoints[0].manifest.metrics == {"loss": 1.0}
+    assert mt.load_run(run.path).checkpoints[0].manifest.metrics == {"loss": 1.0}
     assert not [w for w in recwarn if "requires_grad" in str(w.message)]
 
 

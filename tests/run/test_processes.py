@@ -36,7 +36,7 @@ def test_threads_lose_no_row_and_tear_none() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    rows = read_rows(run.directory / "metrics.csv", max_bytes=1 << 24)
+    rows = read_rows(run.path / "metrics.csv", max_bytes=1 << 24)
     assert rows.damaged == 0 and len(rows.rows) == 2000
     for worker in range(4):
         mine = [row.step for row in rows.rows if int(row.values["a"]) == worker]

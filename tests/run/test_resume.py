@@ -107,7 +107,7 @@ def test_auto_continues_the_newest_unfinished_run_of_that_experiment_and_name() 
 
 
 def test_a_run_of_a_newer_version_is_refused_and_left_as_it_is() -> None:
-    path = unfinished().directory / "run.json"
+    path = unfinished().path / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "layout": 99}))
     before = path.read_bytes()
     for word in ("auto", path.parent.name):
@@ -125,7 +125,7 @@ def test_a_live_run_is_refused() -> None:
 
 def test_a_damaged_newest_checkpoint_is_quarantined_and_the_older_one_taken() -> None:
     broken = unfinished()
-    path = broken.directory / "checkpoints/step-000000002/state.safetensors"
+    path = broken.path / "checkpoints/step-000000002/state.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -135,23 +135,23 @@ def test_a_damaged_newest_checkpoint_is_quarantined_and_the_older_one_taken() ->
         assert checkpoints.restore(state) == 2
         assert state["w"].item() == 1.0
         assert [c.step for c in checkpoints.list()] == [0, 1]
-    assert (run.directory / "checkpoints/quarantine/step-000000002").is_dir()
-    assert mt.load_run(run.directory).metrics().index.tolist() == [0, 1]
-    assert "2,," not in (run.directory / "metrics.csv").read_text()
-    aside = pd.read_csv(run.directory / "metrics.rewound-2.csv")
+    assert (run.path / "checkpoints/quarantine/step-000000002").is_dir()
+    assert mt.load_run(run.path).metrics().index.tolist() == [0, 1]
+    assert "2,," not in (run.path / "metrics.csv").read_text()
+    aside = pd.read_csv(run.path / "metrics.rewound-2.csv")
     assert aside["step"].tolist() == [2]
 
 
 def test_if_none_verifies_each_is_named_and_nothing_starts_afresh() -> None:
     broken = unfinished(2)
-    for path in broken.directory.glob("checkpoints/*/state.json"):
+    for path in broken.path.glob("checkpoints/*/state.json"):
         path.write_text("{}")
     with (
         pytest.raises(ValueError, match=r"step-000000001.*step-000000000"),
         mt.start_run(resume=broken.id) as run,
     ):
         run.checkpoints().restore({"w": torch.zeros(1)})
-    assert mt.load_run(broken.directory).status == "FAILED"
+    assert mt.load_run(broken.path).status == "FAILED"
 
 
 def test_restoring_an_older_step_moves_the_later_ones_aside() -> None:
@@ -164,7 +164,7 @@ def test_restoring_an_older_step_moves_the_later_ones_aside() -> None:
         assert checkpoints.restore(state, step=0) == 1
         checkpoints.save(1, state)
         assert [c.step for c in checkpoints.list()] == [0, 1]
-    assert (run.directory / "checkpoints/rewound-2/step-000000002").is_dir()
+    assert (run.path / "checkpoints/rewound-2/step-000000002").is_dir()
 
 
 def test_other_names_in_the_state_are_named() -> None:
@@ -182,10 +182,10 @@ def test_changed_params_are_recorded_and_the_report_says_so() -> None:
         run.finish("FAILED")
     with mt.start_run(params={"lr": 0.2, "n": {"a": 1}}, resume=run.id) as run:
         run.checkpoints().restore({"w": 0})
-    config = json.loads((run.directory / "config.json").read_text())
+    config = json.loads((run.path / "config.json").read_text())
     assert config["params"]["lr"] == 0.2
     assert config["changes"][0]["params"] == {"lr": [0.1, 0.2]}
-    report = json.loads((run.directory / "run.json").read_text())["restores"][0]
+    report = json.loads((run.path / "run.json").read_text())["restores"][0]
     assert not report["is_exact"] and report["differences"] == ["lr 0.1 -> 0.2"]
 
 
@@ -204,15 +204,19 @@ def test_an_unnamed_run_that_goes_on_with_other_params_says_how_to_keep_trials_a
         assert (words in capsys.readouterr().err) == is_warned, arguments
 
 
-def test_a_pattern_that_fits_no_param_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pattern_that_matches_no_param_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with mt.start_run(params={"lr": 0.1}) as run:
         run.checkpoints().save(0, {"w": 1})
         run.finish("KILLED")
     with mt.start_run(params={"lr": 0.1}, resume=run.id) as run:
-        run.checkpoints(must_match=["learning_rate", "l*"], free=["lr"]).restore({"w": 0})
+        run.checkpoints(require_same=["learning_rate", "l*"], allow_changed=["lr"]).restore(
+            {"w": 0}
+        )
     said = capsys.readouterr().err
-    assert "'learning_rate' of must_match or free fits no param; there are lr" in said
-    assert said.count("fits no param") == 1
+    assert (
+        "'learning_rate' in require_same/allow_changed matches no param. Known params: lr" in said
+    )
+    assert said.count("matches no param") == 1
 
 
 def test_a_resumed_run_without_checkpoints_repeats_no_step() -> None:
@@ -223,8 +227,8 @@ def test_a_resumed_run_without_checkpoints_repeats_no_step() -> None:
     with mt.start_run(resume=run.id) as run:
         for step in range(3):
             run.log_metrics({"loss": 2.0}, step=step)
-    assert mt.load_run(run.directory).metrics()["loss"].tolist() == [2.0] * 3
-    rows = pd.read_csv(run.directory / "metrics.csv")["step"].tolist()
+    assert mt.load_run(run.path).metrics()["loss"].tolist() == [2.0] * 3
+    rows = pd.read_csv(run.path / "metrics.csv")["step"].tolist()
     assert rows == [0, 1, 2]
 
 
@@ -237,7 +241,7 @@ def test_a_metric_that_is_new_comes_first_and_the_old_rows_give_way_all_the_same
         run.log_metrics({"rows": 100.0}, step=0)
         for step in range(3):
             run.log_metrics({"loss": 2.0}, step=step)
-    frame = mt.load_run(run.directory).metrics()
+    frame = mt.load_run(run.path).metrics()
     assert frame["loss"].tolist() == [2.0] * 3
     assert frame["rows"].dropna().tolist() == [100.0]
 
@@ -259,7 +263,7 @@ def test_the_first_rows_of_threads_are_not_taken_for_those_of_the_former_attempt
             thread.start()
         for thread in threads:
             thread.join()
-    frame = mt.load_run(run.directory).metrics()
+    frame = mt.load_run(run.path).metrics()
     assert (frame["a"] == -5.0).sum() == (frame["b"] == -5.0).sum() == len(frame) == 200
 
 
@@ -280,8 +284,8 @@ def test_a_ctrl_c_in_the_middle_of_a_rewind_does_not_leave_it_half_done(
         with pytest.raises(KeyboardInterrupt):
             run.log_metrics({"loss": 2.0}, step=2)
         run.log_metrics({"loss": 3.0}, step=2)
-    assert mt.load_run(run.directory).metrics()["loss"].tolist() == [1.0, 1.0, 3.0]
-    info = mt.load_run(run.directory).info
+    assert mt.load_run(run.path).metrics()["loss"].tolist() == [1.0, 1.0, 3.0]
+    info = mt.load_run(run.path).info
     assert info["rewinding"] is None and len(info["rewinds"]) == 1
 
 
@@ -290,7 +294,7 @@ def test_a_metric_added_to_a_finished_run_moves_nothing() -> None:
         run.log_metrics({"loss": 1.0}, step=4)
     with mt.start_run(resume=run.id) as run:
         run.log_metrics({"test/loss": 2.0}, step=4)
-    frame = mt.load_run(run.directory).metrics()
+    frame = mt.load_run(run.path).metrics()
     assert frame.loc[4, ["loss", "test/loss"]].tolist() == [1.0, 2.0]
 
 
@@ -321,7 +325,7 @@ def test_a_save_of_something_that_cannot_be_held_harms_nothing() -> None:
         with pytest.raises(TypeError, match=r"'bad\.f'"):
             checkpoints.save(1, {"bad": {"f": lambda: 0}})
         assert [c.step for c in checkpoints.list()] == [0]
-        assert not list(Path(run.directory).glob("checkpoints/.tmp-*"))
+        assert not list(Path(run.path).glob("checkpoints/.tmp-*"))
 
 
 def test_plain_data_is_filled_in_place_wherever_else_it_is_held() -> None:

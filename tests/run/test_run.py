@@ -48,8 +48,8 @@ def test_a_run_leaves_the_record_of_the_design() -> None:
         run.log_text("hello", "notes/hello.txt")
         run.log_dict({"a": [1]}, "a.json")
         run.log_table({"x": [1, 2], "y": ["a", "b"]}, "t.csv")
-        assert mt.load_run(run.directory).status == "RUNNING"
-    folder = run.directory
+        assert mt.load_run(run.path).status == "RUNNING"
+    folder = run.path
     assert folder.parent.name == "my exp" and folder.parent.parent == Path("runs").absolute()
     info = json.loads((folder / "run.json").read_text())
     assert (info["status"], info["name"], info["experiment"]) == ("FINISHED", "a/b", "my exp")
@@ -95,9 +95,9 @@ def test_numbers_of_every_kind_are_kept_exactly() -> None:
     }
     with mt.start_run() as run:
         run.log_metrics(values, step=np.int64(4))  # type: ignore[arg-type]
-    text = (run.directory / "metrics.csv").read_text().splitlines()[1].split(",")[2:]
+    text = (run.path / "metrics.csv").read_text().splitlines()[1].split(",")[2:]
     assert text[4:7] == ["nan", "inf", "-inf"]
-    row = mt.load_run(run.directory).metrics().iloc[0]
+    row = mt.load_run(run.path).metrics().iloc[0]
     for name, value in values.items():
         number = float(value.item() if hasattr(value, "item") else value)
         assert row[name] == number or (name == "nan" and math.isnan(row[name]))
@@ -136,7 +136,7 @@ def test_bad_metrics_are_refused_and_harm_nothing(
             run.log_metrics(metrics, step=step)
         run.log_metrics({"loss": 2.0}, step=1)
     if backend == "local":
-        frame = mt.load_run(run.directory).metrics()
+        frame = mt.load_run(run.path).metrics()
         assert frame["loss"].tolist() == [1.0, 2.0]
         assert list(frame.columns) == ["time", "loss"]
 
@@ -154,7 +154,7 @@ def test_a_bad_input_is_refused_and_harms_nothing(arguments: dict[str, Any], wor
         with pytest.raises(TypeError, match=words):
             run.log_input(**arguments)
         run.log_input("corpus", sha256="00", size_bytes=np.int64(5))  # type: ignore[arg-type]
-    loaded = mt.load_run(run.directory)
+    loaded = mt.load_run(run.path)
     assert loaded.status == "FINISHED"
     assert [(i["name"], i["size_bytes"]) for i in loaded.info["inputs"]] == [("corpus", 5)]
 
@@ -217,8 +217,8 @@ def test_artifacts_cannot_leave_their_folder(tmp_path: Path) -> None:
         for name in ("../x.txt", "/x.txt", "", "a/../../x.txt"):
             with pytest.raises(ValueError, match="artifact name"):
                 run.log_text("x", name)
-        (run.directory / "artifacts").mkdir()
-        (run.directory / "artifacts" / "link").symlink_to(tmp_path)
+        (run.path / "artifacts").mkdir()
+        (run.path / "artifacts" / "link").symlink_to(tmp_path)
         with pytest.raises(ValueError, match="link"):
             run.log_text("x", "link/x.txt")
         with pytest.raises(FileNotFoundError):
@@ -227,8 +227,8 @@ def test_artifacts_cannot_leave_their_folder(tmp_path: Path) -> None:
         Path("folder/deep/f.txt").write_text("f")
         run.log_artifact("folder")
         run.log_artifacts("folder", "copies")
-    assert (run.directory / "artifacts/folder/deep/f.txt").read_text() == "f"
-    assert (run.directory / "artifacts/copies/deep/f.txt").read_text() == "f"
+    assert (run.path / "artifacts/folder/deep/f.txt").read_text() == "f"
+    assert (run.path / "artifacts/copies/deep/f.txt").read_text() == "f"
 
 
 def test_off_writes_nothing_and_keeps_the_interface() -> None:
@@ -249,13 +249,13 @@ def test_the_environment_the_dotenv_and_arguments_in_their_order(
 ) -> None:
     Path(".env").write_text("MLFLOW_TRACK_DIR=from-dotenv\nEXPERIMENT_NAME=dotenv\n")
     with mt.start_run() as run:
-        assert run.directory.parent == Path("from-dotenv/dotenv").absolute()
+        assert run.path.parent == Path("from-dotenv/dotenv").absolute()
     monkeypatch.setenv("EXPERIMENT_NAME", "plain")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mlflow's")
     with mt.start_run() as run:
-        assert run.directory.parent.name == "mlflow's"
+        assert run.path.parent.name == "mlflow's"
     with mt.start_run(experiment="argument", directory="d") as run:
-        assert run.directory.parent == Path("d/argument").absolute()
+        assert run.path.parent == Path("d/argument").absolute()
     assert "MLFLOW_TRACK_DIR" not in os.environ
 
 
@@ -368,7 +368,7 @@ def test_a_dotenv_with_other_bytes_is_named_and_its_other_lines_count(
     Path(".env").write_bytes(b"\xff\xfe=x\nEXPERIMENT_NAME=from-dotenv\nBROKEN LINE\n")
     with mt.start_run(backend="local") as run:
         run.log_metric("a", 1.0, step=0)
-    assert run.directory.parent.name == "from-dotenv"
+    assert run.path.parent.name == "from-dotenv"
     assert "has bytes that are not UTF-8" in capfd.readouterr().err
 
 
@@ -383,8 +383,8 @@ def test_what_cannot_be_started_beside_the_loop_costs_a_warning(
     with mt.start_run(backend="local") as run:
         run.log_metric("a", 1.0, step=0)
     assert "WARNING: " in (told := capfd.readouterr().err) and "cannot be started" in told
-    assert mt.load_run(run.directory).status == "FINISHED"
-    assert mt.load_run(run.directory).metrics()["a"].tolist() == [1.0]
+    assert mt.load_run(run.path).status == "FINISHED"
+    assert mt.load_run(run.path).metrics()["a"].tolist() == [1.0]
 
 
 def test_replaced_checkpoints_refuse_every_verb_but_the_list() -> None:

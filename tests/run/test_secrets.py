@@ -164,11 +164,11 @@ def test_a_folder_that_is_named_through_its_child_is_copied_under_its_own_name()
     Path("data/inner").mkdir(parents=True)
     Path("data/f.txt").write_text("f")
     with mt.start_run() as run:
-        before = (run.directory / "run.json").read_text()
+        before = (run.path / "run.json").read_text()
         target = run.log_artifact("data/inner/..")
-        assert target == run.directory / "artifacts/data"
+        assert target == run.path / "artifacts/data"
         assert (target / "f.txt").read_text() == "f"
-        assert (run.directory / "run.json").read_text() == before
+        assert (run.path / "run.json").read_text() == before
 
 
 def test_a_link_among_the_artifacts_leads_no_copy_out(tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_a_link_among_the_artifacts_leads_no_copy_out(tmp_path: Path) -> None:
     Path("data/link").mkdir(parents=True)
     Path("data/link/f.txt").write_text("f")
     with mt.start_run() as run:
-        (run.directory / "artifacts/data").mkdir(parents=True)
-        (run.directory / "artifacts/data/link").symlink_to(elsewhere)
+        (run.path / "artifacts/data").mkdir(parents=True)
+        (run.path / "artifacts/data/link").symlink_to(elsewhere)
         with pytest.raises(ValueError, match="through a link"):
             run.log_artifact("data")
     assert list(elsewhere.iterdir()) == []

@@ -17,7 +17,7 @@ from mlflow_track.settings import read_settings
 
 
 def rows_of(run: mt.Run) -> list:
-    return list(iterate_rows(run.directory / "system_metrics.csv"))
+    return list(iterate_rows(run.path / "system_metrics.csv"))
 
 
 def wait_for_rows(run: mt.Run, count: int) -> None:
@@ -39,7 +39,7 @@ def test_samples_lie_in_a_file_of_their_own_and_a_resumed_run_goes_on_counting(
     steps = [row.step for row in rows_of(run)]
     assert len(first) >= 3 and len(steps) > len(first)
     assert steps == list(range(len(steps)))
-    assert "system" not in (run.directory / "metrics.csv").read_text()
+    assert "system" not in (run.path / "metrics.csv").read_text()
     values = first[-1].values
     assert 0 <= values["system/cpu_utilization_percentage"] <= 100
     assert 0 < values["system/system_memory_usage_percentage"] < 100
@@ -56,7 +56,7 @@ def test_zero_seconds_is_off(off: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACK_SYSTEM_METRICS", off)
     with mt.start_run() as run:
         pass
-    assert not (run.directory / "system_metrics.csv").exists()
+    assert not (run.path / "system_metrics.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,6 @@ def test_a_machine_that_cannot_be_sampled_is_said_once_and_training_goes_on(
     monkeypatch.setenv("MLFLOW_TRACK_SYSTEM_METRICS", "0.01")
     with mt.start_run() as run:
         run.log_metrics({"a": 1.0}, step=0)
-    log = (run.directory / "training.log").read_text()
+    log = (run.path / "training.log").read_text()
     assert len(re.findall("WARNING: no system metrics from here on: .*no /proc", log)) == 1
-    assert mt.load_run(run.directory).status == "FINISHED"
+    assert mt.load_run(run.path).status == "FINISHED"

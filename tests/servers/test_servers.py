@@ -26,9 +26,9 @@ def test_a_run_reaches_postgresql_and_s3(
         for step in range(3):
             run.log_metrics({"loss": step / 3, "nan": float("nan")}, step=step)
         run.log_text("hello", "notes/hello.txt")
-    assert sync_run(run.directory, postgres_server.uri, open_mlflow).is_complete
+    assert sync_run(run.path, postgres_server.uri, open_mlflow).is_complete
     # Other tests have runs in the same database.
-    run_id = MirrorState.read(run.directory).run_id
+    run_id = MirrorState.read(run.path).run_id
     with psycopg.connect(postgres.uri("mlflow")) as connection:
         rows = connection.execute(
             "select step, value from metrics where key = 'loss' and run_uuid = %s", [run_id]

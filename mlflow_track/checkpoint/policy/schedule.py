@@ -183,7 +183,7 @@ class EvenlySpaced(SavePolicy):
     """
 
     max_steps: int
-    warmup_steps: int
+    warmup_steps: int = 0
     max_checkpoints: int = 5
     steps: tuple[int, ...] = field(init=False, compare=False, repr=False)
     is_milestone: ClassVar[bool] = True
