@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun, load_metrics, load_run, load_runs
     from mlflow_track.analysis.table import Comparison, compare
-    from mlflow_track.checkpoint.early_stopping import EarlyStopping
     from mlflow_track.checkpoint.policy.budget import Budget
     from mlflow_track.checkpoint.policy.improvement import OnImprovement
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.policy.schedule import (
         AtSteps,
+        Continuous,
         EvenlySpaced,
         EveryMinutes,
         EverySteps,
         SavePolicy,
     )
+    from mlflow_track.checkpoint.policy.stopping import EarlyStopping
     from mlflow_track.record.directory import RunHeldError
     from mlflow_track.run import Run
     from mlflow_track.start import start_run
@@ -28,6 +29,7 @@ __all__ = [
     "AtSteps",
     "Budget",
     "Comparison",
+    "Continuous",
     "EarlyStopping",
     "EvenlySpaced",
     "EveryMinutes",
@@ -50,10 +52,11 @@ _HOMES = {
     "analysis.table": ("Comparison", "compare"),
     "checkpoint.policy.retention": ("Keep",),
     "checkpoint.policy.budget": ("Budget",),
-    "checkpoint.early_stopping": ("EarlyStopping",),
+    "checkpoint.policy.stopping": ("EarlyStopping",),
     "checkpoint.policy.improvement": ("OnImprovement",),
     "checkpoint.policy.schedule": (
         "AtSteps",
+        "Continuous",
         "EvenlySpaced",
         "EveryMinutes",
         "EverySteps",

@@ -25,9 +25,10 @@ from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
 
 if TYPE_CHECKING:
-    from mlflow_track.checkpoint.checkpointer import Checkpointer
+    from mlflow_track.checkpoint.checkpointer import Checkpoints
     from mlflow_track.checkpoint.decision import Plan
     from mlflow_track.checkpoint.policy.retention import Keep
+    from mlflow_track.checkpoint.watched import WatchedValues
     from mlflow_track.mirror.companion import Companion
 
 _PROVENANCE_SECONDS = 30.0
@@ -49,6 +50,7 @@ class Attempt:
         directions: What was said of its metrics.
         stop: What signals ask for.
         checkpoints: Those that the run saves now; None before it asked for them.
+        watched: Where values go that their policies look at; None where there are none.
         companion: The mirror process; None without one.
         provenance: The thread that captures where the run came from.
         config_lock: Held while params are written.
@@ -60,7 +62,8 @@ class Attempt:
         self.record = record
         self._settings = settings
         self.why_closed = ""
-        self.checkpoints: Checkpointer | None = None
+        self.checkpoints: Checkpoints | None = None
+        self.watched: WatchedValues | None = None
         self.stop = StopRequest()
         self.has_ended = False
         self.config_lock = threading.Lock()
@@ -141,16 +144,17 @@ class Attempt:
             if is_shown and self.record.is_shown:
                 say(line)
 
-    def open_checkpoints(self, plan: Plan, upload: str) -> Checkpointer:
+    def open_checkpoints(self, plan: Plan, upload: str) -> Checkpoints:
         """The run's checkpoints under `plan`; those of an earlier call end.
 
         Raises:
             TypeError, ValueError: See `Run.checkpoints`.
         """
-        from mlflow_track.checkpoint.checkpointer import Checkpointer
+        from mlflow_track.checkpoint.checkpointer import Checkpoints
         from mlflow_track.checkpoint.disk.store import CheckpointStore, DiscardedStore
         from mlflow_track.checkpoint.ranks import Ranks
         from mlflow_track.checkpoint.session import Session
+        from mlflow_track.checkpoint.watched import WatchedValues
 
         ranks = Ranks.here()
         if ranks.is_first:
@@ -160,18 +164,19 @@ class Attempt:
         self.stop.listen()
         if self.checkpoints is not None:
             self.checkpoints.close()
+        self.watched = WatchedValues(plan.watched) if ranks.is_first else None
         store = CheckpointStore if self.record.is_kept else DiscardedStore
-        checkpoints = Checkpointer(
+        checkpoints = Checkpoints(
             Session(
                 record=self.record,
                 metrics=self.metrics,
                 store=store(self.record.checkpoints_path),
                 ranks=ranks,
                 plan=plan,
-                directions=self.directions,
                 stop=self.stop,
                 announce=self.print,
-                place_is_known=self.repeats.place_is_known,
+                repeats=self.repeats,
+                watched=self.watched,
             )
         )
         self.checkpoints = checkpoints
@@ -239,7 +244,7 @@ class Attempt:
         )
         self.metrics.abandon(self.why_closed)
         if self.checkpoints is not None:
-            self.checkpoints.abandon(self.why_closed)
+            self.checkpoints._abandon(self.why_closed)
 
     def open_record(self) -> RunDirectory:
         """The record, to be written to.
@@ -271,7 +276,7 @@ class Attempt:
             self.print(f"provenance is incomplete: {error}")
 
     def _end_at_exit(self) -> None:
-        self.end(*ending_of(error_since(self.record.info.id), self.stop.reason))
+        self.end(*ending_of(error_since(self.record.info.id), self.stop.interruption))
 
 
 def _after_fork(attempt: Attempt) -> None:

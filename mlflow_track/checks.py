@@ -272,12 +272,20 @@ def step_and_state(step: Any, state: Any) -> int:
         )
     if number < 0:
         raise ValueError(f"step is {step}; it takes an integer of 0 or more")
+    mapping_of_state(state)
+    return number
+
+
+def mapping_of_state(state: Any) -> None:
+    """
+    Raises:
+        TypeError: `state` is not a mapping.
+    """
     if not isinstance(state, Mapping):
         raise TypeError(
-            f"state is a {type(state).__name__}; it takes a mapping of names to objects, like "
-            '{"model": model, "optimizer": optimizer}'
+            "state must be a mapping of names to objects, like "
+            f'{{"model": model, "optimizer": optimizer}}, got a {type(state).__name__}'
         )
-    return number
 
 
 def metric_numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:

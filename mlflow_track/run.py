@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
+from mlflow_track.artifacts import Artifacts, ArtifactVerbs
 from mlflow_track.attempt import Attempt
 from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
@@ -19,15 +19,17 @@ from mlflow_track.settings import Settings
 if TYPE_CHECKING:
     import pandas
 
-    from mlflow_track.checkpoint.checkpointer import Checkpointer
+    from mlflow_track.checkpoint.checkpointer import Checkpoints
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.policy.schedule import SavePolicy
+    from mlflow_track.checkpoint.policy.stopping import EarlyStopping
+    from mlflow_track.checkpoint.watched import WatchedValues
     from mlflow_track.mirror.status import SyncStatus
 
 _EXACT_INT = 2**53
 
 
-class Run:
+class Run(ArtifactVerbs):
     """A run that is being written. Made by `start_run`; `finish` or the `with` block ends it.
 
     Attributes:
@@ -51,6 +53,7 @@ class Run:
         self.path: Path = directory.path
         self._attempt = Attempt(directory, settings, is_resumed=is_resumed)
         self._metrics, self._repeats = self._attempt.metrics, self._attempt.repeats
+        self._watched: WatchedValues | None = None
         self._attempt.add_params(params, is_start=True)
         if tags and is_resumed:
             directory.set_tags(tags)
@@ -90,7 +93,14 @@ class Run:
                 return
         if self._repeats.may_come:
             self._repeats.give_way(names, step)
-        self._metrics.append(step, names, values)
+        watched = self._watched
+        if watched is None or watched.names.isdisjoint(names):
+            self._metrics.append(step, names, values)
+        else:
+            # Policies get the values in the order of the record.
+            with self._metrics.lock:
+                self._metrics.append(step, names, values)
+                watched.add(step, names, values)
 
     def log_metric(self, key: str, value: float, *, step: int) -> None:
         """Write one metric; see `log_metrics`."""
@@ -101,6 +111,7 @@ class Run:
             and 0 <= step <= checks.MOST_STEP
             and key in self._metrics.alone
             and not self._repeats.may_come
+            and (self._watched is None or key not in self._watched.names)
         ):
             self._metrics.append_one(step, key, value)
         else:
@@ -157,39 +168,6 @@ class Run:
         item = checks.input_description(name, sha256, size_bytes, source, context)
         self._attempt.open_record().add("inputs", item, once=True)
 
-    def log_artifact(
-        self, local_path: str | os.PathLike[str], artifact_path: str | None = None
-    ) -> Path:
-        """Copy a file, or a folder with all in it, to the artifacts, below `artifact_path`.
-
-        Raises:
-            FileNotFoundError: There is nothing at `local_path`.
-            ValueError: `artifact_path` would leave the artifacts.
-        """
-        return self._attempt.open_artifacts().copy(local_path, artifact_path)
-
-    def log_artifacts(
-        self, local_dir: str | os.PathLike[str], artifact_path: str | None = None
-    ) -> None:
-        """Copy what a folder holds to the artifacts."""
-        self._attempt.open_artifacts().copy_content(local_dir, artifact_path)
-
-    def log_text(self, text: str, artifact_file: str) -> Path:
-        """Write a text as an artifact."""
-        return self._attempt.open_artifacts().write_text(text, artifact_file)
-
-    def log_dict(self, content: Any, artifact_file: str) -> Path:
-        """Write JSON-serialisable content as an artifact."""
-        return self._attempt.open_artifacts().write_json(content, artifact_file)
-
-    def log_figure(self, figure: Any, artifact_file: str) -> Path:
-        """Draw a matplotlib figure into an artifact; its ending says how (png, svg, pdf)."""
-        return self._attempt.open_artifacts().write_figure(figure, artifact_file)
-
-    def log_table(self, data: Any, artifact_file: str) -> Path:
-        """Write a table as an artifact, `.csv` or `.json`: a mapping of columns, or a DataFrame."""
-        return self._attempt.open_artifacts().write_table(data, artifact_file)
-
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Say one line in training.log and, unless something else shows it there, on the console.
 
@@ -204,11 +182,12 @@ class Run:
         *,
         save: SavePolicy | None = None,
         keep: Keep | None = None,
+        stop: EarlyStopping | None = None,
         upload: str | None = None,
         max_steps: int | None = None,
         require_same: Sequence[str] = (),
         allow_changed: Sequence[str] = (),
-    ) -> Checkpointer:
+    ) -> Checkpoints:
         """The run's checkpoints: `save` decides when, `keep` decides what stays.
 
         From here on SIGTERM, Ctrl-C and SIGUSR1 ask for a checkpoint and a clean stop, and so does
@@ -218,7 +197,8 @@ class Run:
         Args:
             save: When to save; None saves only when `save()` is called.
             keep: What to keep; None keeps all.
-            upload: Which of the kept ones the MLflow server gets, too: "all", the "best" by the
+            stop: When to stop early: `should_stop` turns true then, and the run ends FINISHED.
+            upload: Which of the kept ones the MLflow server gets as well: "all", the "best" by the
                 metric of `keep`, the "last", or "none"; else MLFLOW_TRACK_UPLOAD, else all.
             max_steps: Steps of the whole run, so that the last one is saved whatever `save` says.
             require_same: Params (shell patterns of dotted names, `data.*` for the sha256 of inputs)
@@ -237,11 +217,14 @@ class Run:
         plan = Plan(
             save=save,
             keep=keep,
+            stop=stop,
             require_same=require_same,
             allow_changed=allow_changed,
             limits=limits,
         )
-        return self._attempt.open_checkpoints(plan, upload or self._settings.upload)
+        checkpoints = self._attempt.open_checkpoints(plan, upload or self._settings.upload)
+        self._watched = self._attempt.watched
+        return checkpoints
 
     @property
     def should_stop(self) -> bool:
@@ -252,6 +235,11 @@ class Run:
         """
         self._attempt.stop.listen()
         return self._attempt.stop.reason is not None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the run is to stop: the name of a signal, a deadline, early stopping; else None."""
+        return self._attempt.stop.reason
 
     @property
     def url(self) -> str | None:
@@ -307,9 +295,12 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.finish(*ending_of(error, self._attempt.stop.reason))
+        self.finish(*ending_of(error, self._attempt.stop.interruption))
 
     # --- inside ---
+
+    def _open_artifacts(self) -> Artifacts:
+        return self._attempt.open_artifacts()
 
     def _number(self, name: str, value: Any) -> float | Arriving:
         if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:

@@ -24,12 +24,13 @@ class StopRequest:
         arrived: The signal that came to this process; None before.
         reason: Why to stop; None while there is no reason.
         is_agreed: Whether the reason came from `agree`.
+        is_completion: Whether the run has reached its end by stopping: early stopping.
     """
 
     def __init__(self) -> None:
         self.arrived: signal.Signals | None = None
         self.reason: str | None = None
-        self.is_agreed = False
+        self.is_agreed = self.is_completion = False
         self._is_shared = False
         self._arrived_at = 0.0
         self._previous: dict[int, Any] = {}
@@ -65,9 +66,15 @@ class StopRequest:
         """
         self._is_shared = True
 
-    def agree(self, reason: str) -> None:
+    def agree(self, reason: str, *, is_completion: bool = False) -> None:
         """Stop at this boundary."""
+        self.is_completion = is_completion and self.reason is None
         self.reason, self.is_agreed = self.reason or reason, True
+
+    @property
+    def interruption(self) -> str | None:
+        """Why the run was stopped before its end; None where it was not."""
+        return None if self.is_completion else self.reason
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.arrived is not None:

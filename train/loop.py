@@ -45,17 +45,15 @@ def train(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
     )
     forward = cast(nn.Module, torch.compile(model)) if config.compile else model
-    # There are never as many evaluations as steps to wait for.
-    patience = config.early_stopping_patience or config.max_steps
-    early_stopping = mt.EarlyStopping("val/loss", patience=patience)
+    patience = config.early_stopping_patience
     state: dict[str, Any] = {
         "model": model,
         "optimizer": optimizer,
-        "early_stopping": early_stopping,
         "data_sha256": corpus.sha256,
     }
     checkpoints = run.checkpoints(
         save=mt.EvenlySpaced(config.max_steps, config.warmup_steps, config.max_checkpoints),
+        stop=mt.EarlyStopping("val/loss", patience) if patience else None,
         require_same=_REQUIRE_SAME,
         allow_changed=_ALLOW_CHANGED,
     )
@@ -77,19 +75,14 @@ def train(
             evaluated: dict[str, float] = {}
             if _is_due(config, step, config.eval_interval):
                 evaluated = _evaluate(run, forward, config, corpus, hardware, step, ranks)
-                early_stopping.update(evaluated)
             if row or evaluated:
                 run.log_metrics({**row, **evaluated}, step=step)
             if row:
                 progress.update(step, row)
-            checkpoints.step(step, state, metrics={"train/loss": loss, **evaluated})
+            checkpoints.step(step, state, metrics={"train/loss": loss})
             if row or evaluated:
                 pace.restart()
             if run.should_stop:
-                break
-            if early_stopping.should_stop:
-                checkpoints.save(step, state, metrics={"train/loss": loss, **evaluated})
-                run.print(f"stopped at step {step}: val/loss has not improved since")
                 break
     checkpoints.wait()
 

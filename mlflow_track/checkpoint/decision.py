@@ -11,15 +11,17 @@ from dataclasses import dataclass, field, replace
 from mlflow_track.checkpoint.policy.budget import recent_cost
 from mlflow_track.checkpoint.policy.deadline import Deadline
 from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.policy.retention import Keep
 from mlflow_track.checkpoint.policy.schedule import Ask, SavePolicy
+from mlflow_track.checkpoint.policy.stopping import EarlyStopping
 from mlflow_track.checkpoint.ranks import Ranks
-from mlflow_track.checks import did_you_mean
+from mlflow_track.checks import did_you_mean, require_int
 from mlflow_track.record.metric import Directions
 from mlflow_track.stop import StopRequest
 
 _STEPS_REMEMBERED = 1000
-_REPLAYED, _DEADLINE = 1000, 1001
+_REPLAYED, _DEADLINE, EARLY = 1000, 1001, 1002
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,10 @@ class Limits:
     max_steps: int | None = None
     deadline: float | None = None
     replay_step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None:
+            require_int("max_steps", self.max_steps, at_least=1)
 
 
 class Clock:
@@ -79,11 +85,16 @@ def reasons_to_save(
 
 
 def reason_to_stop(
-    limits: Limits, now: Moment, history: History, times: StepTimes, wall_time: float
+    plan: Plan, now: Moment, history: History, memory: Memory, times: StepTimes, wall_time: float
 ) -> tuple[int, str]:
-    """A code for the other ranks, and the reason in words; (0, "") goes on."""
+    """A code for the other ranks, and the reason; (0, "") continues."""
+    limits = plan.limits
     if limits.replay_step is not None and now.step >= limits.replay_step:
         return _REPLAYED, "the replayed step is reached"
+    if plan.stop is not None:
+        reason = plan.stop.reason(memory.standing(plan.stop))
+        if reason is not None:
+            return EARLY, f"early stopping: {reason}"
     if limits.deadline is not None:
         stall, durable = recent_cost(history)
         reason = Deadline(limits.deadline).reason_to_stop(
@@ -106,17 +117,17 @@ def agree(ranks: Ranks, stop: StopRequest, stop_code: int, is_due: bool) -> tupl
         is_due: Whether policies ask, on rank 0; False on the others.
 
     Returns:
-        Why to stop (0: go on), and whether to save. Who stops saves: once, if the loop goes on.
+        Why to stop (0: continue), and whether to save. Who stops saves: once, if the loop goes on.
     """
     code, due = ranks.largest([max(stop_code, int(stop.arrived or 0)), int(is_due)])
     return code, bool(due or (code and not stop.is_agreed))
 
 
-def stop_words(code: int, reason: str) -> str:
-    """The reason to stop in words, wherever it arose."""
-    if code in (_REPLAYED, _DEADLINE):
-        return reason or {_REPLAYED: "the replay", _DEADLINE: "the deadline"}[code]
-    return signal.Signals(code).name
+def stop_words(ranks: Ranks, code: int, reason: str) -> str:
+    """The reason to stop, the same on all ranks, wherever it arose."""
+    if code < _REPLAYED:
+        return signal.Signals(code).name
+    return ranks.same(reason)
 
 
 class PatientLog:
@@ -130,7 +141,8 @@ class PatientLog:
         if not self._is_waiting:
             reasons = "; ".join(ask.reason for ask in asks)
             self._announce(
-                f"step {step} is due ({reasons}), and waits until step {in_flight} is written"
+                f"delaying the save of step {step} ({reasons}) until the save of step {in_flight} "
+                "has finished"
             )
         self._is_waiting = True
 
@@ -138,32 +150,46 @@ class PatientLog:
         self._is_waiting = False
 
 
-class Watched:
-    """Which of the metrics that policies watch ever came: a typo must not cost all checkpoints.
+class Unseen:
+    """Which of the metrics that policies watch never came: a typo must not cost all checkpoints.
 
     Args:
-        names: What the policies watch.
+        plan: What the policies are.
     """
 
-    def __init__(self, names: Collection[str]) -> None:
-        self._missing = set(names)
+    def __init__(self, plan: Plan) -> None:
+        # Compared at the boundary of the step that logged them; the others may come later.
+        self._at_once = set(plan.save.watched if plan.save is not None else ())
+        self._names = plan.watched
         self._came: set[str] = set()
         self._steps = 0
 
-    def saw(self, metrics: Collection[str]) -> None:
+    def look(self, now: Collection[str]) -> None:
+        """Take the metrics that a boundary has."""
         self._steps += 1
-        if self._missing:
-            self._came.update(metrics)
-            self._missing.difference_update(metrics)
+        if now:
+            self._came.update(now)
+            self._at_once.difference_update(now)
 
-    def tell(self, announce: Callable[[str], None]) -> None:
-        """Say which never came, if there was any step at all."""
-        for name in sorted(self._missing) if self._steps else ():
-            came = ", ".join(sorted(self._came)) or "none"
-            announce(
-                f"WARNING: a policy watches the metric {name!r}, and no call of checkpoints.step "
-                f"passed it (passed: {came}){did_you_mean(name, self._came)}"
-            )
+    def tell(
+        self, memory: Memory, logged: Collection[str], announce: Callable[[str], None]
+    ) -> None:
+        """Report them, if there was any step at all."""
+        if not self._steps:
+            return
+        for name in sorted(self._names):
+            if not len(memory.series.get(name, ())):
+                logged = self._came.union(logged)
+                known = ", ".join(sorted(logged)) or "none"
+                announce(
+                    f"WARNING: a policy watches the metric {name!r}, but it was never logged "
+                    f"(logged: {known}){did_you_mean(name, logged)}"
+                )
+            elif name in self._at_once:
+                announce(
+                    f"WARNING: a policy that decides when to save watches the metric {name!r}, but "
+                    "no checkpoints.step came after a value of its step: log the metric before"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +199,7 @@ class Plan:
     Attributes:
         save: When to save; None saves only at `save()`.
         keep: What to keep; None keeps all.
+        stop: When to stop early; None never does.
         require_same: Shell patterns of params without which a resume makes no sense.
         allow_changed: Shell patterns of params that may differ and leave the continuation exact.
         limits: What ends the run.
@@ -180,18 +207,34 @@ class Plan:
 
     save: SavePolicy | None = None
     keep: Keep | None = None
+    stop: EarlyStopping | None = None
     require_same: Sequence[str] = ()
     allow_changed: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if self.save is not None and not isinstance(self.save, SavePolicy):
-            raise TypeError(f"save is {self.save!r}; it takes a policy, like mt.EverySteps(100)")
-        if self.keep is not None and not isinstance(self.keep, Keep):
-            raise TypeError(f"keep is {self.keep!r}; it takes mt.Keep(last=2)")
+        for name, kind, example in (
+            ("save", SavePolicy, "a policy like mt.EverySteps(100)"),
+            ("keep", Keep, "mt.Keep(last=2)"),
+            ("stop", EarlyStopping, 'mt.EarlyStopping("val/loss", patience=5)'),
+        ):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{name} must be None or {example}, got {value!r}")
         for name in ("require_same", "allow_changed"):
-            if isinstance(getattr(self, name), str):
-                raise TypeError(f"{name} is a string; it takes a list of names")
+            patterns = getattr(self, name)
+            if isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
+                raise TypeError(f"{name} must be a list of names or patterns, got {patterns!r}")
+
+    @property
+    def watched(self) -> frozenset[str]:
+        """The metrics that the policies look at."""
+        names = set(self.save.watched if self.save is not None else ())
+        if self.keep is not None and self.keep.metric is not None:
+            names.add(self.keep.metric)
+        if self.stop is not None:
+            names.add(self.stop.metric)
+        return frozenset(names)
 
     def resolved(self, directions: Directions) -> Plan:
         """The plan with the mode of every metric that its policies compare.
@@ -199,11 +242,12 @@ class Plan:
         Raises:
             ValueError: They contradict each other or the run, or a mode is unknown.
         """
-        policies = [policy for policy in (self.save, self.keep) if policy is not None]
+        policies = [p for p in (self.save, self.keep, self.stop) if p is not None]
         claims = [claim for policy in policies for claim in policy.claims]
         modes = directions.settle("checkpoints", claims)
         return replace(
             self,
             save=self.save and self.save.resolved(modes),
             keep=self.keep and self.keep.resolved(modes),
+            stop=self.stop and self.stop.resolved(modes),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Collection, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import NamedTuple
 
 from mlflow_track.checkpoint.disk.store import (
@@ -17,8 +17,10 @@ from mlflow_track.checkpoint.disk.store import (
 from mlflow_track.checkpoint.policy.retention import Candidate, Keep, newest
 from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE
+from mlflow_track.record.rows import read_values
 
-# A file beside the manifest: it moves with the folder, and `touch` and `rm` do what one thinks.
+# By step what was logged with it, whether or not the manifest has it.
+Values = Mapping[int, Mapping[str, float]]
 
 
 class Verdict(NamedTuple):
@@ -36,6 +38,7 @@ def is_pinned(checkpoint: Checkpoint) -> bool:
 
 def pin(checkpoint: Checkpoint) -> None:
     """Keep it, whatever retention says."""
+    # A file beside the manifest: it moves with the folder; `touch` and `rm` do the same.
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     os.close(os.open(checkpoint.path / layout.PIN, flags, FILE_MODE))
 
@@ -57,12 +60,28 @@ def has_right_sizes(checkpoint: Checkpoint) -> bool:
         return False
 
 
+def logged_values(store: CheckpointStore, metric: str | None) -> Values:
+    """What the record of the run says of a metric at the steps of its checkpoints.
+
+    Raises:
+        OSError, ValueError: Its rows cannot be read.
+    """
+    steps = {checkpoint.step for checkpoint in store.list()}
+    found: dict[int, dict[str, float]] = {}
+    if metric is not None and steps:
+        for name, step, value in read_values(store.path.parent / layout.METRICS, {metric}):
+            if step in steps:
+                found[step] = {name: value}
+    return found
+
+
 def best_of(store: CheckpointStore, keep: Keep) -> Checkpoint | None:
     """The best by the metric of `keep`; None where no checkpoint has a value of it."""
     by_step, candidates = {}, []
+    values = logged_values(store, keep.metric)
     for checkpoint in store.list():
         with contextlib.suppress(CorruptCheckpointError):
-            candidates.append(_candidate(checkpoint))
+            candidates.append(_candidate(checkpoint, values))
             by_step[checkpoint.step] = checkpoint
     ranked = keep.ranked(candidates)
     return by_step[ranked[0]] if ranked else None
@@ -73,6 +92,8 @@ def judge(
     keep: Keep,
     in_use: Collection[int] = (),
     checked: MutableMapping[int, bool] | None = None,
+    values: Values | None = None,
+    checkpoints: Sequence[Checkpoint] | None = None,
 ) -> list[Verdict]:
     """What `keep` says of each checkpoint, oldest first. One with a damaged manifest stays.
 
@@ -85,12 +106,15 @@ def judge(
         in_use: Steps that must stay: the one resumed from.
         checked: Which steps are known to be whole, or damaged, and need not be read; what is found
             out here is added.
+        values: What was logged at their steps; None reads it from the record.
+        checkpoints: Those to judge; None judges all.
     """
     checked = {} if checked is None else checked
+    values = logged_values(store, keep.metric) if values is None else values
     candidates, verdicts = [], []
-    for checkpoint in store.list():
+    for checkpoint in store.list() if checkpoints is None else checkpoints:
         try:
-            candidates.append(_candidate(checkpoint))
+            candidates.append(_candidate(checkpoint, values))
             verdicts.append(Verdict(checkpoint, False, "not among those to keep"))
         except CorruptCheckpointError as error:
             verdicts.append(Verdict(checkpoint, True, f"left alone: {error}"))
@@ -108,6 +132,8 @@ def prune(
     keep: Keep,
     in_use: Collection[int] = (),
     checked: MutableMapping[int, bool] | None = None,
+    values: Values | None = None,
+    checkpoints: Sequence[Checkpoint] | None = None,
 ) -> tuple[list[Verdict], list[Verdict]]:
     """Remove what `judge` does not keep. Call it after a commit, never before.
 
@@ -115,7 +141,7 @@ def prune(
         What was removed, and what was to be and is being read by another process: it stays.
     """
     removed, busy = [], []
-    for verdict in judge(store, keep, in_use, checked):
+    for verdict in judge(store, keep, in_use, checked, values, checkpoints):
         if verdict.is_kept:
             continue
         with free_to_remove(verdict.checkpoint.path) as is_free:
@@ -147,11 +173,12 @@ def _verified(
                 checked[step] = False
 
 
-def _candidate(checkpoint: Checkpoint) -> Candidate:
+def _candidate(checkpoint: Checkpoint, values: Values) -> Candidate:
     manifest = checkpoint.manifest
     return Candidate(
         step=checkpoint.step,
-        metrics=checkpoint.metrics,
+        # The manifest has what was not logged, and what was known at the save.
+        metrics={**checkpoint.metrics, **values.get(checkpoint.step, {})},
         is_finite=manifest.is_finite,
         is_milestone=manifest.is_milestone,
         is_pinned=is_pinned(checkpoint),
@@ -175,11 +202,14 @@ class BackgroundPruning:
         self._store, self._keep, self._announce = store, keep, announce
         self._thread: threading.Thread | None = None
 
-    def start(self, in_use: Collection[int], checked: MutableMapping[int, bool]) -> None:
-        """Begin, once the removals before have ended; see `prune` for the arguments."""
+    def start(
+        self, in_use: Collection[int], checked: MutableMapping[int, bool], values: Values
+    ) -> None:
+        """Begin, once the removals before have ended; see `judge` for the arguments."""
         self.wait()
         if self._keep is not None:
-            work = (self._keep, in_use, checked)
+            # Those of now: of one that comes meanwhile the values do not say how good it is.
+            work = (self._keep, in_use, checked, values, self._store.list())
             self._thread = threading.Thread(
                 target=self._prune, args=work, name="prune", daemon=True
             )
@@ -192,9 +222,14 @@ class BackgroundPruning:
             self._thread = None
 
     def _prune(
-        self, keep: Keep, in_use: Collection[int], checked: MutableMapping[int, bool]
+        self,
+        keep: Keep,
+        in_use: Collection[int],
+        checked: MutableMapping[int, bool],
+        values: Values,
+        checkpoints: Sequence[Checkpoint],
     ) -> None:
-        removed, busy = prune(self._store, keep, in_use, checked)
+        removed, busy = prune(self._store, keep, in_use, checked, values, checkpoints)
         for verdict in removed:
             self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
         for verdict in busy:

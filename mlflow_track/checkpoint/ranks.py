@@ -115,16 +115,6 @@ class Ranks:
         torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=self._group)
         return tensor.tolist()
 
-    def same_number(self, number: float) -> float:
-        """The number of rank 0."""
-        if self.is_alone:
-            return number
-        import torch
-
-        tensor = torch.tensor([number], dtype=torch.float64)
-        torch.distributed.broadcast(tensor, FIRST, group=self._group)
-        return tensor.item()
-
     def same(self, value: Any) -> Any:
         """The value of rank 0: nested plain data and tensors; the others' values do not count."""
         if self.is_alone:

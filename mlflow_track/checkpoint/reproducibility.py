@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -74,6 +74,9 @@ class Report:
         exact = "exact: yes" if self.is_exact else f"exact: no ({'; '.join(self.differences)})"
         free = f"; free to differ: {'; '.join(self.free)}" if self.free else ""
         return f"restored {', '.join(self.restored)} from step {self.step}; {exact}{free}"
+
+    def with_difference(self, *differences: str) -> Report:
+        return replace(self, differences=(*self.differences, *differences))
 
     def to_json(self) -> dict[str, Any]:
         return {

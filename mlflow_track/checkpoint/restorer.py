@@ -1,9 +1,9 @@
-"""From which checkpoint a run goes on, and with what said about it."""
+"""Chooses the checkpoint to resume from, restores it, and reports what changed."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +24,19 @@ from mlflow_track.record.params import flatten
 
 
 class Restored(NamedTuple):
-    """What was restored: its step, and the history of policies as plain data."""
+    """What was restored.
+
+    Attributes:
+        step: Its step.
+        history: The saves before it, as plain data.
+        random: The states of the generators of all ranks.
+        report: What was found; None on ranks other than 0.
+    """
 
     step: int
     history: Mapping[str, Any]
+    random: Sequence[dict[str, Any]]
+    report: Report | None
 
 
 class Restorer:
@@ -40,20 +49,22 @@ class Restorer:
     def __init__(self, session: Session) -> None:
         self._record, self._metrics, self._store = session.record, session.metrics, session.store
         self._plan, self._ranks = session.plan, session.ranks
-        self._announce, self._restored = session.announce, session.place_is_known
+        self._announce, self._place_is_known = session.announce, session.repeats.place_is_known
 
-    def restore(self, state: MutableMapping[str, Any], step: int | None) -> Restored | None:
-        """See `Checkpointer.restore`; None where there is no checkpoint."""
+    def restore(
+        self, state: MutableMapping[str, Any], step: int | None, *, generators: bool
+    ) -> Restored | None:
+        """See `Checkpoints.restore`; None where there is no checkpoint. `say` reports it."""
         for name, entry in state.items():
             require_object(name, entry)
         if not self._ranks.is_first:
-            return self._receive(state)
+            return self._receive(state, generators=generators)
         try:
             found = self._newest_that_verifies(step)
-            self._restored()
+            self._place_is_known()
             if found is None:
                 if self._record.attempt > 1:
-                    self._announce("no checkpoint was saved yet: the run begins again at step 0")
+                    self._announce("no checkpoint found: starting from step 0")
                     self._rewind(-1)
                 self._ranks.same({"next_step": 0})
                 return None
@@ -76,14 +87,50 @@ class Restorer:
         )
         classes = checkpoint.manifest.classes
         doubts = load.load_into(state, content["state"], checkpoint, classes)
-        lost = randomness.restore_rank(content["random"], self._ranks.rank)
-        report = replace(report, differences=(*report.differences, *doubts, *lost))
         self._rewind(checkpoint.step)
+        restored = Restored(
+            checkpoint.step,
+            content["history"],
+            content["random"],
+            report.with_difference(*doubts),
+        )
+        if generators:
+            restored = restored._replace(report=self.put_generators_back(restored))
+        return restored
+
+    def put_generators_back(self, restored: Restored) -> Report | None:
+        """Put this rank's generators back; returns the report with what became of them."""
+        lost = randomness.restore_rank(restored.random, self._ranks.rank)
+        report = restored.report
+        if report is None:
+            return None
+        names = (*report.restored, "random generators")
+        return replace(report, restored=names).with_difference(*lost)
+
+    def say(self, report: Report) -> None:
+        """Put a report into the log and into run.json."""
         self._announce(str(report))
         self._record.add("restores", {"attempt": self._record.attempt, **report.to_json()})
-        return Restored(checkpoint.step, content["history"])
 
-    def _receive(self, state: MutableMapping[str, Any]) -> Restored | None:
+    def load(self, step: int | None) -> dict[str, Any]:
+        """See `Checkpoints.load`."""
+        answer: dict[str, Any] = {}
+        if self._ranks.is_first:
+            try:
+                found = self._newest_that_verifies(step)
+                if found is None:
+                    raise FileNotFoundError(f"there is no checkpoint in {self._store.path}")
+            except (OSError, ValueError) as error:
+                # The other ranks wait for an answer.
+                self._ranks.same({"error": str(error)})
+                raise
+            answer = {"state": load.own_copy(found[1]["state"])}
+        answer = self._ranks.same(answer)
+        if "error" in answer:
+            raise CorruptCheckpointError(f"rank 0 could not load: {answer['error']}")
+        return answer["state"]
+
+    def _receive(self, state: MutableMapping[str, Any], *, generators: bool) -> Restored | None:
         """What rank 0 has read."""
         answer = self._ranks.same(None)
         if "error" in answer:
@@ -92,8 +139,10 @@ class Restorer:
             return None
         origin = Checkpoint(Path(answer["name"]), answer["next_step"] - 1)
         load.load_into(state, answer["state"], origin, answer["classes"])
-        randomness.restore_rank(answer["random"], self._ranks.rank)
-        return Restored(origin.step, answer["history"])
+        restored = Restored(origin.step, answer["history"], answer["random"], None)
+        if generators:
+            self.put_generators_back(restored)
+        return restored
 
     def _newest_that_verifies(self, step: int | None) -> tuple[Checkpoint, dict[str, Any]] | None:
         candidates = [c for c in self._store.list() if step is None or c.step == step]
@@ -150,7 +199,7 @@ class Restorer:
         here = surroundings(state, self._ranks.world_size)
         return Report(
             step=checkpoint.step,
-            restored=(*state, "random generators"),
+            restored=tuple(state),
             differences=(*differences_of_surroundings(checkpoint.content, here), *changed, *warned),
             free=free,
         )

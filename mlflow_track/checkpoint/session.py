@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from mlflow_track.checkpoint.decision import Plan
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.ranks import Ranks
+from mlflow_track.checkpoint.watched import WatchedValues
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.metric import Directions
 from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.repeats import RepeatedSteps
 from mlflow_track.stop import StopRequest
 
 
@@ -22,21 +23,22 @@ class Session:
         record: The run's folder, locked by this process; a discarded one of a rank above 0.
         metrics: Its rows: made durable before a checkpoint refers to them, and rewound when an
             older step is restored.
+        repeats: Whether earlier rows may still give way; is told once the place to continue from
+            is known.
+        watched: Where values of watched metrics arrive; None on ranks that do not decide.
         store: Its checkpoints.
         ranks: The processes of the job.
         plan: When to save, what to keep, what a resume compares.
-        directions: What the run says of its metrics.
         stop: What signals ask for, and where the decision to stop goes.
         announce: Takes one line of text for the log.
-        place_is_known: Called once the place to continue from is known.
     """
 
     record: RunDirectory
     metrics: MetricsFile
+    repeats: RepeatedSteps
+    watched: WatchedValues | None
     store: CheckpointStore
     ranks: Ranks
     plan: Plan
-    directions: Directions
     stop: StopRequest
     announce: Callable[[str], None]
-    place_is_known: Callable[[], None]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_track.checkpoint.policy.budget import Budget, daly_interval, young_interval
-from mlflow_track.checkpoint.policy.history import History, Moment, Saved
+from mlflow_track.checkpoint.policy.history import Moment, Saved
+from mlflow_track.checkpoint.policy.memory import Memory
 
 # cost, MTBF, Young (1974), Daly (2006, equation 37), in minutes: computed from the published
 # formulas by hand, to 4 digits.
@@ -56,13 +57,13 @@ def test_where_a_save_is_cheap_the_two_agree_and_else_daly_is_bounded(
 
 def run(budget: Budget, *, stall: float, durable: float, seconds: float = 2_000) -> list[float]:
     """When `budget` saves in a run of 0.5 s steps in which a save costs `stall`."""
-    history, time, step, times = History(), 0.0, 0, []
+    memory, time, step, times = Memory(), 0.0, 0, []
     while time < seconds:
         time += 0.5
         now = Moment(step, time, {})
-        if budget.due(now, history):
-            history = history.after_save(now, Saved(step, ("Budget",)), frozenset())
-            history = history.with_cost(step, stall_seconds=stall, durable_seconds=durable)
+        if budget.due(now, memory.history(step)):
+            memory.save(now, Saved(step, ("Budget",)))
+            memory.end_save(step, stall_seconds=stall, durable_seconds=durable)
             times.append(time)
             time += stall
         step += 1
@@ -90,8 +91,22 @@ def test_failures_that_are_rare_make_saves_rare_and_a_small_budget_too() -> None
 
 
 def test_while_the_first_save_is_not_measured_there_is_no_second() -> None:
-    history = History().after_save(Moment(0, 1.0, {}), Saved(0), frozenset())
-    assert Budget().due(Moment(1, 1e9, {}), history) is None
+    memory = Memory()
+    memory.save(Moment(0, 1.0, {}), Saved(0))
+    assert Budget(0.01).due(Moment(1, 1e9, {}), memory.history(1)) is None
+
+
+def test_budget_measures_again_after_a_resume_from_a_save_that_was_not_measured() -> None:
+    memory = Memory()
+    memory.save(Moment(0, 1.0, {}), Saved(0))
+    resumed = Memory.replay(memory.to_plain(), (), (), since=9.0)
+    assert Budget(0.01).due(Moment(1, 9.0, {}), resumed.history(1)) is not None
+
+
+def test_without_a_time_between_failures_the_budget_alone_decides() -> None:
+    assert Budget(0.2).interval_seconds(2.0, 0.0) == 10.0
+    assert Budget(0.2, 86_400.0).interval_seconds(2.0, 0.0) > 500.0
+    assert Budget(0.2).interval_seconds(2.0, 30.0) == 30.0
 
 
 @pytest.mark.parametrize(

@@ -10,21 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mlflow_track as mt
-from mlflow_track.checkpoint.early_stopping import EarlyStopping
-from mlflow_track.checkpoint.policy.history import History, Moment, Saved
+from mlflow_track.checkpoint.policy.history import Moment, Saved
 from mlflow_track.checkpoint.policy.improvement import OnImprovement, noise_of
+from mlflow_track.checkpoint.policy.memory import Memory
+from mlflow_track.checkpoint.policy.stopping import EarlyStopping
 
 
 def saves(policy: OnImprovement, values: list[float | None]) -> list[int]:
     """The indices at which `policy` saves; None is a step without the metric."""
-    history, new = History(), []
+    memory, new = Memory(policy.watched), []
     for step, value in enumerate(values):
-        now = Moment(step, 0.0, {} if value is None else {"loss": value})
-        if policy.due(now, history):
+        if value is not None:
+            memory.log("loss", step, value)
+        now = Moment(step, 0.0, memory.at(step))
+        if policy.due(now, memory.history(step)):
             new.append(step)
-            history = history.after_save(now, Saved(step, (policy.name,)), policy.watched)
-        history = history.after_step(now, policy.watched)
+            memory.save(now, Saved(step, (policy.name,)))
     return new
 
 
@@ -112,7 +113,12 @@ def test_on_improvement_refuses(arguments: dict[str, Any], name: str) -> None:
 
 
 def stops_at(early: EarlyStopping, values: list[float]) -> int | None:
-    return next((i for i, v in enumerate(values) if early.update({"loss": v})), None)
+    memory = Memory({"loss"})
+    for step, value in enumerate(values):
+        memory.log("loss", step, value)
+        if early.reason(memory.standing(early)):
+            return step
+    return None
 
 
 @pytest.mark.parametrize(
@@ -132,40 +138,16 @@ def test_early_stopping(
     assert stops_at(EarlyStopping("loss", **arguments), values) == expected
 
 
-@given(st.lists(st.floats(), max_size=30), st.integers(0, 30), st.integers(1, 5))
-def test_early_stopping_goes_on_after_a_resume_as_if_there_had_been_none(
-    values: list[float], cut: int, patience: int
-) -> None:
-    whole, first, second = (EarlyStopping("loss", patience) for _ in range(3))
-    for value in values:
-        whole.update({"loss": value})
-    for value in values[:cut]:
-        first.update({"loss": value})
-    second.load_state_dict(first.state_dict())
-    for value in values[cut:]:
-        second.update({"loss": value})
-    assert second.state_dict() == whole.state_dict()
-    assert second.should_stop == whole.should_stop
-
-
-def test_a_step_without_the_metric_changes_nothing() -> None:
-    early = EarlyStopping("loss", patience=1)
-    early.update({"loss": 1.0})
-    assert not early.update({}) and not early.update({"other": 9.0})
-    assert early.state_dict() == {"best": 1.0, "since": 0}
-
-
-def test_early_stopping_is_part_of_a_checkpoint() -> None:
-    early = mt.EarlyStopping("loss", patience=5)
-    early.update({"loss": 1.0})
-    early.update({"loss": 2.0})
-    with mt.start_run() as run:
-        run.checkpoints().save(0, {"early": early})
-        run.finish("FAILED")
-    restored = mt.EarlyStopping("loss", patience=5)
-    with mt.start_run(resume=run.id) as run:
-        run.checkpoints().restore({"early": restored})
-    assert restored.state_dict() == early.state_dict()
+def test_early_stopping_says_for_how_long_and_since_which_value() -> None:
+    memory, early = Memory({"loss"}), EarlyStopping("loss", patience=2)
+    for step, value in enumerate([3.0, 2.0, math.nan, 2.5]):
+        memory.log("loss", 10 * step, value)
+    said = early.reason(memory.standing(early))
+    assert said == "no improvement in loss for 2 values (the best is 2 at step 10)"
+    memory = Memory({"loss"})
+    for step in range(2):
+        memory.log("loss", step, math.inf)
+    assert "no value was finite" in str(early.reason(memory.standing(early)))
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,7 @@ def test_a_last_save_that_failed_is_a_warning_at_the_end_and_in_run_json(
                 with pytest.raises(OSError, match="does not fit"):
                     checkpoints.wait()
             else:
-                checkpoints._saver.wait()
+                checkpoints._commits._saver.wait()
         if is_saved_later:
             checkpoints.save(2, {"w": 3})
     loaded = mt.load_run(run.path)

@@ -1,7 +1,6 @@
 """When to save: tables and properties."""
 
 import itertools
-import json
 from typing import Any
 
 import pytest
@@ -9,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
+from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.policy.schedule import (
     AtSteps,
+    Continuous,
     EvenlySpaced,
     EveryMinutes,
     EverySteps,
@@ -28,13 +29,14 @@ def saves(
     policy: SavePolicy, steps: range, saved: list[Saved] | None = None, seconds: float = 1.0
 ) -> list[int]:
     """The steps that `policy` saves, each of which takes `seconds`."""
-    history, new = History(tuple(saved or []), since=steps.start * seconds), []
+    memory = Memory.replay({"saved": saved or []}, (), (), since=steps.start * seconds)
+    new = []
     for step in steps:
         now = Moment(step, (step + 1) * seconds, {})
-        asks = policy.asking(now, history)
+        asks = policy.asking(now, memory.history(step))
         if asks:
             names, planned = tuple(a.policy for a in asks), any(a.is_milestone for a in asks)
-            history = history.after_save(now, Saved(step, names, planned), policy.watched)
+            memory.save(now, Saved(step, names, planned))
             new.append(step)
     return new
 
@@ -158,13 +160,13 @@ def test_every_minutes_counts_from_the_newest_save_whoever_asked_for_it() -> Non
 def test_no_more_than_the_minutes_and_one_step_is_ever_unsaved(
     minutes: float, durations: list[float]
 ) -> None:
-    policy, history, time = EveryMinutes(minutes), History(since=0.0), 0.0
+    policy, memory, time = EveryMinutes(minutes), Memory(), 0.0
     for step, duration in enumerate(durations):
         time += duration
         now = Moment(step, time, {})
-        if policy.due(now, history):
-            history = history.after_save(now, Saved(step), frozenset())
-        assert time - history.since < 60 * minutes
+        if policy.due(now, memory.history(step)):
+            memory.save(now, Saved(step))
+        assert time - memory.history(step).since < 60 * minutes
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), "5", None, True])
@@ -173,25 +175,13 @@ def test_every_minutes_refuses(minutes: Any) -> None:
         EveryMinutes(minutes)
 
 
-@given(
-    st.lists(st.tuples(st.booleans(), st.floats(allow_nan=True)), max_size=80),
-    st.integers(0, 50),
-)
-def test_history_comes_back_from_plain_data_and_does_not_grow(
-    steps: list[tuple[bool, float]], milestones: int
-) -> None:
-    history, watched = History(), frozenset({"loss"})
-    for step, (is_saved, value) in enumerate(steps):
-        now = Moment(step, float(step), {"loss": value, "other": 1.0})
-        if is_saved:
-            saved = Saved(step, ("P",), step < milestones)
-            history = history.after_save(now, saved, watched)
-            history = history.with_cost(step, stall_seconds=0.1, durable_seconds=0.2)
-        history = history.after_step(now, watched)
-    back = History.from_plain(json.loads(json.dumps(history.to_plain())), since=history.since)
-    assert back == history
-    assert sum(not s.is_milestone for s in history.saved) <= 16
-    assert {s.step for s in history.saved} >= {
-        i for i, (is_saved, _) in enumerate(steps) if is_saved and i < milestones
-    }
-    assert set(history.values) <= {"loss"} and len(history.values.get("loss", ())) <= 16
+def test_continuous_saves_whenever_no_save_is_in_flight() -> None:
+    memory, due = Memory(), []
+    for step in range(6):
+        now = Moment(step, float(step), {})
+        if step in (2, 5):
+            memory.end_save(step - 2, stall_seconds=0.1, durable_seconds=2.0)
+        if Continuous().due(now, memory.history(step)):
+            due.append(step)
+            memory.save(now, Saved(step))
+    assert due == [0, 2, 5] and Continuous.may_wait

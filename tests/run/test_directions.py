@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.checkpoint.ranks import Ranks
 
 
 def recorded(run: mt.Run) -> Any:
@@ -54,44 +53,17 @@ def test_a_resumed_run_takes_the_direction_that_was_recorded() -> None:
     assert steps(run) == [0, 1, 3]
 
 
-def test_an_early_stopping_in_the_state_takes_and_records_the_direction() -> None:
+def test_early_stopping_takes_and_records_the_direction() -> None:
     with mt.start_run() as run:
         run.define_metric("temperature", mode="max")
-        early, named = mt.EarlyStopping("temperature", 1), mt.EarlyStopping("acc", 1)
-        checkpoints = run.checkpoints()
-        checkpoints.restore({"early": early, "named": named, "w": 1})
-        assert not early.update({"temperature": 1.0}) and not early.update({"temperature": 2.0})
-        assert early.update({"temperature": 1.5})
-        late = mt.EarlyStopping("temperature", 1, mode="min")
-        with pytest.raises(ValueError, match=r"EarlyStopping\('temperature', mode='min'\) contrad"):
-            checkpoints.step(0, {"late": late})
-    assert recorded(run) == {"temperature": "max", "acc": "max"}
-
-
-def test_early_stopping_without_a_direction_is_refused_at_its_first_value() -> None:
-    early = mt.EarlyStopping("temperature", patience=1)
-    assert not early.update({"other": 1.0})
-    with pytest.raises(ValueError, match="give mode='min' or mode='max'"):
-        early.update({"temperature": 1.0})
-
-
-def test_early_stopping_of_other_ranks_takes_the_direction_of_rank_0(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Only rank 0 has the record."""
-
-    class Other(Ranks):
-        sent = (1.0, 5.0, 6.0)
-
-        def same_number(self, number: float) -> float:
-            first, *self.sent = self.sent
-            return first
-
-    other = Other(1, 2)
-    monkeypatch.setattr(Ranks, "here", lambda: other)
-    early = mt.EarlyStopping("loss", patience=1)
-    assert not early.update({"loss": 0.0}) and not early.update({"loss": 0.0})
-    assert early.mode == "max" and early.best == 6.0
+        checkpoints = run.checkpoints(stop=mt.EarlyStopping("temperature", patience=1))
+        for step, value in enumerate([1.0, 2.0, 1.5]):
+            run.log_metric("temperature", value, step=step)
+            checkpoints.step(step, {"w": 1})
+            assert run.should_stop == (step == 2)
+    with mt.start_run() as run:
+        run.checkpoints(stop=mt.EarlyStopping("acc", patience=1))
+    assert recorded(run) == {"acc": "max"}
 
 
 CONTRADICTIONS: list[Any] = [
@@ -100,6 +72,8 @@ CONTRADICTIONS: list[Any] = [
     {"save": mt.OnImprovement("t", "min")},
     {"keep": mt.Keep(metric="t", mode="min")},
     {"keep": mt.Keep(metric="unclear")},
+    {"stop": mt.EarlyStopping("unclear", 1)},
+    {"save": mt.OnImprovement("acc", "max"), "stop": mt.EarlyStopping("acc", 1, mode="min")},
     {"save": mt.EverySteps(1) | mt.OnImprovement("unclear")},
 ]
 

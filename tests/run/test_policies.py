@@ -136,7 +136,7 @@ def test_a_policy_that_may_wait_does_not_stall_the_loop_and_says_so() -> None:
         assert checkpoints.step(0, state)
         checkpoints.wait()
         # A disk that takes its time with step 1.
-        writer = checkpoints._saver._writer.pid
+        writer = checkpoints._commits._saver._writer.pid
         os.kill(writer, signal.SIGSTOP)
         saved = [checkpoints.step(step, state) for step in (1, 2, 3)]
         # What was planned for a step waits for the disk.
@@ -144,7 +144,7 @@ def test_a_policy_that_may_wait_does_not_stall_the_loop_and_says_so() -> None:
         saved.append(checkpoints.step(4, state))
         checkpoints.wait()
     assert saved == [True, False, False, True]
-    assert log(run).count("waits until step 1 is written") == 1
+    assert log(run).count("until the save of step 1 has finished") == 1
 
 
 SLOW_END = """
@@ -153,7 +153,7 @@ with mt.start_run() as run:
     checkpoints = run.checkpoints()
     checkpoints.save(0, {"w": torch.zeros(1_000_000)})
     checkpoints.wait()
-    writer = checkpoints._saver._writer.pid
+    writer = checkpoints._commits._saver._writer.pid
     os.kill(writer, signal.SIGSTOP)
     checkpoints.save(1, {"w": torch.zeros(1_000_000)})
     threading.Timer(2.5, os.kill, (writer, signal.SIGCONT)).start()
@@ -365,10 +365,20 @@ def test_a_deadline_stops_the_run_in_time_with_a_checkpoint(run_script: Script) 
 
 def test_what_checkpoints_is_given_is_checked_at_once() -> None:
     with mt.start_run() as run:
-        for wrong in ({"save": 5}, {"keep": 3}, {"require_same": "lr"}, {"allow_changed": "lr"}):
-            with pytest.raises(TypeError, match=next(iter(wrong))):
+        for wrong in (
+            {"save": 5},
+            {"keep": 3},
+            {"stop": "val/loss"},
+            {"require_same": "lr"},
+            {"require_same": [3]},
+            {"allow_changed": "lr"},
+            {"max_steps": "10"},
+            {"max_steps": 0},
+            {"max_steps": 2.5},
+        ):
+            with pytest.raises((TypeError, ValueError), match=f"{next(iter(wrong))} "):
                 run.checkpoints(**wrong)  # type: ignore[arg-type]
-        run.checkpoints(keep=Keep(last=2), save=mt.EverySteps(4) | mt.Budget())
+        run.checkpoints(keep=Keep(last=2), save=mt.EverySteps(4) | mt.Budget(0.01))
     info = json.loads((run.path / "run.json").read_text())["checkpoints"]
     assert info["keep"]["last"] == 2 and info["save"].startswith("EverySteps(interval=4) | Budget(")
 
@@ -401,7 +411,8 @@ def test_a_policy_whose_metric_never_came_is_told_of_with_the_name_that_is_near(
             save=mt.OnImprovement("val/los", "min"),
             keep=Keep(best=1, metric="val/loss", mode="min"),
         )
-        checkpoints.step(0, {"w": 1}, metrics={"val/loss": 1.0})
+        run.log_metrics({"val/loss": 1.0}, step=0)
+        checkpoints.step(0, {"w": 1})
     assert "watches the metric 'val/los'" in log(run) and "did you mean 'val/loss'?" in log(run)
     assert "watches the metric 'val/loss'" not in log(run)
 
@@ -412,7 +423,7 @@ def test_a_policy_whose_metric_never_came_is_told_of_with_the_name_that_is_near(
     [
         ("2", {"w": 1}, None, "step is '2'"),
         (-1, {"w": 1}, None, "step is -1"),
-        (2, torch.nn.Linear(2, 2), None, "state is a Linear"),
+        (2, torch.nn.Linear(2, 2), None, "got a Linear"),
         (2, {"w": 1}, {"val/loss": "x"}, "metric 'val/loss' is 'x'"),
     ],
 )
@@ -439,7 +450,7 @@ def test_a_resume_says_that_there_is_nothing_yet_and_that_numbers_are_not_finite
     with mt.start_run(run_name="r", resume="auto") as run:
         checkpoints = run.checkpoints(save=mt.EverySteps(1))
         assert checkpoints.restore({"w": torch.zeros(2)}) == 0
-        assert "no checkpoint was saved yet: the run begins again at step 0" in log(run)
+        assert "no checkpoint found: starting from step 0" in log(run)
         checkpoints.step(1, {"w": torch.zeros(2)})
         checkpoints.step(2, {"w": torch.full((2,), float("nan"))})
         run.finish("KILLED")

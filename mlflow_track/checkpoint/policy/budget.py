@@ -18,38 +18,36 @@ _RECENT_SAVES = 5
 class Budget(SavePolicy):
     """Saves as often as failures are worth it, and within a share of the training time.
 
-    It measures what a save costs the training loop (the median stall of the last 5 saves). The
-    interval is the largest of stall / `max_overhead`; `daly_interval` for that stall; and the time
-    that a save takes until it is durable. The first save comes at once: it measures.
+    It measures what a save costs the training loop (the median stall of the last 5 saves), and
+    saves so often that stall / interval is `max_overhead`, but never before the save in flight is
+    durable. The first save of an attempt comes at once: it measures.
 
     Args:
-        max_overhead: The largest share of time that saves may cost, above 0 and below 1.
-        mean_time_between_failures: In seconds, of the whole job; the default is one day.
+        max_overhead: The share of time that saves may cost, above 0 and below 1.
+        mean_time_between_failures: In seconds, of the whole job. Where it is given the interval is
+            at least `daly_interval` for the stall: more often is not worth the cost.
 
     Raises:
-        TypeError, ValueError: An argument does not fit; the message names it.
+        TypeError, ValueError: An argument is invalid; the message names it.
     """
 
-    max_overhead: float = 0.01
-    mean_time_between_failures: float = 86_400.0
+    max_overhead: float
+    mean_time_between_failures: float | None = None
     may_wait: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_number("max_overhead", self.max_overhead, above=0)
         if self.max_overhead >= 1:
-            raise ValueError(f"max_overhead is {self.max_overhead}; it takes a share below 1")
-        require_number("mean_time_between_failures", self.mean_time_between_failures, above=0)
+            raise ValueError(f"max_overhead must be a share below 1, got {self.max_overhead}")
+        if (mtbf := self.mean_time_between_failures) is not None:
+            require_number("mean_time_between_failures", mtbf, above=0)
 
     def due(self, now: Moment, history: History) -> str | None:
         """Why to save at `now`: so long after the newest save the next one is within the budget."""
         stall, durable = recent_cost(history)
         if stall is None:
             # A save in flight will say what one costs.
-            return (
-                None
-                if history.saved and history.saved[-1].stall_seconds is None
-                else ("the first save, which measures what one costs")
-            )
+            return None if history.is_saving else "the first save, which measures what one costs"
         interval = self.interval_seconds(stall, durable)
         elapsed = now.time - history.since
         if elapsed < interval:
@@ -61,11 +59,10 @@ class Budget(SavePolicy):
 
     def interval_seconds(self, stall_seconds: float, durable_seconds: float) -> float:
         """Seconds from one save to the next."""
-        return max(
-            stall_seconds / self.max_overhead,
-            daly_interval(stall_seconds, self.mean_time_between_failures),
-            durable_seconds,
-        )
+        interval = max(stall_seconds / self.max_overhead, durable_seconds)
+        if self.mean_time_between_failures is None:
+            return interval
+        return max(interval, daly_interval(stall_seconds, self.mean_time_between_failures))
 
 
 def recent_cost(history: History) -> tuple[float | None, float]:
@@ -87,7 +84,7 @@ def young_interval(cost: float, mean_time_between_failures: float) -> float:
 
 
 def daly_interval(cost: float, mean_time_between_failures: float) -> float:
-    """Daly's optimum of the time from the end of a save to the begin of the next.
+    """Daly's optimum of the time from the end of a save to the start of the next.
 
     With c = cost and M = MTBF: √(2cM) · [1 + ⅓ √(c / 2M) + ⅑ (c / 2M)] - c where c < 2M, else M.
     Its first term is Young's. J. T. Daly, "A higher order estimate of the optimum checkpoint

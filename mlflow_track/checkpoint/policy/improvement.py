@@ -20,16 +20,17 @@ _FEWEST_VALUES = 4
 class OnImprovement(SavePolicy):
     """Saves when `metric` is better than at every save so far, by a gain that counts.
 
-    The gain is the distance from the best value that any save was made with, so that many small
-    improvements add up to one that counts. The first finite value is always saved; a step without
-    the metric, or with a NaN, never.
+    The gain is the distance from the best value of all saved steps, so that many small improvements
+    add up to one that counts. It looks at the value that was logged with the step before
+    `checkpoints.step`. The first finite value is always saved; a step without the metric, or with a
+    NaN, never.
 
     With `noise_sigmas`, a gain must also exceed `noise_sigmas` standard deviations of what chance
     does to a difference of two values: gain > noise_sigmas · √2 · `noise_of(the last 16 values)`,
     where the values are those before this one. Fewer than 4 values say nothing about the noise.
 
     Args:
-        metric: The metric's name, as it is given to `checkpoints.step`.
+        metric: The metric's name, as it is given to `log_metrics`.
         mode: "min" or "max": which direction is better. None: what the run recorded
             (`run.define_metric`, other policies), else the metric's name decides.
         min_delta: The smallest gain that counts, in the metric's unit; 0 takes any.

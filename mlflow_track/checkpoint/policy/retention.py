@@ -16,7 +16,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         step: Its step.
-        metrics: The metrics that it was saved with.
+        metrics: The metrics of its step.
         is_finite: Whether no value of its tensors is NaN or infinite.
         is_milestone: Whether a policy had planned this very step.
         is_pinned: Whether a person said to keep it.
@@ -45,7 +45,8 @@ class Keep:
         last: How many of the newest to keep; at least 1.
         best: How many of the best by `metric` to keep. A checkpoint without the metric, with a
             NaN or an infinity, is never among the best; of equals the older one is.
-        metric: The metric that `best` compares, as it was given to `checkpoints.step`.
+        metric: The metric that `best` compares, as it is given to `log_metrics`. The value of a
+            checkpoint is the one logged with its step, before or after the save.
         mode: "min" or "max": which direction of `metric` is better. None: what the run recorded
             (`run.define_metric`, other policies), else the metric's name decides.
         milestones: Whether to keep what a policy had planned (`EvenlySpaced`, `AtSteps`).

@@ -33,7 +33,8 @@ class Ask(NamedTuple):
 class SavePolicy:
     """Decides at which steps to save. Combine policies with `|`: any of them may ask.
 
-    A policy of your own defines `due`; it is asked after every step, so keep it quick.
+    Your own policy defines `due`, which is asked after every step, so keep it quick; if it looks at
+    metrics, it defines `watched` as well.
     """
 
     is_milestone: ClassVar[bool] = False
@@ -45,7 +46,7 @@ class SavePolicy:
 
     @property
     def watched(self) -> frozenset[str]:
-        """The metrics whose history this policy looks at."""
+        """The metrics that this policy looks at; only these are in `now` and in the history."""
         return frozenset()
 
     @property
@@ -141,6 +142,20 @@ class EveryMinutes(SavePolicy):
         if elapsed < self.minutes:
             return None
         return f"{elapsed:.1f} minutes without a save, {self.minutes:g} allowed"
+
+
+@dataclass(frozen=True)
+class Continuous(SavePolicy):
+    """Saves again as soon as the save before is durable: as often as the disk allows.
+
+    It never makes the loop wait for the disk; each save still costs the loop one memory copy.
+    """
+
+    may_wait: ClassVar[bool] = True
+
+    def due(self, now: Moment, history: History) -> str | None:
+        """Why to save at `now`: no other save is in flight; else None."""
+        return None if history.is_saving else "the save before is durable"
 
 
 @dataclass(frozen=True, init=False)

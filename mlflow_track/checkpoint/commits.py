@@ -1,0 +1,199 @@
+"""The saves of one attempt: at most one in flight; what has ended is reported, then pruned."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlflow_track.checkpoint import pruning, randomness
+from mlflow_track.checkpoint.decision import PatientLog
+from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.checkpoint.policy.history import Moment, Saved
+from mlflow_track.checkpoint.policy.memory import Memory
+from mlflow_track.checkpoint.policy.schedule import Ask
+from mlflow_track.checkpoint.reproducibility import facts_of_save
+from mlflow_track.checkpoint.session import Session
+from mlflow_track.checkpoint.state.flatten import SaveRequest
+from mlflow_track.checkpoint.writer.discard import DiscardingSaver
+from mlflow_track.checkpoint.writer.outcome import Outcome
+from mlflow_track.checkpoint.writer.saver import Saver
+from mlflow_track.record.console import progress_on_terminal
+from mlflow_track.record.rows import read_step
+
+
+class Commits:
+    """Commits checkpoints, and removes what retention does not keep.
+
+    Args:
+        session: The run that this process writes.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._record, self._ranks, self._store = session.record, session.ranks, session.store
+        self._announce = session.announce
+        # It waits for the writer of an earlier process, whose folder must not be swept.
+        self._saver = (
+            Saver(session)
+            if self._record.is_kept
+            else DiscardingSaver(is_checking=self._ranks.is_first)
+        )
+        self._store.sweep()
+        keep = session.plan.keep
+        self._metric = keep.metric if keep is not None else None
+        self._pruning = pruning.BackgroundPruning(self._store, keep, self._announce)
+        self._patience = PatientLog(self._announce)
+        # Of each save in flight, by its step: what asked for it, and the values that were known.
+        self._in_flight: dict[int, tuple[tuple[Ask, ...], pruning.Values]] = {}
+        self._resumed_from: set[int] = set()
+        # Steps that this process wrote or read against their digests: pruning need not.
+        self._checked: dict[int, bool] = {}
+        # The newest save that failed, where none after it was durable.
+        self._failed: Outcome | None = None
+        self._unraised: OSError | None = None
+
+    def resume_from(self, step: int) -> None:
+        """The checkpoint of `step` was read against its digests, and the attempt continues it."""
+        self._resumed_from, self._checked = {step}, {step: True}
+
+    def must_wait(self, step: int, asks: Sequence[Ask]) -> bool:
+        """Whether all of `asks` may wait, and a save is in flight."""
+        in_flight = self._saver.in_flight
+        if not asks or in_flight is None or not all(ask.may_wait for ask in asks):
+            return False
+        self._patience.waits(step, asks, in_flight)
+        return True
+
+    def prepare(self, state: Mapping[str, Any]) -> None:
+        """Have memory and a writer ready before the first save."""
+        self._saver.prepare(state)
+
+    def commit(
+        self, now: Moment, state: Mapping[str, Any], asks: tuple[Ask, ...], memory: Memory
+    ) -> Checkpoint:
+        """Save `state`; one that exists at this step is left as it is."""
+        generators = self._ranks.gather(randomness.capture())
+        self._patience.goes()
+        if self._saver.in_flight is not None:
+            self._saver.wait()
+            self.settle(memory)
+        checkpoints = []
+        for existing in self._store.list():
+            if not self._is_own(existing):
+                if existing.step >= now.step:
+                    moved = self._store.move_aside(existing, self._record.attempt)
+                    self._announce(
+                        f"moved checkpoint of step {existing.step} to {moved}: it belongs to an "
+                        "earlier attempt that this run did not restore from"
+                    )
+                    continue
+            elif existing.step == now.step:
+                return existing
+            checkpoints.append(existing.step)
+        names, is_milestone = tuple(a.policy for a in asks), any(a.is_milestone for a in asks)
+        memory.save(now, Saved(now.step, names, is_milestone))
+        # Retention looks at what is known here, however long the disk takes.
+        values = self._values(memory, [*checkpoints, now.step])
+        try:
+            self._saver.save(
+                SaveRequest(
+                    step=now.step,
+                    state=state,
+                    beside={"random": generators, "history": memory.to_plain()},
+                    manifest={
+                        **facts_of_save(
+                            self._record, self._ranks.world_size, self._known(now), state, asks
+                        ),
+                        "is_milestone": is_milestone,
+                    },
+                )
+            )
+        except BaseException:
+            memory.forget_save(now.step)
+            raise
+        self._in_flight[now.step] = asks, values
+        self.settle(memory)
+        return self._store.expected(now.step)
+
+    def settle(self, memory: Memory) -> None:
+        """Report the saves that have ended since; only then may older ones go."""
+        for outcome in self._saver.outcomes():
+            asks, values = self._in_flight.pop(outcome.step, ((), {}))
+            if outcome.error is None:
+                self._checked[outcome.step] = True
+                self._failed = self._unraised = None
+                memory.end_save(
+                    outcome.step,
+                    stall_seconds=outcome.stall_seconds,
+                    durable_seconds=outcome.durable_seconds,
+                )
+                self._announce(_describe(outcome, asks))
+                self._pruning.start(self._resumed_from, self._checked, values)
+            else:
+                memory.forget_save(outcome.step)
+                self._failed, self._unraised = outcome, outcome.error
+                self._announce(
+                    f"step {outcome.step} was NOT saved: {outcome.error}; training continues, the "
+                    "checkpoints before it are untouched, the next save that is due tries again"
+                )
+
+    def wait(self, memory: Memory) -> OSError | None:
+        """Return when no save is in flight, with the error of the last one if it failed.
+
+        Each error is returned once.
+        """
+        self._saver.wait()
+        self.settle(memory)
+        self._pruning.wait()
+        error, self._unraised = self._unraised, None
+        return error
+
+    def close(self, memory: Memory) -> None:
+        """Wait, report how the last save ended, give back memory and processes."""
+        self._saver.wait(progress_on_terminal(self._saver.in_flight))
+        self._saver.close()
+        self.settle(memory)
+        self._pruning.wait()
+        if self._failed is not None:
+            words = f"step {self._failed.step} was not saved: {self._failed.error}"
+            self._announce(f"WARNING: the last checkpoint is missing: {words}")
+            # Where this disk is full as well, the end of the run writes it with the status.
+            with contextlib.suppress(OSError):
+                self._record.note_in_attempt(checkpoint_error=words)
+
+    def _is_own(self, existing: Checkpoint) -> bool:
+        """Whether this attempt made it, or continues the one that did."""
+        if self._resumed_from or existing.step in self._checked:
+            return True
+        try:
+            return existing.manifest.attempt == self._record.attempt
+        except CorruptCheckpointError:
+            return False
+
+    def _values(self, memory: Memory, steps: Sequence[int]) -> pruning.Values:
+        """What is known of the metric that retention compares, at the steps of checkpoints."""
+        if self._metric is None or self._metric not in memory.series:
+            return {}
+        series = memory.series[self._metric]
+        return {
+            step: {self._metric: value} for step in steps if (value := series.get(step)) is not None
+        }
+
+    def _known(self, now: Moment) -> Moment:
+        """With all that the record holds of the step, as far as it has arrived there."""
+        if not self._record.is_kept:
+            return now
+        try:
+            logged = read_step(self._record.metrics_path, now.step)
+        except (OSError, ValueError):
+            return now  # For information only.
+        return now._replace(metrics={**now.metrics, **logged})
+
+
+def _describe(outcome: Outcome, asks: Sequence[Ask]) -> str:
+    reasons = "; ".join(f"{ask.policy}: {ask.reason}" for ask in asks)
+    return (
+        f"saved step {outcome.step} ({outcome.size_bytes / 1e6:.1f} MB, durable in "
+        f"{1000 * outcome.durable_seconds:.0f} ms, stall {1000 * outcome.stall_seconds:.1f} ms; "
+        f"{reasons})"
+    )

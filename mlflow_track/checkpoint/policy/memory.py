@@ -1,0 +1,273 @@
+"""What policies remember: a pure function of the logged values and of the saves.
+
+A resume makes it again from the record's rows and from what a checkpoint says of the saves; so
+nothing of it can be one update behind, and another metric is known from its first value on.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mlflow_track.checkpoint.policy.history import History, Moment, Saved
+from mlflow_track.checkpoint.policy.stopping import EarlyStopping, Standing
+
+# Enough for medians and variances.
+_MOST_VALUES = 16
+# A run that saves for weeks must not grow its checkpoints.
+_MOST_ROUTINE_SAVES = 16
+_MOST_GIVEN = 1000
+
+
+class Series:
+    """The values of a metric by step, 16 bytes each; of a step the value that came last counts."""
+
+    def __init__(self) -> None:
+        self.steps, self.values = array("q"), array("d")
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def get(self, step: int) -> float | None:
+        at = self._place(step)
+        return self.values[at] if at < len(self.steps) and self.steps[at] == step else None
+
+    def put(self, step: int, value: float) -> int:
+        """Returns the place of the step among all."""
+        at = self._place(step)
+        if at < len(self.steps) and self.steps[at] == step:
+            self.values[at] = value
+        else:
+            self.steps.insert(at, step)
+            self.values.insert(at, value)
+        return at
+
+    def drop(self, step: int) -> None:
+        at = self._place(step)
+        del self.steps[at], self.values[at]
+
+    def recent(self, without: int) -> tuple[float, ...]:
+        """The finite ones of the last 16 values, apart from that of the step `without`."""
+        begin = max(0, len(self.steps) - _MOST_VALUES - 1)
+        pairs = zip(self.steps[begin:], self.values[begin:], strict=True)
+        values = [value for step, value in pairs if step != without][-_MOST_VALUES:]
+        return tuple(filter(math.isfinite, values))
+
+    def _place(self, step: int) -> int:
+        # Mostly the newest.
+        if not self.steps or step > self.steps[-1]:
+            return len(self.steps)
+        return bisect_left(self.steps, step)
+
+
+class Steps:
+    """Steps as stretches [first, last, gap] of equal gaps: regular saves need one for all."""
+
+    def __init__(self, stretches: Iterable[Sequence[int]] = ()) -> None:
+        self.stretches = [[*stretch] for stretch in stretches]
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last, gap in self.stretches:
+            yield from range(first, last + 1, gap)
+
+    def __contains__(self, step: int) -> bool:
+        # Mostly one of the newest.
+        return any(step in range(f, last + 1, gap) for f, last, gap in reversed(self.stretches))
+
+    def add(self, step: int) -> None:
+        if self.stretches:
+            first, last, gap = newest = self.stretches[-1]
+            if first == last < step:
+                newest[1:] = step, step - first
+                return
+            if step == last + gap and first < last:
+                newest[1] = step
+                return
+        self.stretches.append([step, step, 1])
+
+    def drop_newest(self) -> None:
+        first, last, gap = newest = self.stretches[-1]
+        if first == last:
+            self.stretches.pop()
+        else:
+            newest[1:] = last - gap, gap if last - gap > first else 1
+
+
+class Memory:
+    """What one process knows for its policies.
+
+    Args:
+        watched: The metrics that policies look at.
+        since: Unix time of the start of the attempt.
+    """
+
+    def __init__(self, watched: Collection[str] = (), *, since: float = 0.0) -> None:
+        self.series = {name: Series() for name in watched}
+        self._given: dict[str, dict[int, float]] = {name: {} for name in watched}
+        self._saved: tuple[Saved, ...] = ()
+        self._steps = Steps()
+        self._since = since
+        self._in_flight: int | None = None
+        self._extremes: dict[str, tuple[float, float]] = {}
+        self._history: History | None = None
+        # How many values of the metric that may stop the run were looked at, and where it stood.
+        self._count, self._standing = 0, Standing()
+
+    @classmethod
+    def replay(
+        cls,
+        saves: Mapping[str, Any],
+        rows: Iterable[tuple[str, int, float]],
+        watched: Collection[str],
+        since: float,
+    ) -> Memory:
+        """The memory of a run at the checkpoint that is restored.
+
+        Args:
+            saves: What `to_plain` gave for that checkpoint.
+            rows: What the record holds: metric, step and value; of a step the last one counts.
+            watched, since: As for a new memory.
+        """
+        memory = cls(watched, since=since)
+        for step, policies, *rest in saves["saved"]:
+            memory._saved += (Saved(step, tuple(policies), *rest),)
+        # Checkpoints of an older version do not have all of it.
+        for name, values in saves.get("given", {}).items():
+            for step, value in values:
+                memory.give(step, {name: value})
+        for name, step, value in rows:
+            memory.log(name, step, value)
+        memory._steps = Steps(saves.get("steps") or [[s.step, s.step, 1] for s in memory._saved])
+        memory._find_extremes()
+        return memory
+
+    def to_plain(self) -> dict[str, Any]:
+        """What a checkpoint holds: the saves, and values that are not in the record."""
+        return {
+            "saved": [list(saved) for saved in self._saved],
+            "steps": self._steps.stretches,
+            "given": {
+                name: [[step, value] for step, value in values.items()]
+                for name, values in self._given.items()
+                if values
+            },
+        }
+
+    # --- values ---
+
+    def log(self, name: str, step: int, value: float) -> None:
+        """Take a value of the record, at its step or later."""
+        if name in self.series:
+            self._given[name].pop(step, None)
+            self._put(name, step, value)
+
+    def give(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take values that the record does not have; where it has one, that one counts."""
+        for name in self.series.keys() & metrics.keys():
+            given = self._given[name]
+            if step in given or self.series[name].get(step) is None:
+                given[step] = metrics[name]
+                self._put(name, step, metrics[name])
+                if len(given) > 2 * _MOST_GIVEN:
+                    self._forget_given(name)
+
+    def at(self, step: int) -> dict[str, float]:
+        """The watched metrics that have a value at `step`."""
+        return {
+            name: value
+            for name, series in self.series.items()
+            if (value := series.get(step)) is not None
+        }
+
+    def _put(self, name: str, step: int, value: float) -> None:
+        series = self.series[name]
+        size = len(series)
+        at = series.put(step, value)
+        if at < self._count:
+            self._count, self._standing = 0, Standing()
+        if step in self._steps:
+            if len(series) == size:
+                self._find_extremes()  # The value that it replaces may have been one.
+            else:
+                self._extend_extremes(name, value)
+        self._history = None
+
+    def _forget_given(self, name: str) -> None:
+        # A run that logs none of them must not grow its checkpoints.
+        for step in sorted(self._given[name])[:-_MOST_GIVEN]:
+            del self._given[name][step]
+            self.series[name].drop(step)
+        self._count, self._standing = 0, Standing()
+        self._find_extremes()
+
+    # --- saves ---
+
+    def save(self, now: Moment, saved: Saved) -> None:
+        """Take a save made at `now`."""
+        kept = (*self._saved, saved)
+        routine = [s.step for s in kept if not s.is_milestone][-_MOST_ROUTINE_SAVES:]
+        self._saved = tuple(s for s in kept if s.is_milestone or s.step in routine)
+        self._steps.add(saved.step)
+        self._since, self._in_flight = now.time, saved.step
+        for name, value in self.at(saved.step).items():
+            self._extend_extremes(name, value)
+        self._history = None
+
+    def end_save(self, step: int, *, stall_seconds: float, durable_seconds: float) -> None:
+        """Take what the save of `step` cost."""
+        cost = {"stall_seconds": stall_seconds, "durable_seconds": durable_seconds}
+        self._saved = tuple(s._replace(**cost) if s.step == step else s for s in self._saved)
+        self._in_flight = self._history = None
+
+    def forget_save(self, step: int) -> None:
+        """The save of `step`, the newest, failed: a policy may ask again."""
+        self._saved = tuple(s for s in self._saved if s.step != step)
+        self._steps.drop_newest()
+        self._in_flight = self._history = None
+        self._find_extremes()
+
+    def _find_extremes(self) -> None:
+        self._extremes.clear()
+        for name, series in self.series.items():
+            for step in self._steps if len(series) else ():
+                if (value := series.get(step)) is not None:
+                    self._extend_extremes(name, value)
+
+    def _extend_extremes(self, name: str, value: float) -> None:
+        if math.isfinite(value):
+            low, high = self._extremes.get(name, (value, value))
+            self._extremes[name] = min(low, value), max(high, value)
+
+    # --- what is asked ---
+
+    def history(self, step: int) -> History:
+        """What a policy is shown at the boundary of `step`."""
+        if self._history is not None:
+            return self._history
+        history = History(
+            saved=self._saved,
+            values={n: s.recent(step) for n, s in self.series.items() if len(s)},
+            lowest={name: low for name, (low, _) in self._extremes.items()},
+            highest={name: high for name, (_, high) in self._extremes.items()},
+            since=self._since,
+            is_saving=self._in_flight is not None,
+        )
+        if not self.at(step):
+            self._history = history
+        return history
+
+    def standing(self, stopping: EarlyStopping) -> Standing:
+        """Where the metric of `stopping` stands; always the same `stopping`."""
+        series = self.series[stopping.metric]
+        if not len(series):
+            return Standing()
+        # Without the newest, which may still get another value.
+        while self._count < len(series) - 1:
+            at = self._count
+            step, value = series.steps[at], series.values[at]
+            self._standing = stopping.after(self._standing, step, value)
+            self._count += 1
+        return stopping.after(self._standing, series.steps[-1], series.values[-1])

@@ -1,0 +1,65 @@
+"""The memory of a run's policies, fed by what is logged, and made again from the record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlflow_track.checkpoint.decision import Clock
+from mlflow_track.checkpoint.policy.history import Moment
+from mlflow_track.checkpoint.policy.memory import Memory
+from mlflow_track.checkpoint.session import Session
+from mlflow_track.record.rows import read_values
+
+NO_SAVES: Mapping[str, Any] = {"saved": []}
+
+
+class Recall:
+    """Knows at each step boundary what was logged before it.
+
+    Args:
+        session: The run that this process writes.
+
+    Attributes:
+        memory: What policies remember.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._record, self._metrics = session.record, session.metrics
+        self._announce, self._watched = session.announce, session.watched
+        self._clock = Clock()
+        self._names = frozenset() if self._watched is None else self._watched.names
+        self.memory = Memory(self._names, since=self._clock.now())
+        # Until it is known from where a resumed run continues, earlier rows do not count.
+        if not session.repeats.may_come:
+            self.replay(NO_SAVES)
+
+    def replay(self, saves: Mapping[str, Any]) -> None:
+        """Make the memory again from the record, and from what a checkpoint says of the saves."""
+        rows, now = self._rows(), self._clock.now()
+        self.memory = Memory.replay(saves, rows, self._names, since=now)
+
+    def moment(self, step: int, given: Mapping[str, float]) -> Moment:
+        """A step boundary that is now; watched values on their way to it are waited for."""
+        self.take()
+        self.memory.give(step, given)
+        return Moment(step, self._clock.now(), {**given, **self.memory.at(step)})
+
+    def take(self) -> None:
+        """Remember what was logged since the last call."""
+        if self._watched is not None:
+            for name, step, value in self._watched.take():
+                self.memory.log(name, step, value)
+
+    def logged_names(self) -> set[str]:
+        """The metrics that this process has logged."""
+        return {name for names in self._metrics.known for name in names}
+
+    def _rows(self) -> Iterator[tuple[str, int, float]]:
+        if not self._names or not self._record.is_kept:
+            return
+        try:
+            self._metrics.positions()  # Waits for values on their way.
+            yield from read_values(self._record.metrics_path, self._names)
+        except (OSError, ValueError) as error:
+            self._announce(f"WARNING: {error}: policies do not know the values before")
