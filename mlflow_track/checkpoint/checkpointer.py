@@ -13,7 +13,7 @@ from mlflow_track.checkpoint.commits import Commits
 from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
-from mlflow_track.checkpoint.recall import NO_SAVES, Recall
+from mlflow_track.checkpoint.recall import Recall
 from mlflow_track.checkpoint.reproducibility import Report
 from mlflow_track.checkpoint.restorer import Restored, Restorer
 from mlflow_track.checkpoint.session import Session
@@ -34,7 +34,7 @@ class Checkpoints:
             self._stop.share()
         self._times = decision.StepTimes()
         self._commits, self._recall = Commits(session), Recall(session)
-        self._restorer = Restorer(session)
+        self._restorer = Restorer(session, self._recall)
         self._unseen = decision.Unseen(session.plan)
         self._restored: Restored | None = None
         self._unsaid: Report | None = None
@@ -234,9 +234,7 @@ class Checkpoints:
         found = self._restorer.restore(state, step, generators=generators)
         self._restored = found
         if found is None:
-            self._recall.replay(NO_SAVES)
             return 0
-        self._recall.replay(found.history)
         self._commits.resume_from(found.step)
         self._report = found.report
         if generators:

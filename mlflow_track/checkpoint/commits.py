@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow_track.checkpoint import pruning, randomness
 from mlflow_track.checkpoint.decision import PatientLog
+from mlflow_track.checkpoint.disk.logged import Values, read_step
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.policy.history import Moment, Saved
 from mlflow_track.checkpoint.policy.memory import Memory
@@ -19,7 +20,6 @@ from mlflow_track.checkpoint.writer.discard import DiscardingSaver
 from mlflow_track.checkpoint.writer.outcome import Outcome
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.console import progress_on_terminal
-from mlflow_track.record.rows import read_step
 
 
 class Commits:
@@ -44,7 +44,7 @@ class Commits:
         self._pruning = pruning.BackgroundPruning(self._store, keep, self._announce)
         self._patience = PatientLog(self._announce)
         # Of each save in flight, by its step: what asked for it, and the values that were known.
-        self._in_flight: dict[int, tuple[tuple[Ask, ...], pruning.Values]] = {}
+        self._in_flight: dict[int, tuple[tuple[Ask, ...], Values]] = {}
         self._resumed_from: set[int] = set()
         # Steps that this process wrote or read against their digests: pruning need not.
         self._checked: dict[int, bool] = {}
@@ -170,7 +170,7 @@ class Commits:
         except CorruptCheckpointError:
             return False
 
-    def _values(self, memory: Memory, steps: Sequence[int]) -> pruning.Values:
+    def _values(self, memory: Memory, steps: Sequence[int]) -> Values:
         """What is known of the metric that retention compares, at the steps of checkpoints."""
         if self._metric is None or self._metric not in memory.series:
             return {}

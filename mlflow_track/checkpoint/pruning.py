@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from typing import NamedTuple
 
+from mlflow_track.checkpoint.disk.logged import Values, values_at
 from mlflow_track.checkpoint.disk.store import (
     Checkpoint,
     CheckpointStore,
@@ -17,10 +18,6 @@ from mlflow_track.checkpoint.disk.store import (
 from mlflow_track.checkpoint.policy.retention import Candidate, Keep, newest
 from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE
-from mlflow_track.record.rows import read_values
-
-# By step what was logged with it, whether or not the manifest has it.
-Values = Mapping[int, Mapping[str, float]]
 
 
 class Verdict(NamedTuple):
@@ -60,26 +57,12 @@ def has_right_sizes(checkpoint: Checkpoint) -> bool:
         return False
 
 
-def logged_values(store: CheckpointStore, metric: str | None) -> Values:
-    """What the record of the run says of a metric at the steps of its checkpoints.
-
-    Raises:
-        OSError, ValueError: Its rows cannot be read.
-    """
-    steps = {checkpoint.step for checkpoint in store.list()}
-    found: dict[int, dict[str, float]] = {}
-    if metric is not None and steps:
-        for name, step, value in read_values(store.path.parent / layout.METRICS, {metric}):
-            if step in steps:
-                found[step] = {name: value}
-    return found
-
-
 def best_of(store: CheckpointStore, keep: Keep) -> Checkpoint | None:
     """The best by the metric of `keep`; None where no checkpoint has a value of it."""
     by_step, candidates = {}, []
-    values = logged_values(store, keep.metric)
-    for checkpoint in store.list():
+    checkpoints = store.list()
+    values = values_at(checkpoints, keep.metric)
+    for checkpoint in checkpoints:
         with contextlib.suppress(CorruptCheckpointError):
             candidates.append(_candidate(checkpoint, values))
             by_step[checkpoint.step] = checkpoint
@@ -110,9 +93,10 @@ def judge(
         checkpoints: Those to judge; None judges all.
     """
     checked = {} if checked is None else checked
-    values = logged_values(store, keep.metric) if values is None else values
+    checkpoints = store.list() if checkpoints is None else checkpoints
+    values = values_at(checkpoints, keep.metric) if values is None else values
     candidates, verdicts = [], []
-    for checkpoint in store.list() if checkpoints is None else checkpoints:
+    for checkpoint in checkpoints:
         try:
             candidates.append(_candidate(checkpoint, values))
             verdicts.append(Verdict(checkpoint, False, "not among those to keep"))

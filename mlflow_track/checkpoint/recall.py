@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlflow_track.checkpoint.decision import Clock
+from mlflow_track.checkpoint.disk.logged import ends_of, read_values
+from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.session import Session
-from mlflow_track.record.rows import read_values
 
 NO_SAVES: Mapping[str, Any] = {"saved": []}
 
@@ -34,9 +35,17 @@ class Recall:
         if not session.repeats.may_come:
             self.replay(NO_SAVES)
 
-    def replay(self, saves: Mapping[str, Any]) -> None:
-        """Make the memory again from the record, and from what a checkpoint says of the saves."""
-        rows, now = self._rows(), self._clock.now()
+    def replay(self, saves: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> None:
+        """Make the memory again from the record and the saves.
+
+        Args:
+            saves: What a checkpoint says of the saves before it.
+            checkpoint: Only rows that belong to it count; None takes all.
+        """
+        self.take()  # What was logged before is in the record.
+        if not self._record.is_kept:
+            return
+        rows, now = self._rows(checkpoint), self._clock.now()
         self.memory = Memory.replay(saves, rows, self._names, since=now)
 
     def moment(self, step: int, given: Mapping[str, float]) -> Moment:
@@ -55,11 +64,13 @@ class Recall:
         """The metrics that this process has logged."""
         return {name for names in self._metrics.known for name in names}
 
-    def _rows(self) -> Iterator[tuple[str, int, float]]:
+    def _rows(self, checkpoint: Checkpoint | None) -> Iterator[tuple[str, int, float]]:
         if not self._names or not self._record.is_kept:
             return
         try:
             self._metrics.positions()  # Waits for values on their way.
-            yield from read_values(self._record.metrics_path, self._names)
+            path = self._record.metrics_path
+            ends = None if checkpoint is None else ends_of(path, checkpoint)
+            yield from read_values(path, self._names, ends)
         except (OSError, ValueError) as error:
             self._announce(f"WARNING: {error}: policies do not know the values before")

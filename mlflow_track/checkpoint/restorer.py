@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint import randomness
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.checkpoint.recall import NO_SAVES, Recall
 from mlflow_track.checkpoint.reproducibility import (
     Report,
     data_of,
@@ -28,13 +29,11 @@ class Restored(NamedTuple):
 
     Attributes:
         step: Its step.
-        history: The saves before it, as plain data.
         random: The states of the generators of all ranks.
         report: What was found; None on ranks other than 0.
     """
 
     step: int
-    history: Mapping[str, Any]
     random: Sequence[dict[str, Any]]
     report: Report | None
 
@@ -44,9 +43,11 @@ class Restorer:
 
     Args:
         session: The run that this process writes.
+        recall: Gets the memory of policies back.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, recall: Recall) -> None:
+        self._recall = recall
         self._record, self._metrics, self._store = session.record, session.metrics, session.store
         self._plan, self._ranks = session.plan, session.ranks
         self._announce, self._place_is_known = session.announce, session.repeats.place_is_known
@@ -66,6 +67,7 @@ class Restorer:
                 if self._record.attempt > 1:
                     self._announce("no checkpoint found: starting from step 0")
                     self._rewind(-1)
+                self._recall.replay(NO_SAVES)
                 self._ranks.same({"next_step": 0})
                 return None
             checkpoint, content = found
@@ -87,13 +89,9 @@ class Restorer:
         )
         classes = checkpoint.manifest.classes
         doubts = load.load_into(state, content["state"], checkpoint, classes)
+        self._recall.replay(content["history"], checkpoint)
         self._rewind(checkpoint.step)
-        restored = Restored(
-            checkpoint.step,
-            content["history"],
-            content["random"],
-            report.with_difference(*doubts),
-        )
+        restored = Restored(checkpoint.step, content["random"], report.with_difference(*doubts))
         if generators:
             restored = restored._replace(report=self.put_generators_back(restored))
         return restored
@@ -139,7 +137,8 @@ class Restorer:
             return None
         origin = Checkpoint(Path(answer["name"]), answer["next_step"] - 1)
         load.load_into(state, answer["state"], origin, answer["classes"])
-        restored = Restored(origin.step, answer["history"], answer["random"], None)
+        self._recall.replay(answer["history"])
+        restored = Restored(origin.step, answer["random"], None)
         if generators:
             self.put_generators_back(restored)
         return restored

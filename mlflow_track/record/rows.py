@@ -8,7 +8,7 @@ has a later time.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,8 +19,6 @@ from mlflow_track.record.row_format import Columns, parse_header, parse_rows, pa
 
 _PIECE_BYTES = 1 << 20
 _GUARD_BYTES = 64
-# So much of the end of a file mostly holds a whole step.
-_STEP_BYTES = 1 << 14
 # No line is longer; what has no end for so long is something else.
 MOST_LINE_BYTES = 1 << 22
 
@@ -256,51 +254,6 @@ def read_last_steps(path: Path) -> dict[str, int]:
                     newest = max(map(columns.steps.__getitem__, rows))
                     last[name] = max(last.get(name, -1), newest)
     return last
-
-
-def read_values(path: Path, names: Collection[str]) -> Iterator[tuple[str, int, float]]:
-    """The values of some metrics in a run's file of metrics and the long one: name, step, value.
-
-    Of a metric and a step the value that counts comes last.
-
-    Raises:
-        OSError, ValueError: They cannot be read.
-    """
-    beside: dict[tuple[str, int], tuple[float, float]] = {}
-    for file in reversed(files_of(path)):
-        for columns, _ in Reader(file).new():
-            for name in columns.metrics.keys() & names:
-                for row, value in zip(*columns.metrics[name], strict=True):
-                    key, time = (name, columns.steps[row]), columns.times[row]
-                    if layout.is_long(file):
-                        beside[key] = time, value
-                    elif not beside or beside.get(key, (0.0,))[0] <= time:
-                        beside.pop(key, None)
-                        yield *key, float(value)
-    for key, (_, value) in beside.items():
-        yield *key, float(value)
-
-
-def read_step(path: Path, step: int) -> dict[str, float]:
-    """What was logged with `step`, as far as a run's files of metrics end in it.
-
-    Raises:
-        OSError, ValueError: They cannot be read.
-    """
-    found: dict[str, tuple[float, float]] = {}
-    for file in files_of(path):
-        size = _STEP_BYTES
-        columns, is_all = read_end(file, size)
-        # A row may be longer, and a step may have many.
-        while not is_all and {*columns.steps} <= {step} and size < MOST_LINE_BYTES:
-            size *= 8
-            columns, is_all = read_end(file, size)
-        for name, column in columns.metrics.items():
-            for row, value in zip(*column, strict=True):
-                time = columns.times[row]
-                if columns.steps[row] == step and time >= found.get(name, (0.0,))[0]:
-                    found[name] = time, float(value)
-    return {name: value for name, (_, value) in found.items()}
 
 
 def count_lines(path: Path, position: int) -> tuple[int, int]:

@@ -1,0 +1,142 @@
+"""The metrics of checkpoints as their run logged them: the record is the home of values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from mlflow_track.checkpoint.disk.store import Checkpoint
+from mlflow_track.record import layout
+from mlflow_track.record.rows import (
+    MOST_LINE_BYTES,
+    Reader,
+    Row,
+    files_of,
+    read_end,
+    read_rows,
+)
+
+# So much of the end of a file mostly holds a whole step.
+_STEP_BYTES = 1 << 14
+# By step the metrics that were logged with it.
+Values = Mapping[int, Mapping[str, float]]
+
+
+def read_values(
+    path: Path, names: Collection[str], ends: Mapping[Path, int] | None = None
+) -> Iterator[tuple[str, int, float]]:
+    """The values of some metrics in a run's file of metrics and the long one: name, step, value.
+
+    Of a metric and a step the value that counts comes last.
+
+    Args:
+        path: The file of metrics.
+        names: The metrics.
+        ends: For each of the files a position from which on rows do not count; None reads all.
+
+    Raises:
+        OSError, ValueError: They cannot be read.
+    """
+    beside: dict[tuple[str, int], tuple[float, float]] = {}
+    for file in reversed(files_of(path)):
+        for piece, _ in Reader(file).pieces():
+            if ends is not None:
+                piece = piece._replace(
+                    body=piece.body[: max(0, ends.get(file, 0) - piece.position)]
+                )
+            columns = piece.parse()
+            for name in columns.metrics.keys() & names:
+                for row, value in zip(*columns.metrics[name], strict=True):
+                    key, time = (name, columns.steps[row]), columns.times[row]
+                    if layout.is_long(file):
+                        beside[key] = time, value
+                    elif not beside or beside.get(key, (0.0,))[0] <= time:
+                        beside.pop(key, None)
+                        yield *key, float(value)
+    for key, (_, value) in beside.items():
+        yield *key, float(value)
+
+
+def read_step(path: Path, step: int) -> dict[str, float]:
+    """What was logged with `step`, as far as a run's files of metrics end in it.
+
+    Raises:
+        OSError, ValueError: They cannot be read.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for file in files_of(path):
+        size = _STEP_BYTES
+        columns, is_all = read_end(file, size)
+        # A row may be longer, and a step may have many.
+        while not is_all and {*columns.steps} <= {step} and size < MOST_LINE_BYTES:
+            size *= 8
+            columns, is_all = read_end(file, size)
+        for name, column in columns.metrics.items():
+            for row, value in zip(*column, strict=True):
+                time = columns.times[row]
+                if columns.steps[row] == step and time >= found.get(name, (0.0,))[0]:
+                    found[name] = time, float(value)
+    return {name: value for name, (_, value) in found.items()}
+
+
+def values_at(checkpoints: Iterable[Checkpoint], metric: str | None) -> Values:
+    """What the record of a run says of a metric at the steps of its checkpoints.
+
+    Raises:
+        OSError, ValueError: Its rows cannot be read.
+    """
+    by_step = {checkpoint.step: checkpoint.path for checkpoint in checkpoints}
+    if metric is None or not by_step:
+        return {}
+    path = next(iter(by_step.values())).parents[1] / layout.METRICS
+    return {
+        step: {name: value} for name, step, value in read_values(path, {metric}) if step in by_step
+    }
+
+
+def ends_of(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
+    """For each file of metrics where the rows end that belong to a checkpoint.
+
+    These are the rows before its save, and those after it until the first of a later step: an
+    evaluation of its step that was logged after the save. What comes then is logged again by a run
+    that continues there.
+
+    Raises:
+        OSError, ValueError: They cannot be read.
+        CorruptCheckpointError: The manifest is damaged.
+    """
+    files, manifest = files_of(path), checkpoint.manifest
+    begins = {
+        file: manifest.metrics_long_position if layout.is_long(file) else manifest.metrics_position
+        for file in files
+    }
+    later = [
+        row.time
+        for file in files
+        for row, _ in _from(file, begins[file])
+        if row.step > checkpoint.step
+    ]
+    # What is written later to the other file has a later time.
+    until = min(later, default=float("inf"))
+    return {
+        file: next(
+            (
+                begin
+                for row, begin in _from(file, begins[file])
+                if row.step > checkpoint.step or row.time >= until
+            ),
+            1 << 62,
+        )
+        for file in files
+    }
+
+
+def _from(file: Path, position: int) -> Iterator[tuple[Row, int]]:
+    """Rows from a position on, each with where it begins."""
+    while True:
+        piece = read_rows(file, position)
+        begins = [position, *piece.ends[:-1]]
+        yield from zip(piece.rows, begins, strict=False)
+        if piece.position == position:
+            return
+        position = piece.position
