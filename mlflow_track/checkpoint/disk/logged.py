@@ -18,6 +18,7 @@ from mlflow_track.record.rows import (
 
 # So much of the end of a file mostly holds a whole step.
 _STEP_BYTES = 1 << 14
+_NO_END = 1 << 62
 # By step the metrics that were logged with it.
 Values = Mapping[int, Mapping[str, float]]
 
@@ -105,30 +106,27 @@ def ends_of(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
         OSError, ValueError: They cannot be read.
         CorruptCheckpointError: The manifest is damaged.
     """
-    files, manifest = files_of(path), checkpoint.manifest
+    files, manifest, step = files_of(path), checkpoint.manifest, checkpoint.step
     begins = {
         file: manifest.metrics_long_position if layout.is_long(file) else manifest.metrics_position
         for file in files
     }
-    later = [
-        row.time
-        for file in files
-        for row, _ in _from(file, begins[file])
-        if row.step > checkpoint.step
-    ]
-    # What is written later to the other file has a later time.
-    until = min(later, default=float("inf"))
-    return {
-        file: next(
-            (
-                begin
-                for row, begin in _from(file, begins[file])
-                if row.step > checkpoint.step or row.time >= until
-            ),
-            1 << 62,
-        )
+    firsts = {
+        file: next(((r.time, at) for r, at in _from(file, begins[file]) if r.step > step), None)
         for file in files
     }
+    until, at_once = min(
+        ((first[0], file) for file, first in firsts.items() if first is not None),
+        default=(float("inf"), None),
+    )
+    ends = {}
+    for file, first in firsts.items():
+        ends[file] = _NO_END if first is None else first[1]
+        if file != at_once:
+            # What is written later to the other file has a later time.
+            after = (at for row, at in _from(file, begins[file]) if row.time > until)
+            ends[file] = min(ends[file], next(after, _NO_END))
+    return ends
 
 
 def _from(file: Path, position: int) -> Iterator[tuple[Row, int]]:
