@@ -7,8 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from mlflow_track.analysis.load import LoadedRun, load_metrics, load_run, load_runs
     from mlflow_track.analysis.table import Comparison, compare
+    from mlflow_track.checkpoint.checkpointer import Checkpoints
+    from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
     from mlflow_track.checkpoint.policy.budget import Budget
     from mlflow_track.checkpoint.policy.improvement import OnImprovement
     from mlflow_track.checkpoint.policy.retention import Keep
@@ -21,15 +24,20 @@ if TYPE_CHECKING:
         SavePolicy,
     )
     from mlflow_track.checkpoint.policy.stopping import EarlyStopping
+    from mlflow_track.checkpoint.weights import load_weights
+    from mlflow_track.mirror.status import SyncStatus
     from mlflow_track.record.directory import RunHeldError
     from mlflow_track.run import Run
-    from mlflow_track.start import start_run
+    from mlflow_track.start import active_run, start_run
 
 __all__ = [
     "AtSteps",
     "Budget",
+    "Checkpoint",
+    "Checkpoints",
     "Comparison",
     "Continuous",
+    "CorruptCheckpointError",
     "EarlyStopping",
     "EvenlySpaced",
     "EveryMinutes",
@@ -40,16 +48,23 @@ __all__ = [
     "Run",
     "RunHeldError",
     "SavePolicy",
+    "SyncStatus",
+    "__version__",
+    "active_run",
     "compare",
     "load_metrics",
     "load_run",
     "load_runs",
+    "load_weights",
     "start_run",
 ]
 
 _HOMES = {
     "analysis.load": ("LoadedRun", "load_metrics", "load_run", "load_runs"),
     "analysis.table": ("Comparison", "compare"),
+    "checkpoint.checkpointer": ("Checkpoints",),
+    "checkpoint.disk.store": ("Checkpoint", "CorruptCheckpointError"),
+    "checkpoint.weights": ("load_weights",),
     "checkpoint.policy.retention": ("Keep",),
     "checkpoint.policy.budget": ("Budget",),
     "checkpoint.policy.stopping": ("EarlyStopping",),
@@ -62,19 +77,32 @@ _HOMES = {
         "EverySteps",
         "SavePolicy",
     ),
+    "mirror.status": ("SyncStatus",),
     "record.directory": ("RunHeldError",),
     "run": ("Run",),
-    "start": ("start_run",),
+    "start": ("active_run", "start_run"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mlflow-track")
+    except PackageNotFoundError:
+        # A copy of the sources that nobody has installed.
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -103,51 +103,6 @@ class Artifacts:
             _copy_file(source, target)
 
 
-class ArtifactVerbs:
-    """What a run offers for files; names and arguments are MLflow's."""
-
-    def log_artifact(
-        self, local_path: str | os.PathLike[str], artifact_path: str | None = None
-    ) -> Path:
-        """Copy a file, or a folder with all in it, to the artifacts, below `artifact_path`.
-
-        Raises:
-            FileNotFoundError: There is nothing at `local_path`.
-            ValueError: `artifact_path` would leave the artifacts.
-        """
-        return self._open_artifacts().copy(local_path, artifact_path)
-
-    def log_artifacts(
-        self, local_dir: str | os.PathLike[str], artifact_path: str | None = None
-    ) -> None:
-        """Copy what a folder holds to the artifacts."""
-        self._open_artifacts().copy_content(local_dir, artifact_path)
-
-    def log_text(self, text: str, artifact_file: str) -> Path:
-        """Write a text as an artifact."""
-        return self._open_artifacts().write_text(text, artifact_file)
-
-    def log_dict(self, content: Any, artifact_file: str) -> Path:
-        """Write JSON-serialisable content as an artifact."""
-        return self._open_artifacts().write_json(content, artifact_file)
-
-    def log_figure(self, figure: Any, artifact_file: str) -> Path:
-        """Draw a matplotlib figure into an artifact; its ending says how (png, svg, pdf)."""
-        return self._open_artifacts().write_figure(figure, artifact_file)
-
-    def log_table(self, data: Any, artifact_file: str) -> Path:
-        """Write a table as an artifact, `.csv` or `.json`: a mapping of columns, or a DataFrame."""
-        return self._open_artifacts().write_table(data, artifact_file)
-
-    def _open_artifacts(self) -> Artifacts:
-        """The artifacts, to be written to.
-
-        Raises:
-            RuntimeError: The run has ended, or this process was forked from the one that writes it.
-        """
-        raise NotImplementedError
-
-
 def _copy_file(source: Path, target: Path) -> None:
     make_folder(target.parent)
     temporary = layout.temporary(target)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
+from mlflow_track.log_handler import LogHandler
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
 from mlflow_track.record.directory import RunDirectory
@@ -51,10 +52,12 @@ class Attempt:
         stop: What signals ask for.
         checkpoints: Those that the run saves now; None before it asked for them.
         watched: Where values go that their policies look at; None where there are none.
+        log_handlers: What writes records of `logging` to the log; they end with the attempt.
         companion: The mirror process; None without one.
         provenance: The thread that captures where the run came from.
         config_lock: Held while params are written.
         has_ended: Whether `end` was called, or need not be.
+        keeps: What must stay alive until then: the run, which `active_run` may be asked for.
         why_closed: Why nothing can be logged any more; empty while it can.
     """
 
@@ -66,6 +69,7 @@ class Attempt:
         self.watched: WatchedValues | None = None
         self.stop = StopRequest()
         self.has_ended = False
+        self.keeps: object = None
         self.config_lock = threading.Lock()
         record.start_attempt(provenance.describe_process())
         if settings.tracking_uri and record.is_kept:
@@ -87,6 +91,7 @@ class Attempt:
             lambda changed: self.open_record().restate("directions", changed),
             self.print,
         )
+        self.log_handlers: list[LogHandler] = []
         self.companion: Companion | None = None
         self._system: SystemMonitor | None = None
         self.provenance = threading.Thread(target=self._capture_provenance, daemon=True)
@@ -199,7 +204,7 @@ class Attempt:
         """
         if self.has_ended:
             return
-        self.has_ended = True
+        self.has_ended, self.keeps = True, None
         atexit.unregister(self._end_at_exit)
         if self.checkpoints is not None:
             with self._warned("the last checkpoint may be missing"):
@@ -224,6 +229,8 @@ class Attempt:
         self.why_closed = f"run {info.id} has ended; log before finish, or continue it with resume"
         with self._warned("rows are lost"):
             self.metrics.close(self.why_closed)
+        for handler in self.log_handlers:
+            handler.close()
         self.record.release()
         if self.companion is not None:
             with self._warned("what the server lacks is not known"):
@@ -233,7 +240,7 @@ class Attempt:
 
     def leave_to_parent(self) -> None:
         """In a forked child: the run is the parent's to write and to finish."""
-        self.has_ended = True
+        self.has_ended, self.keeps = True, None
         self.repeats.place_is_known()
         # Another thread of the parent may have held it.
         self.config_lock = threading.Lock()
@@ -243,6 +250,8 @@ class Attempt:
             "its own here"
         )
         self.metrics.abandon(self.why_closed)
+        for handler in self.log_handlers:
+            handler.is_closed = True
         if self.checkpoints is not None:
             self.checkpoints._abandon(self.why_closed)
 
@@ -255,6 +264,12 @@ class Attempt:
         if self.why_closed:
             raise RuntimeError(self.why_closed)
         return self.record
+
+    def open_log_handler(self) -> LogHandler:
+        """A handler of `logging` that writes to the log; see `open_record`."""
+        handler = LogHandler(self.open_record().append_log)
+        self.log_handlers.append(handler)
+        return handler
 
     def open_artifacts(self) -> Artifacts:
         """The artifacts, to be written to; see `open_record`."""

@@ -141,6 +141,24 @@ def param_value(value: Any, path: str) -> Any:
     )
 
 
+def summary(values: Any) -> dict[str, bool | int | float | str]:
+    """Values that stand for a whole run, as JSON."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"summary must be a mapping of names to values, got {values!r:.60}")
+    checked: dict[str, bool | int | float | str] = {}
+    for name, value in values.items():
+        metric_name(name)
+        if isinstance(value, str):
+            checked[name] = _tag_value(name, legible(value))
+        elif isinstance(value, bool | int) and abs(value) <= MOST_STEP:
+            checked[name] = value
+        else:
+            number = metric_value(name, value)
+            number = float(number if isinstance(number, float | int) else number.wait())
+            checked[name] = number if math.isfinite(number) else repr(number)
+    return checked
+
+
 def tags(values: Any) -> dict[str, str]:
     if not isinstance(values, Mapping):
         raise TypeError(f"tags are {type(values).__name__}; they take a mapping of strings")

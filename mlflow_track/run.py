@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
-from mlflow_track.artifacts import Artifacts, ArtifactVerbs
 from mlflow_track.attempt import Attempt
 from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of
 from mlflow_track.record.schema import FAILED, FINISHED, KILLED
 from mlflow_track.settings import Settings
+from mlflow_track.verbs import RecordVerbs
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _EXACT_INT = 2**53
 
 
-class Run(ArtifactVerbs):
+class Run(RecordVerbs):
     """A run that is being written. Made by `start_run`; `finish` or the `with` block ends it.
 
     Attributes:
@@ -58,6 +58,7 @@ class Run(ArtifactVerbs):
         if tags and is_resumed:
             directory.set_tags(tags)
         self._attempt.start_helpers()
+        self._attempt.keeps = self
         verb = f"continues (attempt {directory.attempt})" if is_resumed else "starts"
         if directory.is_kept:
             self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.path}")
@@ -116,64 +117,6 @@ class Run(ArtifactVerbs):
             self._metrics.append_one(step, key, value)
         else:
             self.log_metrics({key: value}, step=step)
-
-    def define_metric(self, name: str, *, mode: str) -> None:
-        """Record which direction of a metric is better, for the run's policies and its readers.
-
-        Args:
-            name: The metric's name.
-            mode: "min", "max", or "none" where no value is better than another.
-
-        Raises:
-            TypeError, ValueError: An argument is invalid, or a policy of the run says otherwise.
-        """
-        claim = checks.metric_definition(name, mode)
-        self._attempt.open_record()
-        self._attempt.directions.settle(f"define_metric {name}", [claim])
-
-    def log_params(self, params: Any) -> None:
-        """Add params: a mapping or dataclass, nested allowed. A changed value is recorded as such.
-
-        Raises:
-            TypeError: A value is not serialisable; the message names its path.
-        """
-        self._attempt.add_params(checks.params(params), is_start=False)
-
-    def log_param(self, key: str, value: Any) -> None:
-        """Add one param; see `log_params`."""
-        self.log_params({key: value})
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags; values become strings."""
-        self._attempt.open_record().set_tags(checks.tags(tags))
-
-    def set_tag(self, key: str, value: str) -> None:
-        """Set one tag; see `set_tags`."""
-        self.set_tags({key: value})
-
-    def log_input(
-        self,
-        name: str,
-        *,
-        sha256: str,
-        size_bytes: int,
-        source: str = "",
-        context: str = "training",
-    ) -> None:
-        """Note a dataset that the run reads; MLflow shows it as the run's dataset.
-
-        Raises:
-            TypeError: `size_bytes` is no integer, or another argument no string.
-        """
-        item = checks.input_description(name, sha256, size_bytes, source, context)
-        self._attempt.open_record().add("inputs", item, once=True)
-
-    def print(self, message: str, *, is_shown: bool = True) -> None:
-        """Say one line in training.log and, unless something else shows it there, on the console.
-
-        The console is stderr.
-        """
-        self._attempt.print(message, is_shown=is_shown)
 
     # --- checkpoints and the end ---
 
@@ -298,9 +241,6 @@ class Run(ArtifactVerbs):
         self.finish(*ending_of(error, self._attempt.stop.interruption))
 
     # --- inside ---
-
-    def _open_artifacts(self) -> Artifacts:
-        return self._attempt.open_artifacts()
 
     def _number(self, name: str, value: Any) -> float | Arriving:
         if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,19 @@ from mlflow_track.record.tags import PARENT_TAG
 from mlflow_track.resume import find_run_to_continue
 from mlflow_track.run import Run
 from mlflow_track.settings import read_settings
+
+# The runs of this process, in the order of their starts.
+_started: list[weakref.ref[Run]] = []
+
+
+def active_run() -> Run | None:
+    """The run that this process started last and that has not ended; None where there is none.
+
+    In a process that was forked from the one that writes a run, that run is not active.
+    """
+    open_runs = [run for ref in _started if (run := ref()) is not None and not run._attempt.has_ended]
+    _started[:] = map(weakref.ref, open_runs)
+    return open_runs[-1] if open_runs else None
 
 
 def start_run(
@@ -80,12 +94,16 @@ def start_run(
         record = DiscardedRecord(
             settings.experiment, checked_tags, is_shown=settings.backend == "off"
         )
-        return Run(record, settings, checked_params, checked_tags, is_resumed=False)
-    found = find_run_to_continue(settings)
-    run_directory = found or RunDirectory.create(
-        settings.directory,
-        experiment=settings.experiment,
-        name=settings.run_name,
-        tags=checked_tags,
-    )
-    return Run(run_directory, settings, checked_params, checked_tags, is_resumed=found is not None)
+        found = None
+    else:
+        found = find_run_to_continue(settings)
+        record = found or RunDirectory.create(
+            settings.directory,
+            experiment=settings.experiment,
+            name=settings.run_name,
+            tags=checked_tags,
+        )
+    run = Run(record, settings, checked_params, checked_tags, is_resumed=found is not None)
+    active_run()  # Forgets those that have ended.
+    _started.append(weakref.ref(run))
+    return run

@@ -20,7 +20,7 @@ MOST_LINES, MOST_FILES = 330, 24
 LAYERS = (
     ("record",),
     ("checks", "stop"),
-    ("artifacts", "repeats"),
+    ("artifacts", "log_handler", "repeats"),
     ("checkpoint.policy", "checkpoint.disk"),
     ("checkpoint.state",),
     ("checkpoint.writer",),
@@ -31,6 +31,7 @@ LAYERS = (
     ("resume",),
     ("analysis",),
     ("attempt",),
+    ("verbs",),
     ("run",),
     ("start",),
     ("draw",),

@@ -142,7 +142,12 @@ class LoadedRun:
 
 
 def load_run(path: str | os.PathLike[str]) -> LoadedRun:
-    """The run in the folder `path`; see `LoadedRun`."""
+    """The run in the folder `path`; see `LoadedRun`.
+
+    Raises:
+        FileNotFoundError: There is no run.json in it.
+        ValueError: run.json is damaged, or a newer version wrote it.
+    """
     return LoadedRun(path)
 
 

@@ -174,6 +174,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
         created, ended: Unix seconds; `ended` is None where nobody wrote an end.
         rewinding: A rewind that was begun; see `RunDirectory.rewind`.
         directions: For a metric which way is better, as the run said.
+        summary: What `log_summary` was given; of numbers those that are not finite as a word.
     """
 
     layout: int = LAYOUT_VERSION
@@ -194,6 +195,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     mirror: MirrorSettings | None = None
     checkpoints: CheckpointSettings | None = None
     directions: dict[str, Literal["min", "max", "none"]] = {}
+    summary: dict[str, bool | int | float | str] = {}
 
     @property
     def newest(self) -> Attempt:

@@ -1,0 +1,95 @@
+"""The weights of a model out of a checkpoint, without the model, the run or its script."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlflow_track.checkpoint import pruning
+from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, held_for_reading
+from mlflow_track.checkpoint.policy.retention import Keep
+from mlflow_track.checkpoint.state.load import own_copy, read
+from mlflow_track.record import layout
+from mlflow_track.record.info import read_info
+
+
+def load_weights(
+    source: Any, *, step: int | str = "last", prefix: str = "model"
+) -> dict[str, torch.Tensor]:
+    """The tensors of one entry of a checkpoint's state, for `model.load_state_dict`.
+
+    Every byte is verified before it is used, and no code is executed.
+
+    Args:
+        source: The folder of a run or of a checkpoint, or an object with such a `path`: a run, a
+            `LoadedRun`, a `Checkpoint`.
+        step: Of a run's checkpoints the one of this step, the "last", or the "best" by the metric
+            of the run's `Keep`.
+        prefix: Which entry: its name in `state`, or a dotted path inside one; "" takes every tensor
+            under its whole path.
+
+    Returns:
+        Tensors on the CPU by the names that follow the prefix.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        CorruptCheckpointError: It is damaged.
+        ValueError: Nothing says what is best, or nothing in the state is called so.
+    """
+    checkpoint = _find(Path(os.fspath(getattr(source, "path", source))), step)
+    with held_for_reading(checkpoint.path):
+        state = own_copy(read(checkpoint)["state"])
+    start = f"{prefix}." if prefix else ""
+    tensors = dict(_tensors(state, ""))
+    found = {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
+    if not found:
+        raise ValueError(
+            f"prefix must name an entry of the state that holds tensors, got {prefix!r}; the state "
+            f"of {checkpoint.path.name} has {', '.join(map(repr, state))}"
+        )
+    return found
+
+
+def _find(path: Path, step: int | str) -> Checkpoint:
+    own_step = layout.step_of_folder(path.name)
+    if own_step is not None and (path / layout.MANIFEST).exists():
+        return Checkpoint(path, own_step)
+    store = CheckpointStore(path / layout.CHECKPOINTS)
+    found = store.list()
+    if not found:
+        raise FileNotFoundError(f"there is no checkpoint in {store.path}")
+    if step == "last":
+        return found[-1]
+    if step == "best":
+        return _best(path, store)
+    for checkpoint in found:
+        if checkpoint.step == step:
+            return checkpoint
+    known = ", ".join(str(checkpoint.step) for checkpoint in found)
+    raise FileNotFoundError(
+        f"step must be one of {known}, 'last' or 'best' for {store.path}, got {step!r}"
+    )
+
+
+def _best(path: Path, store: CheckpointStore) -> Checkpoint:
+    settings = read_info(path).checkpoints
+    if settings is None or settings.keep is None or settings.keep.metric is None:
+        raise ValueError(f"the run in {path} has no keep=Keep(metric=…) that says what is best")
+    best = pruning.best_of(store, Keep(**settings.keep.as_arguments()))
+    if best is None:
+        raise FileNotFoundError(f"no checkpoint in {path} has a value of {settings.keep.metric}")
+    return best
+
+
+def _tensors(value: Any, path: str) -> Any:
+    """Every tensor in nested plain data, by its dotted path."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _tensors(item, f"{path}.{key}" if path else str(key))

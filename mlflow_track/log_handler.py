@@ -1,0 +1,57 @@
+"""What Python's `logging` is given, in training.log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+
+_FORMAT = "%(levelname)s %(name)s: %(message)s"
+
+
+class LogHandler(logging.Handler):
+    """Writes records of `logging` to a run's training.log, until the run ends.
+
+    It never raises: a record that cannot be formatted is written as it is, and one that cannot be
+    written is lost. What is logged while it writes, in the same thread, is left out.
+
+    Args:
+        write: Takes one line.
+    """
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(_FORMAT))
+        self._write = write
+        self._thread = threading.local()
+        self.is_closed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, each of its lines by itself."""
+        if self.is_closed or getattr(self._thread, "is_writing", False):
+            return
+        self._thread.is_writing = True
+        try:
+            with contextlib.suppress(Exception):
+                for line in self._text(record).splitlines():
+                    self._write(line)
+        finally:
+            self._thread.is_writing = False
+
+    def close(self) -> None:
+        """Write nothing any more, and leave every logger."""
+        self.is_closed = True
+        for logger in (logging.root, *list(logging.root.manager.loggerDict.values())):
+            if isinstance(logger, logging.Logger):
+                logger.removeHandler(self)
+        super().close()
+
+    def _text(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except Exception as error:
+            return (
+                f"{record.levelname} {record.name}: {record.msg!r} with the arguments "
+                f"{record.args!r} ({type(error).__name__}: {error})"
+            )
