@@ -51,7 +51,8 @@ class LogHandler(logging.Handler):
         try:
             return self.format(record)
         except Exception as error:
+            text = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
             return (
-                f"{record.levelname} {record.name}: {record.msg!r} with the arguments "
-                f"{record.args!r} ({type(error).__name__}: {error})"
+                f"{record.levelname} {record.name}: {text} (cannot be formatted: "
+                f"{type(error).__name__}: {error})"
             )

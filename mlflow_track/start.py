@@ -25,7 +25,9 @@ def active_run() -> Run | None:
 
     In a process that was forked from the one that writes a run, that run is not active.
     """
-    open_runs = [run for ref in _started if (run := ref()) is not None and not run._attempt.has_ended]
+    open_runs = [
+        run for ref in _started if (run := ref()) is not None and not run._attempt.has_ended
+    ]
     _started[:] = map(weakref.ref, open_runs)
     return open_runs[-1] if open_runs else None
 

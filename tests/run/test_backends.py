@@ -74,17 +74,31 @@ CALLS: dict[str, Call] = {
     "log_table": lambda r: r.log_table({"a": [1, 2]}, "a.csv"),
     "log_table uneven": lambda r: r.log_table({"a": [1], "b": []}, "a.csv"),
     "log_table wrong ending": lambda r: r.log_table({"a": [1]}, "a.txt"),
+    "log_summary": lambda r: r.log_summary({"acc": 0.5, "loss": float("nan"), "note": "a"}),
+    "log_summary list": lambda r: r.log_summary([1]),  # type: ignore[arg-type]
+    "log_summary no name": lambda r: r.log_summary({"": 1}),
+    "log_summary vector": lambda r: r.log_summary({"a": torch.ones(2)}),
+    "log_handler": lambda r: type(r.log_handler()).__name__,
     "print": lambda r: r.print("a line", is_shown=False),
     "metrics": lambda r: type(r.metrics()).__name__,
     "_repr_html_": lambda r: type(r._repr_html_()).__name__,
     "should_stop": lambda r: r.should_stop,
+    "stop_reason": lambda r: r.stop_reason,
     "finish bad": lambda r: r.finish("BAD"),
     "checkpoints typo": lambda r: checkpoints(r, sav=1),
     "checkpoints wrong save": lambda r: checkpoints(r, save="x"),
     "checkpoints wrong keep": lambda r: checkpoints(r, keep=3),
+    "checkpoints wrong stop": lambda r: checkpoints(r, stop="val/loss"),
+    "checkpoints wrong max_steps": lambda r: checkpoints(r, max_steps=0),
+    "checkpoints wrong require_same": lambda r: checkpoints(r, require_same=[3]),
     "checkpoints wrong upload": lambda r: checkpoints(r, upload="some"),
     "checkpoints best without metric": lambda r: checkpoints(r, upload="best"),
     "restore of no step": lambda r: checkpoints(r).restore({"s": 1}, step=77),
+    "load of no step": lambda r: checkpoints(r).load(step=77),
+    "report": lambda r: checkpoints(r).report,
+    "put_generators_back": lambda r: checkpoints(r).put_generators_back(),
+    "due": lambda r: checkpoints(r, save=mt.EverySteps(2)).due(2),
+    "due negative": lambda r: checkpoints(r).due(-1),
     "step": lambda r: checkpoints(r, save=mt.EverySteps(1)).step(1, {"s": 1}),
     "step that is not due": lambda r: checkpoints(r, save=mt.EverySteps(2)).step(1, {"s": 1}),
     "step of a string": lambda r: checkpoints(r).step(0, "state"),
@@ -150,7 +164,7 @@ def test_right_calls_are_accepted_and_wrong_ones_refused(local: dict[str, str]) 
 
 
 def test_every_verb_is_tried() -> None:
-    verbs = {n for n, v in vars(mt.Run).items() if not n.startswith("_") and not n.isupper()}
+    verbs = {n for kind in (mt.Run, mt.Checkpoints) for n in dir(kind) if not n.startswith("_")}
     assert verbs - ELSEWHERE <= {name.split()[0] for name in CALLS}
 
 
