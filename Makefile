@@ -29,7 +29,7 @@ INSTALLED_BENCH := .venv-bench/.installed
 COMPARISONS := */logging_cost.py|*/rows_lost.py|*/checkpoints.py|*/loading.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui server test faults tables lint bench
+.PHONY: help demo ui server test faults tables reference lint bench
 .DELETE_ON_ERROR:
 
 # What another job left in the environment would send this one elsewhere.
@@ -71,6 +71,9 @@ faults: $(INSTALLED_DEV) ## only the tests that kill, cut and take away, whole; 
 
 tables: $(INSTALLED_DEV) ## only the wide tables, whole
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup -m tables $(ARGS)
+
+reference: $(INSTALLED) ## write docs/reference.md from the docstrings
+	@$(VENV)/bin/python docs/make_reference.py
 
 lint: $(INSTALLED_DEV) ## style, format and types
 	$(VENV)/bin/ruff check .

@@ -78,8 +78,9 @@ class Run(RecordVerbs):
             step: An integer of 0 or more.
 
         Raises:
-            TypeError: A value is no number, a name no string, a step no integer.
-            ValueError: A name is empty or a step negative.
+            TypeError: A value is not a number, a name is not a string, or the step is not an
+                integer.
+            ValueError: A name is empty or the step negative.
             RuntimeError: The run has ended, or this process was forked from the one that writes it.
             OSError: The disk is full; the row is not logged.
         """
@@ -104,7 +105,16 @@ class Run(RecordVerbs):
                 watched.add(step, names, values)
 
     def log_metric(self, key: str, value: float, *, step: int) -> None:
-        """Write one metric; see `log_metrics`."""
+        """Write one metric.
+
+        Args:
+            key: The metric's name.
+            value: A number; see `log_metrics`.
+            step: An integer of 0 or more.
+
+        Raises:
+            TypeError, ValueError, RuntimeError, OSError: As `log_metrics` does.
+        """
         # A loop over the layers of a model logs thousands of them at a step.
         if (
             type(value) is float
@@ -173,8 +183,8 @@ class Run(RecordVerbs):
     def should_stop(self) -> bool:
         """Whether to leave the loop. Looking at this promises to obey it.
 
-        A signal, or a deadline, asked to stop. Where `checkpoints.step` is called it turns true
-        there, after a checkpoint was saved, and on all ranks at the same step.
+        A signal, a deadline or early stopping asked to stop. Where `checkpoints.step` is called it
+        turns true there, after a checkpoint was saved, and on all ranks at the same step.
         """
         self._attempt.stop.listen()
         return self._attempt.stop.reason is not None
@@ -214,19 +224,18 @@ class Run(RecordVerbs):
     def finish(self, status: str = FINISHED, error: str | None = None) -> None:
         """End the run: rows durable, status and end time written, the mirror given time to end.
 
-        A disk that fails or is full costs a warning.
+        A disk that fails or is full costs a warning. In a process that was forked from the one that
+        writes the run, this does nothing.
 
         Args:
             status: "FINISHED", "FAILED" or "KILLED".
             error: What went wrong, in one line.
 
         Raises:
-            ValueError: Another status.
-
-        In a process that was forked from the one that writes the run, this does nothing.
+            ValueError: It is another status.
         """
         if status not in (FINISHED, FAILED, KILLED):
-            raise ValueError(f"status is {status!r}; it takes FINISHED, FAILED or KILLED")
+            raise ValueError(f"status must be FINISHED, FAILED or KILLED, got {status!r}")
         self._attempt.end(status, error)
 
     def __enter__(self) -> Run:

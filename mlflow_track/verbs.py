@@ -34,7 +34,10 @@ class RecordVerbs:
         self._attempt.directions.settle(f"define_metric {name}", [claim])
 
     def log_params(self, params: Any) -> None:
-        """Add params: a mapping or dataclass, nested allowed. A changed value is recorded as such.
+        """Add params. A value that changes is recorded as a change.
+
+        Args:
+            params: A mapping or dataclass, nested allowed.
 
         Raises:
             TypeError: A value is not serialisable; the message names its path.
@@ -42,15 +45,38 @@ class RecordVerbs:
         self._attempt.add_params(checks.params(params), is_start=False)
 
     def log_param(self, key: str, value: Any) -> None:
-        """Add one param; see `log_params`."""
+        """Add one param.
+
+        Args:
+            key: Its name.
+            value: Its value; see `log_params`.
+
+        Raises:
+            TypeError: The value is not serialisable.
+        """
         self.log_params({key: value})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags; values become strings."""
+        """Set tags.
+
+        Args:
+            tags: Values by name; they become strings.
+
+        Raises:
+            TypeError, ValueError: It is not a mapping, or a name is empty.
+        """
         self._attempt.open_record().set_tags(checks.tags(tags))
 
     def set_tag(self, key: str, value: str) -> None:
-        """Set one tag; see `set_tags`."""
+        """Set one tag.
+
+        Args:
+            key: Its name.
+            value: Its value, which becomes a string.
+
+        Raises:
+            ValueError: The name is empty.
+        """
         self.set_tags({key: value})
 
     def log_summary(self, values: Mapping[str, Any]) -> None:
@@ -87,16 +113,25 @@ class RecordVerbs:
     ) -> None:
         """Note a dataset that the run reads; MLflow shows it as the run's dataset.
 
+        Args:
+            name: The dataset's name.
+            sha256: The digest of its content: a resume compares it.
+            size_bytes: Its size.
+            source: Where it came from: a path or an address.
+            context: What the run uses it for.
+
         Raises:
-            TypeError: `size_bytes` is no integer, or another argument no string.
+            TypeError: `size_bytes` is not an integer, or another argument is not a string.
         """
         item = checks.input_description(name, sha256, size_bytes, source, context)
         self._attempt.open_record().add("inputs", item, once=True)
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
-        """Say one line in training.log and, unless something else shows it there, on the console.
+        """Write a line to training.log and, unless `is_shown` is False, to stderr.
 
-        The console is stderr.
+        Args:
+            message: The text; each of its lines is one in the log.
+            is_shown: Whether it goes to the console as well.
         """
         self._attempt.print(message, is_shown=is_shown)
 
@@ -105,7 +140,14 @@ class RecordVerbs:
     def log_artifact(
         self, local_path: str | os.PathLike[str], artifact_path: str | None = None
     ) -> Path:
-        """Copy a file, or a folder with all in it, to the artifacts, below `artifact_path`.
+        """Copy a file, or a folder with all in it, to the artifacts.
+
+        Args:
+            local_path: The file or folder.
+            artifact_path: The folder inside the artifacts; None is the top.
+
+        Returns:
+            Where it lies in the run's folder.
 
         Raises:
             FileNotFoundError: There is nothing at `local_path`.
@@ -116,21 +158,79 @@ class RecordVerbs:
     def log_artifacts(
         self, local_dir: str | os.PathLike[str], artifact_path: str | None = None
     ) -> None:
-        """Copy what a folder holds to the artifacts."""
+        """Copy what a folder holds to the artifacts.
+
+        Args:
+            local_dir: The folder.
+            artifact_path: The folder inside the artifacts; None is the top.
+
+        Raises:
+            NotADirectoryError: `local_dir` is not a folder.
+            ValueError: `artifact_path` would leave the artifacts.
+        """
         self._attempt.open_artifacts().copy_content(local_dir, artifact_path)
 
     def log_text(self, text: str, artifact_file: str) -> Path:
-        """Write a text as an artifact."""
+        """Write a text as an artifact.
+
+        Args:
+            text: The text.
+            artifact_file: The file's name inside the artifacts.
+
+        Returns:
+            Where it lies in the run's folder.
+
+        Raises:
+            TypeError: `text` is not a string.
+            ValueError: `artifact_file` would leave the artifacts.
+        """
         return self._attempt.open_artifacts().write_text(text, artifact_file)
 
     def log_dict(self, content: Any, artifact_file: str) -> Path:
-        """Write JSON-serialisable content as an artifact."""
+        """Write JSON-serialisable content as an artifact.
+
+        Args:
+            content: What `json.dumps` takes.
+            artifact_file: The file's name inside the artifacts.
+
+        Returns:
+            Where it lies in the run's folder.
+
+        Raises:
+            TypeError: The content is not serialisable as JSON.
+            ValueError: `artifact_file` would leave the artifacts.
+        """
         return self._attempt.open_artifacts().write_json(content, artifact_file)
 
     def log_figure(self, figure: Any, artifact_file: str) -> Path:
-        """Draw a matplotlib figure into an artifact; its ending says how (png, svg, pdf)."""
+        """Draw a matplotlib figure into an artifact.
+
+        Args:
+            figure: A matplotlib figure.
+            artifact_file: The file's name inside the artifacts. The ending says how: png, svg, pdf.
+
+        Returns:
+            Where it lies in the run's folder.
+
+        Raises:
+            TypeError: It is not a figure.
+            ValueError: `artifact_file` would leave the artifacts.
+        """
         return self._attempt.open_artifacts().write_figure(figure, artifact_file)
 
     def log_table(self, data: Any, artifact_file: str) -> Path:
-        """Write a table as an artifact, `.csv` or `.json`: a mapping of columns, or a DataFrame."""
+        """Write a table as an artifact.
+
+        Args:
+            data: A mapping of columns of the same length, or a DataFrame.
+            artifact_file: The file's name inside the artifacts. It ends in .csv or .json.
+
+        Returns:
+            Where it lies in the run's folder.
+
+        Raises:
+            TypeError: It is not a table.
+            ValueError: `artifact_file` would leave the artifacts or has another ending, or columns
+                differ in length.
+        """
         return self._attempt.open_artifacts().write_table(data, artifact_file)

@@ -166,7 +166,7 @@ def load_runs(
             `"params.lr < 0.01 and status = 'FINISHED' and metrics.val/loss < 2"`.
 
     Raises:
-        ValueError: `where` is no filter; the message says what fits.
+        ValueError: `where` is not a filter; the message says what is wrong.
     """
     holds = _condition(where)
     folders, skipped = find_folders(Path(root), experiment)
@@ -185,12 +185,16 @@ def load_runs(
 def load_metrics(runs: Sequence[LoadedRun], file: str = layout.METRICS) -> pandas.DataFrame:
     """The metrics of many runs in one DataFrame.
 
+    Args:
+        runs: As `load_runs` gives them.
+        file: Another file of the same form; see `LoadedRun.metrics`.
+
     Returns:
         One row per run and step, indexed by `run` (the id, categorical) and `step`, with the
         columns of `LoadedRun.metrics`; a metric that a run lacks is NaN in its rows.
 
     Raises:
-        ValueError: A file is no metrics file.
+        ValueError: A file is not a metrics file.
     """
     from mlflow_track.analysis.frames import read_frames
 

@@ -50,10 +50,12 @@ class SyncStatus:
 
     @property
     def acknowledged_rows(self) -> int:
+        """Rows of metrics that the server has."""
         return self.rows - self.pending_rows
 
     @property
     def is_complete(self) -> bool:
+        """Whether the server has everything, and the status."""
         return not self.pending and not self.is_status_pending
 
     @property

@@ -79,11 +79,12 @@ class Checkpoint:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics that were given with the save."""
+        """What was known at the save: the metrics that were logged with its step, and given."""
         return {name: float(value) for name, value in self.manifest.metrics.items()}
 
     @property
     def size_bytes(self) -> int:
+        """The bytes of its files, as the manifest says."""
         return sum(entry.bytes for entry in self.manifest.files.values())
 
     def read(self, name: str) -> memoryview:

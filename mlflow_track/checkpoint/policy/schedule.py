@@ -59,11 +59,14 @@ class SavePolicy:
         return self
 
     def due(self, now: Moment, history: History) -> str | None:
-        """Why to save at `now`, in words; None where this policy does not ask.
+        """Why to save at `now`; None where this policy does not ask.
 
         Args:
-            now: The step just done.
-            history: What was before it.
+            now: The step just done: `step`, `time` (Unix seconds), and `metrics`, those of this
+                step that policies watch.
+            history: What was before it: `saved` (the saves, each with `step`, `policies` and what
+                it cost), `values`, `lowest` and `highest` of each watched metric, `since` (Unix
+                seconds of the newest save of this attempt, else of its start), and `is_saving`.
         """
         raise NotImplementedError(f"{self.name} must define due(now, history)")
 
@@ -73,6 +76,7 @@ class SavePolicy:
         return (Ask(self.name, reason, self.is_milestone, self.may_wait),) if reason else ()
 
     def __or__(self, other: SavePolicy) -> SavePolicy:
+        """A policy that saves when any of its members asks."""
         if not isinstance(other, SavePolicy):
             return NotImplemented
         return AnyOf((*_members(self), *_members(other)))
@@ -127,7 +131,7 @@ class EveryMinutes(SavePolicy):
     """Saves when the newest save, whoever asked for it, is `minutes` old.
 
     So no more than `minutes` of training and one save can be lost. An attempt counts from its
-    begin. While another save is being written it waits instead of stalling the loop.
+    start. While another save is being written it waits instead of stalling the loop.
     """
 
     minutes: float
