@@ -298,7 +298,6 @@ for is_resumed in (False, True):
         state = {
             "model": model,
             "optimizer": torch.optim.AdamW(model.parameters()),
-            "early_stopping": mt.EarlyStopping("loss", patience=1),
             "data_sha256": "",
         }
         checkpoints = run.checkpoints(save=mt.EverySteps(1))
