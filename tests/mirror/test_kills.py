@@ -77,7 +77,7 @@ def test_no_returned_step_is_lost_at_the_server(store, tmp_path, wait_for, seed)
         # The mirror dies as well, at a random moment: another process sends the rest.
         time.sleep(chance.uniform(0, 4))
         kill_mirror(record.path)
-        wait_for(lambda: not is_locked(record.path / layout.MIRROR_LOCK))
+        wait_for(lambda: not is_locked(layout.mirror_lock(record.path, "mlflow")))
         sync_run(record.path.absolute(), store, open_mlflow)
     # The status is told last, when everything else is there.
     wait_for(lambda: [run for run in runs_of(store, "e") if run.info.status == "KILLED"])

@@ -36,7 +36,7 @@ def test_each_value_arrives_once_and_the_run_goes_on_from_there_elsewhere(
 ):
     assert run_script(JOB, "6", MLFLOW_TRACKING_URI=store).returncode == 3
     (former,) = mt.load_runs("runs")
-    status = read_status(former.path)
+    status = read_status(former.path, "mlflow")
     lines = [(former.path / f).read_text().count("\n") for f in ("metrics.csv", "metrics.long.csv")]
     assert status.is_complete and status.rows == sum(lines) - 2
     manifest = json.loads((former.checkpoints[-1].path / "manifest.json").read_text())

@@ -28,7 +28,7 @@ def test_a_run_reaches_postgresql_and_s3(
         run.log_text("hello", "notes/hello.txt")
     assert sync_run(run.directory, postgres_server.uri, open_mlflow).is_complete
     # Other tests have runs in the same database.
-    run_id = MirrorState.read(run.directory).run_id
+    run_id = MirrorState.read(run.directory, "mlflow").run_id
     with psycopg.connect(postgres.uri("mlflow")) as connection:
         rows = connection.execute(
             "select step, value from metrics where key = 'loss' and run_uuid = %s", [run_id]
