@@ -113,7 +113,9 @@ def doctor(runs: tuple[str, ...], backends: tuple[str, ...], tracking_uri: str |
         except Unavailable as error:
             options, trouble = {}, str(error)
         try:
-            diagnosis = examine(run.path.absolute(), name, options, trouble)
+            # The server is named beside whether it answers.
+            shown = {key: text for key, text in options.items() if key != "tracking_uri"}
+            diagnosis = examine(run.path.absolute(), name, shown, trouble)
         except (OSError, ValueError) as error:
             click.echo(f"{run.id}: the record cannot be read: {error}")
             is_well = False

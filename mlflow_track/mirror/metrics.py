@@ -199,6 +199,8 @@ class MetricRows:
             acknowledged=position.acknowledged - acknowledged,
             sending=max(position.acknowledged - acknowledged, position.sending - begun),
             rewinds=[*position.rewinds, begun],
+            # Unless it is sent again below, the row of which a part arrived is still in the file.
+            values=position.values if begun == acknowledged else 0,
         )
         if begun > acknowledged:
             # The answer to these rows got lost. Sent again as they were, they are there once.

@@ -39,7 +39,7 @@ with mt.start_run(experiment="e", run_name="whole", params={"lr": 1e-3, "model":
 def test_a_whole_run_arrives(run_script, store):
     done = run_script(WHOLE, MLFLOW_TRACKING_URI=store)
     assert done.returncode == 0, done.stderr
-    assert "MLflow has everything (101 rows)" in done.stderr
+    assert "mlflow has everything (101 rows)" in done.stderr
     record = mt.load_runs("runs")[0]
     run = only_run(store, "e")
     assert run.info.status == "FINISHED"
@@ -235,7 +235,7 @@ def test_a_local_run_is_synced_later_and_twice_changes_nothing(run_script, store
     results = [CliRunner().invoke(main, words) for _ in "12"]
     for result in results:
         assert result.exit_code == 0, result.output
-        assert "MLflow has everything (101 rows)" in result.output
+        assert "mlflow has everything (101 rows)" in result.output
     run = only_run(store, "e")
     assert run.info.status == "FINISHED"
     assert len(history(store, run.info.run_id, "acc")) == 100
@@ -287,7 +287,7 @@ def test_a_server_that_is_not_there_costs_a_line_and_the_rest_arrives_later(run_
     (record,) = mt.load_runs("runs")
     assert record.status == "FINISHED"
     log = (record.path / "training.log").read_text()
-    assert log.count("WARNING: MLflow cannot be reached") == 1
+    assert log.count("WARNING: mlflow cannot be reached") == 1
     result = CliRunner().invoke(main, ["sync", str(record.path), "--tracking-uri", store])
     assert result.exit_code == 0, result.output
     assert len(history(store, only_run(store, "e").info.run_id, "acc")) == 100
