@@ -32,7 +32,7 @@ from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.files import write_json
 from mlflow_track.record.info import read_plain
 from mlflow_track.record.rows import iterate_rows
-from tests.mirror.test_shipper import MemorySink, shipper_of
+from tests.mirror.test_shipper import MemorySink, as_stored, shipper_of
 from tests.power_loss.recording import Note, Operation, Recorder, Sync
 
 NAME = "story"
@@ -248,7 +248,7 @@ STORIES = (new_run, saves, new_columns, rewind, mirrored)
 
 def sink_of(tell: Tell, sent: list[MetricPoint]) -> MemorySink:
     sink = MemorySink(lambda: False)
-    sink.cells.update(sent)
+    sink.cells.update(as_stored(sent))
     if sent:
         sink.runs.append("e")
     take = sink.log_metrics
