@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_track import checks
@@ -40,7 +40,7 @@ def start_run(
     tags: Mapping[str, str] | None = None,
     resume: str | None = None,
     on_rewind: str | None = None,
-    backend: str | None = None,
+    backend: str | Sequence[str] | None = None,
     tracking_uri: str | None = None,
     directory: str | os.PathLike[str] | None = None,
     rank: int | None = None,
@@ -61,7 +61,8 @@ def start_run(
             "continue" (the default) they stay as they are there, and a tag records by how much the
             repetition differs; with "fork" a new MLflow run receives the kept history and what
             follows, and the old one is marked superseded.
-        backend: "local", "mlflow" or "off".
+        backend: "local", "off", or the names of backends that the record is sent to: "mlflow", or
+            several as a list or with commas between them. The first is the one of `Run.url`.
         tracking_uri: The MLflow server; like MLFLOW_TRACKING_URI, which it beats.
         directory: The folder that holds all runs.
         rank: Which process of a job this is: 0 writes the run, the others write nothing. None
@@ -92,10 +93,8 @@ def start_run(
     if rank is not None:
         checks.require_int("rank", rank, at_least=FIRST)
     own_rank, _ = rank_and_size(os.environ, joined_job(), rank)
-    if settings.backend == "off" or own_rank != FIRST:
-        record = DiscardedRecord(
-            settings.experiment, checked_tags, is_shown=settings.backend == "off"
-        )
+    if settings.is_off or own_rank != FIRST:
+        record = DiscardedRecord(settings.experiment, checked_tags, is_shown=settings.is_off)
         found = None
     else:
         found = find_run_to_continue(settings)

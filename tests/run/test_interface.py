@@ -178,7 +178,7 @@ def test_resume_allow_is_auto_and_tracking_uri_names_the_server(tmp_path: Path) 
     from mlflow_track.settings import read_settings
 
     settings = read_settings(tracking_uri=store)
-    assert settings.backend == "mlflow" and settings.tracking_uri == store
+    assert settings.backends == ("mlflow",) and settings.tracking_uri == store
 
 
 def test_stop_reason_is_the_signal() -> None:
