@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.attempt import Attempt
+from mlflow_track.param_values import plain_params
 from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of
@@ -126,7 +127,7 @@ class Run:
         Raises:
             TypeError: A value is not serialisable; the message names its path.
         """
-        self._attempt.add_params(checks.params(params), is_start=False)
+        self._attempt.add_params(plain_params(params), is_start=False)
 
     def log_param(self, name: str, value: Any) -> None:
         """Add one param; see `log_params`."""

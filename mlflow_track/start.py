@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow_track import checks
 from mlflow_track.checkpoint.ranks import FIRST, joined_job, rank_and_size
+from mlflow_track.param_values import plain_params
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.discard import DiscardedRecord
 from mlflow_track.record.tags import PARENT_TAG
@@ -66,7 +67,7 @@ def start_run(
         resume=resume,
         rewind=rewind,
     )
-    checked_params = checks.params(params) if params is not None else {}
+    checked_params = plain_params(params) if params is not None else {}
     parent = {PARENT_TAG: settings.parent_run_id} if settings.parent_run_id else {}
     checked_tags = {**parent, **checks.tags(tags or {})}
     if rank is not None:

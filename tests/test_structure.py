@@ -19,7 +19,7 @@ MOST_LINES, MOST_FILES = 330, 24
 # functions. A module belongs to the longest name here that its own name begins with.
 LAYERS = (
     ("record",),
-    ("checks", "stop"),
+    ("checks", "stop", "param_kinds", "param_values"),
     ("artifacts", "repeats"),
     ("checkpoint.policy", "checkpoint.disk"),
     ("checkpoint.state",),
