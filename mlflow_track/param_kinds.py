@@ -18,7 +18,7 @@ from typing import Any
 from mlflow_track.record.masking import MASK, mask_password
 
 UNSET = object()
-TORCH_MODULE = "torch.nn.modules.module.Module"
+_TORCH_MODULE = "torch.nn.modules.module.Module"
 # Dataclasses whose fields are not all that they hold.
 _HOLD_MORE = ("PretrainedConfig", "PreTrainedConfig")
 # pathlib writes `scheme://user:password@host` with one slash, and no secret is found in that.
@@ -55,6 +55,8 @@ def writer_of(value: Any) -> Callable[[Any], str] | None:
         return _path_text
     if isinstance(getattr(kind, "__members__", None), Mapping):  # an enumeration of pybind11
         return lambda value: f"{kind.__name__}.{value.name}"
+    if is_a(value, _TORCH_MODULE):
+        return None
     if callable(value) and _own_name(value) is not None:
         return _qualified_name
     return None
@@ -67,6 +69,8 @@ def members_of(value: Any) -> tuple[Iterable[Any], Callable[[Any], Any]] | None:
     """
     kind = type(value)
     attribute = functools.partial(_attribute, value)
+    if is_a(value, _TORCH_MODULE):
+        return _items(_module_members(value))
     if hasattr(kind, "to_dict") and any(k.__name__ in _HOLD_MORE for k in kind.__mro__):
         return _items(value.to_dict())
     if dataclasses.is_dataclass(kind):
@@ -104,20 +108,18 @@ def is_root_model(value: Any) -> bool:
     return getattr(type(value), "__pydantic_root_model__", False) is True
 
 
-def module_text(module: Any) -> str:
-    """An activation or the like: the text of a module of torch that has no weights.
+def has_weights(value: Any) -> bool:
+    """Whether it is a module of torch with parameters or buffers."""
+    if not is_a(value, _TORCH_MODULE):
+        return False
+    return any(True for _ in chain(value.parameters(), value.buffers()))
 
-    Raises:
-        TypeError: It has weights, or its text does not say all; the message says which.
-    """
-    text = " ".join(repr(module).split())
-    if any(True for _ in chain(module.parameters(), module.buffers())):
-        raise TypeError("one with weights")
-    if not all(type(part).__module__.startswith("torch.nn.") for part in module.modules()):
-        raise TypeError("one of another package")
-    if _ADDRESS in text:
-        raise TypeError("one with an address in its text")
-    return text
+
+def _module_members(module: Any) -> dict[str, Any]:
+    """What a module without weights consists of: the texts of many, of losses, leave much out."""
+    settings = {k: v for k, v in vars(module).items() if k != "training" and k[:1] != "_"}
+    modules = dict(module.named_children())
+    return {"class": type(module), **settings, **({"modules": modules} if modules else {})}
 
 
 def _attribute(value: Any, name: str) -> Any:

@@ -11,13 +11,11 @@ from enum import Enum
 from typing import Any
 
 from mlflow_track.param_kinds import (
-    TORCH_MODULE,
     UNSET,
     described,
-    is_a,
+    has_weights,
     is_root_model,
     members_of,
-    module_text,
     writer_of,
 )
 from mlflow_track.record.files import legible
@@ -69,7 +67,8 @@ class _Conversion:
 
     def whole(self, params: Any) -> dict[str, Any]:
         self._around.append(params)
-        if (members := _read(lambda: members_of(params), "")) is None:
+        members = None if has_weights(params) else _read(lambda: members_of(params), "")
+        if members is None:
             raise TypeError(
                 "params must be a mapping, a dataclass or another configuration object, got "
                 f"{described(params)}"
@@ -94,8 +93,6 @@ class _Conversion:
         if isinstance(value, float):
             number = float(value)
             return number if math.isfinite(number) else repr(number)
-        if is_a(value, TORCH_MODULE):
-            return self._text(_module(value, path), path)
         if (write := writer_of(value)) is not None:
             return self._text(_read(lambda: write(value), path), path)
         return self._holder(value, path)
@@ -135,6 +132,11 @@ class _Conversion:
 
     def _content(self, value: Any, path: str) -> Any:
         kind = type(value)
+        if has_weights(value):
+            raise TypeError(
+                f"param {path!r:.300} must be a torch module without weights, got one with "
+                f"weights ({described(value)}); log its class or its settings in its place"
+            )
         if is_root_model(value):
             return self._value(value.root, path)
         if (members := _read(lambda: members_of(value), path)) is not None:
@@ -226,16 +228,6 @@ def _integer(value: int, path: str) -> int:
             f"{value.bit_length():,}"
         )
     return int(value)
-
-
-def _module(value: Any, path: str) -> str:
-    try:
-        return module_text(value)
-    except TypeError as error:
-        raise TypeError(
-            f"param {path!r:.300} must be a torch.nn module without weights, got {error} "
-            f"({described(value)}); log its class or its settings in its place"
-        ) from None
 
 
 def _elements(array: Any, path: str) -> Any:

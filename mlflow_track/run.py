@@ -122,10 +122,16 @@ class Run:
         self._attempt.directions.settle(f"define_metric {name}", [claim])
 
     def log_params(self, params: Any) -> None:
-        """Add params: a mapping or dataclass, nested allowed. A changed value is recorded as such.
+        """Add params. A changed value is recorded as such.
+
+        Args:
+            params: A mapping, a dataclass or another object that a program is configured with, of
+                values of any kind that has a text (docs/logging.md).
 
         Raises:
-            TypeError: A value is not serialisable; the message names its path.
+            TypeError: A value has no faithful text; the message names its path.
+            ValueError: Two params have the same name, or one is too large, is nested too deep,
+                contains itself or cannot be read; the message names its path.
         """
         self._attempt.add_params(plain_params(params), is_start=False)
 

@@ -36,7 +36,8 @@ def start_run(
     Args:
         experiment: The experiment's name.
         run_name: The run's name; without one the run is named by its id.
-        params: A mapping or dataclass, nested allowed.
+        params: A mapping, a dataclass or another object that a program is configured with, of
+            values of any kind that has a text (docs/logging.md).
         tags: Strings by name.
         resume: "never" starts a new run; "auto" continues the newest unfinished run of this
             experiment and run name, if there is one; "must" insists on it; a run id names it.
@@ -51,10 +52,10 @@ def start_run(
             Lightning's launcher, mpirun and srun.
 
     Raises:
-        ValueError: An unknown backend or resume word, a negative rank; the message says what
-            fits.
-        TypeError: A param that JSON cannot hold, a rank that is not an integer; the message names
-            it.
+        ValueError: An unknown backend or resume word, a negative rank, two params of one name, a
+            param that is too large; the message says what fits.
+        TypeError: A param without a faithful text, a rank that is not an integer; the message
+            names it.
         RunHeldError: Another live process writes the run to continue.
         LookupError: resume="must" or an id, and there is no such run.
         OSError: The folder cannot be written.
