@@ -17,6 +17,8 @@ from typing import Any
 
 from mlflow_track.record.masking import MASK, mask_password
 
+# Names, and what gives the value of each.
+Members = tuple[Iterable[Any], Callable[[Any], Any]]
 UNSET = object()
 _TORCH_MODULE = "torch.nn.modules.module.Module"
 # Dataclasses whose fields are not all that they hold.
@@ -62,7 +64,7 @@ def writer_of(value: Any) -> Callable[[Any], str] | None:
     return None
 
 
-def members_of(value: Any) -> tuple[Iterable[Any], Callable[[Any], Any]] | None:
+def members_of(value: Any) -> Members | None:
     """The names of what a value consists of, and a function from name to value.
 
     None where it does not consist of named values; what is under a name may be `UNSET`.
@@ -92,8 +94,9 @@ def members_of(value: Any) -> tuple[Iterable[Any], Callable[[Any], Any]] | None:
         return _items(value)
     if is_a(value, "argparse.Namespace") or is_a(value, "types.SimpleNamespace"):
         return _items(vars(value))
-    if isinstance(value, tuple) and isinstance(getattr(kind, "_fields", None), tuple):
-        return kind._fields, attribute
+    names = getattr(kind, "_fields", None)
+    if issubclass(kind, tuple) and isinstance(names, tuple):  # a named tuple
+        return names, attribute
     if isinstance(value, functools.partial):
         parts = {"function": value.func, "args": value.args, "keywords": value.keywords}
         return _items({name: part for name, part in parts.items() if part})
@@ -126,7 +129,7 @@ def _attribute(value: Any, name: str) -> Any:
     return getattr(value, name, UNSET)
 
 
-def _items(mapping: Any) -> tuple[Iterable[Any], Callable[[Any], Any]]:
+def _items(mapping: Any) -> Members:
     return mapping.keys(), mapping.__getitem__
 
 
@@ -141,7 +144,7 @@ def _qualified_name(value: Any) -> str:
     owner = getattr(value, "__objclass__", value)
     module = getattr(owner, "__module__", None) or "builtins"
     # The names of torch's functions in C begin with that of a hidden class.
-    short = getattr(value, "__name__", name)
+    short: Any = getattr(value, "__name__", name)
     if vars(sys.modules.get(module, object)).get(short) is value:
         name = short
     # Processes of multiprocessing call the main module so.

@@ -6,12 +6,13 @@ import collections
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence, Set, ValuesView
+from collections.abc import Callable, Sequence, Set, ValuesView
 from enum import Enum
 from typing import Any
 
 from mlflow_track.param_kinds import (
     UNSET,
+    Members,
     described,
     has_weights,
     is_root_model,
@@ -73,7 +74,7 @@ class _Conversion:
                 "params must be a mapping, a dataclass or another configuration object, got "
                 f"{described(params)}"
             )
-        return self._mapping(*members, "")
+        return self._mapping(members, "")
 
     def _value(self, value: Any, path: str) -> Any:
         self._values += 1
@@ -120,7 +121,7 @@ class _Conversion:
                 f"param {path!r:.300} must be free of cycles, got {described(value)} that "
                 "contains itself"
             )
-        if len(self._around) > MOST_DEPTH:
+        if len(self._around) >= MOST_DEPTH:
             raise ValueError(
                 f"param {path!r:.300} must be nested at most {MOST_DEPTH} levels deep, got more"
             )
@@ -140,7 +141,7 @@ class _Conversion:
         if is_root_model(value):
             return self._value(value.root, path)
         if (members := _read(lambda: members_of(value), path)) is not None:
-            return self._mapping(*members, path)
+            return self._mapping(members, path)
         if all(hasattr(kind, name) for name in ("shape", "dtype", "tolist")):
             return self._value(_elements(value, path), path)
         if isinstance(value, slice):
@@ -160,8 +161,9 @@ class _Conversion:
     def _at(self, values: Any, key: Any, path: str) -> tuple[Any, str]:
         return _read_item(lambda: values[key], path), path
 
-    def _mapping(self, keys: Iterable[Any], get: Callable[[Any], Any], path: str) -> dict[str, Any]:
+    def _mapping(self, members: Members, path: str) -> dict[str, Any]:
         """Named values, with secrets masked."""
+        keys, get = members
         result: dict[str, Any] = {}
         kinds: dict[str, str] = {}
         for key in _read(lambda: list(keys), path):

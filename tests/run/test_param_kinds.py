@@ -11,11 +11,13 @@ import decimal
 import enum
 import fractions
 import functools
+import io
 import ipaddress
 import json
 import math
 import pathlib
 import re
+import socket
 import types
 import typing
 import uuid
@@ -403,7 +405,8 @@ class WithLength(WithToDict):
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "open file": (lambda: Path("/dev/null").open(), TypeError, "got _io.TextIOWrapper"),
+    "open file": (io.StringIO, TypeError, "got _io.StringIO"),
+    "socket": (socket.socket, TypeError, "got socket.socket"),
     "bare object": (object, TypeError, "got builtins.object"),
     "object of the caller's": (type("Own", (), {}), TypeError, f"got {HERE}.Own"),
     "generator": (lambda: (i for i in [1]), TypeError, "got builtins.generator"),
