@@ -252,7 +252,8 @@ STORED: dict[str, tuple[Any, Any]] = {
     "timedelta64": (np.timedelta64(5, "s"), "5 seconds"),
     "array": (np.array([[1.0, np.nan]]), [[1.0, "nan"]]),
     "array without dimensions": (np.array(3), 3),
-    "array of times": (np.array(["2026-01-02"], "M8[D]"), ["2026-01-02"]),
+    "array of days": (np.array(["2026-01-02"], "M8[D]"), ["2026-01-02"]),
+    "array of nanoseconds": (np.array([5], "M8[ns]"), ["1970-01-01T00:00:00.000000005"]),
     "array of objects": (np.array([{"a": Mode.FAST}, None]), [{"a": "fast"}, None]),
     "array of long doubles": (np.longdouble([1, 2]), [1.0, 2.0]),
     "array of Python": (array.array("i", [1, 2]), [1, 2]),
@@ -404,6 +405,14 @@ class WithLength(WithToDict):
         return 1
 
 
+def unnamed_zone() -> zoneinfo.ZoneInfo:
+    """One of no name: the least that its format allows."""
+    header = (
+        b"TZif" + b"\0" + bytes(15) + b"".join(n.to_bytes(4, "big") for n in (0, 0, 0, 0, 1, 4))
+    )
+    return zoneinfo.ZoneInfo.from_file(io.BytesIO(header + bytes(6) + b"UTC\0"))
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "open file": (io.StringIO, TypeError, "got _io.StringIO"),
     "socket": (socket.socket, TypeError, "got socket.socket"),
@@ -430,6 +439,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "with weights",
     ),
+    "annotation with an address": (
+        lambda: typing.Annotated[int, object()],
+        ValueError,
+        "must be readable, got ValueError: an address in its text",
+    ),
+    "time zone of a file": (unnamed_zone, ValueError, "got ValueError: a time zone without a key"),
     "tensor without data": (
         lambda: torch.zeros(1, device="meta"),
         ValueError,
@@ -460,6 +475,12 @@ def test_params_without_a_faithful_text_are_refused_with_their_path(kind: str) -
     assert "canary" not in str(caught.value)
     if hasattr(value, "close"):
         value.close()
+
+
+@pytest.mark.parametrize("params", [[1], torch.nn.Linear(1, 1), Model, np.array([1]), 3, "lr=1"])
+def test_params_as_a_whole_must_be_a_configuration_object(params: Any) -> None:
+    with pytest.raises(TypeError, match=r"params must be a mapping, a dataclass or .*, got "):
+        plain_params(params)
 
 
 def test_param_of_a_failing_object_names_the_item_that_fails() -> None:
