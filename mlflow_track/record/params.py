@@ -126,5 +126,5 @@ def change_params(
 
 
 def _differ(old: Any, name: str, new: Mapping[str, Any]) -> bool:
-    # An empty mapping that was filled is no param any more, and nothing is lost.
+    # An empty mapping that was filled no longer counts as a param: nothing is lost.
     return new[name] != old if name in new else old != {}

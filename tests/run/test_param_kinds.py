@@ -171,6 +171,13 @@ class OwnModule(torch.nn.Module):
         self.setting = 3
 
 
+def zone(key: str | None) -> zoneinfo.ZoneInfo:
+    """One whose file is the least that its format allows, and not the machine's."""
+    counts = b"".join(number.to_bytes(4, "big") for number in (0, 0, 0, 0, 1, 4))
+    file = io.BytesIO(b"TZif\0" + bytes(15) + counts + bytes(6) + b"UTC\0")
+    return zoneinfo.ZoneInfo.from_file(file, key)
+
+
 def activation(x: float) -> float:
     return x
 
@@ -221,7 +228,7 @@ STORED: dict[str, tuple[Any, Any]] = {
     "time": (datetime.time(1, 2), "01:02:00"),
     "timedelta": (datetime.timedelta(days=1, seconds=5), "1 day, 0:00:05"),
     "timezone": (datetime.timezone.utc, "UTC"),
-    "ZoneInfo": (zoneinfo.ZoneInfo("UTC"), "UTC"),
+    "ZoneInfo": (zone("Europe/Berlin"), "Europe/Berlin"),
     "Timestamp": (pd.Timestamp(5), "1970-01-01T00:00:00.000000005"),
     "UUID": (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
     "IP address": (ipaddress.ip_address("::1"), "::1"),
@@ -405,14 +412,6 @@ class WithLength(WithToDict):
         return 1
 
 
-def unnamed_zone() -> zoneinfo.ZoneInfo:
-    """One of no name: the least that its format allows."""
-    header = (
-        b"TZif" + b"\0" + bytes(15) + b"".join(n.to_bytes(4, "big") for n in (0, 0, 0, 0, 1, 4))
-    )
-    return zoneinfo.ZoneInfo.from_file(io.BytesIO(header + bytes(6) + b"UTC\0"))
-
-
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "open file": (io.StringIO, TypeError, "got _io.StringIO"),
     "socket": (socket.socket, TypeError, "got socket.socket"),
@@ -444,7 +443,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "must be readable, got ValueError: an address in its text",
     ),
-    "time zone of a file": (unnamed_zone, ValueError, "got ValueError: a time zone without a key"),
+    "time zone of a file": (
+        lambda: zone(None),
+        ValueError,
+        "got ValueError: a time zone without a key",
+    ),
     "tensor without data": (
         lambda: torch.zeros(1, device="meta"),
         ValueError,
