@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.attempt import Attempt
+from mlflow_track.param_values import plain_params
 
 if TYPE_CHECKING:
     import logging
@@ -37,12 +38,15 @@ class RecordVerbs:
         """Add params. A value that changes is recorded as a change.
 
         Args:
-            params: A mapping or dataclass, nested allowed.
+            params: A mapping, a dataclass or another object that a program is configured with, of
+                values of any kind that has a text (docs/logging.md).
 
         Raises:
-            TypeError: A value is not serialisable; the message names its path.
+            TypeError: A value has no faithful text; the message names its path.
+            ValueError: Two params have the same name, or one is too large, is nested too deep,
+                contains itself or cannot be read; the message names its path.
         """
-        self._attempt.add_params(checks.params(params), is_start=False)
+        self._attempt.add_params(plain_params(params), is_start=False)
 
     def log_param(self, key: str, value: Any) -> None:
         """Add one param.
@@ -52,7 +56,7 @@ class RecordVerbs:
             value: Its value; see `log_params`.
 
         Raises:
-            TypeError: The value is not serialisable.
+            TypeError, ValueError: The value has no faithful text, or is too large.
         """
         self.log_params({key: value})
 
