@@ -7,13 +7,20 @@ import io
 import json
 import os
 import shutil
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_track.checks import artifact_path as checked_path
 from mlflow_track.record import layout
 from mlflow_track.record.files import make_folder, replace_file
+
+if TYPE_CHECKING:
+    import numpy
+
+_CHANNELS = (1, 3, 4)
 
 
 class Artifacts:
@@ -69,6 +76,16 @@ class Artifacts:
         figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight")
         return self._write(name, buffer.getvalue())
 
+    def write_image(self, image: Any, name: str) -> Path:
+        kind = Path(name).suffix.lstrip(".").lower()
+        if hasattr(image, "save") and hasattr(image, "mode"):
+            buffer = io.BytesIO()
+            image.save(buffer, format={"jpg": "jpeg", "": "png"}.get(kind, kind))
+            return self._write(name, buffer.getvalue())
+        if kind != "png":
+            raise ValueError(f"the name of an image of numbers must end in .png, got {name!r}")
+        return self._write(name, _png(_pixels(image)))
+
     def write_table(self, data: Any, name: str) -> Path:
         columns = _columns(data, name)
         suffix = Path(name).suffix
@@ -113,6 +130,58 @@ def _copy_file(source: Path, target: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _pixels(image: Any) -> numpy.ndarray[Any, Any]:
+    """An image as bytes, in rows, columns and channels.
+
+    Raises:
+        TypeError, ValueError: It is not one; the message has what came.
+    """
+    import numpy
+
+    if hasattr(image, "detach"):
+        image = image.detach().cpu().float() if image.is_floating_point() else image.cpu()
+    array = numpy.asarray(image)
+    if array.dtype.kind not in "buif":
+        raise TypeError(
+            "an image must be a PIL image, or an array or tensor of numbers, got "
+            f"{type(image).__name__}"
+        )
+    if array.ndim == 3 and array.shape[-1] not in _CHANNELS and array.shape[0] in _CHANNELS:
+        array = numpy.moveaxis(array, 0, -1)  # As torch has them.
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[-1] not in _CHANNELS or not array.size:
+        raise ValueError(
+            "an image must have rows, columns and 1, 3 or 4 channels, got the shape "
+            f"{tuple(array.shape)}"
+        )
+    most = 255 if array.dtype.kind in "ui" else 1
+    if not (array.min() >= 0 and array.max() <= most):
+        raise ValueError(
+            f"the numbers of an image of {array.dtype} must be from 0 to {most}, got "
+            f"{array.min()} to {array.max()}"
+        )
+    if most == 1:
+        array = numpy.rint(array.astype("float64") * 255)
+    return array.astype("uint8")
+
+
+def _png(pixels: numpy.ndarray[Any, Any]) -> bytes:
+    """A PNG file (https://www.w3.org/TR/png-3/), every row without a filter."""
+    height, width, channels = pixels.shape
+    colour = {1: 0, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
 
 
 def _columns(data: Any, name: str) -> dict[str, list[Any]]:

@@ -222,6 +222,25 @@ class RecordVerbs:
         """
         return self._attempt.open_artifacts().write_figure(figure, artifact_file)
 
+    def log_image(self, image: Any, artifact_file: str) -> Path:
+        """Write an image as an artifact.
+
+        Args:
+            image: A PIL image; or an array or tensor with rows, columns and 1, 3 or 4 channels
+                (first or last), of integers from 0 to 255, floats from 0 to 1, or booleans.
+            artifact_file: The file's name inside the artifacts. It ends in .png; that of a PIL
+                image may have another ending that PIL writes.
+
+        Returns:
+            Where it lies in the run's folder.
+
+        Raises:
+            TypeError: It is not an image.
+            ValueError: Its shape or its numbers are not those of an image, `artifact_file` has
+                another ending, or would leave the artifacts.
+        """
+        return self._attempt.open_artifacts().write_image(image, artifact_file)
+
     def log_table(self, data: Any, artifact_file: str) -> Path:
         """Write a table as an artifact.
 

@@ -74,12 +74,25 @@ def test_rows_of_a_checkpoint_end_before_the_first_of_a_later_step(
         path = Path(folder) / "metrics.csv"
         position = write(path, rows)[at]
         manifest = SimpleNamespace(
-            metrics_position=position.wide, metrics_long_position=position.long
+            metrics_position=position.wide, metrics_long_position=position.long, time=0.0
         )
         checkpoint: Any = SimpleNamespace(step=step, manifest=manifest)
         ends = ends_of(path, checkpoint)
         found = {(n, s): value for n, s, value in read_values(path, {"a", "b", "m7"}, ends)}
     assert found == {k: v for k, v in model(rows[:end]).items() if k[0] in ("a", "b", "m7")}
+
+
+def test_a_position_that_cannot_be_that_of_the_save_gives_way_to_the_time(tmp_path: Path) -> None:
+    """A record that was rebuilt from what a server has holds the same rows in other bytes."""
+    path = tmp_path / "metrics.csv"
+    rows = [f"{step},{100 + 10 * at},{float(at)}" for at, step in enumerate([0, 1, 2, 1, 3, 0, 4])]
+    path.write_text("\n".join(["step,time,loss", *rows, ""]))
+    # Saved after the row of step 2; an older step was logged then.
+    for position in range(200):
+        manifest = SimpleNamespace(metrics_position=position, metrics_long_position=0, time=125.0)
+        checkpoint: Any = SimpleNamespace(step=2, manifest=manifest)
+        found = list(read_values(path, {"loss"}, ends_of(path, checkpoint)))
+        assert [(step, value) for _, step, value in found] == [(0, 0), (1, 1), (2, 2), (1, 3)]
 
 
 def test_read_step_looks_no_further_back_than_it_must(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ SIGNATURES: list[tuple[str, str]] = [
     ("Run.log_dict", "self, content, artifact_file"),
     ("Run.log_table", "self, data, artifact_file"),
     ("Run.log_figure", "self, figure, artifact_file"),
+    ("Run.log_image", "self, image, artifact_file"),
     (
         "Run.checkpoints",
         "self, *, save=None, keep=None, stop=None, upload=None, max_steps=None, require_same=(), "
@@ -164,6 +165,64 @@ def test_log_summary_stands_in_run_json_and_later_values_replace() -> None:
 def test_log_summary_refuses(wrong: Any) -> None:
     with mt.start_run() as run, pytest.raises((TypeError, ValueError)):
         run.log_summary(wrong)
+
+
+# --- log_image ---
+
+RED = np.zeros((2, 5, 3), np.uint8)
+RED[..., 0] = 255
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (RED, RED),
+        (RED.astype("int64"), RED),
+        (torch.tensor(RED / 255.0), RED),
+        (torch.tensor(RED).movedim(-1, 0), RED),
+        (torch.tensor(RED / 255.0, dtype=torch.bfloat16).requires_grad_(), RED),
+        (RED[..., 0], RED[..., :1]),
+        (RED[..., 0] > 0, RED[..., :1]),
+        (np.dstack([RED, RED[..., 0]]), np.dstack([RED, RED[..., 0]])),
+        (np.array([[0.0, 0.5, 1.0]]), np.array([[[0], [128], [255]]])),
+    ],
+)
+def test_log_image_writes_the_pixels(image: Any, expected: Any) -> None:
+    from matplotlib.image import imread
+
+    with mt.start_run() as run:
+        path = run.log_image(image, "some/picture.png")
+    read = np.atleast_3d(np.rint(imread(path) * 255))
+    assert path == run.path / "artifacts/some/picture.png"
+    assert read[..., : expected.shape[-1]].tolist() == expected.tolist()
+
+
+def test_log_image_takes_a_picture_of_pil() -> None:
+    from PIL import Image
+
+    with mt.start_run() as run:
+        for name in ("a.png", "a.jpg"):
+            found = Image.open(run.log_image(Image.fromarray(RED), name))
+            assert (found.size, found.format) == ((5, 2), {"a.png": "PNG", "a.jpg": "JPEG"}[name])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "text",
+        None,
+        np.zeros((2, 2, 2)),
+        np.zeros((0, 2, 3)),
+        np.zeros(3),
+        np.full((2, 2), 1.5),
+        np.full((2, 2), -1),
+        np.full((2, 2), math.nan),
+        np.full((2, 2), 256),
+    ],
+)
+def test_log_image_refuses(wrong: Any) -> None:
+    with mt.start_run() as run, pytest.raises((TypeError, ValueError), match="image"):
+        run.log_image(wrong, "a.png")
 
 
 # --- start_run ---

@@ -13,12 +13,15 @@ from mlflow_track.record.rows import (
     Row,
     files_of,
     read_end,
+    read_piece,
     read_rows,
 )
 
 # So much of the end of a file mostly holds a whole step.
 _STEP_BYTES = 1 << 14
 _NO_END = 1 << 62
+# From the time that a manifest has until its position is taken.
+_SAVE_SECONDS = 1.0
 # By step the metrics that were logged with it.
 Values = Mapping[int, Mapping[str, float]]
 
@@ -108,7 +111,11 @@ def ends_of(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
     """
     files, manifest, step = files_of(path), checkpoint.manifest, checkpoint.step
     begins = {
-        file: manifest.metrics_long_position if layout.is_long(file) else manifest.metrics_position
+        file: _place_of_save(
+            file,
+            manifest.metrics_long_position if layout.is_long(file) else manifest.metrics_position,
+            manifest.time,
+        )
         for file in files
     }
     firsts = {
@@ -127,6 +134,35 @@ def ends_of(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
             after = (at for row, at in _from(file, begins[file]) if row.time > until)
             ends[file] = min(ends[file], next(after, _NO_END))
     return ends
+
+
+def _place_of_save(file: Path, position: int, saved_at: float) -> int:
+    """Where the rows before a save end: at `position`, unless the times of rows tell otherwise.
+
+    A record that was rebuilt from what a server has holds the same rows in other bytes.
+    """
+    if not saved_at:
+        return position  # An older version did not say when.
+    piece = read_piece(file, position, _STEP_BYTES, before=MOST_LINE_BYTES)
+    is_line = not position or piece.before.endswith(b"\n")
+    before = _time_of_last(piece.before)
+    after = next((row.time for row, _ in _from(file, position)), None) if is_line else None
+    if (
+        is_line
+        and (before is None or before <= saved_at + _SAVE_SECONDS)
+        and (after is None or after >= saved_at - _SAVE_SECONDS)
+    ):
+        return position
+    return next((at for row, at in _from(file, 0) if row.time > saved_at), _NO_END)
+
+
+def _time_of_last(lines: bytes) -> float | None:
+    """The time of the last of some lines, of which the first need not be whole."""
+    cells = lines[:-1].rpartition(b"\n")[2].split(b",", 2)
+    try:
+        return float(cells[1])
+    except (IndexError, ValueError):
+        return None
 
 
 def _from(file: Path, position: int) -> Iterator[tuple[Row, int]]:
