@@ -95,14 +95,17 @@ class Run(RecordVerbs):
                 return
         if self._repeats.may_come:
             self._repeats.give_way(names, step)
-        watched = self._watched
-        if watched is None or watched.names.isdisjoint(names):
-            self._metrics.append(step, names, values)
-        else:
-            # Policies get the values in the order of the record.
-            with self._metrics.lock:
-                self._metrics.append(step, names, values)
-                watched.add(step, names, values)
+        if (watched := self._watched) is not None:
+            places = watched.places.get(names)
+            if places is None:
+                places = watched.find(names)
+            if places:
+                # Policies get the values in the order of the record.
+                with self._metrics.lock:
+                    self._metrics.append(step, names, values)
+                    watched.add(step, names, values, places)
+                return
+        self._metrics.append(step, names, values)
 
     def log_metric(self, key: str, value: float, *, step: int) -> None:
         """Write one metric.

@@ -7,23 +7,42 @@ from collections.abc import Collection, Iterator, Sequence
 
 from mlflow_track.record.device_values import Arriving
 
+_MOST_KNOWN = 1024
+
 
 class WatchedValues:
     """Gets the values that go into the record, in the same order.
 
     Args:
         names: The metrics that policies look at.
+
+    Attributes:
+        places: For tuples of names that were logged before, where among them watched ones are.
     """
 
     def __init__(self, names: Collection[str]) -> None:
         self.names = frozenset(names)
+        self.places: dict[tuple[str, ...], tuple[int, ...]] = {}
         self._new: deque[tuple[str, int, float | Arriving]] = deque()
 
-    def add(self, step: int, names: Sequence[str], values: Sequence[float | Arriving]) -> None:
-        """Take a row that the record has taken; other metrics in it are left out."""
-        for name, value in zip(names, values, strict=True):
-            if name in self.names:
-                self._new.append((name, step, value))
+    def find(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        """Where watched ones are among `names`."""
+        if len(self.places) >= _MOST_KNOWN:
+            self.places.clear()
+        return self.places.setdefault(
+            names, tuple(at for at, name in enumerate(names) if name in self.names)
+        )
+
+    def add(
+        self,
+        step: int,
+        names: Sequence[str],
+        values: Sequence[float | Arriving],
+        places: Sequence[int],
+    ) -> None:
+        """Take what the record has taken, as far as it is at the watched places."""
+        for at in places:
+            self._new.append((names[at], step, values[at]))
 
     def take(self) -> Iterator[tuple[str, int, float]]:
         """What came since the last call; one whose device is not done yet is waited for."""

@@ -68,16 +68,20 @@ class Steps:
 
     def __init__(self, stretches: Iterable[Sequence[int]] = ()) -> None:
         self.stretches = [[*stretch] for stretch in stretches]
+        self._largest = max((last for _, last, _ in self.stretches), default=-1)
 
     def __iter__(self) -> Iterator[int]:
         for first, last, gap in self.stretches:
             yield from range(first, last + 1, gap)
 
     def __contains__(self, step: int) -> bool:
-        # Mostly one of the newest.
-        return any(step in range(f, last + 1, gap) for f, last, gap in reversed(self.stretches))
+        # Mostly none, or one of the newest.
+        return step <= self._largest and any(
+            step in range(f, last + 1, gap) for f, last, gap in reversed(self.stretches)
+        )
 
     def add(self, step: int) -> None:
+        self._largest = max(self._largest, step)
         if self.stretches:
             first, last, gap = newest = self.stretches[-1]
             if first == last < step:
