@@ -10,6 +10,7 @@ from mlflow_track.record.schema import Config, Git, RunInfo
 
 RECORD_TAG = "mlflow_track.run_id"
 PARENT_TAG = "mlflow.parentRunId"
+SUMMARY_TAG = "mlflow_track.summary"
 ERROR_TAG = "mlflow_track.error"
 ATTEMPTS_TAG = "mlflow_track.attempts"
 NAME_GIVEN_TAG = "mlflow_track.name_given"
@@ -39,6 +40,8 @@ def record_tags(info: RunInfo, config: Config) -> dict[str, str]:
     }
     if config.changes:
         tags["mlflow_track.param_changes"] = json.dumps(msgspec.to_builtins(config.changes))
+    if info.summary:
+        tags[SUMMARY_TAG] = json.dumps(info.summary, ensure_ascii=False)
     if info.newest.error:
         tags[ERROR_TAG] = info.newest.error
     return tags

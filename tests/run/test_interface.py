@@ -19,6 +19,8 @@ import pytest
 import torch
 
 import mlflow_track as mt
+from mlflow_track.record.info import read_config, read_info
+from mlflow_track.record.tags import SUMMARY_TAG, record_tags
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -159,6 +161,9 @@ def test_log_summary_stands_in_run_json_and_later_values_replace() -> None:
         "api_key": "***",
     }
     assert mt.load_run(run.path).info["summary"] == summary
+    # What an MLflow server gets, and the MLflow UI on the folder shows.
+    info, config = read_info(run.path), read_config(run.path)
+    assert json.loads(record_tags(info, config)[SUMMARY_TAG]) == summary
 
 
 @pytest.mark.parametrize("wrong", [{"": 1}, {"a": [1]}, {"a": None}, {3: 1}, ["a"], {"a": 10**400}])
