@@ -35,6 +35,39 @@ def test_what_is_not_one_number_is_refused_at_the_call() -> None:
                 run.log_metrics({"a": wrong.cuda()}, step=0)
 
 
+@needs_cuda
+def test_only_what_policies_watch_is_waited_for() -> None:
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(
+            save=mt.OnImprovement("val/loss"), stop=mt.EarlyStopping("val/loss", patience=2)
+        )
+        state, loss = {"w": 1}, torch.ones((), device="cuda")
+        checkpoints.step(0, state)
+        torch.cuda.synchronize()
+        saved, stopped = [], []
+        for step in range(1, 9):
+            loss += 1
+            if step % 2:
+                # Without a watched metric nothing waits for the device.
+                torch.cuda.set_sync_debug_mode("error")
+            else:
+                run.log_metrics({"val/loss": (loss - 5).abs()}, step=step)
+            try:
+                run.log_metrics({"train/loss": loss}, step=step)
+                saved.append(checkpoints.step(step, state))
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            stopped.append(run.should_stop)
+            if stopped[-1]:
+                break
+    # val/loss is |step - 4|: 2 at step 2, 0 at step 4, 2 at step 6, 4 at step 8.
+    assert saved == [False, True, False, True, False, False, False, True]
+    assert stopped == [False] * 7 + [True]
+    assert mt.load_run(run.path).metrics()["train/loss"].tolist() == [
+        float(n) for n in range(2, 10)
+    ]
+
+
 class CudaLike:
     """What CudaNumber asks of a tensor before it needs a device."""
 
