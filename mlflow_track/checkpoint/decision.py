@@ -117,7 +117,7 @@ def agree(ranks: Ranks, stop: StopRequest, stop_code: int, is_due: bool) -> tupl
         is_due: Whether policies ask, on rank 0; False on the others.
 
     Returns:
-        Why to stop (0: continue), and whether to save. Who stops saves: once, if the loop goes on.
+        Why to stop (0: continue), and whether to save. A stop saves once, if the loop ignores it.
     """
     code, due = ranks.largest([max(stop_code, int(stop.arrived or 0)), int(is_due)])
     return code, bool(due or (code and not stop.is_agreed))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mlflow_track.backends.protocol import Refused, Unavailable, has
+from mlflow_track.checkpoint.disk.logged import values_at
 from mlflow_track.checkpoint.disk.store import (
     Checkpoint,
     CheckpointStore,
@@ -157,15 +158,21 @@ def wanted_checkpoints(
     if mirror.upload == "best":
         metric, mode = str(mirror.metric), mirror.mode
         direction = judge(metric, mode if mode in DIRECTIONS else None).direction
-        values = {c.step: _value(c, metric) for c in checkpoints}
+        values = _values(checkpoints, metric)
         best = best_first(values, direction)[:1] if direction else []
         return [c for c in checkpoints if c.step in best]
     return list(checkpoints)
 
 
-def _value(checkpoint: Checkpoint, metric: str) -> float:
-    """The metric of a checkpoint; NaN where it cannot be compared."""
-    try:
-        return checkpoint.metrics.get(metric, math.nan)
-    except CorruptCheckpointError:
-        return math.nan
+def _values(checkpoints: Sequence[Checkpoint], metric: str) -> dict[int, float]:
+    """The metric of each checkpoint that has a value of it."""
+    values: dict[int, float] = {}
+    for checkpoint in checkpoints:
+        with contextlib.suppress(CorruptCheckpointError, KeyError):
+            values[checkpoint.step] = checkpoint.metrics[metric]
+    if len(values) < len(checkpoints):
+        # Where a loop evaluates after the save, only the rows have it.
+        with contextlib.suppress(OSError, ValueError):
+            for step, logged in values_at(checkpoints, metric).items():
+                values[step] = logged[metric]
+    return values

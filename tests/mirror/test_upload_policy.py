@@ -40,6 +40,17 @@ def test_the_policy_chooses(checkpoints, mirror, steps):
     assert wanted_checkpoints([], settings) == []
 
 
+def test_best_takes_a_value_that_was_logged_after_the_save():
+    with mt.start_run(backend="local") as run:
+        checkpoints = run.checkpoints(save=mt.EverySteps(1))
+        for step, loss in enumerate([3.0, 1.0, 2.0]):
+            checkpoints.step(step, {"w": step})
+            run.log_metric("loss", loss, step=step)
+        checkpoints.wait()
+    best = MirrorSettings(upload="best", metric="loss", mode="min")
+    assert [c.step for c in wanted_checkpoints(mt.load_run(run.path).checkpoints, best)] == [1]
+
+
 def test_best_needs_a_metric_and_other_words_are_refused_at_the_call(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_TRACK_FINISH_TIMEOUT", "0")

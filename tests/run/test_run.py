@@ -165,7 +165,7 @@ def test_a_bad_input_is_refused_and_harms_nothing(arguments: dict[str, Any], wor
         ({"params": {"a": {"f": object()}}}, TypeError, r"'a\.f' must be .* got builtins.object"),
         ({"params": {1: 2, "1": 3}}, ValueError, "names in 'params' must differ as text"),
         ({"params": 3}, TypeError, "must be a mapping, a dataclass or .*, got builtins.int"),
-        ({"backend": "cloud"}, ValueError, "local, mlflow, off"),
+        ({"backend": "cloud"}, ValueError, "local, off, or one or more of mlflow"),
         ({"resume": "maybe"}, LookupError, "never, auto, must"),
         ({"resume": "must"}, LookupError, "no unfinished run"),
         ({"experiment": " "}, ValueError, "empty"),
