@@ -132,7 +132,9 @@ def verify(run: str, step: str | None, root: Path, as_json: bool) -> None:
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
 
     store, rows = store_of(root, run), []
-    for checkpoint in existing_checkpoints(store) if step is None else [find_checkpoint(store, step)]:
+    for checkpoint in (
+        existing_checkpoints(store) if step is None else [find_checkpoint(store, step)]
+    ):
         began, size, problem = time.monotonic(), None, None
         try:
             with held_for_reading(checkpoint.path):

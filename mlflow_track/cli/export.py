@@ -102,7 +102,10 @@ def _rows(runs: list[Summary], name: str) -> list[dict[str, Any]]:
     for run in runs:
         histories = Histories(run.path / name)
         histories.refresh()
-        found += [{"run": run.id, **row._asdict()} for row in histories.rows()]
+        found += [
+            {"run": run.id, "step": row.step, "time": row.time, "metrics": row.values}
+            for row in histories.rows()
+        ]
     return found
 
 

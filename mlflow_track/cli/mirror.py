@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from mlflow_track.cli import exit_codes
+from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import runs_named
+from mlflow_track.record.schema import RUNNING
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun
 
 _URI_HELP = "The server; else the one that the run began with, else MLFLOW_TRACKING_URI."
+_ENDS = {
+    "complete": exit_codes.YES,
+    "pending": exit_codes.PENDING,
+    "failed": exit_codes.NO,
+}
 
 
 @click.command()
 @click.argument("runs", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="Import every run below the folders RUNS.")
 @click.option("--tracking-uri", help=_URI_HELP)
-def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None) -> None:
+@json_option
+def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None, as_json: bool) -> None:
     """Send to an MLflow server what it lacks of RUNS: ids, folders of runs, or folders of many.
 
     Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a server which lacks something;
     with --all also those that were recorded without one. May be repeated at any time, from any
     process: what the server has is not sent twice, and times are those of the record.
+
+    Ends with 0 if the server has everything, with 4 if something is pending that the run's own
+    mirror will send, and with 1 if something could not be sent.
 
     \b
     Example:
@@ -37,68 +48,93 @@ def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None) -> None:
     chosen = runs_named(runs)
     if not runs and not is_all:
         chosen = [run for run in chosen if _lacks_something(run)]
-    if not chosen:
-        click.echo("nothing is pending")
-    failed = False
+    states = _States(as_json)
     for run in chosen:
         try:
             uri = server_of(run, tracking_uri)
             status = sync_run(run.path.absolute(), uri, open_mlflow)
         except AlreadyMirrored:
-            click.echo(f"{run.id}: its own mirror is sending it")
+            states.add(run, "pending", f"{run.id}: already being synced by its own mirror process")
         except (Unavailable, LookupError) as error:
-            click.echo(f"{run.id}: {error}", err=True)
-            failed = True
+            states.add(run, "failed", f"{run.id}: {error}", err=True)
         except Exception as error:
             reason = mask_password(" ".join(str(error).split()))
-            click.echo(f"{run.id}: {type(error).__name__}: {reason}", err=True)
-            failed = True
+            states.add(run, "failed", f"{run.id}: {type(error).__name__}: {reason}", err=True)
         else:
-            click.echo(f"{run.id}: {status}")
-            failed = failed or not (status.is_complete or run.status == "RUNNING")
-    sys.exit(failed)
+            is_pending = not status.is_complete and run.status == RUNNING
+            state = "complete" if status.is_complete else "pending" if is_pending else "failed"
+            states.add(run, state, f"{run.id}: {status}")
+    states.end()
 
 
 @click.command()
 @click.argument("runs", nargs=-1)
 @click.option("--tracking-uri", help=_URI_HELP)
-def doctor(runs: tuple[str, ...], tracking_uri: str | None) -> None:
+@json_option
+def doctor(runs: tuple[str, ...], tracking_uri: str | None, as_json: bool) -> None:
     """Say how far the MLflow server is with RUNS (ids or folders), and what keeps it.
 
     Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a server which lacks something.
-    Ends with status 1 where something is pending and nothing is about to send it.
+    Ends with 0 if the server has everything, with 4 if something is pending that is about to be
+    sent, and with 1 if nothing is about to send it.
 
     \b
     Example:
       mlflow-track doctor runs
     """
     from mlflow_track.mirror.doctor import examine, probe
+    from mlflow_track.mirror.status import read_status
 
     chosen = runs_named(runs)
     if not runs:
         chosen = [run for run in chosen if _lacks_something(run)]
-    if not chosen:
-        click.echo("nothing is pending")
     answers: dict[str, str | None] = {}
-    is_well = True
+    states = _States(as_json)
     for run in chosen:
         try:
             uri = server_of(run, tracking_uri)
-        except (LookupError, ValueError) as error:
-            click.echo(f"{run.id}: {error}")
-            is_well = is_well and isinstance(error, LookupError)
+        except LookupError as error:
+            # It was recorded without a server, or its password is unknown here.
+            state = "pending" if _lacks_something(run) else "complete"
+            states.add(run, state, f"{run.id}: {error}")
+            continue
+        except ValueError as error:
+            states.add(run, "failed", f"{run.id}: {error}")
             continue
         if uri not in answers:
             answers[uri] = probe(uri)
         try:
             diagnosis = examine(run.path.absolute(), answers[uri])
+            is_complete = read_status(run.path).is_complete
         except (OSError, ValueError) as error:
-            click.echo(f"{run.id}: the record cannot be read: {error}")
-            is_well = False
+            states.add(run, "failed", f"{run.id}: the record cannot be read: {error}")
             continue
-        click.echo("\n".join(diagnosis.lines))
-        is_well = is_well and diagnosis.is_well
-    sys.exit(not is_well)
+        state = "complete" if is_complete else "pending" if diagnosis.is_well else "failed"
+        states.add(run, state, "\n".join(diagnosis.lines))
+    states.end()
+
+
+class _States:
+    """What the server has of each run: printed at once for people, at the end for programs."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._rows: list[dict[str, str]] = []
+
+    def add(self, run: LoadedRun, state: str, text: str, *, err: bool = False) -> None:
+        self._rows.append({"id": run.id, "state": state, "text": text})
+        if not self._as_json:
+            echo(text, err=err)
+
+    def end(self) -> None:
+        """End the command by the worst state: failed, then pending."""
+        if self._as_json:
+            print_json(self._rows)
+        elif not self._rows:
+            echo("nothing is pending")
+        states = {row["state"] for row in self._rows}
+        worst = next((state for state in ("failed", "pending") if state in states), "complete")
+        raise click.exceptions.Exit(_ENDS[worst])
 
 
 def server_of(run: LoadedRun, tracking_uri: str | None) -> str:

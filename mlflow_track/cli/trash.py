@@ -72,7 +72,11 @@ def _ask(named: Mapping[str, Sequence[Summary]]) -> None:
             echo(f"  {run.path} ({cell_text(run.name)}, {run.status})", err=True)
     if not sys.stdin.isatty():
         raise click.UsageError("nothing was deleted: give --yes to delete them all, or name ids")
-    if not click.confirm("Delete them?", err=True):
+    try:
+        is_agreed = click.confirm("Delete them?", err=True)
+    except click.Abort:
+        is_agreed = False
+    if not is_agreed:
         raise click.ClickException("nothing was deleted")
 
 
