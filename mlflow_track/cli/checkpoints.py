@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import (
@@ -174,7 +175,9 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
     from mlflow_track.checkpoint.disk.inspect import tensors_of
 
     manifest, tensors = _manifest(checkpoint), tensors_of(checkpoint)
-    content = {**checkpoint.content, "metrics": checkpoint.metrics}
+    # Completed by what an older version did not write; metrics as numbers, not as the words there.
+    content = {**msgspec.to_builtins(manifest), **checkpoint.content}
+    content["metrics"] = checkpoint.metrics
     if as_json:
         shapes = {n: {"dtype": t.dtype, "shape": list(t.shape)} for n, t in tensors.items()}
         print_json({**content, "tensors": shapes})

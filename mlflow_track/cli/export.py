@@ -80,14 +80,18 @@ def _readable(runs: list[Summary], name: str) -> list[Summary]:
 
     found, skipped, is_damaged = [], [], False
     for run in runs:
+        files = files_of(run.path / name)
         try:
-            for file in files_of(run.path / name):
+            for file in files:
                 read_header(file)
         except (OSError, ValueError) as error:
             skipped.append((run.path, str(error)))
-            is_damaged = is_damaged or not isinstance(error, FileNotFoundError)
+            is_damaged = True
         else:
-            found.append(run)
+            if files:
+                found.append(run)
+            else:
+                skipped.append((run.path, f"there is no {name}"))
     echo_skipped(skipped)
     if not found:
         kind = click.ClickException if is_damaged else NotFound

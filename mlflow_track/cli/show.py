@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +73,7 @@ def _print_facts(run: Summary) -> None:
     attempts = run.info.attempts
     if len(attempts) > 1 or any(attempt.error for attempt in attempts):
         _print_pairs("attempts", [(str(a.attempt), _attempt(a)) for a in attempts])
-    _print_pairs("params", list(run.params.items()))
+    _print_pairs("params", [(name, cell_text(value)) for name, value in run.params.items()])
     _print_pairs("tags", list(run.tags.items()))
     _print_pairs("provenance", _provenance(run))
     _print_pairs("checkpoints", [(str(c["step"]), _checkpoint(c)) for c in _checkpoints(run)])
@@ -116,13 +115,13 @@ def _print_metrics(run: Summary, form: str | None) -> None:
             echo(line)
 
 
-def _print_pairs(title: str, pairs: Sequence[tuple[str, Any]]) -> None:
+def _print_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
     if not pairs:
         return
     if title:
         echo()
         echo(title, bold=True)
-    cells = [(cell_text(name), cell_text(text)) for name, text in pairs]
+    cells = [(cell_text(name), " ".join(text.splitlines())) for name, text in pairs]
     width = max(len(name) for name, _ in cells)
     for name, text in cells:
         echo(f"  {name.ljust(width)}  {text}")

@@ -69,7 +69,9 @@ def test_ls_and_verify_name_what_is_damaged(run: mt.LoadedRun) -> None:
     (flipped.path / "state.safetensors").write_bytes(content)
     (torn.path / "manifest.json").write_text("{}")
     listed = call("ls", "demo")
-    assert "the size of a file differs" in listed and "DAMAGED: step-000000003/manifest.json" in listed
+    assert (
+        "the size of a file differs" in listed and "DAMAGED: step-000000003/manifest.json" in listed
+    )
     said = call("verify", "demo", code=1)
     assert said.count("DAMAGED") == 3 and said.count("verified") == 2
     call("verify", "demo", "5")
