@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.analysis.aggregates import Fold, MetricSummary, join_metrics
+from mlflow_track.analysis.wording import count_text
 from mlflow_track.record import layout
 from mlflow_track.record.find import Skipped, find_folders
 from mlflow_track.record.info import (
@@ -179,7 +180,7 @@ class SummaryReader:
             except (OSError, ValueError) as error:
                 problems.append(f"{file} cannot be read: {error}")
             if fold.damaged:
-                problems.append(f"{file} has {fold.damaged} damaged lines, passed over")
+                problems.append(f"{file}: skipped {count_text(fold.damaged, 'damaged line')}")
         own = [self._folds[layout.METRICS], self._folds[layout.METRICS_LONG]]
         longest = max(own, key=lambda fold: fold.active_steps)
         return Summary(

@@ -46,7 +46,8 @@ def ui(root: Path, port: int, no_browser: bool, as_json: bool) -> None:
         with UiServer(root, port) as server:
             page = page_of(server.url, summaries[-1].experiment)
             if as_json:
-                print_json({"url": page})
+                # On one line: what follows is waited for.
+                print_json({"url": page}, is_line=True)
             else:
                 echo(page)
             echo("Ctrl-C ends it", err=True)

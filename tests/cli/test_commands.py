@@ -25,6 +25,7 @@ from mlflow_track.cli.lazy import LazyGroup
 from mlflow_track.record import trash
 from tests import forked
 from tests.analysis.records import DAMAGED, UNREADABLE, make_run, write
+from tests.cli.schemas import check, strict
 
 ROOT = Path(__file__).resolve().parents[2]
 # Their examples need a server, which the tests below bring.
@@ -131,13 +132,15 @@ def test_the_example_of_the_help_of_ui_serves_a_page() -> None:
         port = listener.getsockname()[1]
     words = shlex.split(line.replace("5000", str(port)))[1:]
     with subprocess.Popen(
-        [sys.executable, "-m", "mlflow_track.cli", *words],
+        [sys.executable, "-m", "mlflow_track.cli", *words, "--json"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     ) as server:
         assert server.stdout is not None
-        page = server.stdout.readline().strip()
+        document = strict(server.stdout.readline())
+        check(document, "ui")
+        page = document["url"]
         assert page.startswith(f"http://127.0.0.1:{port}/#/experiments/")
         with urllib.request.urlopen(page, timeout=30) as answer:
             assert answer.status == 200

@@ -21,8 +21,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator, ValidationError
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
 
 import mlflow_track as mt
 from mlflow_track.analysis.wording import count_text, size_text
@@ -31,9 +29,9 @@ from mlflow_track.record import layout, trash
 from mlflow_track.record.lock import take_lock
 from tests import forked
 from tests.analysis.records import write
+from tests.cli.schemas import SCHEMAS, check, strict
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMAS = ROOT / "docs" / "schemas"
 COMMANDS = [*(n for n in main.list_commands(None) if n != "ckpt")]  # type: ignore[arg-type]
 COMMANDS += [f"ckpt {name}" for name in ckpt.list_commands(None)]  # type: ignore[arg-type]
 
@@ -153,51 +151,6 @@ def command_of(line: str) -> str:
     return " ".join(words[: 1 + (words[0] == "ckpt")])
 
 
-def schema_of(command: str) -> dict[str, Any]:
-    return json.loads((SCHEMAS / f"{command.replace(' ', '-')}.json").read_text())
-
-
-def closed(schema: Any, is_part: bool = False) -> Any:
-    """The schema, but refusing what it does not name: programs must not rely on that."""
-    if not isinstance(schema, dict):
-        return schema
-    found = {
-        key: {name: closed(inner, key == "$defs") for name, inner in value.items()}
-        if key in ("properties", "$defs")
-        else [closed(inner, key == "allOf") for inner in value]
-        if key in ("anyOf", "oneOf", "allOf")
-        else closed(value)
-        for key, value in schema.items()
-    }
-    if not is_part and {"properties", "$ref", "allOf"} & found.keys():
-        found["unevaluatedProperties"] = False
-    return found
-
-
-REGISTRY: Registry = Registry().with_resources(
-    (path.name, Resource(closed(json.loads(path.read_text())), DRAFT202012))
-    for path in SCHEMAS.glob("*.json")
-)
-
-
-def check(document: Any, command: str) -> None:
-    """
-    Raises:
-        ValidationError: The document is not what the schema of the command says.
-    """
-    Draft202012Validator(closed(schema_of(command)), registry=REGISTRY).validate(document)
-
-
-def strict(text: str) -> Any:
-    """One document of JSON: no words around it, no NaN, and nothing that a terminal obeys."""
-
-    def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is not JSON")
-
-    assert output.escaped(text) == text
-    return json.loads(text, parse_constant=refuse)
-
-
 def documents(line: str, result: Result) -> list[Any]:
     """What the command printed: one document, or one on each line."""
     texts = result.stdout.splitlines() if command_of(line) == "tail" else [result.stdout]
@@ -219,10 +172,6 @@ def test_json_is_one_document_that_its_schema_describes(line: str, world: Path) 
     for document in documents(line, result):
         check(document, command_of(line))
         assert "error" not in document, document
-
-
-def test_ui_json_is_what_its_schema_describes() -> None:
-    check({"url": "http://127.0.0.1:5000/"}, "ui")
 
 
 @pytest.mark.parametrize(
