@@ -51,7 +51,9 @@ class LazyGroup(click.Group):
         except (click.ClickException, OSError, ValueError) as error:
             failure = _as_failure(error)
         if ctx.meta[_IS_FOR_PROGRAMS]:
-            print_json({"error": failure.format_message(), "exit_code": failure.exit_code})
+            document = {"error": failure.format_message(), "exit_code": failure.exit_code}
+            # On one line, as `tail` prints all of its documents.
+            print_json(document, is_line=True)
         text = io.StringIO()
         failure.show(text)
         click.echo(escaped(text.getvalue()), err=True, nl=False)

@@ -175,11 +175,12 @@ def test_json_is_one_document_that_its_schema_describes(line: str, world: Path) 
 
 
 @pytest.mark.parametrize(
-    "line", ["shwo", "show nobody", "show --nope", "show torn/demo/torn", "ckpt show good 9", "rm"]
+    "line",
+    "shwo|show nobody|show --nope|show torn/demo/torn|ckpt show good 9|rm|tail nobody".split("|"),
 )
 def test_json_of_an_error_is_a_document_too(line: str, world: Path) -> None:
     result = call(f"{line} --json")
-    document = strict(result.stdout)
+    (document,) = documents(line, result)
     check(document, "error")
     assert document["exit_code"] == result.exit_code
     assert document["error"] in result.stderr and call(line).stdout == ""
