@@ -18,7 +18,7 @@ _MOST_NAMED = 8
 
 
 class NoSuchRun(LookupError):
-    """A word that names no run; the message says which there are."""
+    """There is not a run of that name; the message lists those that exist."""
 
 
 class AmbiguousName(LookupError):
@@ -135,7 +135,7 @@ class RunSelector:
     def _special(self, word: str) -> Summary:
         runs = self.runs()
         if not runs:
-            raise NoSuchRun(f"{word!r} names no run: there are none in {self.root}")
+            raise NoSuchRun(f"there are no runs in {self.root}, so {word!r} does not name one")
         if word == "@last":
             return runs[-1]
         kind, _, metric = word.partition(":")
@@ -150,7 +150,7 @@ class RunSelector:
         verdict = judged(metric, having, mode)
         if having and verdict.direction is None:
             raise AmbiguousName(
-                f"{word!r} names no run: {verdict.why}; use @best:min:{metric} or "
+                f"{word!r} does not name a run: {verdict.why}; use @best:min:{metric} or "
                 f"@best:max:{metric}, or call run.define_metric"
             )
         found = [(best(run, metric, verdict.direction), run) for run in having]

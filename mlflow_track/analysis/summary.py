@@ -180,7 +180,7 @@ class SummaryReader:
             except (OSError, ValueError) as error:
                 problems.append(f"{file} cannot be read: {error}")
             if fold.damaged:
-                problems.append(f"{file}: skipped {count_text(fold.damaged, 'damaged line')}")
+                problems.append(f"{file} has {count_text(fold.damaged, 'damaged line')} (skipped)")
         own = [self._folds[layout.METRICS], self._folds[layout.METRICS_LONG]]
         longest = max(own, key=lambda fold: fold.active_steps)
         return Summary(

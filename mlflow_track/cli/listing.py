@@ -122,7 +122,7 @@ def ls(
         if limit is not None:
             runs = runs[:limit] if sort is not None else runs[-limit:]
         _print(runs, names, tree=tree, form=form)
-        if not runs:
+        if not runs and form is None:
             echo(f"no matching runs in {root}", err=True)
         return runs
 

@@ -118,7 +118,7 @@ def one_run(root: Path, word: str) -> Summary:
 
 
 def runs_by_word(root: Path, words: Sequence[str]) -> dict[str, list[Summary]]:
-    """For each word the runs that it names: at least one.
+    """For each word the runs that it matches: at least one.
 
     Raises:
         NotFound: A word names none.
