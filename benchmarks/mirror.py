@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow_track as mt
-from mlflow_track.mirror.process import open_mlflow
+from mlflow_track.backends.mlflow.backend import MlflowBackend
+from mlflow_track.backends.mlflow.store import MlflowStore
 from mlflow_track.mirror.shipper import Shipper
 from tests.servers.mlflow_server import MlflowServer
 from tests.servers.postgres import Postgres
@@ -90,7 +91,7 @@ def shipping(server: MlflowServer, folder: Path) -> None:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    client, sink = MlflowClient(tracking_uri=server.uri), open_mlflow(server.uri)
+    client, sink = MlflowClient(tracking_uri=server.uri), MlflowStore(server.uri)
     values = 1000 * BATCHES
 
     def bare() -> Callable[[], object]:
@@ -104,8 +105,8 @@ def shipping(server: MlflowServer, folder: Path) -> None:
         return lambda: [client.log_batch(run_id, metrics=batch) for batch in batches]
 
     def ours() -> Callable[[], object]:
-        shipper = Shipper(record_of(folder, values // len(NAMES)), sink, server.uri)
-        shipper._link(shipper._ledger.read_info())
+        shipper = Shipper(record_of(folder, values // len(NAMES)), "mlflow", MlflowBackend(sink))
+        shipper._open(shipper._ledger.read_info())
         return shipper._rows[0].send
 
     seconds: dict[str, list[float]] = {"bare": [], "ours": []}
@@ -129,14 +130,15 @@ def drain(server: MlflowServer, folder: Path) -> None:
     path = record_of(folder, PENDING_VALUES // len(NAMES))
     code = (
         "import sys; from pathlib import Path; from mlflow_track.mirror.process import *; "
-        "print(sync_run(Path(sys.argv[1]), sys.argv[2], open_mlflow))"
+        "backend = open_backend('mlflow', {'tracking_uri': sys.argv[2]}); "
+        "print(sync_run(Path(sys.argv[1]), 'mlflow', backend))"
     )
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-c", code, str(path), server.uri])
     watched, sizes = psutil.Process(process.pid), []
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
-            if (path / "mirror.json").exists():
+            if (path / "mirror/mlflow.json").exists():
                 sizes.append(watched.memory_info().rss / 1e6)
         time.sleep(0.5)
     seconds = time.perf_counter() - began

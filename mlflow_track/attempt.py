@@ -65,13 +65,15 @@ class Attempt:
         self.has_ended = False
         self.config_lock = threading.Lock()
         record.start_attempt(provenance.describe_process())
-        if settings.tracking_uri and record.is_kept:
+        if settings.backends and record.is_kept:
             record.restate(
                 "mirror",
                 {
+                    "backends": list(settings.backends),
+                    "options": settings.options,
                     "attach": settings.mlflow_run_id,
                     "experiment_id": settings.mlflow_experiment_id,
-                    "tracking_uri": mask_password(settings.tracking_uri),
+                    "tracking_uri": mask_password(settings.tracking_uri or ""),
                     "rewind": settings.rewind,
                     "upload": settings.upload,
                 },
@@ -107,10 +109,11 @@ class Attempt:
                 self.print(f"WARNING: {what} cannot be started ({error}); training continues")
 
     def _start_mirror(self) -> None:
-        if self._settings.tracking_uri is not None:
+        if self._settings.backends:
             from mlflow_track.mirror.companion import Companion, mirror_environment
 
-            self.companion = Companion(self.record.path, mirror_environment(self._settings))
+            environment = mirror_environment(self._settings)
+            self.companion = Companion(self.record.path, self._settings.backends, environment)
 
     def _start_system_metrics(self) -> None:
         interval = self._settings.system_metrics_seconds
@@ -222,9 +225,9 @@ class Attempt:
         self.record.release()
         if self.companion is not None:
             with self._warned("what the server lacks is not known"):
-                pending = self.companion.close(self._settings.finish_timeout_seconds)
+                there = self.companion.close(self._settings.finish_timeout_seconds)
                 # Not into training.log: the server has that already.
-                say(str(pending))
+                say(str(there))
 
     def leave_to_parent(self) -> None:
         """In a forked child: the run is the parent's to write and to finish."""

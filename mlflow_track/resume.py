@@ -28,7 +28,7 @@ def find_run_to_continue(settings: Settings) -> RunDirectory | None:
         return None
     path = _find_here(settings)
     why_not = ""
-    if path is None and settings.tracking_uri is not None:
+    if path is None and settings.backends:
         path, why_not = _fetch(settings)
     if path is None and word == "auto":
         if why_not:
@@ -49,8 +49,9 @@ def _find_here(settings: Settings) -> Path | None:
 
 def _describe_absence(settings: Settings) -> str:
     place = str(settings.directory)
-    if settings.tracking_uri is not None:
-        place += f" or at {mask_password(settings.tracking_uri)}"
+    if settings.backends:
+        named = f" ({mask_password(settings.tracking_uri)})" if settings.tracking_uri else ""
+        place += f" or at {' or '.join(settings.backends)}{named}"
     if settings.resume == "must":
         return (
             f"resume='must', but there is no unfinished run of experiment "
@@ -62,23 +63,24 @@ def _describe_absence(settings: Settings) -> str:
 
 
 def _fetch(settings: Settings) -> tuple[Path | None, str]:
-    """The run as the server has it, brought here; or None, and why the server cannot say.
+    """The run as a backend has it, brought here; or None, and why no backend can say.
 
     Raises:
         RunHeldError: It is alive on another machine.
-        LookupError: The server has it, and it cannot be brought here whole.
+        LookupError: A backend has it, and it cannot be brought here whole.
     """
     from mlflow_track.mirror.companion import mirror_environment
     from mlflow_track.mirror.fetch import FetchRequest
 
     request = FetchRequest(
-        tracking_uri=str(settings.tracking_uri),
+        backends=list(settings.backends),
         directory=str(settings.directory),
         experiment=settings.experiment,
         run_name=settings.run_name,
         word=settings.resume,
     )
-    say("looking at the MLflow server for a run to continue")
+    names = ", ".join(settings.backends)
+    say(f"looking for a run to continue at {names}")
     done = subprocess.run(
         [sys.executable, "-m", "mlflow_track.mirror.fetch", request.to_json()],
         stdin=subprocess.DEVNULL,
@@ -91,14 +93,14 @@ def _fetch(settings: Settings) -> tuple[Path | None, str]:
     try:
         answer = json.loads(done.stdout)
     except ValueError:
-        return None, f"the search at the MLflow server ended with status {done.returncode}"
+        return None, f"the search at {names} ended with status {done.returncode}"
     if "held" in answer:
         raise RunHeldError(answer["held"])
     if "broken" in answer:
         # A silent fresh start beside it would hide that work is lost.
-        raise LookupError(f"the run at the server cannot be continued here: {answer['broken']}")
+        raise LookupError(answer["broken"])
     if "unreachable" in answer:
-        return None, f"the MLflow server cannot say what to continue: {answer['unreachable']}"
+        return None, answer["unreachable"]
     return (Path(answer["path"]) if answer["path"] else None), ""
 
 

@@ -247,14 +247,14 @@ class Run:
 
     @property
     def url(self) -> str | None:
-        """The run's page in the MLflow UI, once known."""
+        """The run's page at its first backend, once known."""
         companion = self._attempt.companion
         return companion.url() if companion else None
 
     def sync_status(self) -> SyncStatus | None:
-        """What the MLflow server has of the run and what it lacks, by count, and why.
+        """What each backend has of the run and what it lacks, by count, and why.
 
-        None where the run has no server: its backend is not "mlflow".
+        None where the run is sent nowhere.
         """
         companion = self._attempt.companion
         return companion.status() if companion else None

@@ -8,15 +8,18 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_track.checkpoint.policy.deadline import parse_deadline
+from mlflow_track.checks import did_you_mean
+from mlflow_track.plugins import backend_names, find_backend, options_of
 from mlflow_track.record.console import say
-from mlflow_track.record.masking import mask_password
+from mlflow_track.record.masking import mask_options, mask_password
 
-BACKENDS = ("local", "mlflow", "off")
+# Without a mirror; every other word is the name of a backend.
+_UNMIRRORED = ("local", "off")
 REWINDS = ("continue", "fork")
 UPLOADS = ("all", "best", "last", "none")
 _MLFLOW_DEFAULT_STORE = "sqlite:///mlflow.db"
@@ -27,13 +30,15 @@ class Settings:
     """Where runs go. An argument beats the environment, the environment beats `.env`.
 
     Attributes:
-        backend: "local", "mlflow" or "off".
+        is_off: Whether nothing is recorded.
+        backends: The names of those that the record is sent to, the most important first.
+        options: Those of each backend, without secrets.
         directory: The folder that holds all runs.
         experiment: The experiment's name.
         run_name: The run's name; None lets the run be named by its id.
         resume: "never", "auto", "must" or a run id.
-        tracking_uri: The MLflow server, with local paths made absolute; None unless `backend`
-            is "mlflow".
+        tracking_uri: The MLflow server, with local paths made absolute; None unless it is one
+            of `backends`.
         named_tracking_uri: The same, but None where no argument and no variable names it.
         mlflow_experiment_id: The MLflow experiment of that run, where nothing names an experiment:
             `mlflow run` hands over the number only.
@@ -49,7 +54,9 @@ class Settings:
         parent_run_id: The run whose child a new run is, as a sweep hands it over.
     """
 
-    backend: str
+    is_off: bool
+    backends: tuple[str, ...]
+    options: Mapping[str, Mapping[str, str]]
     directory: Path
     experiment: str
     run_name: str | None
@@ -68,11 +75,6 @@ class Settings:
     parent_run_id: str | None = None
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ValueError(
-                f"backend {self.backend!r} is unknown; MLFLOW_TRACK_BACKEND and "
-                f"start_run(backend=…) take one of {', '.join(BACKENDS)}"
-            )
         for name, value in (("experiment", self.experiment), ("run_name", self.run_name)):
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it takes a string")
@@ -95,7 +97,7 @@ class Settings:
 
 def read_settings(
     *,
-    backend: str | None = None,
+    backend: str | Sequence[str] | None = None,
     directory: str | os.PathLike[str] | None = None,
     experiment: str | None = None,
     run_name: str | None = None,
@@ -137,12 +139,16 @@ def read_settings(
         system_name = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
         if (first("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING") or "true").lower() in ("false", "0"):
             system_name = ""
-    is_mirrored = backend == "mlflow"
+    words = _words(backend)
+    backends = tuple(word for word in words if word not in _UNMIRRORED)
+    is_mirrored = "mlflow" in backends
     if experiment is None:
         experiment = first("MLFLOW_EXPERIMENT_NAME", "EXPERIMENT_NAME")
     has_only_id = experiment is None and is_mirrored
     return Settings(
-        backend=backend,
+        is_off="off" in words,
+        backends=backends,
+        options={name: mask_options(options_of(name, environment)) for name in backends},
         directory=Path(directory or first("MLFLOW_TRACK_DIR") or "runs").expanduser().absolute(),
         experiment=experiment if experiment is not None else "default",
         run_name=run_name if run_name is not None else first("MLFLOW_RUN_NAME"),
@@ -160,6 +166,32 @@ def read_settings(
         replay_step=json.loads(replay)["step"] if replay else None,
         parent_run_id=first("MLFLOW_TRACK_PARENT_RUN_ID"),
     )
+
+
+def _words(backend: str | Sequence[str]) -> list[str]:
+    """The words of `backend`: a list, or one text with commas between them.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: A word is the name of no backend, or cannot stand beside others.
+    """
+    words = backend.split(",") if isinstance(backend, str) else backend
+    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"backend must be a string or a list of strings, got {backend!r}")
+    words = list(dict.fromkeys(word.strip() for word in words if word.strip()))
+    for word in words:
+        if word not in _UNMIRRORED and find_backend(word) is None:
+            names = backend_names()
+            raise ValueError(
+                f"backend must be local, off, or one or more of {', '.join(names)}, got {word!r}"
+                + did_you_mean(word, [*_UNMIRRORED, *names])
+            )
+    if not words or (len(words) > 1 and {*words} & {*_UNMIRRORED}):
+        raise ValueError(
+            "backend must be local, off, or names of backends with commas between them, got "
+            f"{backend!r}"
+        )
+    return words
 
 
 def _seconds(name: str, text: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_track import checks
@@ -24,7 +24,7 @@ def start_run(
     tags: Mapping[str, str] | None = None,
     resume: str | None = None,
     rewind: str | None = None,
-    backend: str | None = None,
+    backend: str | Sequence[str] | None = None,
     directory: str | os.PathLike[str] | None = None,
     rank: int | None = None,
 ) -> Run:
@@ -43,7 +43,8 @@ def start_run(
             "continue" (the default) they stay as they are there, and a tag tells by how much the
             repetition differs; with "fork" a new MLflow run receives the kept history and goes on,
             and the old one is marked superseded.
-        backend: "local", "mlflow" or "off".
+        backend: "local", "off", or the names of backends that the record is sent to: "mlflow", or
+            several as a list or with commas between them. The first is the one of `Run.url`.
         directory: The folder that holds all runs.
         rank: Which process of a job this is: 0 writes the run, the others write nothing. None
             asks torch.distributed, and before `init_process_group` the variables of torchrun,
@@ -72,10 +73,8 @@ def start_run(
     if rank is not None:
         checks.require_int("rank", rank, at_least=FIRST)
     own_rank, _ = rank_and_size(os.environ, joined_job(), rank)
-    if settings.backend == "off" or own_rank != FIRST:
-        record = DiscardedRecord(
-            settings.experiment, checked_tags, is_shown=settings.backend == "off"
-        )
+    if settings.is_off or own_rank != FIRST:
+        record = DiscardedRecord(settings.experiment, checked_tags, is_shown=settings.is_off)
         return Run(record, settings, checked_params, checked_tags, is_resumed=False)
     found = find_run_to_continue(settings)
     run_directory = found or RunDirectory.create(

@@ -86,10 +86,11 @@ def _run(
     *arguments: str,
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, [str(forked.ROOT), os.environ.get("PYTHONPATH")]))
     return start(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(forked.ROOT), **variables},
+        env={**os.environ, "PYTHONPATH": path, **variables},
         capture_output=True,
         text=True,
         timeout=100,

@@ -25,6 +25,7 @@ LAYERS = (
     ("checkpoint.state",),
     ("checkpoint.writer",),
     ("checkpoint",),
+    ("plugins",),
     ("settings",),
     ("backends.protocol",),
     ("mirror",),
@@ -49,9 +50,8 @@ SEE = {
     "ui": {"record", "checks", "checkpoint.disk", "analysis", "draw"},
 }
 BACKEND_SEES = {"record", "backends.protocol"}
-# Loaded by name: the destination that a run names, what shows a run in a notebook, a command.
+# Loaded by name: what shows a run in a notebook. Backends are loaded by entry point.
 BY_NAME = {
-    ("mlflow_track/mirror/process.py", "mlflow_track.backends.mlflow.sink"),
     ("mlflow_track/analysis/load.py", "mlflow_track.draw.notebook"),
 }
 # They start processes and tell them where the package lies; they take no name from it.
@@ -66,7 +66,7 @@ TRACKERS = {
     "tensorboard": ("mlflow_track/backends/tensorboard", "mlflow_track/importers/tensorboard"),
 }
 # Under `mlflow run` a sweep has the id of an experiment and needs its name; no public name asks.
-TRAIN_MAY = {("train/sweep.py", "mlflow_track.backends.mlflow.sink")}
+TRAIN_MAY = {("train/sweep.py", "mlflow_track.backends.mlflow.store")}
 
 
 def name_of(path: Path, root: Path) -> str:
@@ -220,8 +220,8 @@ def write(root: Path, file: str, text: str) -> None:
         ("analysis/load.py", "from mlflow_track.mirror.state import MirrorState"),
         ("analysis/load.py", "import importlib\nimportlib.import_module('mlflow_track.draw.svg')"),
         ("mirror/process.py", "def f():\n    from mlflow_track.analysis import load"),
-        ("mirror/process.py", "from mlflow_track.backends.mlflow.sink import MlflowSink"),
-        ("backends/mlflow/sink.py", "from mlflow_track.mirror.state import MirrorState"),
+        ("mirror/process.py", "from mlflow_track.backends.mlflow.store import MlflowStore"),
+        ("backends/mlflow/store.py", "from mlflow_track.mirror.state import MirrorState"),
         ("run.py", "from mlflow_track.cli import main"),
         ("cli/show.py", "import wandb"),
         ("mirror/process.py", "import mlflow"),

@@ -173,7 +173,7 @@ def _name_experiment(fixed: dict[str, str]) -> None:
     named = fixed.get("--experiment") or os.environ.get("MLFLOW_EXPERIMENT_NAME")
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if experiment_id and uri and not named:
-        from mlflow_track.backends.mlflow.sink import experiment_name
+        from mlflow_track.backends.mlflow.store import experiment_name
 
         fixed["--experiment"] = experiment_name(uri, experiment_id) or ""
 

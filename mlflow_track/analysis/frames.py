@@ -69,7 +69,7 @@ def _single(files: Sequence[Sequence[Piece]], number: int) -> pandas.DataFrame:
 
 def _parse_together(names: Sequence[str], body: bytes, length: int) -> pandas.DataFrame | None:
     """The rows of lines of finite numbers, `length` of them; None where one is not a row."""
-    if any(odd in body for odd in _ODD):
+    if any(odd in body for odd in _ODD) or _most_cells(body) > 2 + len(names):
         return None
     try:
         with warnings.catch_warnings():
@@ -96,6 +96,19 @@ def _parse_together(names: Sequence[str], body: bytes, length: int) -> pandas.Da
     ):
         return None
     return frame
+
+
+def _most_cells(body: bytes) -> int:
+    """The number of cells of the longest line that ends with an empty cell; 0 without one.
+
+    Pandas cuts the cells that a line has too many without a warning where they are empty.
+    """
+    if b",\n" not in body:
+        return 0
+    characters = numpy.frombuffer(body, "uint8")
+    commas = numpy.flatnonzero(characters == ord(","))
+    ends = numpy.searchsorted(commas, numpy.flatnonzero(characters == ord("\n")))
+    return 1 + int(numpy.diff(ends, prepend=0).max())
 
 
 def _table(files: Sequence[Sequence[Piece]]) -> tuple[_Array, dict[str, _Array]]:

@@ -1,54 +1,131 @@
-"""What the mirror needs of a server. Every call is idempotent: it may come again after a fault."""
+"""What a destination of runs is: one class, of which four methods are required.
+
+Every call may come again after a fault, so each must do no harm when it is repeated. The mirror
+calls a backend from one thread.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from mlflow_track.record.schema import Input
+import msgspec
+
+from mlflow_track.record.params import flatten, param_text
+from mlflow_track.record.schema import Config, RunInfo
+
+Refusals = Sequence[tuple[str, str]]
+"""(item, reason) of everything that the destination will never take."""
 
 
-class Cell(NamedTuple):
-    """One value of one metric; `timestamp` in milliseconds of Unix time."""
+class MetricPoint(NamedTuple):
+    """One value of one metric.
+
+    Attributes:
+        key: The metric's name.
+        value: Finite, nan, inf or -inf.
+        timestamp: When it was logged, in milliseconds of Unix time.
+        step: The step that it was logged for.
+        position: Where the record is once this point has arrived. A destination that stores it
+            with its points gives the last one back as `Opened.position`.
+    """
 
     key: str
     value: float
     timestamp: int
     step: int
+    position: str = ""
 
 
-class Target(NamedTuple):
-    """The run at the server that receives the record.
+class RunRecord(RunInfo, frozen=True, kw_only=True):
+    """A run as its folder has it: run.json, params, and what the mirror knows.
 
     Attributes:
-        url: Its page in the UI; None where there is no server with a UI.
-        params, tags: What it holds already, by key.
-        status: What it says of itself.
-        metrics: The last step of each key that it has values of.
-        name: Its name.
-        start_time: In milliseconds of Unix time.
+        path: The run's folder.
+        config: The params as they were given, nested, and every later change.
+        differences: For each metric that a resumed attempt repeated, the largest difference.
+        uploaded: The checkpoints that this destination has in full, by the names of their folders.
     """
 
-    experiment_id: str
-    run_id: str
-    url: str | None
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
+    path: Path
+    config: Config
+    differences: dict[str, float] = msgspec.field(default_factory=dict)
+    uploaded: tuple[str, ...] = ()
+
+    @property
+    def params(self) -> dict[str, str]:
+        """The params as texts, by dotted name."""
+        return {name: param_text(value) for name, value in flatten(self.config.params).items()}
+
+
+class Opened(NamedTuple):
+    """The run at the destination that receives the record.
+
+    Attributes:
+        id: How the destination calls it.
+        page: Its page for a browser, or its file; None where there is nothing to open.
+        position: The `position` of the last point that the destination holds, "" where it holds
+            none; None where it cannot say. What the mirror saved counts then.
+        status: What it says of the run's status; "" where it says nothing.
+        last_steps: The last step of each metric that it holds, where it cannot say a position.
+        is_new: Whether it was made by this call, so that it holds nothing.
+        is_foreign: Whether another machine has written to it since this mirror last did.
+    """
+
+    id: str
+    page: str | None = None
+    position: str | None = None
+    status: str = ""
+    last_steps: Mapping[str, int] = MappingProxyType({})
+    is_new: bool = False
+    is_foreign: bool = False
+
+
+class Query(NamedTuple):
+    """Which runs `find` is to return.
+
+    Attributes:
+        experiment: The experiment's name.
+        id: Only the run of this id, that of the record or that of the destination.
+        run_name: Without an id: only runs of this name; None asks for those without one.
+    """
+
+    experiment: str
+    id: str | None = None
+    run_name: str | None = None
+
+
+class Found(NamedTuple):
+    """A run at the destination that a record can be rebuilt from.
+
+    Attributes:
+        id: How the destination calls it.
+        record_id: The id of the record that was sent to it.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        heartbeat: What `beat` noted last; None where nothing did.
+        last_steps: The last step of each metric that it holds.
+        page: See `Opened`.
+        memory: The backend's memory of this run.
+    """
+
+    id: str
+    record_id: str
     status: str
-    metrics: Mapping[str, int] = MappingProxyType({})
-    name: str = ""
-    start_time: int = 0
+    heartbeat: str | None
+    last_steps: Mapping[str, int]
+    page: str | None = None
+    memory: Mapping[str, Any] = MappingProxyType({})
 
 
 class Unavailable(Exception):
-    """The server cannot take anything now; the message is for a person. Later it may.
+    """The destination cannot take anything now, but may later.
 
     Args:
-        message: Why.
-        is_answer: Whether the server did answer, if only to say that it cannot: then something
-            else may be possible.
+        message: Why, for the user.
+        is_answer: Whether the destination did answer, if only to say that it cannot: then
+            something else may be possible.
     """
 
     def __init__(self, message: str, *, is_answer: bool = False) -> None:
@@ -57,97 +134,122 @@ class Unavailable(Exception):
 
 
 class Gone(Exception):
-    """The run at the server does not exist any more."""
+    """The run at the destination does not exist any more."""
 
 
 class Refused(Exception):
-    """The server will never take this."""
+    """The destination will never take this."""
 
 
-class Sink(Protocol):
-    """A server that takes runs.
+class Backend:
+    """A destination of runs: constructed without arguments, in the mirror process.
 
-    Every method may raise `Unavailable`, and `Gone` where the run is not there any more. Those that
-    take several items return those that were refused for good, with the reason.
+    Every method may raise `Unavailable`, and `Gone` where the run does not exist there any more;
+    any other exception counts as an outage. Print, prompt and log in nowhere.
+
+    Attributes:
+        options: The variables MLFLOW_TRACK_<BACKEND>_*, by the rest of their names in lower case.
+        memory: What the backend wants to know the next time, as JSON values; kept with the run.
+            Assign to it, then call `save`.
+        save: Writes `memory` down.
     """
 
-    def check(self) -> None:
-        """Ask for something small, to see whether the server answers and lets us in."""
-        ...
+    options: Mapping[str, str] = MappingProxyType({})
+    memory: Mapping[str, Any] = MappingProxyType({})
+    save: Callable[[], None] = staticmethod(lambda: None)
 
-    # --- runs ---
+    @property
+    def destination(self) -> str:
+        """The server that gets the runs, without a password; "" where there is only one place."""
+        return ""
 
-    def find(self, experiment: str, tags: Mapping[str, str]) -> list[Target]:
-        """The runs of the experiment that have all these tags, the newest first."""
-        ...
+    # --- required ---
 
-    def attach(self, run_id: str) -> Target:
-        """The run of that id."""
-        ...
+    def open(self, run: RunRecord, known_id: str | None) -> Opened:
+        """Find or make the run that receives the record; called before everything else.
 
-    def create(
-        self, experiment: str, *, name: str, start_time: int, tags: Mapping[str, str]
-    ) -> Target:
-        """A new run; the experiment is made where it does not exist."""
-        ...
+        Args:
+            run: The record.
+            known_id: What an earlier call returned; None where there was none, or that is gone.
+        """
+        raise NotImplementedError
 
-    def discard(self, run_id: str) -> None:
-        """Delete a run that holds nothing."""
-        ...
+    def describe(self, run: RunRecord) -> Refusals:
+        """Take what is said of the run beside its metrics: params, tags, datasets.
 
-    def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
-        """RUNNING takes no end time; the others take one, in milliseconds of Unix time."""
-        ...
+        Called with all of it, after `open` and whenever something has changed.
+        """
+        raise NotImplementedError
 
-    # --- what a run holds ---
+    def log_metrics(self, points: Sequence[MetricPoint]) -> Refusals:
+        """Take at most some thousand points, in the order of the record."""
+        raise NotImplementedError
 
-    def legal_name(self, name: str) -> str:
-        """The nearest name that the server takes."""
-        ...
+    def close(self, status: str, ended: float) -> None:
+        """Note how the run has ended, after everything else has arrived.
 
-    def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]: ...
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            ended: When, in seconds of Unix time.
+        """
+        raise NotImplementedError
 
-    def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]: ...
+    # --- optional: without it the mirror does without, and says so once ---
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]: ...
-
-    def remove_tag(self, run_id: str, name: str) -> None:
-        """Take a tag away; one that is not there is no error."""
-        ...
-
-    def log_input(self, run_id: str, item: Input) -> None: ...
-
-    def history(self, run_id: str, key: str) -> list[Cell]:
-        """Every value of a metric."""
-        ...
-
-    # --- files ---
-
-    def upload(self, run_id: str, file: Path, name: str) -> None:
-        """Put one file to the path `name` of the run's artifacts.
+    def upload(self, file: Path, name: str) -> None:
+        """Take a file of the run as its artifact `name`, a path with slashes.
 
         Raises:
             FileNotFoundError: The file is gone.
-            Refused: The store will never take it.
+            Refused: The destination will never take it.
         """
-        ...
+        raise NotImplementedError
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all in it, that was uploaded; nothing there is no error.
+
+        Raises:
+            Refused: The destination does not delete.
+        """
+        raise NotImplementedError
+
+    def rewind(self, step: int) -> None:
+        """Remove all points past `step`: a resumed attempt logs those steps again."""
+        raise NotImplementedError
+
+    def fork(self) -> None:
+        """Keep the run as it is: the record will be opened anew, as another run."""
+        raise NotImplementedError
+
+    def beat(self, now: float) -> None:
+        """Note that the run is alive at this Unix time; called about every 15 seconds."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Ask for something small, to see whether the destination answers."""
+        raise NotImplementedError
+
+    def find(self, query: Query) -> list[Found]:
+        """The runs that a record can be rebuilt from, the newest first."""
+        raise NotImplementedError
+
+    def history(self, run_id: str, key: str) -> list[MetricPoint]:
+        """Every value of a metric."""
+        raise NotImplementedError
 
     def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
         """What lies in a folder of the run's artifacts: (path, whether it is a folder)."""
-        ...
+        raise NotImplementedError
 
     def download(self, run_id: str, name: str, folder: Path) -> None:
         """Fetch one file of the run's artifacts into `folder`.
 
         Raises:
-            FileNotFoundError: The store does not have it.
+            FileNotFoundError: The destination does not have it.
         """
-        ...
+        raise NotImplementedError
 
-    def remove(self, run_id: str, name: str) -> None:
-        """Remove a file, or a folder with all in it, of the run's artifacts.
 
-        Raises:
-            Refused: The store does not delete.
-        """
-        ...
+def has(backend: Backend, method: str) -> bool:
+    """Whether a backend has an optional method."""
+    return getattr(type(backend), method) is not getattr(Backend, method)

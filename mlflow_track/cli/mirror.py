@@ -1,8 +1,11 @@
-"""Commands about the mirror: send records to an MLflow server, and say how far it is."""
+"""Commands about the mirror: send records to backends, and say how far these are."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,28 +16,49 @@ from mlflow_track.record.schema import RUNNING
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun
+    from mlflow_track.mirror.status import BackendStatus
 
-_URI_HELP = "The server; else the one that the run began with, else MLFLOW_TRACKING_URI."
+_URI_HELP = "The MLflow server; else that of the run, else MLFLOW_TRACKING_URI."
+_BACKEND_HELP = "A backend, can be given more than once; else those of the run."
+# What the row of a run and a backend has beside the fields of its status.
+_NAMED_ABOVE = ("backend", "path")
+# The worst one decides how the command ends.
 _ENDS = {
-    "complete": exit_codes.YES,
-    "pending": exit_codes.PENDING,
     "failed": exit_codes.NO,
+    "pending": exit_codes.PENDING,
+    "complete": exit_codes.YES,
 }
+
+
+def _with_backends(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which backends are meant."""
+    for option in (
+        click.option("--tracking-uri", help=_URI_HELP),
+        click.option("--backend", "backends", multiple=True, help=_BACKEND_HELP),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
 @click.argument("runs", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="Import every run below the folders RUNS.")
-@click.option("--tracking-uri", help=_URI_HELP)
+@_with_backends
 @json_option
-def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None, as_json: bool) -> None:
-    """Send to an MLflow server what it lacks of RUNS: ids, folders of runs, or folders of many.
+def sync(
+    runs: tuple[str, ...],
+    is_all: bool,
+    backends: tuple[str, ...],
+    tracking_uri: str | None,
+    as_json: bool,
+) -> None:
+    """Send to backends what they lack of RUNS: ids, folders of runs, or folders of many.
 
-    Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a server which lacks something;
+    Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a backend which lacks something;
     with --all also those that were recorded without one. May be repeated at any time, from any
-    process: what the server has is not sent twice, and times are those of the record.
+    process: what a backend has is not sent twice, and times are those of the record.
 
-    Ends with 0 if the server has everything, with 4 if something is pending that the run's own
+    Ends with 0 if the backends have everything, with 4 if something is pending that the run's own
     mirror will send, and with 1 if something could not be sent.
 
     \b
@@ -42,99 +66,193 @@ def sync(runs: tuple[str, ...], is_all: bool, tracking_uri: str | None, as_json:
       mlflow-track sync --all runs/ --tracking-uri http://127.0.0.1:5000
     """
     from mlflow_track.backends.protocol import Unavailable
-    from mlflow_track.mirror.process import AlreadyMirrored, open_mlflow, sync_run
+    from mlflow_track.mirror.process import AlreadyMirrored, sync_run
     from mlflow_track.record.masking import mask_password
 
     chosen = runs_named(runs)
     if not runs and not is_all:
         chosen = [run for run in chosen if _lacks_something(run)]
-    states = _States(as_json)
-    for run in chosen:
+    there, states = _Backends(), _States(as_json)
+    for run, name in _pairs(chosen, backends, tracking_uri):
         try:
-            uri = server_of(run, tracking_uri)
-            status = sync_run(run.path.absolute(), uri, open_mlflow)
+            backend = there.open(name, options_for(run, name, tracking_uri))
+            status = sync_run(run.path.absolute(), name, backend)
         except AlreadyMirrored:
-            states.add(run, "pending", f"{run.id}: already being synced by its own mirror process")
+            text = f"{run.id}: already being sent to {name} by its own mirror process"
+            states.add(run, name, "pending", text)
         except (Unavailable, LookupError) as error:
-            states.add(run, "failed", f"{run.id}: {error}", err=True)
+            states.add(run, name, "failed", f"{run.id}: {name}: {error}", err=True)
         except Exception as error:
             reason = mask_password(" ".join(str(error).split()))
-            states.add(run, "failed", f"{run.id}: {type(error).__name__}: {reason}", err=True)
+            text = f"{run.id}: {name}: {type(error).__name__}: {reason}"
+            states.add(run, name, "failed", text, err=True)
         else:
-            is_pending = not status.is_complete and run.status == RUNNING
-            state = "complete" if status.is_complete else "pending" if is_pending else "failed"
-            states.add(run, state, f"{run.id}: {status}")
+            state = "pending" if run.status == RUNNING else "failed"
+            state = "complete" if status.is_complete else state
+            states.add(run, name, state, f"{run.id}: {status}", status)
     states.end()
 
 
 @click.command()
 @click.argument("runs", nargs=-1)
-@click.option("--tracking-uri", help=_URI_HELP)
+@_with_backends
 @json_option
-def doctor(runs: tuple[str, ...], tracking_uri: str | None, as_json: bool) -> None:
-    """Say how far the MLflow server is with RUNS (ids or folders), and what keeps it.
+def doctor(
+    runs: tuple[str, ...], backends: tuple[str, ...], tracking_uri: str | None, as_json: bool
+) -> None:
+    """Say how far each backend is with RUNS (ids or folders), and what keeps it.
 
-    Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a server which lacks something.
-    Ends with 0 if the server has everything, with 4 if something is pending that is about to be
+    Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a backend which lacks something.
+    Ends with 0 if the backends have everything, with 4 if something is pending that is about to be
     sent, and with 1 if nothing is about to send it.
 
     \b
     Example:
       mlflow-track doctor runs
     """
-    from mlflow_track.mirror.doctor import examine, probe
+    from mlflow_track.backends.protocol import Unavailable
+    from mlflow_track.mirror.doctor import examine, head, probe
     from mlflow_track.mirror.status import read_status
 
     chosen = runs_named(runs)
     if not runs:
         chosen = [run for run in chosen if _lacks_something(run)]
-    answers: dict[str, str | None] = {}
-    states = _States(as_json)
-    for run in chosen:
+    there, states = _Backends(), _States(as_json)
+    said = ""
+    for run, name in _pairs(chosen, backends, tracking_uri):
+        if run.id != said:
+            said = run.id
+            if not as_json:
+                echo(head(run.path))
         try:
-            uri = server_of(run, tracking_uri)
+            options = options_for(run, name, tracking_uri)
+            trouble = there.ask(name, options, probe)
         except LookupError as error:
-            # It was recorded without a server, or its password is unknown here.
+            # It was recorded without a server, or a secret is unknown here.
             state = "pending" if _lacks_something(run) else "complete"
-            states.add(run, state, f"{run.id}: {error}")
+            states.add(run, name, state, f"  {name}: {error}")
             continue
         except ValueError as error:
-            states.add(run, "failed", f"{run.id}: {error}")
+            states.add(run, name, "failed", f"  {name}: {error}")
             continue
-        if uri not in answers:
-            answers[uri] = probe(uri)
+        except Unavailable as error:
+            options, trouble = {}, str(error)
         try:
-            diagnosis = examine(run.path.absolute(), answers[uri])
-            is_complete = read_status(run.path).is_complete
+            # The server is named beside whether it answers.
+            shown = {key: text for key, text in options.items() if key != "tracking_uri"}
+            diagnosis = examine(run.path.absolute(), name, shown, trouble)
+            status = read_status(run.path.absolute(), name)
         except (OSError, ValueError) as error:
-            states.add(run, "failed", f"{run.id}: the record cannot be read: {error}")
+            states.add(run, name, "failed", f"{run.id}: the record cannot be read: {error}")
             continue
-        state = "complete" if is_complete else "pending" if diagnosis.is_well else "failed"
-        states.add(run, state, "\n".join(diagnosis.lines))
+        state = "pending" if diagnosis.is_well else "failed"
+        state = "complete" if status.is_complete else state
+        states.add(run, name, state, "\n".join(diagnosis.lines), status)
     states.end()
 
 
 class _States:
-    """What the server has of each run: printed at once for people, at the end for programs."""
+    """What each backend has of each run: printed at once for people, at the end for programs."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
-        self._rows: list[dict[str, str]] = []
+        self._rows: list[dict[str, Any]] = []
 
-    def add(self, run: LoadedRun, state: str, text: str, *, err: bool = False) -> None:
-        self._rows.append({"id": run.id, "state": state, "text": text})
+    def add(
+        self,
+        run: LoadedRun,
+        backend: str,
+        state: str,
+        text: str,
+        status: BackendStatus | None = None,
+        *,
+        err: bool = False,
+    ) -> None:
+        row: dict[str, Any] = {"id": run.id, "backend": backend, "state": state, "text": text}
+        row["status"] = None
+        if status is not None:
+            fields = asdict(status)
+            row["status"] = {name: fields[name] for name in fields if name not in _NAMED_ABOVE}
+        self._rows.append(row)
         if not self._as_json:
             echo(text, err=err)
 
     def end(self) -> None:
-        """End the command by the worst state: failed, then pending."""
+        """End the command as the worst state says."""
         if self._as_json:
             print_json(self._rows)
         elif not self._rows:
             echo("nothing is pending")
-        states = {row["state"] for row in self._rows}
-        worst = next((state for state in ("failed", "pending") if state in states), "complete")
-        raise click.exceptions.Exit(_ENDS[worst])
+        found = {row["state"] for row in self._rows}
+        raise click.exceptions.Exit(next((_ENDS[s] for s in _ENDS if s in found), exit_codes.YES))
+
+
+class _Backends:
+    """Each backend with each set of options is opened, and asked, once."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[Any, ...], Any] = {}
+        self._answers: dict[tuple[Any, ...], str | None] = {}
+
+    def open(self, name: str, options: dict[str, str]) -> Any:
+        """The backend; raises Unavailable where it is not installed."""
+        from mlflow_track.mirror.process import open_backend
+
+        key = (name, *sorted(options.items()))
+        if key not in self._open:
+            self._open[key] = open_backend(name, options)
+        return self._open[key]
+
+    def ask(
+        self, name: str, options: dict[str, str], probe: Callable[[Any], str | None]
+    ) -> str | None:
+        """What `probe` says of the backend; see `open`."""
+        key = (name, *sorted(options.items()))
+        if key not in self._answers:
+            self._answers[key] = probe(self.open(name, options))
+        return self._answers[key]
+
+
+def _pairs(
+    runs: list[LoadedRun], backends: tuple[str, ...], tracking_uri: str | None
+) -> list[tuple[LoadedRun, str]]:
+    """Each run with each backend that is meant."""
+    from mlflow_track.settings import read_settings
+
+    named = backends or (("mlflow",) if tracking_uri else ())
+    if not named and any(run.mirror is None for run in runs):
+        default = read_settings().backends or ("mlflow",)
+    else:
+        default = ()
+    return [
+        (run, name)
+        for run in runs
+        for name in named or (run.mirror.backends if run.mirror is not None else default)
+    ]
+
+
+def options_for(run: LoadedRun, name: str, tracking_uri: str | None) -> dict[str, str]:
+    """The options of a backend for a run: those of the environment, else those that it began with.
+
+    Raises:
+        LookupError: One is secret, so that the record does not have it, and nothing else does.
+    """
+    from mlflow_track.plugins import options_of
+    from mlflow_track.record.masking import MASK
+    from mlflow_track.settings import read_settings
+
+    dotenv = read_settings(backend="local").mirror_environment
+    recorded = run.mirror.options.get(name, {}) if run.mirror is not None else {}
+    options = {**recorded, **options_of(name, {**dotenv, **os.environ})}
+    for option, value in options.items():
+        if MASK in value:
+            raise LookupError(
+                f"the record does not store {option} of {name}, which is secret; set "
+                + f"MLFLOW_TRACK_{name}_{option}".upper()
+            )
+    if name == "mlflow":
+        options["tracking_uri"] = server_of(run, tracking_uri)
+    return options
 
 
 def server_of(run: LoadedRun, tracking_uri: str | None) -> str:
@@ -154,7 +272,7 @@ def server_of(run: LoadedRun, tracking_uri: str | None) -> str:
     named = read_settings(backend="mlflow").named_tracking_uri
     if not named or (own and mask_password(named) != own):
         raise LookupError(
-            f"the password of {own} is not in the record; give --tracking-uri or set "
+            f"the record does not store the password for {own}; give --tracking-uri or set "
             "MLFLOW_TRACKING_URI"
             if own
             else "no server is known; give --tracking-uri or set MLFLOW_TRACKING_URI"
@@ -163,6 +281,7 @@ def server_of(run: LoadedRun, tracking_uri: str | None) -> str:
 
 
 def _lacks_something(run: LoadedRun) -> bool:
-    from mlflow_track.mirror.status import read_status
+    from mlflow_track.mirror.status import read_statuses
 
-    return run.mirror is not None and not read_status(run.path).is_complete
+    mirror = run.mirror
+    return mirror is not None and not read_statuses(run.path, mirror.backends).is_complete

@@ -1,4 +1,4 @@
-"""`python -m mlflow_track.mirror RUNFOLDER`, with MLFLOW_TRACKING_URI set: started by a run.
+"""`python -m mlflow_track.mirror RUNFOLDER BACKEND…`: started by a run.
 
 Standard input is the pipe that ends with the trainer; each line on standard output is for the
 trainer's console; standard error is mirror.log.
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mlflow_track.mirror.companion import WORKING_FOLDER
-from mlflow_track.mirror.process import mirror_run, open_mlflow
+from mlflow_track.mirror.process import mirror_run
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         except OSError:
             pass  # the trainer has ended
 
-    mirror_run(Path(sys.argv[1]), os.environ["MLFLOW_TRACKING_URI"], open_mlflow, tell)
+    mirror_run(Path(sys.argv[1]), sys.argv[2:], tell=tell)
 
 
 if __name__ == "__main__":

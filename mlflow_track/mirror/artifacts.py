@@ -58,11 +58,11 @@ class Artifacts:
 
     def send_one(self, file: Path, name: str, stamp: list[int]) -> None:
         try:
-            self._ledger.sink.upload(self._ledger.run_id, file, name)
+            self._ledger.backend.upload(file, name)
         except FileNotFoundError:
             return
         except Refused as error:
-            self._ledger.state.refuse([f"artifact {name}"], str(error))
+            self._ledger.note_refused([(f"artifact {name}", str(error))])
         self._ledger.state.artifacts[name] = stamp
         self._ledger.save()
 
@@ -78,7 +78,7 @@ def pending_artifacts(
     path: Path, state: MirrorState, is_at_end: bool
 ) -> Iterator[tuple[Path, str, list[int]]]:
     """Files that the server lacks or has in an older form: (file, path on the server, stamp)."""
-    return _pending(all_artifacts(path, is_at_end), state)
+    return _pending(all_artifacts(path, is_at_end) if state.takes_files else [], state)
 
 
 def all_artifacts(path: Path, is_at_end: bool) -> Iterator[tuple[Path, str]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mlflow_track.backends.protocol import Refused, Unavailable
+from mlflow_track.backends.protocol import Refused, Unavailable, has
 from mlflow_track.checkpoint.disk.store import (
     Checkpoint,
     CheckpointStore,
@@ -19,7 +19,6 @@ from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.metric import DIRECTIONS, judge
 from mlflow_track.record.schema import MirrorSettings, RunInfo
-from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG
 
 _MOST_REMOVALS = 5
 
@@ -27,9 +26,12 @@ _MOST_REMOVALS = 5
 class Checkpoints:
     """Keeps the checkpoints at the server as those in the record, under the upload policy."""
 
-    def __init__(self, ledger: Ledger, artifacts: Artifacts) -> None:
+    def __init__(
+        self, ledger: Ledger, artifacts: Artifacts, describe: Callable[[RunInfo], None]
+    ) -> None:
         self._ledger = ledger
         self._artifacts = artifacts
+        self._describe = describe
         self._failed_removals: dict[str, int] = {}
 
     def send(self, info: RunInfo) -> None:
@@ -39,20 +41,20 @@ class Checkpoints:
                 state.uploading.pop(checkpoint.path.name, None)
                 state.checkpoints.append(checkpoint.path.name)
                 self._ledger.save()
-        self._point_at_latest()
+        # Which one is the newest is said when it is there, and before another one goes.
+        self._describe(info)
         # Only now: at no moment does the server hold fewer than it should.
         self._remove_superfluous(info)
-        self._point_at_latest()
+        self._describe(info)
 
     def recover(self) -> None:
-        """Find out what lies at the server, when mirror.json was lost."""
-        state, run_id = self._ledger.state, self._ledger.run_id
-        for path, is_folder in self._ledger.sink.list_files(run_id, layout.CHECKPOINTS):
+        """Find out what lies at the server, when the mirror's state was lost."""
+        state, backend = self._ledger.state, self._ledger.backend
+        for path, is_folder in backend.list_files(state.run_id, layout.CHECKPOINTS):
             name = path.rsplit("/", 1)[-1]
             if is_folder and name not in state.checkpoints:
-                files = [
-                    p.rsplit("/", 1)[-1] for p, _ in self._ledger.sink.list_files(run_id, path)
-                ]
+                listed = backend.list_files(state.run_id, path)
+                files = [file.rsplit("/", 1)[-1] for file, _ in listed]
                 # Without a manifest it is none, and nothing says how whole its files are.
                 state.uploading[name] = []
                 if layout.MANIFEST in files:
@@ -85,9 +87,9 @@ class Checkpoints:
 
     def _upload_file(self, file: Path, name: str) -> None:
         try:
-            self._ledger.sink.upload(self._ledger.run_id, file, name)
+            self._ledger.backend.upload(file, name)
         except Refused as error:
-            self._ledger.state.refuse([name], str(error))
+            self._ledger.note_refused([(name, str(error))])
 
     # --- retention ---
 
@@ -105,30 +107,30 @@ class Checkpoints:
 
     def _remove(self, name: str) -> bool:
         """Whether it is settled: gone from the server, or known to stay there."""
-        sink, run_id = self._ledger.sink, self._ledger.run_id
+        backend = self._ledger.backend
         folder = f"{layout.CHECKPOINTS}/{name}"
+        if not has(backend, "remove"):
+            self._ledger.note_refused([(f"removal of {folder}", "the backend does not remove")])
+            return True
         try:
             # Without its manifest it is no checkpoint, however far the rest gets.
-            sink.remove(run_id, f"{folder}/{layout.MANIFEST}")
-            sink.remove(run_id, folder)
+            backend.remove(f"{folder}/{layout.MANIFEST}")
+            backend.remove(folder)
         except Refused as error:
-            self._ledger.state.refuse([f"removal of {folder}"], str(error))
+            self._ledger.note_refused([(f"removal of {folder}", str(error))])
         except Unavailable as error:
             self._failed_removals[name] = self._failed_removals.get(name, 0) + 1
             if self._failed_removals[name] < _MOST_REMOVALS or not error.is_answer:
                 raise
             # A store that answers, and never by doing it: its space is not worth waiting for.
-            self._ledger.state.refuse([f"removal of {folder}"], str(error))
+            self._ledger.note_refused([(f"removal of {folder}", str(error))])
         return True
-
-    def _point_at_latest(self) -> None:
-        steps = [int(name[5:]) for name in self._ledger.state.checkpoints]
-        if steps:
-            self._ledger.set_tags({LATEST_CHECKPOINT_TAG: layout.folder_of_step(max(steps))})
 
 
 def pending_checkpoints(path: Path, state: MirrorState, info: RunInfo) -> Iterator[Checkpoint]:
     """Committed checkpoints that the server is to hold and does not have in full, oldest first."""
+    if not state.takes_files:
+        return
     for checkpoint in _wanted(path, info):
         if checkpoint.path.name not in state.checkpoints:
             yield checkpoint

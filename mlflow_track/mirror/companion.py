@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import mlflow_track
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.mirror.status import SyncStatus, read_status
+from mlflow_track.mirror.status import SyncStatus, read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.console import is_terminal, say
 from mlflow_track.record.files import FILE_MODE
@@ -35,14 +35,16 @@ class Companion:
 
     Args:
         path: The run's folder.
+        backends: The names of those that it sends to.
         environment: As `mirror_environment` makes it.
 
     Raises:
         OSError: The process cannot be started.
     """
 
-    def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, backends: Sequence[str], environment: Mapping[str, str]) -> None:
         self._path = path
+        self._backends = backends
         self._environment = environment
         self._lock = threading.Lock()
         self._is_closing = False
@@ -57,12 +59,12 @@ class Companion:
         return self._process.pid
 
     def url(self) -> str | None:
-        """The run's page in the MLflow UI, once the server has said so."""
-        return MirrorState.read(self._path).url
+        """The run's page at the first backend, once that has said so."""
+        return MirrorState.read(self._path, self._backends[0]).url
 
     def status(self) -> SyncStatus:
-        """What the server has, and what it lacks."""
-        return read_status(self._path)
+        """What each backend has, and what it lacks."""
+        return read_statuses(self._path, self._backends)
 
     def close(self, timeout_seconds: float) -> SyncStatus:
         """Tell the mirror that the trainer ends, and give it time to send the rest."""
@@ -70,7 +72,7 @@ class Companion:
             self._is_closing = True
             self._close_pipe()
         deadline = time.monotonic() + timeout_seconds
-        progress = _Progress(self._path)
+        progress = _Progress(self.status)
         while (left := deadline - time.monotonic()) > 0:
             if self._has_ended.wait(min(left, _PROGRESS_SECONDS)):
                 break
@@ -78,7 +80,7 @@ class Companion:
         progress.clear()
         # If it goes on by itself, nobody waits for it, and that is meant.
         self._process.returncode = self._process.returncode or 0
-        return read_status(self._path)
+        return self.status()
 
     def _start(self) -> None:
         read_end, self._pipe = os.pipe()
@@ -86,7 +88,7 @@ class Companion:
         log = os.open(self._path / layout.MIRROR_LOG, flags, FILE_MODE)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow_track.mirror", str(self._path)],
+                [sys.executable, "-m", "mlflow_track.mirror", str(self._path), *self._backends],
                 stdin=read_end,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -148,16 +150,18 @@ class Companion:
 class _Progress:
     """One line on a terminal that is written over and over; elsewhere nothing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, status: Callable[[], SyncStatus]) -> None:
         self._is_shown = is_terminal()
-        self._path = path
+        self._status = status
         self._width = 0
 
     def show(self, seconds_left: float) -> None:
         if not self._is_shown:
             return
-        pending = read_status(self._path).pending or "the status"
-        text = f"sending to MLflow: {pending} pending (waiting {seconds_left:.0f} s more at most)"
+        status = self._status()
+        names = ", ".join(each.backend for each in status if not each.is_complete)
+        pending = status.pending or "the status"
+        text = f"sending to {names}: {pending} pending (waiting {seconds_left:.0f} s more at most)"
         say("\r" + text.ljust(self._width), end="")
         self._width = len(text)
 
@@ -171,17 +175,12 @@ def _how(code: int) -> str:
 
 
 def mirror_environment(settings: Settings) -> dict[str, str]:
-    """The environment of a process that talks to the server of `settings`.
+    """The environment of a process that talks to the backends of `settings`.
 
     It finds this package also when it is not installed.
     """
     environment = {**settings.mirror_environment, **os.environ}
     home = str(Path(mlflow_track.__file__).resolve().parent.parent)
     path = os.pathsep.join([home, *filter(None, [environment.get("PYTHONPATH")])])
-    uri = str(settings.tracking_uri)
-    return {
-        **environment,
-        "PYTHONPATH": path,
-        "MLFLOW_TRACKING_URI": uri,
-        WORKING_FOLDER: os.getcwd(),
-    }
+    server = {"MLFLOW_TRACKING_URI": settings.tracking_uri} if settings.tracking_uri else {}
+    return {**environment, "PYTHONPATH": path, **server, WORKING_FOLDER: os.getcwd()}

@@ -1,20 +1,19 @@
-"""How far a server is with a run, why no further, and what to do: for a person to read."""
+"""How far a backend is with a run, why no further, and what to do: readable lines."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_track.backends.protocol import Sink, Unavailable
-from mlflow_track.mirror.process import open_mlflow
+from mlflow_track.backends.protocol import Backend, has
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import read_status
 from mlflow_track.record import layout
 from mlflow_track.record.info import read_info, true_status
 from mlflow_track.record.lock import is_locked
-from mlflow_track.record.masking import mask_password
+from mlflow_track.record.masking import mask_options, mask_values
 
 
 @dataclass(frozen=True)
@@ -30,52 +29,57 @@ class Diagnosis:
     is_well: bool
 
 
-def probe(tracking_uri: str, open_sink: Callable[[str], Sink] = open_mlflow) -> str | None:
-    """Ask the server something small, now; why it cannot be reached, or None if it can."""
-    scheme, _, file = tracking_uri.partition(":///")
-    if scheme.startswith("sqlite") and not Path(f"/{file.lstrip('/')}").exists():
-        return f"there is no database {mask_password(tracking_uri)} yet; the mirror makes it"
+def probe(backend: Backend) -> str | None:
+    """Ask the destination something small, now; why it cannot be reached, or None if it can."""
     try:
-        open_sink(tracking_uri).check()
-    except Unavailable as error:
-        return str(error)
+        if has(backend, "check"):
+            backend.check()
+    except Exception as error:
+        return mask_values(str(error), backend.options)
     return None
 
 
-def examine(path: Path, trouble: str | None) -> Diagnosis:
-    """Look at the run in the folder `path`.
+def examine(path: Path, name: str, options: Mapping[str, str], trouble: str | None) -> Diagnosis:
+    """Look at how far a backend is with the run in the folder `path`.
 
     Args:
         path: The run's folder.
-        trouble: Why its server cannot be reached now; None if it can.
+        name: The backend's name.
+        options: The backend's options; secrets are not shown.
+        trouble: Why it cannot be reached now; None if it can.
     """
-    info, state, status = read_info(path), MirrorState.read(path), read_status(path)
-    run_status = true_status(path, info)
-    is_mirrored = is_locked(path / layout.MIRROR_LOCK)
-    told = "the server is told" if not status.is_status_pending else "the server is not told yet"
+    state, status = MirrorState.read(path, name), read_status(path, name)
+    is_mirrored = is_locked(layout.mirror_lock(path, name))
+    shown = [f"{key}={value}" for key, value in mask_options(options).items()]
+    is_told = "not yet sent" if status.is_status_pending else "sent"
     lines = [
-        f"run {info.id} ({info.name}) of {info.experiment}",
-        f"  status       {run_status}; {told}",
+        f"  {name}",
+        f"    status       {is_told}",
         _counts("rows", status.rows, status.pending_rows),
         _counts("artifacts", status.artifacts, status.pending_artifacts),
-        f"  checkpoints  {status.checkpoints:,} at the server, {status.pending_checkpoints:,} "
-        "pending",
-        f"  system rows  {status.pending_system_rows:,} pending",
-        f"  refused      {status.refused_count:,}",
-        *(f"               {item}" for item in status.refused[:10]),
-        f"  mirror       {f'process {state.pid} is sending' if is_mirrored else 'no process'}",
-        f"  server       {trouble or 'answers'}: {status.where}",
+        f"    checkpoints  {status.checkpoints:,} there, {status.pending_checkpoints:,} pending",
+        f"    system rows  {status.pending_system_rows:,} pending",
+        f"    refused      {status.refused_count:,}",
+        *(f"                 {item}" for item in status.refused[:10]),
+        f"    mirror       {f'process {state.pid} is sending' if is_mirrored else 'no process'}",
+        f"    destination  {trouble or 'answers'}: {status.where}",
+        *([f"    options      {', '.join(shown)}"] if shown else []),
     ]
     if status.error:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.updated))
-        lines.append(f"  last error   {status.error} ({when})")
+        lines.append(f"    last error   {status.error} ({when})")
     is_well = status.is_complete or (is_mirrored and trouble is None)
     if not status.is_complete and not is_mirrored:
-        lines.append(f"  to do        mlflow-track sync {path}")
+        lines.append(f"    to do        mlflow-track sync {path}")
     return Diagnosis(lines, is_well)
 
 
+def head(path: Path) -> str:
+    """The line that names the run in the folder `path`."""
+    info = read_info(path)
+    return f"run {info.id} ({info.name}) of {info.experiment}: {true_status(path, info)}"
+
+
 def _counts(what: str, written: int, pending: int) -> str:
-    return (
-        f"  {what:<12} {written:,} written, {written - pending:,} acknowledged, {pending:,} pending"
-    )
+    arrived = f"{written - pending:,} acknowledged, {pending:,} pending"
+    return f"    {what:<12} {written:,} written, {arrived}"

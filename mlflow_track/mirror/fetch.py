@@ -1,7 +1,7 @@
-"""Brings a run from its server to a machine that has no record of it, so that it can go on here.
+"""Brings a run from a backend to a machine that has no record of it, to be continued here.
 
-`python -m mlflow_track.mirror.fetch REQUEST` is a process of its own, because the trainer does not
-import mlflow. It prints one JSON object: the folder, or why there is none.
+`python -m mlflow_track.mirror.fetch REQUEST` is a process of its own, because the trainer does
+not import what a backend needs. It prints one JSON object: the folder, or why there is none.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -18,24 +17,20 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from mlflow_track.backends.protocol import Gone, Sink, Target, Unavailable
+from mlflow_track.backends.protocol import Backend, Found, Query, Unavailable, has
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.mirror.history import write_history
-from mlflow_track.mirror.process import open_mlflow
-from mlflow_track.mirror.server_run import SUPERSEDED_TAG
-from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS, HEARTBEAT_TAG
+from mlflow_track.mirror.process import open_backend
+from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.files import sync_folder, write_json
 from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import read_content, to_info
-from mlflow_track.record.masking import mask_password
+from mlflow_track.record.masking import mask_values
 from mlflow_track.record.schema import FINISHED, RUNNING
-from mlflow_track.record.tags import RECORD_TAG
 
-_MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 _POLL_SECONDS = 1.0
 # What the search may last, in limits of one request.
 _SEARCH_REQUESTS = 6
@@ -46,14 +41,14 @@ class FetchRequest:
     """Which run is wanted.
 
     Attributes:
-        tracking_uri: The server.
+        backends: The names of the backends, in the order in which they are asked.
         directory: The folder that holds all runs.
         experiment: The experiment's name.
         run_name: The run's name; None wants one that was not named.
-        word: "auto", "must", or an id: the record's, or MLflow's.
+        word: "auto", "must", or an id: the record's, or that of the backend.
     """
 
-    tracking_uri: str
+    backends: list[str]
     directory: str
     experiment: str
     run_name: str | None
@@ -67,34 +62,40 @@ class HeldElsewhere(RuntimeError):
     """The run is alive on another machine."""
 
 
-def fetch(request: FetchRequest, sink: Sink) -> Path | None:
-    """Rebuild the record of the run that is wanted; None where the server has no such run.
+def fetch(request: FetchRequest, name: str, backend: Backend) -> Path | None:
+    """Rebuild the record of the run that is wanted; None where the backend has no such run.
+
+    Args:
+        request: Which run is wanted.
+        name: The backend's name.
+        backend: The backend.
 
     Returns:
         The run's new folder: config, the history of its metrics, the newest checkpoint that
-        verifies, and a mirror.json that knows what the server has.
+        verifies, and a state of the mirror that knows what the backend has.
 
     Raises:
         HeldElsewhere: Its heart still beats.
-        CorruptCheckpointError: The server has checkpoints of it, and none verifies.
-        Unavailable: The server does not answer.
+        CorruptCheckpointError: The backend has checkpoints of it, and none verifies.
+        Unavailable: The backend does not answer.
     """
-    with _limited():
-        target = _wanted(request, sink)
-    if target is None:
+    if not has(backend, "find"):
         return None
-    record_id = target.tags[RECORD_TAG]
-    if folder_name(record_id) != record_id:
+    with _limited():
+        found = _wanted(request, backend)
+    if found is None:
+        return None
+    if folder_name(found.record_id) != found.record_id:
         # Whoever may set a tag at the server must not choose where files go here.
-        raise ValueError(f"the tag {RECORD_TAG} at the server is {record_id!r}: no id of a run")
-    _await_silence(sink, target)
+        raise ValueError(f"{name} names the run {found.record_id!r}, which cannot be its id")
+    _await_silence(request, backend, found)
     home = Path(request.directory) / folder_name(request.experiment)
     home.mkdir(parents=True, exist_ok=True)
-    final = home / record_id
+    final = home / found.record_id
     building = home / f".fetch-{final.name}-{os.urandom(4).hex()}"
     building.mkdir()
     try:
-        _build(building, target, sink, mask_password(request.tracking_uri))
+        _build(building, found, name, backend)
         os.rename(building, final)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
@@ -131,39 +132,30 @@ def _limited() -> Iterator[None]:
         signal.signal(signal.SIGALRM, former)
 
 
-def _wanted(request: FetchRequest, sink: Sink) -> Target | None:
-    if _MLFLOW_ID.fullmatch(request.word):
-        try:
-            found = [sink.attach(request.word)]
-        except Gone:
-            found = []
-        return next((t for t in found if RECORD_TAG in t.tags), None)
-    if request.word not in ("auto", "must"):
-        found = sink.find(request.experiment, {RECORD_TAG: request.word})
-        return next((t for t in found if SUPERSEDED_TAG not in t.tags), None)
-    named = str(request.run_name is not None).lower()
-    for target in sink.find(request.experiment, {"mlflow_track.name_given": named}):
-        is_named = request.run_name is None or target.name == request.run_name
-        is_whole = RECORD_TAG in target.tags and SUPERSEDED_TAG not in target.tags
-        if is_named and is_whole and target.status != FINISHED:
-            return target
-    return None
+def _wanted(request: FetchRequest, backend: Backend) -> Found | None:
+    is_id = request.word not in ("auto", "must")
+    query = Query(
+        request.experiment,
+        id=request.word if is_id else None,
+        run_name=None if is_id else request.run_name,
+    )
+    runs = backend.find(query)
+    return next((run for run in runs if is_id or run.status != FINISHED), None)
 
 
-def _await_silence(sink: Sink, target: Target) -> None:
+def _await_silence(request: FetchRequest, backend: Backend, found: Found) -> None:
     """A run whose heartbeat changes is alive. Clocks differ, so only the change counts."""
-    beat = target.tags.get(HEARTBEAT_TAG)
-    if target.status != RUNNING or beat is None:
+    if found.status != RUNNING or found.heartbeat is None:
         return
     deadline = time.monotonic() + 2 * HEARTBEAT_SECONDS
     while time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        now = sink.attach(target.run_id)
-        if now.status != RUNNING:
+        runs = backend.find(Query(request.experiment, id=found.id))
+        if not runs or runs[0].status != RUNNING:
             return
-        if now.tags.get(HEARTBEAT_TAG) != beat:
+        if runs[0].heartbeat != found.heartbeat:
             raise HeldElsewhere(
-                f"run {target.tags[RECORD_TAG]} is being written on another machine: the server "
+                f"run {found.record_id} is being written on another machine: the server "
                 "sees its heartbeat; wait for it, or start another run with resume='never'"
             )
 
@@ -171,59 +163,57 @@ def _await_silence(sink: Sink, target: Target) -> None:
 # --- the record ---
 
 
-def _build(path: Path, target: Target, sink: Sink, tracking_uri: str) -> None:
-    _download(sink, target, "record/config.json", path)
-    checkpoint, others = _download_checkpoint(path / layout.CHECKPOINTS, target, sink)
-    renamed = json.loads(target.tags.get("mlflow_track.renamed") or "{}")
-    positions = write_history(path, target, sink, renamed.get("metrics", {}))
-    _download(sink, target, "record/run.json", path / f"{layout.TEMPORARY}record")
+def _build(path: Path, found: Found, name: str, backend: Backend) -> None:
+    backend.memory = found.memory
+    _download(backend, found, "record/config.json", path)
+    checkpoint, others = _download_checkpoint(path / layout.CHECKPOINTS, found, backend)
+    positions = write_history(path, found, backend)
+    _download(backend, found, "record/run.json", path / f"{layout.TEMPORARY}record")
     content = read_content(path / f"{layout.TEMPORARY}record")
     info = to_info(content)
     shutil.rmtree(path / f"{layout.TEMPORARY}record")
     for file in positions.keys() - {layout.SYSTEM_METRICS}:
         positions[file].rewinds = [0] * len(info.rewinds)
     state = MirrorState(
-        tracking_uri=tracking_uri,
-        experiment_id=target.experiment_id,
-        run_id=target.run_id,
-        url=target.url,
+        destination=backend.destination,
+        run_id=found.id,
+        url=found.page,
         is_reconciled=True,
         compared_in=len(info.attempts),
         files=positions,
-        params=dict(target.params),
-        tags=dict(target.tags),
-        inputs=len(info.inputs),
         checkpoints=[checkpoint] if checkpoint else [],
         elsewhere=others,
-        renamed=renamed,
-        status=target.status,
+        status=found.status,
+        memory=dict(backend.memory),
     )
-    state.write(path)
+    state.write(path, name)
     # Last: a folder without run.json is no run.
     write_json(path / layout.RUN, {**content, "rewinding": None})
 
 
-def _download(sink: Sink, target: Target, name: str, folder: Path) -> None:
+def _download(backend: Backend, found: Found, name: str, folder: Path) -> None:
     try:
-        sink.download(target.run_id, name, folder)
+        backend.download(found.id, name, folder)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"the server has no {name} of run {target.tags[RECORD_TAG]}: it was sent by a version "
+            f"the server has no {name} of run {found.record_id}: it was sent by a version "
             "that cannot be continued elsewhere, or its artifacts were deleted"
         ) from None
 
 
-def _download_checkpoint(folder: Path, target: Target, sink: Sink) -> tuple[str | None, list[str]]:
+def _download_checkpoint(
+    folder: Path, found: Found, backend: Backend
+) -> tuple[str | None, list[str]]:
     """The newest that verifies, now in `folder`, and the names of the others."""
-    found = sink.list_files(target.run_id, layout.CHECKPOINTS)
-    names = [path.rsplit("/", 1)[-1] for path, _ in found]
+    listed = backend.list_files(found.id, layout.CHECKPOINTS)
+    names = [path.rsplit("/", 1)[-1] for path, _ in listed]
     steps = sorted(s for name in names if (s := layout.step_of_folder(name)) is not None)
     failures = []
     for step in reversed(steps):
         name = layout.folder_of_step(step)
         with contextlib.suppress(FileNotFoundError):  # no manifest: it is none
             try:
-                _download_one(folder / name, step, target, sink)
+                _download_one(folder / name, step, found, backend)
                 return name, [n for n in names if n != name]
             except CorruptCheckpointError as error:
                 failures.append(str(error))
@@ -234,14 +224,14 @@ def _download_checkpoint(folder: Path, target: Target, sink: Sink) -> tuple[str 
     return None, names
 
 
-def _download_one(path: Path, step: int, target: Target, sink: Sink) -> None:
+def _download_one(path: Path, step: int, found: Found, backend: Backend) -> None:
     remote = f"{layout.CHECKPOINTS}/{path.name}"
-    sink.download(target.run_id, f"{remote}/{layout.MANIFEST}", path)
+    backend.download(found.id, f"{remote}/{layout.MANIFEST}", path)
     checkpoint = Checkpoint(path, step)
     print(f"fetching {path.name} ({checkpoint.size_bytes / 1e6:.1f} MB)", file=sys.stderr)
     for file in checkpoint.manifest.files:
         try:
-            sink.download(target.run_id, f"{remote}/{file}", path)
+            backend.download(found.id, f"{remote}/{file}", path)
         except FileNotFoundError:
             raise CorruptCheckpointError(f"{path.name}/{file} is not at the server") from None
     checkpoint.verify()
@@ -254,17 +244,30 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no answer
     request = FetchRequest(**json.loads(sys.argv[1]))
-    result: dict[str, Any] = {"path": None}
-    try:
-        path = fetch(request, open_mlflow(request.tracking_uri))
-        result["path"] = None if path is None else str(path)
-    except HeldElsewhere as error:
-        result["held"] = str(error)
-    except Unavailable as error:
-        result["unreachable"] = str(error)
-    except (CorruptCheckpointError, FileNotFoundError, OSError, ValueError, KeyError) as error:
-        result["broken"] = f"{type(error).__name__}: {error}"
-    os.write(answer, json.dumps(result).encode())
+    os.write(answer, json.dumps(_answer(request)).encode())
+
+
+def _answer(request: FetchRequest) -> dict[str, str | None]:
+    """Where the run lies now, or why it does not; the first backend that has it counts."""
+    silent: list[str] = []
+    for name in request.backends:
+        backend: Backend | None = None
+        try:
+            backend = open_backend(name)
+            path = fetch(request, name, backend)
+            if path is not None:
+                return {"path": str(path)}
+        except HeldElsewhere as error:
+            return {"held": str(error)}
+        except Unavailable as error:
+            options = backend.options if backend is not None else {}
+            silent.append(f"{name} cannot say what to continue: {mask_values(str(error), options)}")
+        except (CorruptCheckpointError, OSError, ValueError, KeyError) as error:
+            return {
+                "broken": f"the run at {name} cannot be continued here: "
+                f"{type(error).__name__}: {error}"
+            }
+    return {"path": None, **({"unreachable": "; ".join(silent)} if silent else {})}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Files of metrics rebuilt from what a server has of a run."""
+"""Files of metrics rebuilt from what a backend has of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from mlflow_track.backends.protocol import Sink, Target
+from mlflow_track.backends.protocol import Backend, Found
 from mlflow_track.mirror.state import Position
 from mlflow_track.record import layout
 from mlflow_track.record.files import replace_file
@@ -21,39 +20,32 @@ from mlflow_track.record.row_format import (
 _SYSTEM_PREFIX = "system/"
 
 
-def write_history(
-    path: Path, target: Target, sink: Sink, renamed: Mapping[str, str]
-) -> dict[str, Position]:
+def write_history(path: Path, found: Found, backend: Backend) -> dict[str, Position]:
     """Write metrics.csv, and where there are any metrics.long.csv and system_metrics.csv.
 
     Args:
         path: The run's folder.
-        target: The run at the server.
-        sink: The server.
-        renamed: Names of metrics that the server did not take, and what they are called there.
+        found: The run at the backend.
+        backend: The backend.
 
     Returns:
-        For each file the position that says: the server has all of it.
+        For each file the position that says: the backend has all of it.
     """
-    originals = {there: name for name, there in renamed.items()}
-    keys = sorted(target.metrics)
-    system = [key for key in keys if key.startswith(_SYSTEM_PREFIX)]
-    own = [key for key in keys if key not in system]
-    positions = _write(path / layout.METRICS, own, originals, target, sink)
+    names = sorted(found.last_steps)
+    system = [name for name in names if name.startswith(_SYSTEM_PREFIX)]
+    own = [name for name in names if name not in system]
+    positions = _write(path / layout.METRICS, own, found, backend)
     if system:
-        positions |= _write(path / layout.SYSTEM_METRICS, system, originals, target, sink)
+        positions |= _write(path / layout.SYSTEM_METRICS, system, found, backend)
     return positions
 
 
-def _write(
-    path: Path, keys: list[str], originals: Mapping[str, str], target: Target, sink: Sink
-) -> dict[str, Position]:
+def _write(path: Path, names: list[str], found: Found, backend: Backend) -> dict[str, Position]:
     rows: dict[tuple[int, int], dict[int, float]] = {}
-    for column, key in enumerate(keys):
-        for cell in sink.history(target.run_id, key):
-            rows.setdefault((cell.timestamp, cell.step), {})[column] = cell.value
-    names = [originals.get(key, key) for key in keys]
-    is_few = {moment: are_few(len(values), len(keys)) for moment, values in rows.items()}
+    for column, name in enumerate(names):
+        for point in backend.history(found.id, name):
+            rows.setdefault((point.timestamp, point.step), {})[column] = point.value
+    is_few = {moment: are_few(len(values), len(names)) for moment, values in rows.items()}
     columns = sorted({c for moment, values in rows.items() if not is_few[moment] for c in values})
     lines: list[bytes] = []
     long: list[bytes] = []

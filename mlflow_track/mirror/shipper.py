@@ -1,4 +1,4 @@
-"""The order in which a record is sent to a server; what each part sends lies in its own file."""
+"""The order in which a record is sent to a backend; what each part sends lies in its own file."""
 
 from __future__ import annotations
 
@@ -7,41 +7,54 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.backends.protocol import Gone, Sink, Target, Unavailable
+from mlflow_track.backends.protocol import (
+    Backend,
+    Gone,
+    Opened,
+    RunRecord,
+    Unavailable,
+    has,
+)
 from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.checkpoints import Checkpoints
-from mlflow_track.mirror.metadata import Description
 from mlflow_track.mirror.metrics import ForkNeeded, MetricRows
-from mlflow_track.mirror.server_run import discard_ghosts, forget, fork, link
-from mlflow_track.mirror.state import Ledger, MirrorState
+from mlflow_track.mirror.recovery import Recovery
+from mlflow_track.mirror.state import Ledger, MirrorState, positions_of
 from mlflow_track.record import layout
-from mlflow_track.record.info import true_status
+from mlflow_track.record.info import last_sign_of_life, true_status
 from mlflow_track.record.schema import RUNNING, RunInfo
 
-ATTEMPTS_TAG = "mlflow_track.attempts"
-HEARTBEAT_TAG = "mlflow_track.heartbeat"
 HEARTBEAT_SECONDS = 15.0
 
 
 class Shipper:
-    """Sends the record of one run to one server. The caller holds the lock of the mirror.
+    """Sends the record of one run to one backend. The caller holds the lock of the mirror.
 
     Args:
         path: The run's folder.
-        sink: The server.
-        tracking_uri: Its name, without a password.
+        name: The backend's name.
+        backend: The backend.
+        tell: Takes a line for the user.
     """
 
-    def __init__(self, path: Path, sink: Sink, tracking_uri: str) -> None:
-        self._ledger = Ledger(path, sink, tracking_uri)
-        self._description = Description(self._ledger)
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        backend: Backend,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._ledger = Ledger(path, name, backend)
         self._rows = [
             MetricRows(self._ledger, layout.METRICS, layout.METRICS_LONG, is_rewound=True),
             MetricRows(self._ledger, layout.SYSTEM_METRICS, is_rewound=False),
         ]
+        self._recovery = Recovery(self._ledger, self._rows[0])
         self._artifacts = Artifacts(self._ledger)
-        self._checkpoints = Checkpoints(self._ledger, self._artifacts)
-        self._is_linked = False
+        self._checkpoints = Checkpoints(self._ledger, self._artifacts, self._describe)
+        self._tell = tell
+        self._opened: Opened | None = None
+        self._described: RunRecord | None = None
         self._beat_after = 0.0
 
     @property
@@ -51,13 +64,13 @@ class Shipper:
     def ship(self) -> bool:
         """Send what is there.
 
-        A part that the server cannot take now does not keep the others from it.
+        A part that the destination cannot take now does not keep the others from it.
 
         Returns:
-            Whether the server has all rows; the status at the end is told by `finish`.
+            Whether the destination has all rows; the status at the end is told by `finish`.
 
         Raises:
-            Unavailable: Something is still pending because of the server.
+            Unavailable: Something is still pending because of the destination.
             Gone: The run was deleted there; the next call begins another one.
         """
         info = self._ledger.read_info()
@@ -68,71 +81,115 @@ class Shipper:
             is_drained = all([rows.send() for rows in self._rows])
 
         try:
-            self._link(info)
+            self._open(info)
             _each(
-                lambda: self._description.send(info),
+                lambda: self._describe(info),
                 send_rows,
-                lambda: self._artifacts.send(is_at_end=False),
-                lambda: self._checkpoints.send(info),
+                *self._files(info, is_at_end=False),
             )
         except ForkNeeded:
-            fork(self._ledger)
-            self._unlink()
+            self._ledger.backend.fork()
+            self._begin_anew()
             return False
         except Gone:
-            forget(self._ledger)
-            self._unlink()
+            self._begin_anew()
+            raise
+        except BaseException:
+            if self._opened is not None and self._opened.position is not None:
+                # Part of a batch may have arrived: the destination itself knows which.
+                self._close()
             raise
         return is_drained
 
     def finish(self) -> str:
-        """Tell the server how the run ended, after everything else is there; returns the status."""
+        """Note how the run ended, after everything else is there; returns the status."""
         info = self._ledger.read_info()
         status = true_status(self._ledger.path, info)
         if status == RUNNING:
             return status
-        _each(
-            lambda: self._description.send(info),
-            lambda: self._artifacts.send(is_at_end=True),
-            lambda: discard_ghosts(self._ledger, info),
-            lambda: self._ledger.remove_tag(HEARTBEAT_TAG),
-        )
-        ended = info.ended if info.status == status else None
-        end_time = round(1000 * (ended or self._ledger.last_sign_of_life()))
-        self._ledger.sink.set_status(self._ledger.run_id, status, end_time)
+        _each(lambda: self._describe(info), *self._files(info, is_at_end=True))
+        self._ledger.backend.close(status, last_sign_of_life(self._ledger.path, info))
         self.state.status = status
         self._ledger.save()
         return status
 
     def beat(self) -> None:
-        """Let the server see, every now and then, that the run is alive."""
+        """Let the destination see, every now and then, that the run is alive."""
         now = time.monotonic()
-        if self._is_linked and now >= self._beat_after:
+        backend = self._ledger.backend
+        if self._opened is not None and now >= self._beat_after and has(backend, "beat"):
             self._beat_after = now + HEARTBEAT_SECONDS
-            clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            self._ledger.set_tags({HEARTBEAT_TAG: clock})
+            backend.beat(time.time())
 
     def note_error(self, error: str | None) -> None:
         if self.state.error != error:
             self.state.error = error
             self._ledger.save()
 
-    def _link(self, info: RunInfo) -> None:
-        if self._is_linked:
-            return
-        target = link(self._ledger, info)
-        self._description.own_tags = {k for k in target.tags if k.startswith("mlflow.")}
-        self._recover(info, target)
-        self._look_for_foreign(info, target)
-        self._is_linked = True
+    # --- inside ---
 
-    def _recover(self, info: RunInfo, target: Target) -> None:
-        """Without a mirror.json of it, the run at the server itself says what it has."""
+    def _files(self, info: RunInfo, *, is_at_end: bool) -> list[Callable[[], Any]]:
+        """What sends artifacts and checkpoints; the status at the end waits for artifacts only."""
+        if not self.state.takes_files:
+            return []
+        parts: list[Callable[[], Any]] = [lambda: self._artifacts.send(is_at_end=is_at_end)]
+        return parts if is_at_end else [*parts, lambda: self._checkpoints.send(info)]
+
+    def _describe(self, info: RunInfo) -> None:
+        run = self._ledger.read_run(info)
+        if run != self._described:
+            self._ledger.note_refused(self._ledger.backend.describe(run))
+            self._described = run
+
+    def _open(self, info: RunInfo) -> None:
+        if self._opened is not None:
+            return
+        ledger = self._ledger
+        if self.state.destination != ledger.backend.destination:
+            ledger.begin_elsewhere()
+        opened = ledger.backend.open(ledger.read_run(info), self.state.run_id or None)
+        if opened.id != self.state.run_id and self.state.run_id:
+            ledger.begin_anew()
+        state = self.state
+        state.destination = ledger.backend.destination
+        state.run_id, state.url = opened.id, opened.page
+        state.status = opened.status or state.status
+        self._ask_for_files()
+        ledger.save()
+        if opened.position is None:
+            self._recover(info, opened)
+            self._look_for_foreign(info, opened)
+        else:
+            self._continue_from(opened.position)
+        self._opened = opened
+
+    def _ask_for_files(self) -> None:
+        takes_files = has(self._ledger.backend, "upload")
+        if self.state.takes_files and not takes_files:
+            self._tell(f"{self._ledger.name} takes no files: artifacts and checkpoints stay here")
+        self.state.takes_files = takes_files
+
+    def _continue_from(self, position: str) -> None:
+        """The destination itself says what it has: that counts, not what was noted here."""
+        try:
+            self.state.files = positions_of(position)
+        except ValueError:
+            raise Unavailable(
+                f"the last point there has the position {position!r}, which is not of this record"
+            ) from None
+        self.state.is_reconciled = True
+        self._ledger.save()
+        for rows in self._rows:
+            rows.forget()
+
+    def _recover(self, info: RunInfo, opened: Opened) -> None:
+        """Without a state of the mirror, the run at the destination itself says what it has."""
         if self.state.is_reconciled:
             return
-        if target.metrics:
-            self._rows[0].recover()
-        if target.metrics or "mlflow_track.latest_checkpoint" in target.tags:
+        backend = self._ledger.backend
+        if opened.last_steps and has(backend, "history"):
+            self._recovery.recover()
+        if not opened.is_new and has(backend, "list_files"):
             self._checkpoints.recover()
         for file in (layout.METRICS, layout.METRICS_LONG):
             position = self.state.position(file)
@@ -140,29 +197,36 @@ class Shipper:
         self.state.is_reconciled = True
         self._ledger.save()
 
-    def _look_for_foreign(self, info: RunInfo, target: Target) -> None:
-        """Once in each attempt: does the server have rows that this record does not know?"""
-        rows, state, attempts = self._rows[0], self.state, info.attempts
-        last_steps = {k: s for k, s in target.metrics.items() if not k.startswith("system/")}
+    def _look_for_foreign(self, info: RunInfo, opened: Opened) -> None:
+        """Once in each attempt: does the destination have rows that this record does not know?"""
+        if not has(self._ledger.backend, "history"):
+            return
+        state, attempts = self.state, info.attempts
+        last_steps = {k: s for k, s in opened.last_steps.items() if not k.startswith("system/")}
         if len(attempts) > 1 and last_steps and state.compared_in != len(attempts):
-            sent_last = target.tags.get(ATTEMPTS_TAG)
             # Another machine has made an attempt that this one does not know of.
-            state.has_foreign |= state.tags.get(ATTEMPTS_TAG, sent_last) != sent_last
+            state.has_foreign |= opened.is_foreign
             # What a later attempt has logged says nothing of what was sent before it.
             first = attempts[min(state.compared_in, len(attempts) - 1)]
-            if max(last_steps.values()) > rows.last_step_before(first.started or 0):
+            before = self._recovery.last_step_before(first.started or 0)
+            if max(last_steps.values()) > before:
                 # Rows were sent and then lost here: positions in the file mean nothing any more.
                 state.has_foreign = True
-                rows.begin_again()
+                self._recovery.begin_again()
         state.compared_in = len(attempts)
         self._ledger.save()
         if state.has_foreign:
-            rows.find_foreign(last_steps)
+            self._recovery.find_foreign(last_steps)
 
-    def _unlink(self) -> None:
+    def _begin_anew(self) -> None:
+        """All of the record goes to another run of the destination."""
+        self._ledger.begin_anew()
+        self._close()
+
+    def _close(self) -> None:
         for rows in self._rows:
             rows.forget()
-        self._is_linked = False
+        self._opened = self._described = None
 
 
 def _each(*parts: Callable[[], Any]) -> None:

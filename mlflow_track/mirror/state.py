@@ -1,4 +1,4 @@
-"""What the server has acknowledged: mirror.json."""
+"""What a backend has acknowledged: mirror/<backend>.json."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.backends.protocol import Sink
+from mlflow_track.backends.protocol import Backend, Refusals, RunRecord
 from mlflow_track.record import layout
-from mlflow_track.record.files import read_json, replace_file
-from mlflow_track.record.info import decode, read_info
+from mlflow_track.record.files import make_folder, read_json, replace_file
+from mlflow_track.record.info import decode, read_config, read_info
+from mlflow_track.record.masking import mask_values
 from mlflow_track.record.schema import RunInfo
 
 _MOST_REFUSED = 100
@@ -24,97 +25,117 @@ class Position:
     """How far one file of metrics is.
 
     Attributes:
-        acknowledged: Bytes after its header that the server has acknowledged.
+        acknowledged: Bytes after its header that the destination has acknowledged.
         sending: How far what was ever begun to be sent reaches; a lost answer leaves it ahead.
-        rewinds: For each rewind of the file, how many of the bytes set aside the server has.
+        rewinds: For each rewind of the file, how many of the bytes set aside the destination has.
+        values: How many values of the row at `acknowledged` the destination has.
         unknown: What the file says beside that, by a version that knows more; it stays there.
     """
 
     acknowledged: int = 0
     sending: int = 0
     rewinds: list[int] = field(default_factory=list)
+    values: int = 0
     unknown: dict[str, Any] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """As a part of `MetricPoint.position`."""
+        return f"{self.acknowledged}:{self.sending}:{self.rewinds_text()}:{self.values}"
+
+    def rewinds_text(self) -> str:
+        return ",".join(map(str, self.rewinds))
+
+    @classmethod
+    def of_text(cls, text: str) -> Position:
+        """What `text` made; raises ValueError where it did not."""
+        acknowledged, sending, rewinds, values = text.split(":")
+        numbers = [int(number) for number in rewinds.split(",") if number]
+        return cls(int(acknowledged), int(sending), numbers, int(values))
+
+
+def positions_of(text: str) -> dict[str, Position]:
+    """What `MirrorState.text` made, by the names of the files.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    parts = (part.split("=") for part in text.split(" ") if part)
+    return {name: Position.of_text(position) for name, position in parts}
 
 
 @dataclass
 class MirrorState:
-    """How far one server is; written after each acknowledgement.
+    """How far one backend is; written after each acknowledgement.
 
     Attributes:
-        tracking_uri: The server, without a password.
-        experiment_id, run_id: The MLflow run that receives the record.
-        url: The run's page in the MLflow UI; None where the store has no server.
+        destination: Which server of the backend it is, without a password.
+        run_id: How the destination calls the run that receives the record.
+        url: The run's page; None where there is nothing to open.
         is_reconciled: Whether it is known what the run held when this state began.
-        has_foreign: Whether the run holds rows that this record does not: another machine went on
-            with it meanwhile, or a power loss took them here.
+        has_foreign: Whether the run holds rows that this record does not: another machine
+            continued it meanwhile, or a power loss took them here.
         compared_in: The attempt in which that was looked into.
         files: How far each file of metrics is, by its name.
-        params, tags: What was sent last, by key.
-        inputs: How many datasets were sent.
-        artifacts: Size and time of change of each file sent, by its path on the server.
-        checkpoints: Names of the folders that are complete on the server.
+        artifacts: Size and time of change of each file sent, by its path at the destination.
+        checkpoints: Names of the folders that are complete at the destination.
         uploading: Files sent of checkpoints that are not complete there, by the folder's name.
-        elsewhere: Checkpoints at the server that this record never held: left alone.
-        renamed: Names that MLflow refuses, and what they are called there, by kind.
-        infinite: Metrics with an infinite value, and the first step that had one.
-        refused: What the server refused for good, in words.
-        refused_count: How many items that were; `refused` holds the first ones.
+        elsewhere: Checkpoints at the destination that this record never held: left alone.
+        takes_files: Whether the backend takes artifacts and checkpoints.
+        refused: What the destination refused for good, readable; the first ones.
+        refused_count: How many items that were.
         differences: For metrics that a resumed attempt repeated, the largest difference.
-        superseding: MLflow runs that still have to be told that this one took over.
-        superseded: MLflow runs that received the record before this one took over.
-        gone: MLflow runs that received the record before they were deleted there.
         status: The status that was set last.
         error: Why the newest attempt to send failed; None if it did not.
         pid: The process that mirrors, or did.
+        memory: What the backend itself keeps here.
         unknown: What the file says beside that, by a version that knows more; it stays there.
     """
 
-    tracking_uri: str = ""
-    experiment_id: str = ""
+    destination: str = ""
     run_id: str = ""
     url: str | None = None
     is_reconciled: bool = False
     has_foreign: bool = False
     compared_in: int = 0
     files: dict[str, Position] = field(default_factory=dict)
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    inputs: int = 0
     artifacts: dict[str, list[int]] = field(default_factory=dict)
     checkpoints: list[str] = field(default_factory=list)
     uploading: dict[str, list[str]] = field(default_factory=dict)
     elsewhere: list[str] = field(default_factory=list)
-    renamed: dict[str, dict[str, str]] = field(default_factory=dict)
-    infinite: dict[str, int] = field(default_factory=dict)
+    takes_files: bool = True
     refused: list[str] = field(default_factory=list)
     refused_count: int = 0
     differences: dict[str, float] = field(default_factory=dict)
-    superseding: list[str] = field(default_factory=list)
-    superseded: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
     status: str = ""
     error: str | None = None
     pid: int = 0
     updated: float = 0.0
+    memory: dict[str, Any] = field(default_factory=dict)
     unknown: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path) -> MirrorState:
-        """The state of the run in the folder `path`; a fresh one where there is none."""
-        try:
-            content = _sorted_out(cls, read_json(path / layout.MIRROR_STATE))
-            files = content.get("files", {})
-            content["files"] = {n: _sorted_out(Position, entry) for n, entry in files.items()}
-            return decode(cls, content, layout.MIRROR_STATE)
-        except (OSError, ValueError, TypeError, AttributeError):
-            # Without it the server says what it has.
-            return cls()
+    def read(cls, path: Path, backend: str) -> MirrorState:
+        """How far `backend` is with the run in the folder `path`; a fresh state without a file."""
+        first = layout.first_mirror_state(path, backend)
+        for file in (layout.mirror_state(path, backend), *([first] if first else [])):
+            try:
+                content = _sorted_out(cls, read_json(file))
+                if file == first:
+                    _take_over(content)
+                files = content.get("files", {})
+                content["files"] = {n: _sorted_out(Position, entry) for n, entry in files.items()}
+                return decode(cls, content, file.name)
+            except (OSError, ValueError, TypeError, AttributeError):
+                # Without it the destination says what it has.
+                continue
+        return cls()
 
-    def write(self, path: Path, *, is_durable: bool = False) -> None:
-        """Replace mirror.json: whole or not at all, also when the mirror is killed.
+    def write(self, path: Path, backend: str, *, is_durable: bool = False) -> None:
+        """Replace the state's file: whole or not at all, also when the mirror is killed.
 
         Args:
             path: The run's folder.
+            backend: The backend's name.
             is_durable: Whether no power loss may bring an earlier state back. One that it does
                 bring back leads to nothing worse than that things are sent again, which leaves
                 at the server what is there; but rows that were sent must not be forgotten: a
@@ -123,20 +144,31 @@ class MirrorState:
         self.updated = time.time()
         content = asdict(self, dict_factory=_as_written)
         data = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        if is_durable:
-            replace_file(path / layout.MIRROR_STATE, data)
-            return
-        temporary = path / f"{layout.TEMPORARY}{layout.MIRROR_STATE}"
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.rename(temporary, path / layout.MIRROR_STATE)
+        file = layout.mirror_state(path, backend)
+        if not file.parent.is_dir():
+            make_folder(file.parent)
+        first = layout.first_mirror_state(path, backend)
+        is_first = first is not None and first.exists()
+        if is_durable or is_first:
+            replace_file(file, data)
+        else:
+            temporary = file.with_name(f"{layout.TEMPORARY}{file.name}")
+            temporary.write_bytes(data)
+            os.rename(temporary, file)
+        if first is not None and is_first:
+            first.unlink(missing_ok=True)
 
     def position(self, file: str) -> Position:
         """How far the file of metrics is; changing the answer changes the state."""
         return self.files.setdefault(file, Position())
 
+    def text(self, *, but: str = "") -> str:
+        """The positions of all files but one, as `positions_of` reads them."""
+        texts = [f"{name}={place.text()} " for name, place in self.files.items() if name != but]
+        return "".join(texts)
+
     def refuse(self, items: Iterable[Any], why: str) -> None:
-        """Note what the server will never take."""
+        """Note what the destination will never take."""
         for item in items:
             self.refused_count += 1
             text = f"{item}: {why}"
@@ -153,6 +185,20 @@ def _sorted_out(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# What the first layout had of MLflow beside what every backend has.
+_MOVED_TO_MEMORY = (
+    *("experiment_id", "params", "tags", "inputs", "renamed", "infinite"),
+    *("superseding", "superseded", "gone"),
+)
+
+
+def _take_over(content: dict[str, Any]) -> None:
+    """Content of the first layout as of this one."""
+    unknown = content["unknown"]
+    content["destination"] = unknown.pop("tracking_uri", "")
+    content["memory"] = {n: unknown.pop(n) for n in _MOVED_TO_MEMORY if n in unknown}
+
+
 def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """What `_sorted_out` takes apart."""
     content = dict(pairs)
@@ -160,83 +206,63 @@ def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Ledger:
-    """One run on its way to one server.
+    """One run on its way to one backend.
 
     Args:
         path: The run's folder.
-        sink: The server.
-        tracking_uri: Its name, without a password.
+        name: The backend's name.
+        backend: The backend.
 
     Attributes:
-        state: What the server has acknowledged; `save` writes it down.
+        state: What the destination has acknowledged; `save` writes it down.
     """
 
-    def __init__(self, path: Path, sink: Sink, tracking_uri: str) -> None:
+    def __init__(self, path: Path, name: str, backend: Backend) -> None:
         self.path = path
-        self.sink = sink
-        self.tracking_uri = tracking_uri
-        self.state = MirrorState.read(path)
+        self.name = name
+        self.backend = backend
+        self._adopt(MirrorState.read(path, name))
 
-    @property
-    def run_id(self) -> str:
-        return self.state.run_id
+    def _adopt(self, state: MirrorState) -> None:
+        self.state = state
+        self.backend.memory = state.memory
+        self.backend.save = self.save
+
+    def begin_anew(self) -> None:
+        """All of the record goes to another run; what the backend knows stays with it."""
+        former = self.state
+        self._adopt(
+            MirrorState(
+                destination=former.destination,
+                pid=former.pid,
+                error=former.error,
+                memory=dict(self.backend.memory),
+            )
+        )
+        self.save()
+
+    def begin_elsewhere(self) -> None:
+        """All of the record goes to another server, of which nothing is known."""
+        self._adopt(MirrorState(pid=self.state.pid, error=self.state.error))
 
     def save(self, *, is_durable: bool = False) -> None:
-        self.state.write(self.path, is_durable=is_durable)
+        self.state.memory = dict(self.backend.memory)
+        self.state.write(self.path, self.name, is_durable=is_durable)
 
     def read_info(self) -> RunInfo:
         """run.json as it is now; see `record.info.read_info`."""
         return read_info(self.path)
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Send the tags that are not at the server yet."""
-        changed = {k: v for k, v in tags.items() if self.state.tags.get(k) != v}
-        if changed:
-            self.note_refused(self.sink.set_tags(self.run_id, changed))
-            self.state.tags |= changed
-            self.save()
+    def read_run(self, info: RunInfo) -> RunRecord:
+        """What a backend is given of the run; `info`: as `read_info` returned it."""
+        return RunRecord(
+            **{name: getattr(info, name) for name in info.__struct_fields__},
+            path=self.path,
+            config=read_config(self.path),
+            differences=dict(self.state.differences),
+            uploaded=tuple(self.state.checkpoints),
+        )
 
-    def remove_tag(self, name: str) -> None:
-        if name in self.state.tags:
-            self.sink.remove_tag(self.run_id, name)
-            del self.state.tags[name]
-            self.save()
-
-    def note_refused(self, refused: list[tuple[str, str]]) -> None:
+    def note_refused(self, refused: Refusals) -> None:
         for item, why in refused:
-            self.state.refuse([item], why)
-
-    def last_sign_of_life(self) -> float:
-        """When something was last written, in Unix seconds."""
-        names = (layout.METRICS, layout.METRICS_LONG, layout.RUN)
-        files = [self.path / name for name in names]
-        return max(file.stat().st_mtime for file in files if file.exists())
-
-
-_MOST_BASE = 240
-
-
-def name_at_server(ledger: Ledger, kind: str, name: str, others: Iterable[str]) -> str:
-    """The nearest legal name that no other name of the kind has.
-
-    Args:
-        ledger: Keeps what was renamed, so that a name is called the same for ever.
-        kind: "metrics", "params" or "tags".
-        name: As it is in the record.
-        others: The names of the kind that the record has.
-    """
-    renamed = ledger.state.renamed.setdefault(kind, {})
-    if name in renamed:
-        return renamed[name]
-    legal = ledger.sink.legal_name(name)
-    taken = set(renamed.values())
-    if legal == name and name not in taken:
-        return name
-    taken |= {other for other in others if other != name}
-    candidate, number = legal, 2
-    while candidate in taken:
-        candidate = ledger.sink.legal_name(f"{legal[:_MOST_BASE]}-{number}")
-        number += 1
-    renamed[name] = candidate
-    ledger.save()
-    return candidate
+            self.state.refuse([item], mask_values(why, self.backend.options))

@@ -1,7 +1,8 @@
-"""What of a run is at the server, by the record and mirror.json alone."""
+"""What backends have of a run, by the record and the states of the mirror alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,25 +16,27 @@ from mlflow_track.record.schema import RUNNING
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyncStatus:
-    """What of a run is at the server.
+class BackendStatus:
+    """What one backend has of a run.
 
     Attributes:
+        backend: The backend's name.
         path: The run's folder.
-        where: The run's page in the MLflow UI, or the store.
+        where: The run's page there, or the server.
         rows: Rows of metrics in the record.
-        pending_rows: Those that the server has not acknowledged.
+        pending_rows: Those that the backend has not acknowledged.
         pending_system_rows: The same of the rows of system metrics.
-        artifacts: Files that belong on the server, checkpoints not counted.
+        artifacts: Files that belong there, checkpoints not counted.
         pending_artifacts: Those that it lacks, or has in an older form.
-        checkpoints: Checkpoints that are complete at the server.
+        checkpoints: Checkpoints that are complete there.
         pending_checkpoints: Those that it lacks.
         is_status_pending: Whether it still has to be told how the run ended.
-        refused: What the server refused for good; at most the first hundred items.
+        refused: What it refused for good; at most the first hundred items.
         refused_count: How many items that were.
         error: Why the newest attempt to send failed.
     """
 
+    backend: str
     path: Path
     where: str
     rows: int
@@ -58,7 +61,7 @@ class SyncStatus:
 
     @property
     def pending(self) -> str:
-        """What the server lacks, in words; empty where it lacks nothing but the status."""
+        """What the backend lacks, readable; empty where it lacks nothing but the status."""
         counts = (
             (self.pending_rows, f"of {self.rows:,} rows"),
             (self.pending_system_rows, "rows of system metrics"),
@@ -73,25 +76,97 @@ class SyncStatus:
             more = self.refused_count - len(self.refused)
             refused = f"; refused: {'; '.join(self.refused)}{f'; and {more} more' * (more > 0)}"
         if self.is_complete:
-            return f"MLflow has everything ({self.rows:,} rows): {self.where}{refused}"
+            return f"{self.backend} has everything ({self.rows:,} rows): {self.where}{refused}"
         parts = [self.pending, "the status" if self.is_status_pending else ""]
         why = f" ({self.error})" if self.error else ""
         return (
-            f"MLflow does not have yet: {', '.join(filter(None, parts))}{why}. Nothing is lost; "
+            f"not yet in {self.backend}: {', '.join(filter(None, parts))}{why}. Nothing is lost; "
             f"mlflow-track sync {self.path} ships the rest{refused}"
         )
 
 
-def read_status(path: Path) -> SyncStatus:
-    """What the server of the run in `path` lacks."""
-    state, info = MirrorState.read(path), read_info(path)
+@dataclass(frozen=True)
+class SyncStatus:
+    """What the backends of a run have of it.
+
+    The attributes say what every one of them has; `status[name]` is the `BackendStatus` of one.
+
+    Attributes:
+        backends: The status of each, in the order in which they were named.
+    """
+
+    backends: tuple[BackendStatus, ...]
+
+    def __getitem__(self, name: str) -> BackendStatus:
+        """The status of one backend; raises KeyError for one that the run does not have."""
+        for status in self.backends:
+            if status.backend == name:
+                return status
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[BackendStatus]:
+        return iter(self.backends)
+
+    def __len__(self) -> int:
+        return len(self.backends)
+
+    @property
+    def rows(self) -> int:
+        """Rows of metrics in the record."""
+        return max((status.rows for status in self), default=0)
+
+    @property
+    def pending_rows(self) -> int:
+        """Rows that some backend has not acknowledged."""
+        return max((status.pending_rows for status in self), default=0)
+
+    @property
+    def acknowledged_rows(self) -> int:
+        """Rows that every backend has acknowledged."""
+        return self.rows - self.pending_rows
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every backend has everything."""
+        return all(status.is_complete for status in self)
+
+    @property
+    def pending(self) -> str:
+        """What they lack, readable; empty where none lacks anything but the status."""
+        if len(self) == 1:
+            return self.backends[0].pending
+        return "; ".join(f"{status.backend}: {status.pending}" for status in self if status.pending)
+
+    @property
+    def error(self) -> str | None:
+        """Why the newest attempt to send to one of them failed."""
+        return next((status.error for status in self if status.error), None)
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """What they refused for good."""
+        return tuple(item for status in self for item in status.refused)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+
+def read_statuses(path: Path, backends: Sequence[str]) -> SyncStatus:
+    """What the backends lack of the run in `path`."""
+    return SyncStatus(tuple(read_status(path, backend) for backend in backends))
+
+
+def read_status(path: Path, backend: str) -> BackendStatus:
+    """What a backend lacks of the run in `path`."""
+    state, info = MirrorState.read(path, backend), read_info(path)
     status = true_status(path, info)
     is_at_end = status != RUNNING
     rows, pending_rows = _count_rows(path, state, layout.METRICS, layout.METRICS_LONG)
     _, pending_system_rows = _count_rows(path, state, layout.SYSTEM_METRICS)
-    return SyncStatus(
+    return BackendStatus(
+        backend=backend,
         path=path,
-        where=state.url or state.tracking_uri or "no server yet",
+        where=state.url or state.destination or state.run_id or "nowhere yet",
         rows=rows,
         pending_rows=pending_rows,
         pending_system_rows=pending_system_rows,

@@ -19,10 +19,11 @@ ARTIFACTS = "artifacts"
 CHECKPOINTS = "checkpoints"
 RUN_LOCK = "run.lock"
 
-# The mirror.
-MIRROR_STATE = "mirror.json"
-MIRROR_LOCK = "mirror.lock"
+# The mirror: a state and a lock for each backend.
+MIRROR = "mirror"
 MIRROR_LOG = "mirror.log"
+# The state of the one backend, mlflow, that there was at first.
+_FIRST_MIRROR_STATE = {"mlflow": "mirror.json"}
 
 # Inside `checkpoints/`, and inside one checkpoint.
 STATE_TENSORS = "state.safetensors"
@@ -46,6 +47,32 @@ _STEP_FOLDER = re.compile(r"step-(\d{9,})")
 def temporary(path: Path) -> Path:
     """A new name beside `path`, for what will be renamed to it."""
     return path.with_name(f"{TEMPORARY}{path.name}-{os.urandom(4).hex()}")
+
+
+def mirror_state(path: Path, backend: str) -> Path:
+    """The file that says how far a backend is with the run in `path`."""
+    return path / MIRROR / f"{backend}.json"
+
+
+def first_mirror_state(path: Path, backend: str) -> Path | None:
+    """Where the first layout kept that; None for a backend that it did not have."""
+    name = _FIRST_MIRROR_STATE.get(backend)
+    return path / name if name is not None else None
+
+
+def mirror_lock(path: Path, backend: str) -> Path:
+    """The lock of the process that sends the run in `path` to a backend."""
+    return path / MIRROR / f"{backend}.lock"
+
+
+def mirror_locks(path: Path) -> list[Path]:
+    """Those of all backends."""
+    return sorted((path / MIRROR).glob("*.lock"))
+
+
+def metric_files(path: Path) -> list[Path]:
+    """Every file of metrics in the run's folder `path`, what was set aside included."""
+    return sorted(path.glob("*metrics.*csv"))
 
 
 def rewound_metrics(attempt: int, number: int = 1) -> str:

@@ -8,7 +8,7 @@ not recorded at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MASK = "***"
@@ -73,6 +73,22 @@ def is_secret(name: str, value: Any) -> bool:
     return _is_token_name(name) and any(
         isinstance(text, str) and not _is_number(text) for text in texts
     )
+
+
+def mask_options(options: Mapping[str, str]) -> dict[str, str]:
+    """Options by name, the secret ones as `***`."""
+    return {
+        name: MASK if is_secret(name, value) else mask_password(value)
+        for name, value in options.items()
+    }
+
+
+def mask_values(text: str, options: Mapping[str, str]) -> str:
+    """The text without passwords, and without the values of those options that are secret."""
+    for name, value in options.items():
+        if is_secret(name, value):
+            text = text.replace(value, MASK)
+    return mask_password(text)
 
 
 def mask_command(words: Sequence[str]) -> list[str]:

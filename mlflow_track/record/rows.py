@@ -240,6 +240,14 @@ def iterate_rows(path: Path) -> Iterator[Row]:
         position = piece.position
 
 
+def names_in(path: Path) -> Iterator[str]:
+    """The metrics that a file names at its beginning, or, with a line per value, at its end."""
+    if layout.is_long(path):
+        yield from read_end(path, _PIECE_BYTES)[0].metrics
+    else:
+        yield from read_header(path)[0]
+
+
 def read_last_steps(path: Path) -> dict[str, int]:
     """By metric the largest step with a value of it, in a run's file of metrics and the long one.
 

@@ -135,8 +135,16 @@ class Provenance(Struct, frozen=True, kw_only=True):
 
 
 class MirrorSettings(Struct, frozen=True, kw_only=True):
-    """What the run asked of its mirror."""
+    """What the run asked of its mirror.
 
+    Attributes:
+        backends: Where it is sent.
+        options: Those of each backend, without secrets.
+        attach, experiment_id, tracking_uri: What MLflow's own variables said.
+    """
+
+    backends: tuple[str, ...] = ("mlflow",)
+    options: dict[str, dict[str, str]] = {}
     attach: str | None = None
     experiment_id: str | None = None
     tracking_uri: str = ""

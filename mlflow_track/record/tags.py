@@ -11,6 +11,8 @@ from mlflow_track.record.schema import Config, Git, RunInfo
 RECORD_TAG = "mlflow_track.run_id"
 PARENT_TAG = "mlflow.parentRunId"
 ERROR_TAG = "mlflow_track.error"
+ATTEMPTS_TAG = "mlflow_track.attempts"
+NAME_GIVEN_TAG = "mlflow_track.name_given"
 LATEST_CHECKPOINT_TAG = "mlflow_track.latest_checkpoint"
 
 
@@ -32,8 +34,8 @@ def record_tags(info: RunInfo, config: Config) -> dict[str, str]:
     """What happened to a run, beside the tags that it was given; `config`: config.json."""
     tags = {
         RECORD_TAG: info.id,
-        "mlflow_track.attempts": str(len(info.attempts)),
-        "mlflow_track.name_given": str(info.name_given).lower(),
+        ATTEMPTS_TAG: str(len(info.attempts)),
+        NAME_GIVEN_TAG: str(info.name_given).lower(),
     }
     if config.changes:
         tags["mlflow_track.param_changes"] = json.dumps(msgspec.to_builtins(config.changes))

@@ -24,10 +24,11 @@ def move_to_trash(path: Path) -> Path:
         RunHeldError: A live process writes it, or its mirror does.
         OSError: It cannot be moved.
     """
-    for name, what in ((layout.RUN_LOCK, "is running"), (layout.MIRROR_LOCK, "is being mirrored")):
-        if (path / name).exists():
+    mirrors = [(lock, "is being mirrored") for lock in layout.mirror_locks(path)]
+    for lock, what in ((path / layout.RUN_LOCK, "is running"), *mirrors):
+        if lock.exists():
             try:
-                os.close(take_lock(path / name))
+                os.close(take_lock(lock))
             except BlockingIOError:
                 raise RunHeldError(f"{path} {what}; it stays. Stop it first") from None
     path = path.absolute()

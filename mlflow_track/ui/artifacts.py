@@ -17,7 +17,7 @@ from mlflow_track.ui.address import path_of
 
 _RECORD = "record"
 # What in a run's folder only processes read.
-_OF_PROCESSES = (layout.RUN_LOCK, layout.MIRROR_LOCK, layout.MIRROR_STATE)
+_OF_PROCESSES = (layout.RUN_LOCK, layout.MIRROR)
 
 
 class RecordArtifacts(ArtifactRepository):

@@ -41,7 +41,11 @@ def make_run(name: str, experiment: str = "demo", **params: Any) -> Path:
 
 
 def _over(name: str, content: str) -> Callable[[Path], object]:
-    return lambda run: (run / name).write_text(content)
+    def write(run: Path) -> None:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text(content)
+
+    return write
 
 
 def _folder(name: str) -> Callable[[Path], object]:
@@ -81,7 +85,7 @@ DAMAGED: dict[str, Callable[[Path], object]] = {
     "torn config.json": _over("config.json", "{"),
     "folder config.json": _folder("config.json"),
     "folder training.log": _folder("training.log"),
-    "torn mirror.json": _over("mirror.json", "{"),
+    "torn mirror.json": _over("mirror/mlflow.json", "{"),
     "file artifacts": _file("artifacts"),
     "file checkpoints": _file("checkpoints"),
     "torn manifest": _over("checkpoints/step-000000001/manifest.json", "{"),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from mlflow_track.analysis.load import LoadedRun, load_runs
-from mlflow_track.mirror.process import open_mlflow, sync_run
+from mlflow_track.mirror.process import open_backend, sync_run
 from tests import forked
 from tests.environment import lack
 
@@ -115,7 +115,7 @@ def mirror_site(trained: dict[str, LoadedRun], sqlite_server: Any) -> Site:
     from mlflow import MlflowClient
 
     for run in trained.values():
-        sync_run(run.path, sqlite_server.uri, open_mlflow)
+        sync_run(run.path, "mlflow", open_backend("mlflow", {"tracking_uri": sqlite_server.uri}))
     client = MlflowClient(sqlite_server.uri)
     found = client.get_experiment_by_name(EXPERIMENT)
     assert found is not None

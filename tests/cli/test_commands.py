@@ -118,7 +118,7 @@ def test_the_examples_of_the_help_about_a_server_do_what_they_say(
     make_run("lr-1e-3")
     store = f"sqlite:///{Path.cwd()}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    for name, came in (("sync", "MLflow has everything"), ("doctor", "the server is told")):
+    for name, came in (("sync", "mlflow has everything"), ("doctor", "status       sent")):
         for line in examples_of(main, name):
             words = shlex.split(line.replace("http://127.0.0.1:5000", store))[1:]
             assert came in invoke(*words).output

@@ -388,7 +388,9 @@ def test_the_documentation_has_every_exit_code() -> None:
 
 
 def test_sync_of_a_run_that_its_mirror_sends_is_pending(world: Path) -> None:
-    lock = take_lock(Path("runs/server/stuck") / layout.MIRROR_LOCK)
+    path = layout.mirror_lock(Path("runs/server/stuck"), "mlflow")
+    path.parent.mkdir(exist_ok=True)
+    lock = take_lock(path)
     result = call("sync stuck --json")
     os.close(lock)
     assert result.exit_code == 4, result.output

@@ -93,7 +93,7 @@ def _damage(victim: Path, rng: random.Random) -> str:
     how = rng.random()
     if how < 0.4:
         choices = [victim / "run.json"] * 4 + [victim / "config.json"] * 2
-        choices += sorted(victim.glob("mirror.json")) * 2
+        choices += sorted(victim.glob("mirror/*.json")) * 2
         choices += sorted(victim.glob("checkpoints/*/*.json"))
         file = rng.choice(choices)
         said = _damage_json(file, rng) if rng.random() < 0.85 else _damage_text(file, rng)

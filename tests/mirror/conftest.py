@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from mlflow_track.backends.mlflow.backend import MlflowBackend
+from mlflow_track.mirror.shipper import Shipper
 from tests.servers.mlflow_server import MlflowServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +58,20 @@ def wait_for() -> Callable[..., Any]:
         raise TimeoutError(f"still not so after {seconds} s")
 
     return wait
+
+
+def open_store(uri: str) -> Any:
+    """What talks to the MLflow store."""
+    from mlflow_track.backends.mlflow.store import MlflowStore
+
+    return MlflowStore(uri)
+
+
+def shipper_to(path: Path, store: Any) -> Shipper:
+    """Sends the run in `path` to an MLflow store: its URI, or what talks to it."""
+    return Shipper(
+        path, "mlflow", MlflowBackend(open_store(store) if isinstance(store, str) else store)
+    )
 
 
 def client_of(uri: str) -> Any:

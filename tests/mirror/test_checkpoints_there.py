@@ -12,9 +12,8 @@ import pytest
 import mlflow_track as mt
 from mlflow_track.backends.protocol import Refused, Unavailable
 from mlflow_track.checkpoint.disk.store import CheckpointStore
-from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.shipper import Shipper
-from tests.mirror.conftest import client_of
+from tests.mirror.conftest import client_of, open_store, shipper_to
 
 pytestmark = pytest.mark.xdist_group("server")
 
@@ -38,17 +37,17 @@ def retire(run: mt.Run, step: int) -> None:
 
 def shipper_of(run: mt.Run, uri: str) -> Shipper:
     # What the fixture's backend leaves out: where the run goes.
-    return Shipper(run.directory, open_mlflow(uri), uri)
+    return shipper_to(run.directory, uri)
 
 
 def there(shipper: Shipper) -> dict[str, set[str]]:
     """The files of each checkpoint folder at the server."""
-    sink, run_id = shipper._ledger.sink, shipper.state.run_id
+    at_store, run_id = shipper._ledger.backend, shipper.state.run_id
     return {
         folder.rsplit("/", 1)[-1]: {
-            p.rsplit("/", 1)[-1] for p, _ in sink.list_files(run_id, folder)
+            p.rsplit("/", 1)[-1] for p, _ in at_store.list_files(run_id, folder)
         }
-        for folder, _ in sink.list_files(run_id, "checkpoints")
+        for folder, _ in at_store.list_files(run_id, "checkpoints")
     }
 
 
@@ -83,13 +82,13 @@ def test_checkpoints_arrive_and_leave_with_retention(run, place):
 
 
 class Breaks:
-    """A sink whose uploads fail from the given one on."""
+    """A store whose uploads fail from the given one on."""
 
-    def __init__(self, sink: Any, after: int) -> None:
-        self._sink, self._left, self.names = sink, after, []
+    def __init__(self, at_store: Any, after: int) -> None:
+        self._store, self._left, self.names = at_store, after, []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._sink, name)
+        return getattr(self._store, name)
 
     def upload(self, run_id: str, file: Path, name: str) -> None:
         if name.startswith("checkpoints/"):
@@ -97,28 +96,28 @@ class Breaks:
                 raise Unavailable("cut")
             self._left -= 1
             self.names.append(name)
-        self._sink.upload(run_id, file, name)
+        self._store.upload(run_id, file, name)
 
 
 def test_an_upload_that_broke_goes_on_with_the_next_file_and_the_manifest_comes_last(run, store):
     publish(run, 10)
-    sink = Breaks(open_mlflow(store), after=1)
+    at_store = Breaks(open_store(store), after=1)
     with pytest.raises(Unavailable):
-        Shipper(run.directory, sink, store).ship()
+        shipper_to(run.directory, at_store).ship()
     shipper = shipper_of(run, store)
-    assert there_is_no_checkpoint(sink, shipper.state.run_id)
-    sink = Breaks(open_mlflow(store), after=99)
-    shipper = Shipper(run.directory, sink, store)
+    assert there_is_no_checkpoint(at_store, shipper.state.run_id)
+    at_store = Breaks(open_store(store), after=99)
+    shipper = shipper_to(run.directory, at_store)
     shipper.ship()
-    assert sink.names == [
+    assert at_store.names == [
         f"checkpoints/step-000000010/{n}" for n in ("state.safetensors", "manifest.json")
     ]
     assert there(shipper) == {"step-000000010": WHOLE}
 
 
-def there_is_no_checkpoint(sink: Any, run_id: str) -> bool:
+def there_is_no_checkpoint(at_store: Any, run_id: str) -> bool:
     return not [
-        p for p, _ in sink.list_files(run_id, "checkpoints/step-000000010") if "manifest" in p
+        p for p, _ in at_store.list_files(run_id, "checkpoints/step-000000010") if "manifest" in p
     ]
 
 
@@ -126,7 +125,7 @@ def test_what_is_left_of_an_upload_whose_checkpoint_was_retired_is_removed(run, 
     publish(run, 10)
     publish(run, 20)
     with pytest.raises(Unavailable):
-        Shipper(run.directory, Breaks(open_mlflow(store), after=1), store).ship()
+        shipper_to(run.directory, Breaks(open_store(store), after=1)).ship()
     retire(run, 10)
     shipper = shipper_of(run, store)
     shipper.ship()
@@ -146,7 +145,7 @@ def test_retention_waits_for_a_checkpoint_that_is_being_sent(run, store):
                 with free_to_remove(folder) as is_free:
                     seen.append(is_free)
 
-    Shipper(run.directory, Looks(open_mlflow(store), after=99), store).ship()
+    shipper_to(run.directory, Looks(open_store(store), after=99)).ship()
     assert seen == [False, False, False]
     with free_to_remove(folder) as is_free:
         assert is_free
@@ -158,7 +157,7 @@ def test_a_store_that_does_not_delete_is_reported_and_nothing_waits_for_it(run, 
             raise Refused("no")
 
     publish(run, 10)
-    shipper = Shipper(run.directory, Keeps(open_mlflow(store), after=99), store)
+    shipper = shipper_to(run.directory, Keeps(open_store(store), after=99))
     shipper.ship()
     retire(run, 10)
     assert shipper.ship()
@@ -194,7 +193,7 @@ def test_a_large_file_is_not_read_into_memory(run, server):
         sparse.truncate(300 << 20)
     shipper = shipper_of(run, server.uri)
     with contextlib.suppress(Unavailable):
-        shipper._link(shipper._ledger.read_info())
+        shipper._open(shipper._ledger.read_info())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     shipper.ship()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

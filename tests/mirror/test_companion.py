@@ -42,7 +42,7 @@ def test_a_mirror_that_always_dies_is_given_up_and_the_run_is_told_so(tmp_path, 
     monkeypatch.setattr(companion_module, "_RESTART_PAUSE_SECONDS", 0.0)
     run = mt.start_run(experiment="e", backend="local")
     # Without a server in its environment the process ends at once.
-    companion = Companion(run.directory, {"PATH": os.environ["PATH"]})
+    companion = Companion(run.directory, ["mlflow"], {"PATH": os.environ["PATH"]})
     assert companion._has_ended.wait(60)
     said = capfd.readouterr().err
     assert said.count("another takes over") == 5
@@ -80,8 +80,8 @@ def test_at_a_terminal_the_end_of_a_run_shows_what_it_waits_for(tmp_path):
         assert process.wait(100) == 0
     os.close(ours)
     text = seen.decode()
-    assert "\rsending to MLflow: 7 of 7 rows, " in text
-    assert "MLflow does not have yet: 7 of 7 rows" in text.rsplit("\r", 1)[-1] or "7 of 7" in text
+    assert "\rsending to mlflow: 7 of 7 rows, " in text
+    assert "not yet in mlflow: 7 of 7 rows" in text.rsplit("\r", 1)[-1] or "7 of 7" in text
     (run,) = mt.load_runs(tmp_path / "runs")
     assert f"mlflow-track sync {run.path} ships the rest" in text
 
@@ -164,7 +164,7 @@ def test_the_doctor_counts_and_says_why_and_what_to_do(run_script, store):
     result = CliRunner().invoke(main, ["doctor", run.id, "--tracking-uri", store])
     assert result.exit_code == 0, result.output
     assert "rows         1 written, 1 acknowledged, 0 pending" in result.output
-    assert "server       answers" in result.output
+    assert "destination  answers" in result.output
 
 
 @pytest.mark.parametrize("backend", ["local", "off"])

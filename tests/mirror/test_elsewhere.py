@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.backends.protocol import Target
+from mlflow_track.backends.mlflow.backend import MlflowBackend
+from mlflow_track.backends.mlflow.values import Target
 from mlflow_track.mirror.fetch import FetchRequest, fetch
-from tests.mirror.conftest import client_of, files_under, history, only_run, runs_of
+from mlflow_track.record import layout
+from tests.mirror.conftest import client_of, files_under, history, only_run, open_store, runs_of
 from tests.mirror.faults import FaultProxy
 
 JOB = """
@@ -156,7 +158,6 @@ def test_a_fork_has_the_kept_history_and_the_old_run_says_that_it_is_superseded(
 def test_a_run_that_is_alive_elsewhere_is_not_taken(store, tmp_path, monkeypatch):
     from mlflow_track.mirror import fetch as module
     from mlflow_track.mirror.fetch import FetchRequest, HeldElsewhere, fetch
-    from mlflow_track.mirror.process import open_mlflow
 
     client = client_of(store)
     tags = {
@@ -171,10 +172,10 @@ def test_a_run_that_is_alive_elsewhere_is_not_taken(store, tmp_path, monkeypatch
 
     monkeypatch.setattr(module.time, "sleep", beat)
     request = FetchRequest(
-        tracking_uri=store, directory=str(tmp_path), experiment="e", run_name=None, word="auto"
+        backends=["mlflow"], directory=str(tmp_path), experiment="e", run_name=None, word="auto"
     )
     with pytest.raises(HeldElsewhere, match="another machine"):
-        fetch(request, open_mlflow(store))
+        fetch(request, "mlflow", MlflowBackend(open_store(store)))
     assert not list(Path(tmp_path, "e").glob("*"))
 
 
@@ -194,11 +195,11 @@ def test_rows_that_a_power_loss_took_here_are_not_sent_a_second_time(run_script,
     assert run_script(JOB, "26", MLFLOW_TRACKING_URI=store).returncode == 3
     (record,) = mt.load_runs("runs")
     lines = (record.path / "metrics.csv").read_bytes().splitlines(keepends=True)
-    # What was not on the disk yet: the rows after the checkpoint, and what mirror.json said.
+    # What was not on the disk yet: the rows after the checkpoint, and what the state said.
     (record.path / "metrics.csv").write_bytes(b"".join(lines[:24]))
-    mirror = json.loads((record.path / "mirror.json").read_text())
+    mirror = json.loads((layout.mirror_state(record.path, "mlflow")).read_text())
     mirror["files"]["metrics.csv"]["acknowledged"] = sum(map(len, lines[1:20]))
-    (record.path / "mirror.json").write_text(json.dumps(mirror))
+    (layout.mirror_state(record.path, "mlflow")).write_text(json.dumps(mirror))
     done = run_script(JOB, "-1", MLFLOW_TRACKING_URI=store)
     assert done.returncode == 0, done.stderr
     run_id = only_run(store, "e").info.run_id
@@ -207,17 +208,17 @@ def test_rows_that_a_power_loss_took_here_are_not_sent_a_second_time(run_script,
 
 @pytest.mark.parametrize("tag", ["../../x", "/tmp/x", "..", ".hidden", "a/b"])
 def test_a_tag_at_the_server_cannot_choose_where_files_go(tag, tmp_path):
-    class Sink:
+    class Store:
         def attach(self, run_id: str) -> Target:
             return Target("1", run_id, None, {}, {"mlflow_track.run_id": tag}, "FAILED")
 
     request = FetchRequest(
-        tracking_uri="sqlite://",
+        backends=["mlflow"],
         directory=str(tmp_path / "runs"),
         experiment="e",
         run_name=None,
         word="a" * 32,
     )
-    with pytest.raises(ValueError, match="no id of a run"):
-        fetch(request, Sink())
+    with pytest.raises(ValueError, match="cannot be its id"):
+        fetch(request, "mlflow", MlflowBackend(Store()))  # type: ignore[arg-type]
     assert not (tmp_path / "runs").exists()

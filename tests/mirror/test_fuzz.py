@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import mlflow_track as mt
-from mlflow_track.backends.mlflow.sink import MlflowSink
+from mlflow_track.backends.mlflow.server_run import Memory
 from mlflow_track.mirror.shipper import Shipper
-from tests.mirror.conftest import client_of
+from tests.mirror.conftest import client_of, shipper_to
 
 pytestmark = pytest.mark.xdist_group("server")
 
@@ -57,7 +57,7 @@ def test_a_run_arrives_whole_or_the_call_raised(sqlite_server, params, tags, row
                     logged |= {(name, step): float(value) for name, value in row.items()}
         finally:
             run.finish()
-        shipper = Shipper(run.directory, MlflowSink(sqlite_server.uri), "fuzz")
+        shipper = shipper_to(run.directory, sqlite_server.uri)
         assert shipper.ship()
         assert shipper.finish() == "FINISHED"
         _compare(sqlite_server.uri, run.directory, shipper, logged)
@@ -73,6 +73,7 @@ def _unless_refused(call, *arguments, **named) -> bool:
 
 def _compare(uri: str, path: Path, shipper: Shipper, logged: dict[tuple[str, int], float]) -> None:
     state = shipper.state
+    memory = Memory.of(state.memory)
     assert state.refused == []
     client = client_of(uri)
     run = client.get_run(state.run_id)
@@ -80,20 +81,20 @@ def _compare(uri: str, path: Path, shipper: Shipper, logged: dict[tuple[str, int
     from mlflow_track.record.params import flatten
 
     flat = flatten(record.params)
-    names = {name: state.renamed.get("params", {}).get(name, name) for name in flat}
+    names = {name: memory.renamed.get("params", {}).get(name, name) for name in flat}
     assert set(run.data.params) == set(names.values())
     assert len(set(names.values())) == len(flat)
     for name in record.tags:
-        assert state.renamed.get("tags", {}).get(name, name) in run.data.tags
+        assert memory.renamed.get("tags", {}).get(name, name) in run.data.tags
     found = {}
     for name in {name for name, _ in logged}:
-        there = state.renamed.get("metrics", {}).get(name, name)
+        there = memory.renamed.get("metrics", {}).get(name, name)
         for point in client.get_metric_history(state.run_id, there):
             found[name, point.step] = point.value
     assert found.keys() == logged.keys()
     for key, value in logged.items():
         if math.isinf(value):
             assert abs(found[key]) > 1e308
-            assert key[0] in state.infinite
+            assert key[0] in memory.infinite
         else:
             assert found[key] == value or (math.isnan(value) and math.isnan(found[key]))

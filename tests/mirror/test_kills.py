@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.mirror.process import open_mlflow, sync_run
+from mlflow_track.backends.mlflow.backend import MlflowBackend
+from mlflow_track.mirror.process import sync_run
 from mlflow_track.record import layout
 from mlflow_track.record.lock import is_locked
 from tests import forked
 from tests.campaign import seeds
-from tests.mirror.conftest import ROOT, history, only_run, runs_of
+from tests.mirror.conftest import ROOT, history, only_run, open_store, runs_of
 
 pytestmark = pytest.mark.faults
 
@@ -77,8 +78,8 @@ def test_no_returned_step_is_lost_at_the_server(store, tmp_path, wait_for, seed)
         # The mirror dies as well, at a random moment: another process sends the rest.
         time.sleep(chance.uniform(0, 4))
         kill_mirror(record.path)
-        wait_for(lambda: not is_locked(record.path / layout.MIRROR_LOCK))
-        sync_run(record.path.absolute(), store, open_mlflow)
+        wait_for(lambda: not is_locked(layout.mirror_lock(record.path, "mlflow")))
+        sync_run(record.path.absolute(), "mlflow", MlflowBackend(open_store(store)))
     # The status is told last, when everything else is there.
     wait_for(lambda: [run for run in runs_of(store, "e") if run.info.status == "KILLED"])
     run = only_run(store, "e")

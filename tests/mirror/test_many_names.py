@@ -7,7 +7,7 @@ import shutil
 
 import mlflow_track as mt
 from mlflow_track.analysis.frames import read_frame
-from mlflow_track.backends.protocol import Cell, Target
+from mlflow_track.backends.protocol import Backend, Found, MetricPoint
 from mlflow_track.mirror.history import write_history
 from mlflow_track.mirror.status import read_status
 from mlflow_track.record.info import read_info
@@ -36,7 +36,7 @@ def test_each_value_arrives_once_and_the_run_goes_on_from_there_elsewhere(
 ):
     assert run_script(JOB, "6", MLFLOW_TRACKING_URI=store).returncode == 3
     (former,) = mt.load_runs("runs")
-    status = read_status(former.path)
+    status = read_status(former.path, "mlflow")
     lines = [(former.path / f).read_text().count("\n") for f in ("metrics.csv", "metrics.long.csv")]
     assert status.is_complete and status.rows == sum(lines) - 2
     manifest = json.loads((former.checkpoints[-1].path / "manifest.json").read_text())
@@ -92,16 +92,16 @@ append_file.AppendFile.rewind = die
 
 
 def test_a_history_is_rebuilt_with_a_line_a_value_where_few_of_many_have_one(tmp_path):
-    class Server:
+    class Server(Backend):
         """A store whose values came one by one."""
 
-        def history(self, run_id: str, key: str) -> list[Cell]:
-            number = int(key.removeprefix("m"))
-            return [Cell(key, float(number), 1000 * (80 * s + number), s) for s in range(5)]
+        def history(self, run_id: str, key: str) -> list[MetricPoint]:
+            number = 1 if key == "m*" else int(key.removeprefix("m"))
+            return [MetricPoint(key, float(number), 1000 * (80 * s + number), s) for s in range(5)]
 
-    keys = [f"m{number}" for number in range(80)]
-    target = Target("1", "run", None, {}, {}, "FINISHED", dict.fromkeys(keys, 4))
-    positions = write_history(tmp_path, target, Server(), {"m*": "m1"})  # type: ignore[arg-type]
+    names = ["m0", "m*", *(f"m{number}" for number in range(2, 80))]
+    found = Found("run", "record", "FINISHED", None, dict.fromkeys(names, 4))
+    positions = write_history(tmp_path, found, Server())
     lines = (tmp_path / "metrics.long.csv").read_bytes()
     assert positions["metrics.long.csv"].acknowledged == len(lines) - len(LONG_HEADER)
     assert (tmp_path / "metrics.csv").read_bytes() == b"step,time\n"

@@ -16,11 +16,10 @@ import pytest
 
 import mlflow_track as mt
 from mlflow_track.backends.protocol import Gone, Unavailable
-from mlflow_track.mirror.process import open_mlflow
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.record.rows import iterate_rows
 from tests.campaign import seeds
-from tests.mirror.conftest import only_run, runs_of
+from tests.mirror.conftest import only_run, open_store, runs_of, shipper_to
 from tests.mirror.faults import FaultProxy
 from tests.servers.mlflow_server import MlflowServer
 
@@ -109,7 +108,7 @@ def lost_create(server: MlflowServer, proxy: FaultProxy, experiment: str) -> lis
     """Runs at the server after a `create_run` that succeeded and whose answer was lost."""
     with mt.start_run(experiment=experiment, backend="local") as run:
         run.log_metric("a", 1.0, step=0)
-    sink = open_mlflow(proxy.uri)
+    sink = open_store(proxy.uri)
     create = sink._client.create_run
 
     def create_and_lose(*arguments: object, **named: object) -> object:
@@ -124,7 +123,7 @@ def lost_create(server: MlflowServer, proxy: FaultProxy, experiment: str) -> lis
     with pytest.MonkeyPatch.context() as patch:
         # The experiment exists, so that the answer to the run is the one that gets lost.
         patch.setattr(sink, "_experiment_id", lambda name: experiment_id(server, name))
-        ship_through(Shipper(run.directory, sink, "through a proxy"))
+        ship_through(shipper_to(run.directory, sink))
     return runs_of(server.uri, experiment)
 
 
@@ -142,17 +141,17 @@ def test_a_create_whose_answer_was_lost_leaves_no_second_run(server, proxy):
 
 def test_without_the_look_for_the_tag_it_leaves_two(server, proxy, monkeypatch):
     # The negative control of the test above.
-    from mlflow_track.backends.mlflow.sink import MlflowSink
+    from mlflow_track.backends.mlflow.store import MlflowStore
 
-    monkeypatch.setattr(MlflowSink, "find", lambda *_: [])
+    monkeypatch.setattr(MlflowStore, "find", lambda *_: [])
     assert len(lost_create(server, proxy, "lost-create-control")) == 2
 
 
 def test_a_run_that_a_lost_create_made_late_is_discarded(server, proxy):
     with mt.start_run(experiment="ghost", backend="local") as run:
         run.log_metric("a", 1.0, step=0)
-    sink = open_mlflow(server.uri)
-    shipper = Shipper(run.directory, sink, server.uri)
+    sink = open_store(server.uri)
+    shipper = shipper_to(run.directory, sink)
     ship_through(shipper)
     late = sink.create(
         "ghost", name="late", start_time=1, tags={"mlflow_track.run_id": run.id}
@@ -176,7 +175,7 @@ def test_a_run_that_a_lost_create_made_late_is_discarded(server, proxy):
 def test_a_fault_is_said_in_words_that_help(proxy, mode, said):
     proxy.become(mode)
     with pytest.raises(Unavailable, match=said) as raised:
-        open_mlflow(proxy.uri).check()
+        open_store(proxy.uri).check()
     assert raised.value.is_answer == mode.isdigit()
 
 
@@ -185,7 +184,7 @@ def test_a_server_that_comes_back_with_another_database_gets_everything(
 ):
     with mt.start_run(experiment="other-database", backend="local") as run:
         run.log_metric("a", 1.0, step=0)
-    shipper = Shipper(run.directory, open_mlflow(server.uri), "somewhere")
+    shipper = shipper_to(run.directory, server.uri)
     ship_through(shipper)
     former = shipper.state.run_id
     # What another database does not hold: the run.
@@ -193,7 +192,7 @@ def test_a_server_that_comes_back_with_another_database_gets_everything(
         for table in ("metrics", "latest_metrics", "tags", "params", "runs"):
             database.execute(f"delete from {table} where run_uuid = ?", [former])
         database.commit()
-    ship_again = Shipper(run.directory, open_mlflow(server.uri), "somewhere")
+    ship_again = shipper_to(run.directory, server.uri)
     ship_through(ship_again)
     assert ship_again.state.run_id != former
     found = only_run(server.uri, "other-database")

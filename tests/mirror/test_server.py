@@ -50,5 +50,5 @@ def test_a_server_that_goes_away_and_comes_back_gets_every_row_once(server, wait
     assert only_run(server.uri, "outage").info.status == "FINISHED"
     assert slowest < 0.5
     log = (run.directory / "training.log").read_text()
-    assert log.count("WARNING: MLflow cannot be reached") == 1
+    assert log.count("WARNING: mlflow cannot be reached") == 1
     assert log.count("answers again") == 1

@@ -15,18 +15,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlflow_track.backends.protocol import Cell, Target, Unavailable
-from mlflow_track.mirror import metrics, process
+from mlflow_track.backends.mlflow.backend import MlflowBackend
+from mlflow_track.backends.mlflow.values import Target
+from mlflow_track.backends.protocol import MetricPoint, Unavailable
+from mlflow_track.mirror import follower, metrics
 from mlflow_track.mirror.metrics import MetricRows
+from mlflow_track.mirror.recovery import Recovery
 from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.state import MirrorState
-from mlflow_track.record import row_format
+from mlflow_track.record import layout, row_format
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import files_of, iterate_rows
 
-URI = "memory"
 PIECE_BYTES = metrics._PIECE_BYTES
 
 
@@ -38,7 +40,7 @@ class MemorySink:
 
     def __init__(self, fails: Callable[[], bool]) -> None:
         self.fails = fails
-        self.cells: set[Cell] = set()
+        self.cells: set[MetricPoint] = set()
         self.runs: list[str] = []
         self.status = ""
 
@@ -64,14 +66,14 @@ class MemorySink:
         last = {key: max(c.step for c in self.cells if c.key == key) for key in keys}
         return Target("1", "run", None, {}, {}, "RUNNING", last)
 
-    def history(self, run_id: str, key: str) -> list[Cell]:
+    def history(self, run_id: str, key: str) -> list[MetricPoint]:
         return self._call(lambda: [cell for cell in self.cells if cell.key == key])
 
     def legal_name(self, name: str) -> str:
         return name
 
-    def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
-        return self._call(lambda: self.cells.update(cells)) or []
+    def log_metrics(self, run_id: str, cells: Sequence[MetricPoint]) -> list[tuple[str, str]]:
+        return self._call(lambda: self.cells.update(as_stored(cells))) or []
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
         return self._call(list)
@@ -89,6 +91,19 @@ class MemorySink:
 
     def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
         return self._call(list)
+
+
+def as_stored(points: Sequence[MetricPoint]) -> list[MetricPoint]:
+    """An MLflow store has no place for positions."""
+    return [point._replace(position="") for point in points]
+
+
+def shipper_of(path: Path, sink: MemorySink) -> Shipper:
+    return Shipper(path, "mlflow", MlflowBackend(sink))  # type: ignore[arg-type]
+
+
+def state_file(path: Path) -> Path:
+    return layout.mirror_state(path, "mlflow")
 
 
 class Trainer:
@@ -145,7 +160,7 @@ EVENTS = st.lists(
         st.sampled_from(["a", "ab", "b"]).map(lambda names: ("log", tuple(names))),
         st.just(("ship", None)),
         st.just(("crash of the mirror", None)),
-        st.just(("loss of mirror.json", None)),
+        st.just(("loss of the state", None)),
         st.integers(0, 12).map(lambda back: ("resume", back)),
         st.tuples(st.integers(0, 12), st.booleans()).map(lambda how: ("die in a rewind", how)),
     ),
@@ -157,7 +172,7 @@ def play(root: Path, events: list[tuple[str, Any]], seed: int) -> tuple[MemorySi
     chance = random.Random(seed)
     trainer = Trainer(root)
     sink = MemorySink(lambda: chance.random() < 0.15)
-    shipper = Shipper(trainer.directory.path, sink, URI)
+    shipper = shipper_of(trainer.directory.path, sink)
     for event, detail in events:
         if event == "log":
             trainer.log(detail)
@@ -171,10 +186,10 @@ def play(root: Path, events: list[tuple[str, Any]], seed: int) -> tuple[MemorySi
             except Unavailable:
                 pass
             trainer.resume_after(trainer.step)
-        elif event in ("crash of the mirror", "loss of mirror.json"):
-            if event == "loss of mirror.json":
-                (trainer.directory.path / "mirror.json").unlink(missing_ok=True)
-            shipper = Shipper(trainer.directory.path, sink, URI)
+        elif event in ("crash of the mirror", "loss of the state"):
+            if event == "loss of the state":
+                state_file(trainer.directory.path).unlink(missing_ok=True)
+            shipper = shipper_of(trainer.directory.path, sink)
         else:
             try:
                 shipper.ship()
@@ -183,7 +198,7 @@ def play(root: Path, events: list[tuple[str, Any]], seed: int) -> tuple[MemorySi
     trainer.directory.end_attempt("FINISHED")
     trainer.end()
     sink.fails = lambda: False
-    shipper = Shipper(trainer.directory.path, sink, URI)
+    shipper = shipper_of(trainer.directory.path, sink)
     while not shipper.ship():
         pass
     assert shipper.finish() == "FINISHED"
@@ -196,11 +211,11 @@ def repeated_steps(sink: MemorySink) -> list[tuple[str, int]]:
 
 
 A = ("log", ("a",))
-# What an attempt repeated was set aside, and mirror.json lost: nobody but the rows set aside before
+# What an attempt repeated was set aside, and the state lost: nobody but the rows set aside before
 # knows that the server has that step.
 REPEATED_AND_LOST = [
     *(A, ("ship", None), ("resume", 1), A, A, ("ship", None)),
-    *(("loss of mirror.json", None), ("resume", 2)),
+    *(("loss of the state", None), ("resume", 2)),
 ]
 
 
@@ -228,10 +243,10 @@ def test_rows_that_are_rewound_before_they_are_sent_again_are_known(tmp_path):
     # More than one piece: of the later ones nothing says that they were ever sent.
     for _ in range(12):
         trainer.log(("a",))
-    while not Shipper(trainer.directory.path, sink, URI).ship():
+    while not shipper_of(trainer.directory.path, sink).ship():
         pass
-    (trainer.directory.path / "mirror.json").unlink()
-    shipper = Shipper(trainer.directory.path, sink, URI)
+    state_file(trainer.directory.path).unlink()
+    shipper = shipper_of(trainer.directory.path, sink)
     # What the server has is asked, and then it is down: nothing is sent before the rewind.
     take, sink.log_metrics = sink.log_metrics, refuse  # type: ignore[method-assign]
     with pytest.raises(Unavailable):
@@ -246,7 +261,7 @@ def test_rows_that_are_rewound_before_they_are_sent_again_are_known(tmp_path):
     trainer.end()
 
 
-def refuse(run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+def refuse(run_id: str, cells: Sequence[MetricPoint]) -> list[tuple[str, str]]:
     raise Unavailable("down")
 
 
@@ -255,13 +270,13 @@ def test_a_mirror_that_comes_in_the_middle_of_a_rewind_waits_for_its_end(tmp_pat
     sink = MemorySink(lambda: False)
     for _ in range(4):
         trainer.log(("a",))
-    Shipper(trainer.directory.path, sink, URI).ship()
+    shipper_of(trainer.directory.path, sink).ship()
     trainer.end()
     # Times are compared by the millisecond.
     time.sleep(0.01)
     trainer.directory.acquire()
     trainer._begin()
-    shipper = Shipper(trainer.directory.path, sink, URI)
+    shipper = shipper_of(trainer.directory.path, sink)
     note, threads, is_noted = RunDirectory._note_rewind, [], threading.Event()
 
     def note_later(self: RunDirectory) -> None:
@@ -273,9 +288,9 @@ def test_a_mirror_that_comes_in_the_middle_of_a_rewind_waits_for_its_end(tmp_pat
         is_noted.set()
 
     monkeypatch.setattr(RunDirectory, "_note_rewind", note_later)
-    find = MetricRows.find_foreign
+    find = Recovery.find_foreign
     monkeypatch.setattr(
-        MetricRows, "find_foreign", lambda *arguments: is_noted.wait(5) and find(*arguments)
+        Recovery, "find_foreign", lambda *arguments: is_noted.wait(5) and find(*arguments)
     )
     trainer.directory.rewind(trainer.metrics, 1)
     threads[0].join()
@@ -304,11 +319,11 @@ def test_without_the_account_of_rewinds_a_step_arrives_twice(tmp_path, monkeypat
 
 
 def test_without_what_was_acknowledged_a_step_arrives_twice(tmp_path, monkeypatch):
-    # mirror.json is the first guard, asking the server the second; take one away, then both.
+    # The state is the first guard, asking the server the second; take one away, then both.
     story = [*STORY[:13], ("crash of the mirror", None), *STORY[13:], ("ship", None)]
-    monkeypatch.setattr(MirrorState, "read", lambda _: MirrorState())
+    monkeypatch.setattr(MirrorState, "read", lambda *_: MirrorState())
     assert repeated_steps(play(tmp_path / "good", story, seed=3)[0]) == []
-    monkeypatch.setattr(MetricRows, "recover", lambda _: None)
+    monkeypatch.setattr(Recovery, "recover", lambda _: None)
     assert repeated_steps(play(tmp_path / "bad", story, seed=3)[0])
 
 
@@ -319,7 +334,7 @@ TWICE = [
     *[("log", ("a",))] * 9,
     *[("ship", None)] * 4,
     ("resume", 9),
-    ("loss of mirror.json", None),
+    ("loss of the state", None),
     *[("log", ("a",))] * 3,
 ]
 
@@ -327,7 +342,7 @@ TWICE = [
 def test_a_lost_state_is_found_again_where_two_rewinds_overlap(tmp_path, monkeypatch):
     assert repeated_steps(play(tmp_path / "good", TWICE, seed=3)[0]) == []
     # Rows that repeated a step were never sent; without a memory of the first they would be now.
-    monkeypatch.setattr(MetricRows, "_remember", lambda *_: None)
+    monkeypatch.setattr(MetricRows, "remember", lambda *_: None)
     assert repeated_steps(play(tmp_path / "bad", TWICE, seed=3)[0])
 
 
@@ -339,16 +354,16 @@ def test_rows_that_a_power_loss_took_are_known_after_an_attempt_without_a_mirror
     for _ in range(4):
         trainer.log(("a",))
     sink = MemorySink(lambda: False)
-    Shipper(trainer.directory.path, sink, URI).ship()
+    shipper_of(trainer.directory.path, sink).ship()
     path = trainer.directory.metrics_path
     os.truncate(path, path.read_bytes()[:-1].rindex(b"\n") + 1)
     if is_lost:
-        (trainer.directory.path / "mirror.json").unlink()
+        state_file(trainer.directory.path).unlink()
     for _ in range(2):
         trainer.resume_after(2)
         trainer.log(("a",))
     trainer.log(("a",))
-    assert Shipper(trainer.directory.path, sink, URI).ship()
+    assert shipper_of(trainer.directory.path, sink).ship()
     assert repeated_steps(sink) == []
     assert {cell.step for cell in sink.cells} == {0, 1, 2, 3, 4}
     trainer.end()
@@ -359,10 +374,10 @@ def test_the_largest_difference_between_attempts_is_known(tmp_path):
     for _ in range(6):
         trainer.log(("a",))
     sink = MemorySink(lambda: False)
-    Shipper(trainer.directory.path, sink, URI).ship()
+    shipper_of(trainer.directory.path, sink).ship()
     trainer.resume_after(2)
     trainer.log(("a",))
-    shipper = Shipper(trainer.directory.path, sink, URI)
+    shipper = shipper_of(trainer.directory.path, sink)
     shipper.ship()
     # The second attempt logs one more than the first did.
     assert shipper.state.differences == {"a": 1.0}
@@ -373,7 +388,7 @@ class ForgetfulSink(MemorySink):
 
     count = 0
 
-    def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    def log_metrics(self, run_id: str, cells: Sequence[MetricPoint]) -> list[tuple[str, str]]:
         self.count += len(cells)
         return []
 
@@ -387,7 +402,8 @@ def test_a_million_pending_values_are_sent_in_the_memory_of_a_few(tmp_path, monk
         trainer.metrics.append(step, names, [step + x / 7 for x in range(5)])
     trainer.end()
     sink = ForgetfulSink(lambda: False)
-    shipper = Shipper(trainer.directory.path, sink, URI)
+    shipper = shipper_of(trainer.directory.path, sink)
+    shipper._open(shipper._ledger.read_info())
     rows = shipper._rows[0]
     while sink.count < 100_000:
         rows.send_piece()
@@ -413,7 +429,7 @@ class SlowSink(MemorySink):
         self._trainer = trainer
         self.batches = 0
 
-    def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    def log_metrics(self, run_id: str, cells: Sequence[MetricPoint]) -> list[tuple[str, str]]:
         self.batches += 1
         if self.batches < 20:
             self._trainer.log(("a",))
@@ -424,7 +440,7 @@ def test_rows_that_come_while_a_batch_is_sent_wait_for_the_next_round(tmp_path):
     trainer = Trainer(tmp_path)
     trainer.log(("a",))
     sink = SlowSink(trainer)
-    shipper = Shipper(trainer.directory.path, sink, URI)
+    shipper = shipper_of(trainer.directory.path, sink)
     assert shipper.ship()
     assert sink.batches == 1 and len(sink.cells) == 1
     assert shipper.ship()
@@ -434,6 +450,6 @@ def test_rows_that_come_while_a_batch_is_sent_wait_for_the_next_round(tmp_path):
 
 @given(st.floats(0, 1e4))
 def test_the_mirror_rests_between_one_and_five_seconds(used):
-    rest = process._rest(used)
+    rest = follower._rest(used)
     assert 1.0 <= rest <= 5.0
     assert rest == 5.0 or used <= 0.005 * (os.cpu_count() or 1) * rest + 1e-9

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 import mlflow_track as mt
 from mlflow_track.cli import main
 from mlflow_track.mirror.state import MirrorState
+from mlflow_track.record import layout
 from tests import forked
 from tests.mirror.conftest import ROOT, client_of, files_under, history, only_run, runs_of
 
@@ -38,7 +39,7 @@ with mt.start_run(experiment="e", run_name="whole", params={"lr": 1e-3, "model":
 def test_a_whole_run_arrives(run_script, store):
     done = run_script(WHOLE, MLFLOW_TRACKING_URI=store)
     assert done.returncode == 0, done.stderr
-    assert "MLflow has everything (101 rows)" in done.stderr
+    assert "mlflow has everything (101 rows)" in done.stderr
     record = mt.load_runs("runs")[0]
     run = only_run(store, "e")
     assert run.info.status == "FINISHED"
@@ -70,7 +71,7 @@ def test_a_whole_run_arrives(run_script, store):
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.name == "corpus"
     # Nothing of the server's own tables is needed to say so.
-    assert MirrorState.read(record.path).position("metrics.csv").acknowledged > 0
+    assert MirrorState.read(record.path, "mlflow").position("metrics.csv").acknowledged > 0
 
 
 def test_a_run_that_mlflow_began_receives_everything(run_script, store):
@@ -114,7 +115,8 @@ def test_a_second_run_of_one_job_has_an_mlflow_run_of_its_own_below_the_first(ru
 def test_without_a_look_at_whose_it_is_two_runs_draw_one_curve(run_script, store, tmp_path):
     # What every Python process of the job imports first, the mirror, too.
     (tmp_path / "sitecustomize.py").write_text(
-        "import mlflow_track.mirror.server_run as link\nlink._is_of_another = lambda *_: False"
+        "from mlflow_track.backends.mlflow import linking\n"
+        "linking._is_of_another = lambda *_: False"
     )
     client = client_of(store)
     given = client.create_run(client.create_experiment("e")).info.run_id
@@ -233,7 +235,7 @@ def test_a_local_run_is_synced_later_and_twice_changes_nothing(run_script, store
     results = [CliRunner().invoke(main, words) for _ in "12"]
     for result in results:
         assert result.exit_code == 0, result.output
-        assert "MLflow has everything (101 rows)" in result.output
+        assert "mlflow has everything (101 rows)" in result.output
     run = only_run(store, "e")
     assert run.info.status == "FINISHED"
     assert len(history(store, run.info.run_id, "acc")) == 100
@@ -251,10 +253,10 @@ def test_a_run_of_an_older_layout_is_imported_too(store):
     assert run.info.start_time == 1_700_000_000_000
 
 
-def test_without_mirror_json_a_sync_finds_the_run_again(run_script, store):
+def test_without_a_state_a_sync_finds_the_run_again(run_script, store):
     assert run_script(WHOLE, MLFLOW_TRACKING_URI=store).returncode == 0
     (record,) = mt.load_runs("runs")
-    (record.path / "mirror.json").unlink()
+    layout.mirror_state(record.path, "mlflow").unlink()
     result = CliRunner().invoke(main, ["sync", "runs", "--tracking-uri", store])
     assert result.exit_code == 0, result.output
     run = only_run(store, "e")
@@ -285,7 +287,7 @@ def test_a_server_that_is_not_there_costs_a_line_and_the_rest_arrives_later(run_
     (record,) = mt.load_runs("runs")
     assert record.status == "FINISHED"
     log = (record.path / "training.log").read_text()
-    assert log.count("WARNING: MLflow cannot be reached") == 1
+    assert log.count("WARNING: mlflow cannot be reached") == 1
     result = CliRunner().invoke(main, ["sync", str(record.path), "--tracking-uri", store])
     assert result.exit_code == 0, result.output
     assert len(history(store, only_run(store, "e").info.run_id, "acc")) == 100

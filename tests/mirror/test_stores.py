@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
+from mlflow_track.backends.mlflow.backend import HEARTBEAT_TAG
 from mlflow_track.backends.protocol import Gone, Unavailable
-from mlflow_track.mirror.process import open_mlflow
-from mlflow_track.mirror.shipper import HEARTBEAT_TAG, Shipper
-from tests.mirror.conftest import client_of, history, only_run, runs_of
+from mlflow_track.mirror.shipper import Shipper
+from tests.mirror.conftest import client_of, history, only_run, open_store, runs_of, shipper_to
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Iterator[mt.Run]:
 @pytest.fixture
 def shipper(run: mt.Run, store: str) -> Shipper:
     run.log_metric("a", 0.0, step=0)
-    shipper = Shipper(run.directory, open_mlflow(store), store)
+    shipper = shipper_to(run.directory, store)
     assert shipper.ship()
     run.log_metric("a", 1.0, step=1)
     return shipper
@@ -54,8 +54,8 @@ def test_a_locked_database_is_an_outage(shipper, store):
 @pytest.mark.faults
 def test_a_full_database_is_an_outage(run, store):
     run.log_metric("a", 0.0, step=0)
-    sink = open_mlflow(store)
-    shipper = Shipper(run.directory, sink, store)
+    sink = open_store(store)
+    shipper = shipper_to(run.directory, sink)
     assert shipper.ship()
     engine = sink._client._tracking_client.store.engine
 
@@ -91,7 +91,7 @@ def test_a_deleted_run_is_made_again_with_everything(shipper, store):
 
 def test_a_deleted_experiment_says_what_to_do_and_its_run_goes_on_when_it_is_back(shipper, store):
     client, former = client_of(store), shipper.state.run_id
-    experiment = shipper.state.experiment_id
+    experiment = shipper.state.memory["experiment_id"]
     client.delete_experiment(experiment)
     with pytest.raises(Gone):
         shipper.ship()
@@ -117,7 +117,7 @@ def test_the_heart_beats_while_the_run_is_alive_and_the_status_at_the_end_is_tru
     assert found.data.tags["mlflow_track.error"] == "RuntimeError: no such luck"
     first_end = found.info.end_time
     with mt.start_run(experiment="e", backend="local", resume=run.id, params={"lr": 2}) as again:
-        shipper = Shipper(again.directory, open_mlflow(store), store)
+        shipper = shipper_to(again.directory, store)
         shipper.ship()
         assert only_run(store, "e").info.status == "RUNNING"
     shipper.ship()
@@ -130,7 +130,7 @@ def test_the_heart_beats_while_the_run_is_alive_and_the_status_at_the_end_is_tru
 
 def test_a_param_that_changes_stays_and_the_change_is_told(run, store):
     run.log_params({"lr": 0.1, "long": "x" * 9000, "a?": 1, "a*": 2})
-    shipper = Shipper(run.directory, open_mlflow(store), store)
+    shipper = shipper_to(run.directory, store)
     shipper.ship()
     run.log_params({"lr": 0.2})
     run.log_metric("a", float("inf"), step=3)

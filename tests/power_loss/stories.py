@@ -24,16 +24,15 @@ import torch
 
 import mlflow_track as mt
 from mlflow_track.attempt import Attempt
-from mlflow_track.backends.protocol import Cell
+from mlflow_track.backends.protocol import MetricPoint
 from mlflow_track.checkpoint.disk import publish, verify
 from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 from mlflow_track.checkpoint.writer import saver
-from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record.files import write_json
 from mlflow_track.record.info import read_plain
 from mlflow_track.record.rows import iterate_rows
-from tests.mirror.test_shipper import MemorySink
+from tests.mirror.test_shipper import MemorySink, as_stored, shipper_of
 from tests.power_loss.recording import Note, Operation, Recorder, Sync
 
 NAME = "story"
@@ -87,7 +86,7 @@ class Told:
     tags: dict[str, str] = field(default_factory=dict)
     has_unknown: bool = False
     status: str = ""
-    sent: list[Cell] = field(default_factory=list)
+    sent: list[MetricPoint] = field(default_factory=list)
     # Rows above it may have been moved aside.
     kept: int = 10**9
 
@@ -231,9 +230,9 @@ def mirrored(tell: Tell, root: Path) -> None:
             log(tell, run, step)
             if step in (1, 3):
                 save(tell, checkpoints, step)
-            Shipper(run.directory, sink, "memory").ship()
+            shipper_of(run.directory, sink).ship()
     with started(tell, root, resume=run.id) as run:
-        shipper = Shipper(run.directory, sink, "memory")
+        shipper = shipper_of(run.directory, sink)
         shipper.ship()
         tell("restoring", 3)
         begin = run.checkpoints().restore(state_of(-1))
@@ -247,9 +246,9 @@ def mirrored(tell: Tell, root: Path) -> None:
 STORIES = (new_run, saves, new_columns, rewind, mirrored)
 
 
-def sink_of(tell: Tell, sent: list[Cell]) -> MemorySink:
+def sink_of(tell: Tell, sent: list[MetricPoint]) -> MemorySink:
     sink = MemorySink(lambda: False)
-    sink.cells.update(sent)
+    sink.cells.update(as_stored(sent))
     if sent:
         sink.runs.append("e")
     take = sink.log_metrics
@@ -342,7 +341,7 @@ def examine(root: Path, before: Told) -> None:
     newest = run.checkpoints[-1].step if run.checkpoints else -1
     assert newest >= before.saved, f"saved step {before.saved}, there is {newest}"
     _examine_rows(run, before)
-    MirrorState.read(run.path)
+    MirrorState.read(run.path, "mlflow")
 
 
 def _examine_rows(run: mt.LoadedRun, before: Told) -> None:
@@ -380,7 +379,7 @@ def examine_server(root: Path, before: Told) -> None:
     assert run is not None
     sink = sink_of(lambda *_: None, before.sent)
     for _ in range(50):
-        shipper = Shipper(run.path, sink, "memory")
+        shipper = shipper_of(run.path, sink)
         if shipper.ship():
             break
     assert shipper.finish() == "FINISHED"

@@ -241,7 +241,7 @@ def test_without_what_makes_the_state_of_the_mirror_durable_a_server_has_a_step_
     renames = {
         at
         for at, operation in enumerate(log)
-        if isinstance(operation, Change) and operation.path.endswith("/mirror.json")
+        if isinstance(operation, Change) and operation.path.endswith("/mirror/mlflow.json")
     }
     reduced = [
         operation._replace(node=-1)

@@ -16,6 +16,7 @@ import pytest
 
 import mlflow_track as mt
 from mlflow_track.mirror.state import MirrorState
+from mlflow_track.record import layout
 from mlflow_track.record.lock import FileLock
 from mlflow_track.record.trash import move_to_trash
 
@@ -76,8 +77,8 @@ def test_files_and_folders_of_a_run_have_the_modes_that_the_umask_leaves(
     (run,) = mt.load_runs("new/runs")
     names = {path.name for path in run.path.rglob("*")}
     assert {"run.lock", "training.log", "rewound-2", "pinned", "manifest.json", "f.txt"} <= names
-    MirrorState().write(run.path)
-    mirror = FileLock(run.path / "mirror.lock")
+    MirrorState().write(run.path, "mlflow")
+    mirror = FileLock(layout.mirror_lock(run.path, "mlflow"))
     assert mirror.take()
     mirror.close()
     assert wrong_modes(Path("new"), umask) == []

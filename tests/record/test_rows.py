@@ -69,6 +69,7 @@ def same(left: Columns, right: Columns) -> bool:
 @given(lines=ROWS, odd=st.lists(st.tuples(st.integers(0, 200), ODD), max_size=3))
 @example(lines=[(0, 1.0, [1.0])] * 3, odd=[(1, b"1,1,1,1")])
 @example(lines=[(0, 1.0, [0.0])], odd=[(1, b"-0")])
+@example(lines=[(0, 1.0, [None])], odd=[(0, b"1,1,1,1")])
 def test_the_quick_way_reads_what_the_way_line_by_line_reads(
     lines: list, odd: list[tuple[int, bytes]]
 ) -> None:

@@ -14,7 +14,7 @@ from mlflow_track.record.uninterruptible import undisturbed
 
 @pytest.fixture(autouse=True)
 def own_handlers() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
     former = {number: signal.getsignal(number) for number in numbers}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -93,9 +93,10 @@ def test_an_error_of_the_work_comes_out_and_the_handlers_come_back() -> None:
 
 def test_signals_that_are_ignored_or_kill_do_so_meanwhile() -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     handlers = undisturbed(lambda: [signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGTERM)])
     assert handlers[0] is signal.SIG_IGN
-    assert handlers[1] is signal.getsignal(signal.SIGTERM)
+    assert handlers[1] is signal.SIG_DFL
 
 
 def test_another_thread_is_never_interrupted_and_touches_no_handler() -> None:

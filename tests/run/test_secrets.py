@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import mlflow_track as mt
 from mlflow_track.artifacts import Artifacts
-from mlflow_track.mirror.process import open_mlflow, sync_run
+from mlflow_track.mirror.process import open_backend, sync_run
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.find import find_folders
 
@@ -90,7 +90,11 @@ def test_no_secret_reaches_the_record_or_the_server(
     assert b"no answer from postgresql://u:***@h/d" in record["run.json"]
     (tmp_path / "server").mkdir()
     monkeypatch.chdir(tmp_path / "server")
-    assert sync_run(path, f"sqlite:///{tmp_path}/server/mlflow.db", open_mlflow).is_complete
+    assert sync_run(
+        path,
+        "mlflow",
+        open_backend("mlflow", {"tracking_uri": f"sqlite:///{tmp_path}/server/mlflow.db"}),
+    ).is_complete
     assert {n for n, data in contents(tmp_path / "server").items() if SECRET in data} == set()
 
 

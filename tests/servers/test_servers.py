@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.mirror.process import open_mlflow, sync_run
+from mlflow_track.mirror.process import open_backend, sync_run
 from mlflow_track.mirror.state import MirrorState
 from tests.servers import fixtures
 from tests.servers.mlflow_server import MlflowServer
@@ -26,9 +26,11 @@ def test_a_run_reaches_postgresql_and_s3(
         for step in range(3):
             run.log_metrics({"loss": step / 3, "nan": float("nan")}, step=step)
         run.log_text("hello", "notes/hello.txt")
-    assert sync_run(run.directory, postgres_server.uri, open_mlflow).is_complete
+    assert sync_run(
+        run.directory, "mlflow", open_backend("mlflow", {"tracking_uri": postgres_server.uri})
+    ).is_complete
     # Other tests have runs in the same database.
-    run_id = MirrorState.read(run.directory).run_id
+    run_id = MirrorState.read(run.directory, "mlflow").run_id
     with psycopg.connect(postgres.uri("mlflow")) as connection:
         rows = connection.execute(
             "select step, value from metrics where key = 'loss' and run_uuid = %s", [run_id]

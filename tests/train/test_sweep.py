@@ -108,7 +108,7 @@ def test_at_the_server_a_member_hangs_below_the_run_of_its_parent(
 ) -> None:
     from mlflow import MlflowClient
 
-    from mlflow_track.mirror.process import open_mlflow, sync_run
+    from mlflow_track.mirror.process import open_backend, sync_run
 
     with mt.start_run(experiment="e", run_name="s") as parent:
         pass
@@ -117,13 +117,13 @@ def test_at_the_server_a_member_hangs_below_the_run_of_its_parent(
         pass
     store = f"sqlite:///{tmp_path}/store.db"
     # The member first: it has no parent at the server yet, and must not name one by a foreign id.
-    sync_run(member.directory, store, open_mlflow)
+    sync_run(member.directory, "mlflow", open_backend("mlflow", {"tracking_uri": store}))
     client = MlflowClient(tracking_uri=store)
     experiment = client.get_experiment_by_name("e")
     assert experiment is not None
     assert PARENT not in client.search_runs([experiment.experiment_id])[0].data.tags
-    sync_run(parent.directory, store, open_mlflow)
-    sync_run(member.directory, store, open_mlflow)
+    sync_run(parent.directory, "mlflow", open_backend("mlflow", {"tracking_uri": store}))
+    sync_run(member.directory, "mlflow", open_backend("mlflow", {"tracking_uri": store}))
     found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert found["s/seed=1"].data.tags[PARENT] == found["s"].info.run_id
 

@@ -1,4 +1,4 @@
-"""What goes wrong with MLflow, in the terms of a sink."""
+"""What goes wrong with MLflow, in the terms of a backend."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_TEXT = 300
 
 @contextlib.contextmanager
 def translated(missing: type[Exception] = Unavailable) -> Iterator[None]:
-    """Errors of MLflow as those of the sink; what is unknown counts as an outage."""
+    """Errors of MLflow as those of a backend; what is unknown counts as an outage."""
     try:
         yield
     except (Unavailable, Gone, Refused, FileNotFoundError):

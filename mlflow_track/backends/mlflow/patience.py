@@ -12,7 +12,7 @@ _SLOWEST_BYTES_PER_SECOND = 2_000_000
 
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """MLflow reads its variables at each call; nothing else runs in this process meanwhile."""
+    """MLflow reads its variables at each call; no other thread of this process does."""
     former = os.environ.get(name)
     os.environ[name] = value
     try:

@@ -1,6 +1,10 @@
-"""Values as MLflow's stores take them, and back."""
+"""A run as MLflow has it, and values as its stores take them, and back."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 _LARGEST = 1.7976931348623157e308
 
@@ -19,3 +23,26 @@ def as_logged(value: float) -> float:
     return (
         value if abs(value) < _LARGEST or value != value else float("inf" if value > 0 else "-inf")
     )
+
+
+class Target(NamedTuple):
+    """A run as the server has it.
+
+    Attributes:
+        url: Its page in the UI; None where there is no server with a UI.
+        params, tags: What it holds already, by key.
+        status: What it says of itself.
+        metrics: The last step of each key that it has values of.
+        name: Its name.
+        start_time: In milliseconds of Unix time.
+    """
+
+    experiment_id: str
+    run_id: str
+    url: str | None
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    status: str
+    metrics: Mapping[str, int] = MappingProxyType({})
+    name: str = ""
+    start_time: int = 0

@@ -1,4 +1,4 @@
-"""The sink for MLflow: the only file that talks to an MLflow server."""
+"""The only file that talks to an MLflow server."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from mlflow_track.backends.mlflow.errors import translated
 from mlflow_track.backends.mlflow.patience import patient, without_retries
-from mlflow_track.backends.mlflow.values import as_logged, clean, storable
-from mlflow_track.backends.protocol import Cell, Gone, Refused, Target, Unavailable
+from mlflow_track.backends.mlflow.values import Target, as_logged, clean, storable
+from mlflow_track.backends.protocol import Gone, MetricPoint, Refused, Unavailable
 from mlflow_track.record.schema import Input
 
 _MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
@@ -49,7 +49,7 @@ _ILLEGAL = re.compile(r"[^\w./\- :]")
 _Item = TypeVar("_Item")
 
 
-class MlflowSink:
+class MlflowStore:
     """A tracking store of MLflow: a server, or a database that this process opens itself.
 
     Raises:
@@ -140,8 +140,8 @@ class MlflowSink:
             legal = "_" + legal[1:]
         return legal[:_MOST_KEY].rstrip("/")
 
-    def log_metrics(self, run_id: str, cells: Sequence[Cell]) -> list[tuple[str, str]]:
-        def send(batch: Sequence[Cell]) -> None:
+    def log_metrics(self, run_id: str, cells: Sequence[MetricPoint]) -> list[tuple[str, str]]:
+        def send(batch: Sequence[MetricPoint]) -> None:
             metrics = [Metric(c.key, storable(c.value), c.timestamp, c.step) for c in batch]
             self._client.log_batch(run_id, metrics=metrics)
 
@@ -183,11 +183,11 @@ class MlflowSink:
         with self._on(run_id):
             self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
-    def history(self, run_id: str, key: str) -> list[Cell]:
+    def history(self, run_id: str, key: str) -> list[MetricPoint]:
         with translated(missing=Gone):
             points = self._client.get_metric_history(run_id, key)
         _believe(bool(points))
-        return [Cell(key, as_logged(p.value), p.timestamp, p.step) for p in points]
+        return [MetricPoint(key, as_logged(p.value), p.timestamp, p.step) for p in points]
 
     # --- files ---
 

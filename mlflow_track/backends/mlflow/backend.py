@@ -1,0 +1,223 @@
+"""MLflow as a destination: a server, or a database that the mirror process opens itself."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mlflow_track.backends.mlflow.description import Description, own_tags
+from mlflow_track.backends.mlflow.linking import SUPERSEDED_TAG, discard_ghosts, link
+from mlflow_track.backends.mlflow.server_run import Memory, ServerRun
+from mlflow_track.backends.mlflow.values import Target
+from mlflow_track.backends.protocol import (
+    Backend,
+    Found,
+    Gone,
+    MetricPoint,
+    Opened,
+    Query,
+    Refusals,
+    RunRecord,
+    Unavailable,
+)
+from mlflow_track.record import layout
+from mlflow_track.record.masking import mask_password
+from mlflow_track.record.rows import names_in
+from mlflow_track.record.tags import ATTEMPTS_TAG, NAME_GIVEN_TAG, RECORD_TAG
+
+if TYPE_CHECKING:
+    from mlflow_track.backends.mlflow.store import MlflowStore
+
+HEARTBEAT_TAG = "mlflow_track.heartbeat"
+_MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class MlflowBackend(Backend):
+    """Sends records to the tracking store that MLFLOW_TRACKING_URI or its option names.
+
+    Args:
+        store: The store, where it is open already.
+    """
+
+    def __init__(self, store: MlflowStore | None = None) -> None:
+        self._opened_store = store
+        self._there: ServerRun | None = None
+        self._description: Description | None = None
+        self._run: RunRecord | None = None
+        self._names: dict[str, str] = {}
+
+    @property
+    def destination(self) -> str:
+        return mask_password(self._uri)
+
+    # --- required ---
+
+    def open(self, run: RunRecord, known_id: str | None) -> Opened:
+        there = self._there = ServerRun(self._store, Memory.of(self.memory), self._keep)
+        self._run = run
+        self._names.clear()
+        target, is_new = link(there, run, known_id, self.destination)
+        own = {key for key in target.tags if key.startswith("mlflow.")}
+        self._description = Description(there, own)
+        sent_last = target.tags.get(ATTEMPTS_TAG)
+        return Opened(
+            target.run_id,
+            target.url,
+            status=target.status,
+            last_steps=_originals(there, target),
+            is_new=is_new,
+            is_foreign=there.memory.tags.get(ATTEMPTS_TAG, sent_last) != sent_last,
+        )
+
+    def describe(self, run: RunRecord) -> Refusals:
+        self._run = run
+        with self._existing():
+            return self._described(run)
+
+    def log_metrics(self, points: Sequence[MetricPoint]) -> Refusals:
+        with self._existing() as there:
+            refused = there.store.log_metrics(there.id, list(self._as_named(there, points)))
+            # What the server could not take as it was is noted there before anybody wonders.
+            return [*refused, *there.set_tags(own_tags(there))]
+
+    def close(self, status: str, ended: float) -> None:
+        with self._existing() as there:
+            assert self._run is not None
+            discard_ghosts(there, self._run)
+            there.remove_tag(HEARTBEAT_TAG)
+            there.store.set_status(there.id, status, round(1000 * ended))
+
+    # --- optional ---
+
+    def upload(self, file: Path, name: str) -> None:
+        with self._existing() as there:
+            there.store.upload(there.id, file, name)
+
+    def remove(self, name: str) -> None:
+        with self._existing() as there:
+            there.store.remove(there.id, name)
+
+    def fork(self) -> None:
+        with self._existing() as there:
+            there.begin_anew(superseded=there.id)
+
+    def beat(self, now: float) -> None:
+        with self._existing() as there:
+            clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+            there.set_tags({HEARTBEAT_TAG: clock})
+            if self._description and self._description.awaits_parent and self._run:
+                self._described(self._run)
+
+    def check(self) -> None:
+        scheme, _, file = self._uri.partition(":///")
+        if scheme.startswith("sqlite") and not Path(f"/{file.lstrip('/')}").exists():
+            raise Unavailable(f"there is no database {self.destination} yet; the mirror makes it")
+        self._store.check()
+
+    def find(self, query: Query) -> list[Found]:
+        store = self._store
+        if query.id is not None and _MLFLOW_ID.fullmatch(query.id):
+            try:
+                targets = [store.attach(query.id)]
+            except Gone:
+                targets = []
+        elif query.id is not None:
+            targets = store.find(query.experiment, {RECORD_TAG: query.id})
+        else:
+            is_named = str(query.run_name is not None).lower()
+            targets = store.find(query.experiment, {NAME_GIVEN_TAG: is_named})
+            if query.run_name is not None:
+                targets = [target for target in targets if target.name == query.run_name]
+        return [
+            self._found(target)
+            for target in targets
+            if RECORD_TAG in target.tags and SUPERSEDED_TAG not in target.tags
+        ]
+
+    def history(self, run_id: str, key: str) -> list[MetricPoint]:
+        there = self._there or ServerRun(self._store, Memory.of(self.memory), self._keep)
+        points = self._store.history(run_id, self._name_at_server(there, key))
+        return [point._replace(key=key) for point in points]
+
+    def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
+        return self._store.list_files(run_id, folder)
+
+    def download(self, run_id: str, name: str, folder: Path) -> None:
+        self._store.download(run_id, name, folder)
+
+    # --- inside ---
+
+    @property
+    def _uri(self) -> str:
+        return self.options.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or ""
+
+    @property
+    def _store(self) -> MlflowStore:
+        if self._opened_store is None:
+            # MLflow's client takes seconds to import.
+            from mlflow_track.backends.mlflow.store import MlflowStore
+
+            self._opened_store = MlflowStore(self._uri)
+        return self._opened_store
+
+    @contextlib.contextmanager
+    def _existing(self) -> Iterator[ServerRun]:
+        """The run that was opened; one that turns out to be deleted is not opened once more."""
+        there = self._there
+        assert there is not None, "open comes first"
+        try:
+            yield there
+        except Gone:
+            there.note_gone(there.id)
+            raise
+
+    def _described(self, run: RunRecord) -> Refusals:
+        assert self._description is not None, "open comes first"
+        return self._description.send(run)
+
+    def _keep(self, memory: Memory) -> None:
+        self.memory = msgspec.to_builtins(memory)
+        self.save()
+
+    def _as_named(self, there: ServerRun, points: Sequence[MetricPoint]) -> Iterator[MetricPoint]:
+        for point in points:
+            if math.isinf(point.value) and point.key not in there.memory.infinite:
+                there.memory.infinite[point.key] = point.step
+            name = self._name_at_server(there, point.key)
+            yield point if name == point.key else point._replace(key=name)
+
+    def _name_at_server(self, there: ServerRun, name: str) -> str:
+        known = self._names.get(name)
+        if known is None:
+            known = self._names[name] = there.name_of("metrics", name, self._metric_names)
+        return known
+
+    def _metric_names(self) -> Iterator[str]:
+        files = layout.metric_files(self._run.path) if self._run is not None else []
+        return (name for file in files for name in names_in(file))
+
+    def _found(self, target: Target) -> Found:
+        there = ServerRun(self._store, Memory.at_server(target), lambda _: None)
+        return Found(
+            id=target.run_id,
+            record_id=target.tags[RECORD_TAG],
+            status=target.status,
+            heartbeat=target.tags.get(HEARTBEAT_TAG),
+            last_steps=_originals(there, target),
+            page=target.url,
+            memory=msgspec.to_builtins(there.memory),
+        )
+
+
+def _originals(there: ServerRun, target: Target) -> dict[str, int]:
+    """The last step of each metric, by its name in the record."""
+    names = there.original_names()
+    return {names.get(key, key): step for key, step in target.metrics.items()}

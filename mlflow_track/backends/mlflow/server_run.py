@@ -1,0 +1,164 @@
+"""One run of an MLflow server, as it is there and as far as it was sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from mlflow_track.backends.mlflow.values import Target
+from mlflow_track.backends.protocol import Refusals
+
+if TYPE_CHECKING:
+    from mlflow_track.backends.mlflow.store import MlflowStore
+
+RENAMED_TAG = "mlflow_track.renamed"
+_MOST_BASE = 240
+
+
+class Memory(Struct, kw_only=True):
+    """What was sent to a run beside its metrics, as it lies with the record.
+
+    Attributes:
+        experiment_id: The experiment of the run.
+        params, tags: What was sent last, by key.
+        inputs: How many datasets were sent.
+        renamed: Names that MLflow refuses, and what they are called there, by kind.
+        infinite: Metrics with an infinite value, and the first step that had one.
+        superseding: Runs that still have to be told that this one took over.
+        superseded: Runs that received the record before this one took over.
+        gone: Runs that received the record before they were deleted at the server.
+    """
+
+    experiment_id: str = ""
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    inputs: int = 0
+    renamed: dict[str, dict[str, str]] = {}
+    infinite: dict[str, int] = {}
+    superseding: list[str] = []
+    superseded: list[str] = []
+    gone: list[str] = []
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Memory:
+        """What `content` says; nothing where it is damaged."""
+        try:
+            return msgspec.convert(dict(content), cls)
+        except msgspec.ValidationError:
+            return cls()
+
+    @classmethod
+    def at_server(cls, target: Target) -> Memory:
+        """What the run at the server says of itself."""
+        return cls(
+            experiment_id=target.experiment_id,
+            params=dict(target.params),
+            tags=dict(target.tags),
+            renamed=_renamed(target),
+        )
+
+
+def _renamed(target: Target) -> dict[str, dict[str, str]]:
+    try:
+        return msgspec.convert(
+            json.loads(target.tags.get(RENAMED_TAG) or "{}"), dict[str, dict[str, str]]
+        )
+    except ValueError:
+        return {}
+
+
+class ServerRun:
+    """The run that receives a record.
+
+    Args:
+        store: The server.
+        memory: What was sent to the run.
+        save: Writes the memory down.
+
+    Attributes:
+        id: The run's id at the server.
+    """
+
+    def __init__(self, store: MlflowStore, memory: Memory, save: Callable[[Memory], None]) -> None:
+        self.store = store
+        self.memory = memory
+        self.id = ""
+        self._save = save
+
+    def save(self) -> None:
+        self._save(self.memory)
+
+    def adopt(self, target: Target) -> None:
+        """Take the run `target` as the one that receives the record."""
+        memory = self.memory
+        self.id, memory.experiment_id = target.run_id, target.experiment_id
+        memory.params = {**target.params, **memory.params}
+        for kind, names in _renamed(target).items():
+            memory.renamed[kind] = {**names, **memory.renamed.get(kind, {})}
+        self.save()
+
+    def begin_anew(self, superseded: str | None = None) -> None:
+        """Another run at the server receives the record, in the place of `superseded`."""
+        former = self.memory
+        new = [superseded] if superseded and superseded not in former.superseded else []
+        self.memory = Memory(
+            superseding=[*former.superseding, *new],
+            superseded=[*former.superseded, *new],
+            gone=former.gone,
+        )
+        self.id = ""
+        self.save()
+
+    def note_gone(self, run_id: str) -> None:
+        """The run was deleted at the server."""
+        if run_id not in self.memory.gone:
+            self.memory.gone.append(run_id)
+            self.save()
+
+    def set_tags(self, tags: Mapping[str, str]) -> Refusals:
+        """Send the tags that are not at the server yet."""
+        changed = {k: v for k, v in tags.items() if self.memory.tags.get(k) != v}
+        if not changed:
+            return []
+        refused = self.store.set_tags(self.id, changed)
+        self.memory.tags |= changed
+        self.save()
+        return refused
+
+    def remove_tag(self, name: str) -> None:
+        if name in self.memory.tags:
+            self.store.remove_tag(self.id, name)
+            del self.memory.tags[name]
+            self.save()
+
+    def name_of(self, kind: str, name: str, others: Callable[[], Iterable[str]]) -> str:
+        """The nearest legal name that no other name of the kind has; the same for ever.
+
+        Args:
+            kind: "metrics", "params" or "tags".
+            name: As it is in the record.
+            others: The names of the kind that the record has.
+        """
+        renamed = self.memory.renamed.setdefault(kind, {})
+        if name in renamed:
+            return renamed[name]
+        legal = self.store.legal_name(name)
+        taken = set(renamed.values())
+        if legal == name and name not in taken:
+            return name
+        taken |= {other for other in others() if other != name}
+        candidate, number = legal, 2
+        while candidate in taken:
+            candidate = self.store.legal_name(f"{legal[:_MOST_BASE]}-{number}")
+            number += 1
+        renamed[name] = candidate
+        self.save()
+        return candidate
+
+    def original_names(self) -> dict[str, str]:
+        """By the name at the server the metric's name in the record, where the two differ."""
+        return {there: name for name, there in self.memory.renamed.get("metrics", {}).items()}

@@ -1,0 +1,34 @@
+"""Which backends there are: those of this package, and those that other packages bring."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+GROUP = "mlflow_track.backends"
+_OURS = (EntryPoint("mlflow", "mlflow_track.backends.mlflow.backend:MlflowBackend", GROUP),)
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+def find_backend(name: str) -> EntryPoint | None:
+    """The class of a backend, to be loaded; None where no installed package has one."""
+    # Those of other packages are looked for in the metadata of all, which takes milliseconds.
+    ours = next((entry for entry in _OURS if entry.name == name), None)
+    return ours or next(iter(entry_points(group=GROUP, name=name)), None)
+
+
+def backend_names() -> list[str]:
+    """The names of all backends that are installed."""
+    names = {entry.name for entry in (*_OURS, *entry_points(group=GROUP))}
+    return sorted(name for name in names if _NAME.fullmatch(name))
+
+
+def options_of(name: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables MLFLOW_TRACK_<NAME>_*, by the rest of their names in lower case."""
+    prefix = f"MLFLOW_TRACK_{name.upper().replace('-', '_')}_"
+    return {
+        variable.removeprefix(prefix).lower(): value
+        for variable, value in environment.items()
+        if variable.startswith(prefix) and value
+    }

@@ -1,0 +1,43 @@
+"""Backends of other packages, installed as anybody would install them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mirror.conftest import migrated_database, store, wait_for, wide_awake_mirror
+
+__all__ = ["migrated_database", "store", "wait_for", "wide_awake_mirror"]
+
+HERE = Path(__file__).resolve().parent
+
+
+def install(package: Path, target: Path) -> None:
+    """Install a package from its folder, of which a copy is built, into a folder for PYTHONPATH."""
+    copy = target.with_name(f"{package.name}-source")
+    shutil.copytree(package, copy)
+    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the packages with the backends jsonl, blocked and down are installed."""
+    folder = tmp_path_factory.mktemp("packages")
+    for name in ("jsonl", "faulty"):
+        install(HERE / name, folder / "site")
+    return folder / "site"
+
+
+@pytest.fixture
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The packages are there, in this process and in those that it starts."""
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{HERE.parent.parent}")
+    return site

@@ -1,0 +1,234 @@
+"""A run that goes to MLflow and to a backend that another package brings, whatever fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import mlflow_track as mt
+from mlflow_track.cli import main
+from mlflow_track.record import layout
+from mlflow_track.record.lock import is_locked
+from tests import forked
+from tests.campaign import seeds
+from tests.mirror.conftest import history, only_run, runs_of
+from tests.mirror.test_kills import kill_mirror
+
+
+def lines_of(record: mt.LoadedRun, folder: Path | None = None) -> list[dict[str, Any]]:
+    path = (folder or record.path / "jsonl") / f"{record.id}.jsonl"
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def points_in(lines: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
+    points = [line for line in lines if not line.get("key", "system/").startswith("system/")]
+    return [(point["key"], point["step"], point["value"]) for point in points]
+
+
+def logged(record: mt.LoadedRun) -> list[tuple[str, int, float]]:
+    frame = record.metrics().drop(columns="time")
+    return [(name, step, row[name]) for step, row in frame.iterrows() for name in frame.columns]
+
+
+def test_a_backend_of_another_package_is_small(site: Path) -> None:
+    module = site / "mlflow_track_jsonl.py"
+    assert len(module.read_text().splitlines()) < 60
+
+
+JOB = """
+import mlflow_track as mt
+with mt.start_run(experiment="e", run_name="r", params={"lr": 0.1}, tags={"t": "1"}) as run:
+    for step in range(10):
+        run.log_metrics({"a": step / 3, "b": -float(step)}, step=step)
+    run.log_text("x", "note.txt")
+status = run.sync_status()
+assert status.is_complete, str(status)
+assert [each.backend for each in status] == ["jsonl", "mlflow"], status
+print(run.url)
+"""
+
+
+def test_a_run_reaches_both_and_each_says_so(
+    run_script: Callable[..., Any], store: str, installed: Path
+) -> None:
+    variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_TRACK_JSONL_TOKEN": "hunter2hunter2"}
+    done = run_script(JOB, MLFLOW_TRACK_BACKEND="jsonl, mlflow", **variables)
+    assert done.returncode == 0, done.stderr
+    (record,) = mt.load_runs("runs")
+    assert done.stdout.strip() == str(record.path.absolute() / "jsonl" / f"{record.id}.jsonl")
+    lines = lines_of(record)
+    assert points_in(lines) == logged(record)
+    assert lines[0]["params"] == {"lr": "0.1"} and lines[0]["tags"] == {"t": "1"}
+    assert lines[-1]["status"] == "FINISHED"
+    run = only_run(store, "e")
+    assert run.info.status == "FINISHED"
+    assert history(store, run.info.run_id, "a") == [(step, step / 3) for step in range(10)]
+    for line in ("jsonl has everything (10 rows)", "mlflow has everything (10 rows)"):
+        assert line in done.stderr
+    # What jsonl cannot do is said once, and is not pending for ever.
+    assert done.stderr.count("jsonl takes no files") == 1
+    shown = CliRunner().invoke(main, ["doctor", record.id], env=variables)
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count("10 acknowledged, 0 pending") == 2
+    assert "token=***" in shown.output
+    files = [path for path in record.path.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"hunter2" in path.read_bytes()]
+    assert "hunter2" not in done.stderr + shown.output
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", seeds(3))
+def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_in_either(
+    seed: int,
+    store: str,
+    installed: Path,
+    tmp_path: Path,
+    wait_for: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance = random.Random(seed)
+    variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_TRACK_BACKEND": "mlflow,jsonl"}
+    last = -1
+    for _ in range(2):
+        last = train_until_killed(chance, tmp_path, variables)
+    (record,) = mt.load_runs("runs")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if chance.random() < 0.5:
+        wait_for(lambda: not any(map(is_locked, layout.mirror_locks(record.path))))
+    else:
+        time.sleep(chance.uniform(0, 2))
+        kill_mirror(record.path)
+        wait_for(lambda: not any(map(is_locked, layout.mirror_locks(record.path))))
+        done = CliRunner().invoke(main, ["sync", record.id])
+        assert done.exit_code == 0, done.output
+    record = mt.load_run(record.path)
+    kept = logged(record)
+    assert max(step for _, step, _ in kept) >= last
+    (run,) = runs_of(store, "e")
+    assert run.info.status == "KILLED"
+    for name in ("a", "b"):
+        steps = [step for key, step, _ in kept if key == name]
+        assert [step for step, _ in history(store, run.info.run_id, name)] == steps
+    found = points_in(lines_of(record))
+    # A step that the first attempt logged, and the second again, is there once: the first came.
+    assert [point[:2] for point in found if point[0] == "a"] == [
+        ("a", step) for step in sorted({step for key, step, _ in kept if key == "a"})
+    ]
+    assert len({point[:2] for point in found}) == len(found) == len(kept)
+
+
+ENDLESS = """
+import itertools, os, mlflow_track as mt, torch
+with mt.start_run(experiment="e", resume="auto") as run:
+    checkpoints = run.checkpoints(save=mt.EverySteps(20))
+    state = {"weight": torch.zeros(2)}
+    for step in itertools.count(checkpoints.restore(state)):
+        run.log_metrics({"a": step / 3, "b": -float(step)}, step=step)
+        checkpoints.step(step, state)
+        os.write(1, b"%d\\n" % step)
+"""
+
+
+def train_until_killed(chance: random.Random, folder: Path, variables: dict[str, str]) -> int:
+    """The last step whose call had returned before SIGKILL; now and then the mirror goes first."""
+    with forked.Popen(
+        [sys.executable, "-c", textwrap.dedent(ENDLESS)],
+        cwd=folder,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        os.set_blocking(process.stdout.fileno(), False)
+        deadline = time.monotonic() + chance.uniform(0, 2.5)
+        kill_at = time.monotonic() + chance.uniform(0, 4)
+        while time.monotonic() < deadline:
+            said += process.stdout.read(1 << 16) or b""
+            time.sleep(0.005)
+            if time.monotonic() > kill_at:
+                for record in mt.load_runs(folder / "runs"):
+                    kill_mirror(record.path)
+                kill_at = deadline
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        os.set_blocking(process.stdout.fileno(), True)
+        said += process.stdout.read()
+    return int(said[: said.rindex(b"\n")].rsplit(b"\n", 1)[-1])
+
+
+@pytest.mark.parametrize("other", ["blocked", "down"])
+def test_a_backend_that_does_not_work_holds_up_no_other(
+    other: str,
+    run_script: Callable[..., Any],
+    installed: Path,
+    wait_for: Callable[..., Any],
+) -> None:
+    code = """
+    import mlflow_track as mt
+    run = mt.start_run(experiment="e")
+    run.log_metric("a", 1.0, step=0)
+    run.finish()
+    print(run.sync_status()["jsonl"].is_complete, run.sync_status().is_complete)
+    """
+    variables = {
+        "MLFLOW_TRACK_BACKEND": f"{other},jsonl",
+        "MLFLOW_TRACK_FINISH_TIMEOUT": "8",
+        "MLFLOW_TRACK_MIRROR_LINGER": "20",
+        f"MLFLOW_TRACK_{other.upper()}_TOKEN": "hunter2hunter2",
+    }
+    done = run_script(code, **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "False"], done.stderr
+    (record,) = mt.load_runs("runs")
+    kill_mirror(record.path)
+    assert lines_of(record)[-1]["status"] == "FINISHED"
+    assert f"not yet in {other}: 1 of 1 rows" in done.stderr
+    if other == "down":
+        assert "WARNING: down cannot be reached" in done.stderr
+        assert "no route to the host with the token ***" in done.stderr
+    written = [path.read_bytes() for path in record.path.rglob("*") if path.is_file()]
+    assert not [content for content in written if b"hunter2" in content]
+
+
+def test_sync_sends_to_a_backend_that_a_run_never_had(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mt.start_run(experiment="e", backend="local") as run:
+        run.log_metric("a", 1.0, step=0)
+    monkeypatch.setenv("MLFLOW_TRACK_JSONL_FOLDER", str(tmp_path / "lines"))
+    for _ in range(2):
+        done = CliRunner().invoke(main, ["sync", run.id, "--backend", "jsonl"])
+        assert done.exit_code == 0, done.output
+    (record,) = mt.load_runs("runs")
+    assert points_in(lines_of(record, tmp_path / "lines")) == [("a", 0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("jsnl", "one or more of .*jsonl.*, got 'jsnl'; did you mean 'jsonl'?"),
+        ("off,jsonl", "backend must be local, off, or names of backends"),
+        ("", "backend must be"),
+        (["mlflow", "local"], "backend must be local, off, or names of backends"),
+    ],
+)
+def test_start_run_refuses_a_backend_that_is_not_there(
+    backend: Any, said: str, installed: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        mt.start_run(backend=backend)
+    with pytest.raises(TypeError, match="backend must be a string or a list of strings, got 3"):
+        mt.start_run(backend=3)  # type: ignore[arg-type]
