@@ -594,6 +594,38 @@ def test_nothing_of_a_run_is_obeyed_by_the_terminal(
         assert said() != text
 
 
+def at_terminal(*words: str) -> str:
+    """What a command writes to a terminal."""
+    theirs, ours = os.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+    process = forked.Popen(
+        [sys.executable, "-m", "mlflow_track.cli", *words], stdout=ours, env=environment
+    )
+    os.close(ours)
+    said = b""
+    with process, os.fdopen(theirs, "rb", buffering=0) as terminal:
+        while True:
+            try:
+                piece = terminal.read(1 << 16)
+            except OSError:
+                # This is how a terminal ends that nobody writes to.
+                break
+            if not piece:
+                break
+            said += piece
+    return said.decode()
+
+
+def test_a_terminal_gets_our_colours_but_not_those_of_a_name() -> None:
+    for number, name in enumerate(("red\x1b]0;t\x07", "plain")):
+        values = [(0, {"loss": float(number)})]
+        write(Path(f"runs/e/{number}"), values, {"a": number}, name=name, status="FAILED")
+    for words in (["ls"], ["compare"], ["show"], ["plot"]):
+        said = at_terminal(*words)
+        assert "\x1b[" in said and "\x1b]0;" not in said and "\x07" not in said, words
+        assert r"red\x1b]0;t" in said or words == ["show"], said
+
+
 # --- counts and sizes ---
 
 
