@@ -578,9 +578,10 @@ def test_nothing_of_a_run_is_obeyed_by_the_terminal(
     def said() -> str:
         result = CliRunner().invoke(main, words)
         assert result.exception is None or isinstance(result.exception, SystemExit)
-        # It must reach the output as it is: click removes some sequences where no terminal is.
         return result.output
 
+    assert documents(line, CliRunner().invoke(main, [*words, "--json"]))
+    # Where there is no terminal, click removes some of the sequences.
     monkeypatch.setattr("click.utils.should_strip_ansi", lambda *_: False)
     text = said()
     assert output.escaped(text) == text
