@@ -19,6 +19,7 @@ from mlflow_track.record.exit_status import ending_of, error_since, note_error_b
 from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metric import Directions
+from mlflow_track.record.params import shown
 from mlflow_track.record.system import SystemMonitor
 from mlflow_track.repeats import RepeatedSteps
 from mlflow_track.settings import UPLOADS, Settings
@@ -125,7 +126,7 @@ class Attempt:
         with self.config_lock:
             changed = self.open_record().add_params(params, is_start=is_start)
         for name, (was, now) in changed.items():
-            self.print(f"param {name} changed from {was!r} to {now!r}")
+            self.print(f"param {name} changed from {shown(was)} to {shown(now)}")
         is_by_name = self._settings.resume in ("auto", "must")
         if changed and is_start and is_by_name and not self.record.info.name_given:
             self.print(

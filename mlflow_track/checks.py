@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 import operator
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
 from mlflow_track.record import layout
 from mlflow_track.record.device_values import Arriving, CudaNumber
-from mlflow_track.record.files import legible
 from mlflow_track.record.masking import MASK, is_secret, mask_password
 from mlflow_track.record.metric import DIRECTIONS, MODES, Claim
 
@@ -80,65 +77,6 @@ def step_number(step: Any) -> int:
     if not 0 <= number <= MOST_STEP:
         raise ValueError(f"step is {number}; it takes an integer from 0 to 2**53")
     return number
-
-
-def params(values: Any, path: str = "") -> dict[str, Any]:
-    """A mapping or dataclass, nested, as plain JSON; without passwords.
-
-    Raises:
-        TypeError: A value is not serialisable; the message names its path.
-    """
-    if dataclasses.is_dataclass(values) and not isinstance(values, type):
-        values = {f.name: getattr(values, f.name) for f in dataclasses.fields(values)}
-    if hasattr(values, "__dict__") and type(values).__name__ == "Namespace":
-        values = vars(values)
-    if not isinstance(values, Mapping):
-        raise TypeError(
-            f"params{path and ' ' + repr(path)} is {type(values).__name__}; it takes a mapping or "
-            "a dataclass"
-        )
-    result = {}
-    for key, value in values.items():
-        if not isinstance(key, str) or not key:
-            raise TypeError(
-                f"param name {key!r} in {path or 'params'!r}; names are non-empty strings"
-            )
-        checked = param_value(value, f"{path}.{key}" if path else key)
-        result[key] = MASK if is_secret(key, checked) else checked
-    return result
-
-
-def param_value(value: Any, path: str) -> Any:
-    if isinstance(value, str) and not isinstance(value, Enum):
-        return legible(mask_password(value))
-    if value is None or (isinstance(value, bool | int) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(float(value))
-    if isinstance(value, Enum):
-        return param_value(value.value, path)
-    if isinstance(value, PurePath):
-        return legible(str(value))
-    if isinstance(value, Mapping) or (
-        dataclasses.is_dataclass(value) and not isinstance(value, type)
-    ):
-        return params(value, path)
-    if isinstance(value, list | tuple):
-        return [param_value(item, f"{path}.{i}") for i, item in enumerate(value)]
-    if isinstance(value, set | frozenset):
-        return sorted((param_value(item, path) for item in value), key=repr)
-    if type(value).__module__ in ("torch", "numpy"):
-        item = getattr(value, "item", None)
-        if item is not None and getattr(value, "ndim", None) == 0:
-            return param_value(item(), path)
-        if type(value).__name__ in ("dtype", "device") or type(value).__name__.endswith("DType"):
-            return str(value)
-    kind = value if isinstance(value, type) else type(value)
-    raise TypeError(
-        f"param {path!r} is {'the class ' * (kind is value)}"
-        f"{kind.__module__}.{kind.__qualname__}, which is not "
-        "serialisable; params take numbers, strings, booleans, None, lists and mappings of them"
-    )
 
 
 def tags(values: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.attempt import Attempt
+from mlflow_track.param_values import plain_params
 from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of
@@ -121,12 +122,18 @@ class Run:
         self._attempt.directions.settle(f"define_metric {name}", [claim])
 
     def log_params(self, params: Any) -> None:
-        """Add params: a mapping or dataclass, nested allowed. A changed value is recorded as such.
+        """Add params. A changed value is recorded as such.
+
+        Args:
+            params: A mapping, a dataclass or another object that a program is configured with, of
+                values of any kind that has a text (docs/logging.md).
 
         Raises:
-            TypeError: A value is not serialisable; the message names its path.
+            TypeError: A value has no faithful text; the message names its path.
+            ValueError: Two params have the same name, or one is too large, is nested too deep,
+                contains itself or cannot be read; the message names its path.
         """
-        self._attempt.add_params(checks.params(params), is_start=False)
+        self._attempt.add_params(plain_params(params), is_start=False)
 
     def log_param(self, name: str, value: Any) -> None:
         """Add one param; see `log_params`."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow_track import checks
 from mlflow_track.checkpoint.ranks import FIRST, joined_job, rank_and_size
+from mlflow_track.param_values import plain_params
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.discard import DiscardedRecord
 from mlflow_track.record.tags import PARENT_TAG
@@ -35,7 +36,8 @@ def start_run(
     Args:
         experiment: The experiment's name.
         run_name: The run's name; without one the run is named by its id.
-        params: A mapping or dataclass, nested allowed.
+        params: A mapping, a dataclass or another object that a program is configured with, of
+            values of any kind that has a text (docs/logging.md).
         tags: Strings by name.
         resume: "never" starts a new run; "auto" continues the newest unfinished run of this
             experiment and run name, if there is one; "must" insists on it; a run id names it.
@@ -51,10 +53,10 @@ def start_run(
             Lightning's launcher, mpirun and srun.
 
     Raises:
-        ValueError: An unknown backend or resume word, a negative rank; the message says what
-            fits.
-        TypeError: A param that JSON cannot hold, a rank that is not an integer; the message names
-            it.
+        ValueError: An unknown backend or resume word, a negative rank, two params of one name, a
+            param that is too large; the message says what fits.
+        TypeError: A param without a faithful text, a rank that is not an integer; the message
+            names it.
         RunHeldError: Another live process writes the run to continue.
         LookupError: resume="must" or an id, and there is no such run.
         OSError: The folder cannot be written.
@@ -67,7 +69,7 @@ def start_run(
         resume=resume,
         rewind=rewind,
     )
-    checked_params = checks.params(params) if params is not None else {}
+    checked_params = plain_params(params) if params is not None else {}
     parent = {PARENT_TAG: settings.parent_run_id} if settings.parent_run_id else {}
     checked_tags = {**parent, **checks.tags(tags or {})}
     if rank is not None:

@@ -19,8 +19,8 @@ MOST_LINES, MOST_FILES = 330, 24
 # functions. A module belongs to the longest name here that its own name begins with.
 LAYERS = (
     ("record",),
-    ("checks", "stop"),
-    ("artifacts", "repeats"),
+    ("checks", "stop", "param_kinds"),
+    ("param_values", "artifacts", "repeats"),
     ("checkpoint.policy", "checkpoint.disk"),
     ("checkpoint.state",),
     ("checkpoint.writer",),

@@ -19,7 +19,7 @@ from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.state.compatibility import class_of
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.params import flatten
+from mlflow_track.record.params import flatten, shown
 
 _WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
 
@@ -119,7 +119,7 @@ def differences_of_params(
         before, after = _json(then.get(name)), _json(now.get(name))
         if before == after:
             continue
-        words = f"{name} {before!r} -> {after!r}"
+        words = f"{name} {shown(before)} -> {shown(after)}"
         if any(fnmatchcase(name, pattern) for pattern in must_match):
             fatal.append(words)
         elif any(fnmatchcase(name, pattern) for pattern in free):

@@ -202,17 +202,17 @@ class MetricRows:
             # Unless it is sent again below, the row of which a part arrived is still in the file.
             values=position.values if begun == acknowledged else 0,
         )
+        if begun and has(self._ledger.backend, "rewind"):
+            self._ledger.backend.rewind(step)
         if begun > acknowledged:
             # The answer to these rows got lost. Sent again as they were, they are there once.
             others = f"{self._ledger.state.text(but=file)}{file}="
             self.send_again(
-                *(self._ledger.path / rewind.file, acknowledged, begun),
+                *(self._ledger.path / rewind.file, acknowledged, begun, self._last_kept(step)),
                 known=position.values,
                 within=f"{others}{position.text().rpartition(':')[0]}:",
                 after=others + after.text(),
             )
-        if begun and has(self._ledger.backend, "rewind"):
-            self._ledger.backend.rewind(step)
         self._ledger.state.files[file] = replace(after, unknown=position.unknown)
         self._ledger.save()
 
@@ -226,19 +226,21 @@ class MetricRows:
         aside: Path,
         begin: int,
         end: int,
+        last_step: int = MOST_STEP,
         *,
         known: int = 0,
         within: str = "",
         after: str = "",
     ) -> None:
-        """Send rows that were set aside; `known`, `within`, `after`: see `_points_of`."""
+        """Send rows that were set aside, up to a step; the rest of it: see `_points_of`."""
         while begin < end:
             piece = read_rows(aside, begin, min(_PIECE_BYTES, end - begin))
             if piece.position == begin:
                 return
             points: list[MetricPoint] = []
             for row in piece.rows:
-                points += self._points_of(row, known, within, after)
+                if row.step <= last_step:
+                    points += self._points_of(row, known, within, after)
                 known = 0
             for at in range(0, len(points), self._batch):
                 self._send_points(points[at : at + self._batch])
@@ -250,6 +252,10 @@ class MetricRows:
         rewind = info.rewinds[number] if number < len(info.rewinds) else info.rewinding
         return rewind.step if rewind is not None else MOST_STEP
 
+    def _last_kept(self, step: int) -> int:
+        """The last step that a destination keeps of what a rewind to `step` took out here."""
+        return step if has(self._ledger.backend, "rewind") else MOST_STEP
+
     def remember(self, aside: Path, size: int, step: int) -> None:
         """The rows in the first `size` bytes of `aside` are there, but for what `rewind` removed.
 
@@ -259,7 +265,7 @@ class MetricRows:
             step: The last step that the rewind left.
         """
         position = 0
-        last = step if has(self._ledger.backend, "rewind") else MOST_STEP
+        last = self._last_kept(step)
         while position < size:
             piece = read_rows(aside, position, min(_PIECE_BYTES, size - position))
             for row in piece.rows:

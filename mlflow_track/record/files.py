@@ -15,7 +15,7 @@ from mlflow_track.record import layout
 
 # For `os.open`, whose default is that of a program; what others may not do the umask takes away.
 FILE_MODE = 0o666
-_MOST_JSON_BYTES, _MOST_DEPTH = 64 << 20, 100
+MOST_JSON_BYTES, _MOST_DEPTH = 64 << 20, 100
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
@@ -132,7 +132,7 @@ def read_json(path: Path) -> Any:
         OSError: It is not a regular file.
         ValueError: It is not JSON; the message names the file.
     """
-    data = read_file(path, _MOST_JSON_BYTES)
+    data = read_file(path, MOST_JSON_BYTES)
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -142,6 +142,10 @@ def test_positions_bring_every_point_once(events: list[tuple[str, Any]], seed: i
 
 @settings(max_examples=150)
 @given(events=EVENTS, seed=st.integers(0, 10_000))
+@example(
+    events=[("ship", None), ("log", ("a", "b")), ("ship", None), ("resume", 1), ("ship", None)],
+    seed=176,
+)
 def test_rewind_leaves_what_the_record_has(events: list[tuple[str, Any]], seed: int) -> None:
     with TemporaryDirectory() as folder:
         points, trainer = play(Path(folder), events, seed, Rewinding)

@@ -42,7 +42,7 @@ def test_a_mirror_that_always_dies_is_given_up_and_the_run_is_told_so(tmp_path, 
     monkeypatch.setattr(companion_module, "_RESTART_PAUSE_SECONDS", 0.0)
     run = mt.start_run(experiment="e", backend="local")
     # Without a server in its environment the process ends at once.
-    companion = Companion(run.directory, ["mlflow"], {"PATH": os.environ["PATH"]})
+    companion = Companion(run.directory, ["mlflow"], {"PYTHONHOME": "/absent"})
     assert companion._has_ended.wait(60)
     said = capfd.readouterr().err
     assert said.count("another takes over") == 5

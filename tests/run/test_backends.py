@@ -42,6 +42,8 @@ CALLS: dict[str, Call] = {
     "log_params": lambda r: r.log_params({"lr": 0.1, "model": {"depth": 3}}),
     "log_params changed": lambda r: r.log_params({"lr": 0.2}),
     "log_params opaque": lambda r: r.log_params({"a": object()}),
+    "log_params one name": lambda r: r.log_params({1: "a", "1": "b"}),
+    "log_params too large": lambda r: r.log_params({"a": torch.zeros(1001)}),
     "log_params list": lambda r: r.log_params([1]),
     "log_param": lambda r: r.log_param("seed", 1),
     "log_param no name": lambda r: r.log_param("", 1),

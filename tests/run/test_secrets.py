@@ -22,7 +22,7 @@ SECRET = b"canary"
 
 # Every place where a secret could come from has one of its own, so that a leak says which.
 LEAKY = """
-import logging, os, subprocess, sys
+import logging, os, pathlib, subprocess, sys
 import mlflow_track as mt
 try:
     with mt.start_run(
@@ -33,6 +33,9 @@ try:
             "api_key": "canary-name",
             "credentials": {"user": "u", "value": ("canary-nested",)},
             "n": {"lr": 0.1},
+            "path": pathlib.Path("s3://u:canary-path@h/d"),
+            "bytes": b"redis://:canary-bytes@h",
+            "hosts": {"redis://:canary-key@h": 1},
         },
         tags={"origin": "https://canary-token-0123456789abc@github.com/a/b"},
     ) as run:
@@ -99,20 +102,22 @@ def test_no_secret_reaches_the_record_or_the_server(
 
 
 UNGUARDED = """
-from mlflow_track import checks
+from mlflow_track import checks, param_kinds, param_values
 from mlflow_track.record import exit_status
 from mlflow_track.record import directory, provenance
-for module in (provenance, directory, checks, exit_status):
+for module in (provenance, directory, checks, param_kinds, param_values, exit_status):
     module.mask_password = lambda text: text
 provenance.mask_command = list
-checks.is_secret = lambda name, value: False
+checks.is_secret = param_values.is_secret = lambda name, value: False
 """
 
 
 def test_without_the_mask_each_of_them_would_leak(run_script: Script) -> None:
     path = run_leaky(UNGUARDED + LEAKY, run_script)
     text = b"".join(contents(path).values()).decode(errors="replace")
-    leaking = "param name nested token late tag print error flag word uri patch".split()
+    leaking = (
+        "param name nested path bytes key token late tag print error flag word uri patch".split()
+    )
     for source in leaking:
         assert f"canary-{source}" in text, source
     for source in ("environment", "password", "dotenv", "remote"):
