@@ -12,6 +12,7 @@ import click
 from mlflow_track.checks import did_you_mean
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import escaped, print_json
+from mlflow_track.extras import MissingExtra
 from mlflow_track.record.info import UnreadableRun
 
 _IS_FOR_PROGRAMS = "mlflow_track.cli.is_for_programs"
@@ -48,7 +49,7 @@ class LazyGroup(click.Group):
             raise click.exceptions.Exit(exit_codes.INTERRUPTED) from None
         except BrokenPipeError:
             raise
-        except (click.ClickException, OSError, ValueError) as error:
+        except (click.ClickException, MissingExtra, OSError, ValueError) as error:
             failure = _as_failure(error)
         if ctx.meta[_IS_FOR_PROGRAMS]:
             document = {"error": failure.format_message(), "exit_code": failure.exit_code}
@@ -76,7 +77,9 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def _as_failure(error: click.ClickException | OSError | ValueError) -> click.ClickException:
+def _as_failure(
+    error: click.ClickException | MissingExtra | OSError | ValueError,
+) -> click.ClickException:
     """What the user is told of an error.
 
     Raises:
@@ -86,6 +89,6 @@ def _as_failure(error: click.ClickException | OSError | ValueError) -> click.Cli
         return error
     from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError
 
-    if not isinstance(error, OSError | UnreadableRun | CorruptCheckpointError):
+    if not isinstance(error, MissingExtra | OSError | UnreadableRun | CorruptCheckpointError):
         raise error
     return click.ClickException(str(error))

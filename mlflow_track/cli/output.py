@@ -10,8 +10,10 @@ import io
 import json
 import math
 import re
+import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _STATUS_STYLES = {"RUNNING": "green", "FAILED": "red", "KILLED": "yellow"}
+_GAP = "  "
+_LEAST_WIDTH = 8
 _JSON_HELP = "Print one JSON document (docs/schemas)."
 # Control characters but tab and newline, changes of the direction of writing, separators of lines,
 # and half characters, which no encoding has.
@@ -101,21 +105,91 @@ def print_rows(
             all(isinstance(row[n], int | float | None) for row in rows) for n in range(len(header))
         ]
         if is_terminal():
-            _print_rich(titles, texts, is_number, marked)
+            widths = _fit(_widths(titles, texts), is_number, shutil.get_terminal_size().columns)
+            left_out = titles[len(widths) :]
+            _print_styled(titles, texts, is_number, widths, marked)
+            if left_out:
+                names = ", ".join(left_out)
+                echo(f"no room for {names}; a wider terminal, --csv or --json shows all", err=True)
         else:
             texts = [
                 [cell + " *" * marked(r, c) for c, cell in enumerate(row)]
                 for r, row in enumerate(texts)
             ]
-            _print_table(titles, texts)
+            for row in (titles, *texts):
+                cells = map(_padded, row, _widths(titles, texts))
+                echo("  ".join(cells).rstrip())
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print `header` and `rows` as plain text, each column as wide as its longest cell."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        echo("  ".join(cells).rstrip())
+def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """The width of the longest cell of each column."""
+    return [max(map(text_width, column)) for column in zip(header, *rows, strict=True)]
+
+
+def _fit(widths: Sequence[int], is_number: Sequence[bool], room: int) -> list[int]:
+    """Widths that fit into a line: text gives way first, then the last columns; numbers never.
+
+    Args:
+        widths: Those that the columns need; the first one names the row, and is never cut.
+        is_number: Which columns hold numbers.
+        room: The width of the line.
+    """
+    fitted = list(widths)
+    while sum(fitted) + len(_GAP) * (len(fitted) - 1) > room and len(fitted) > 1:
+        texts = [
+            number
+            for number in range(1, len(fitted))
+            if not is_number[number] and fitted[number] > _LEAST_WIDTH
+        ]
+        if texts:
+            fitted[max(texts, key=lambda number: fitted[number])] -= 1
+        else:
+            fitted.pop()
+    return fitted
+
+
+def _print_styled(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    is_number: Sequence[bool],
+    widths: Sequence[int],
+    marked: Callable[[int, int], bool],
+) -> None:
+    for r, row in enumerate((header, *rows), -1):
+        cells = []
+        for c, (text, width) in enumerate(zip(row, widths, strict=False)):
+            shown = _padded(_cut(text, width), width, right=is_number[c])
+            if r < 0:
+                shown = click.style(shown, bold=True)
+            elif marked(r, c):
+                shown = click.style(shown, bold=True, fg="green")
+            elif text in _STATUS_STYLES:
+                shown = click.style(shown, fg=_STATUS_STYLES[text])
+            cells.append(shown)
+        click.echo(_GAP.join(cells))
+
+
+def text_width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
+
+
+def _cut(text: str, width: int) -> str:
+    if text_width(text) <= width:
+        return text
+    while text_width(text) >= width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _padded(text: str, width: int, right: bool = False) -> str:
+    space = " " * (width - text_width(text))
+    return space + text if right else text + space
 
 
 def print_json(document: Any, *, is_line: bool = False) -> None:
@@ -173,35 +247,6 @@ def duration_text(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _print_rich(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    is_number: Sequence[bool],
-    marked: Callable[[int, int], bool],
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, (name, right) in enumerate(zip(header, is_number, strict=True)):
-        table.add_column(
-            Text(name),
-            justify="right" if right else "left",
-            overflow="fold",
-            # What names the row must be there to be copied.
-            no_wrap=number == 0,
-        )
-    for r, row in enumerate(rows):
-        table.add_row(
-            *[
-                Text(cell, style="bold green" if marked(r, c) else _STATUS_STYLES.get(cell, ""))
-                for c, cell in enumerate(row)
-            ]
-        )
-    Console().print(table)
 
 
 def _encodable(content: Any) -> Any:
