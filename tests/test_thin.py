@@ -47,8 +47,7 @@ assert weight.tolist() == [6.0] * 3, weight
 """
 WORKS = ("ls", "show thin", "ckpt ls thin", "ckpt verify thin", "compare thin")
 NEEDS_MORE = {
-    "plot thin -o curves.png": "matplotlib is not installed: pip install "
-    '"mlflow-track[analysis]"',
+    "plot thin -o curves.png": 'matplotlib is not installed: pip install "mlflow-track[analysis]"',
     "ui": 'mlflow is not installed: pip install "mlflow-track[mlflow]"',
     "export thin": 'pandas is not installed: pip install "mlflow-track[analysis]"',
 }
@@ -108,7 +107,7 @@ def test_a_run_whose_backend_is_not_installed_is_recorded_and_synced_later(
     # Then it is.
     monkeypatch.delenv("PYTHONPATH")
     shown = command("sync runs")
-    assert shown.returncode == 0 and "mlflow has everything (1 rows)" in shown.stdout, shown
+    assert shown.returncode == 0 and "mlflow has everything (1 row)" in shown.stdout, shown
 
 
 @pytest.mark.tables

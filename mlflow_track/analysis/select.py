@@ -7,11 +7,11 @@ from pathlib import Path
 
 from mlflow_track.analysis.compare import best, judged
 from mlflow_track.analysis.summary import Summary, SummaryCache
-from mlflow_track.analysis.wording import count_text
 from mlflow_track.checks import did_you_mean
 from mlflow_track.record.find import Skipped, find_folders
 from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.metric import Direction
+from mlflow_track.wording import count_text
 
 _FEWEST_OF_ID = 4
 _MOST_NAMED = 8

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.analysis.aggregates import Fold, MetricSummary, join_metrics
-from mlflow_track.analysis.wording import count_text
 from mlflow_track.record import layout
 from mlflow_track.record.find import Skipped, find_folders
 from mlflow_track.record.info import (
@@ -23,6 +22,7 @@ from mlflow_track.record.info import (
 )
 from mlflow_track.record.params import flatten
 from mlflow_track.record.schema import RUNNING, RunInfo
+from mlflow_track.wording import count_text
 
 _METRICS_FILES = (layout.METRICS, layout.METRICS_LONG, layout.SYSTEM_METRICS)
 

@@ -46,7 +46,7 @@ def list_checkpoints(run: str, root: Path, form: str | None) -> None:
     Example:
       mlflow-track ckpt ls @last
     """
-    from mlflow_track.analysis.wording import size_text
+    from mlflow_track.wording import size_text
 
     found = checkpoint_rows(store_of(root, run).list())
     rows = [
@@ -129,8 +129,8 @@ def verify(run: str, step: str | None, root: Path, as_json: bool) -> None:
       mlflow-track ckpt verify
       mlflow-track ckpt verify @last last --json
     """
-    from mlflow_track.analysis.wording import size_text
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
+    from mlflow_track.wording import size_text
 
     store, rows = store_of(root, run), []
     for checkpoint in (
@@ -171,8 +171,8 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
     Example:
       mlflow-track ckpt show @last last
     """
-    from mlflow_track.analysis.wording import count_text, size_text
     from mlflow_track.checkpoint.disk.inspect import tensors_of
+    from mlflow_track.wording import count_text, size_text
 
     manifest, tensors = _manifest(checkpoint), tensors_of(checkpoint)
     # Completed by what an older version did not write; metrics as numbers, not as the words there.
@@ -255,9 +255,9 @@ def export(
     Example:
       mlflow-track ckpt export @last last -o model.safetensors
     """
-    from mlflow_track.analysis.wording import count_text
     from mlflow_track.checkpoint.disk.inspect import export_model
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
+    from mlflow_track.wording import count_text
 
     target = output or Path(f"{entry}-step-{checkpoint.step}.{form}")
     try:

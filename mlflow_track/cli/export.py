@@ -48,7 +48,7 @@ def export(
       mlflow-track export @last
       mlflow-track export demo -o metrics.parquet
     """
-    from mlflow_track.analysis.wording import count_text
+    from mlflow_track.wording import count_text
 
     suffix = None if output is None else output.suffix.lower()
     if suffix is not None and suffix not in _SUFFIXES:

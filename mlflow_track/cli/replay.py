@@ -69,7 +69,7 @@ def replay(
 
 
 def _print_replay(found: Replay) -> None:
-    from mlflow_track.analysis.wording import count_text
+    from mlflow_track.wording import count_text
 
     steps = f"step {found.first} to step {found.last}"
     if found.report.differences:

@@ -71,8 +71,8 @@ def report(
       mlflow-track report demo --metric val/loss --smooth 0.6 -o demo.html
     """
     from mlflow_track.analysis.compare import without_parents
-    from mlflow_track.analysis.wording import count_text, size_text
     from mlflow_track.draw.report import render_report
+    from mlflow_track.wording import count_text, size_text
 
     found = without_parents(some_runs(root, runs))
     require_metrics(found, (*metrics, *directions))

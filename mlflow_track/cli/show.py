@@ -56,7 +56,7 @@ def show(run: str, root: Path, form: str | None) -> None:
 
 
 def _print_facts(run: Summary) -> None:
-    from mlflow_track.analysis.wording import size_text
+    from mlflow_track.wording import size_text
 
     rate = f", {run.steps_per_second:.4g} steps/s" if run.steps_per_second else ""
     echo(cell_text(f"{run.experiment}/{run.name}"), bold=True)

@@ -61,7 +61,7 @@ def _ask(named: Mapping[str, Sequence[Summary]]) -> None:
     Raises:
         click.UsageError: There is nobody to ask.
     """
-    from mlflow_track.analysis.wording import count_text
+    from mlflow_track.wording import count_text
 
     several = {word: runs for word, runs in named.items() if len(runs) > 1}
     if not several:
@@ -82,9 +82,9 @@ def _ask(named: Mapping[str, Sequence[Summary]]) -> None:
 
 def _move(run: Summary, dry_run: bool, as_json: bool) -> dict[str, Any]:
     """Move a run to the trash, unless it runs; what came of it as a row."""
-    from mlflow_track.analysis.wording import size_text
     from mlflow_track.record.directory import RunHeldError
     from mlflow_track.record.trash import move_to_trash, size_bytes
+    from mlflow_track.wording import size_text
 
     size, target, problem = size_bytes(run.path), None, None
     try:
@@ -120,8 +120,8 @@ def gc(root: Path, dry_run: bool, as_json: bool) -> None:
       mlflow-track gc --dry-run
       mlflow-track gc runs
     """
-    from mlflow_track.analysis.wording import size_text
     from mlflow_track.record.trash import leftovers, remove, size_bytes
+    from mlflow_track.wording import size_text
 
     if not root.is_dir():
         raise exit_codes.NotFound(f"there is no folder {root}")

@@ -30,9 +30,9 @@ def ui(root: Path, port: int, no_browser: bool, as_json: bool) -> None:
       mlflow-track ui runs --port 5000 --no-browser
     """
     from mlflow_track.analysis.summary import read_summaries
-    from mlflow_track.analysis.wording import count_text
     from mlflow_track.ui.address import page_of
     from mlflow_track.ui.server import UiServer, UiServerError
+    from mlflow_track.wording import count_text
 
     summaries, skipped = read_summaries(root)
     echo_skipped(skipped)

@@ -9,9 +9,9 @@ from html import escape
 from mlflow_track.analysis.compare import best, compare_rows, judged, main_metric, why_no_best
 from mlflow_track.analysis.curves import Curve, labels, read_all_curves, read_curve
 from mlflow_track.analysis.summary import Summary
-from mlflow_track.analysis.wording import count_text
 from mlflow_track.draw.svg import color, line_chart, sparkline
 from mlflow_track.record.params import param_text
+from mlflow_track.wording import count_text
 
 _MOST_ROWS = 30
 _ADVICE = "run.define_metric gives one"

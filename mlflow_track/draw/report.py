@@ -22,12 +22,12 @@ from mlflow_track.analysis.curves import Axis, labels, read_curve, smoothed
 from mlflow_track.analysis.differences import code_difference, package_difference
 from mlflow_track.analysis.importance import FEWEST_RUNS, param_importance
 from mlflow_track.analysis.summary import Summary
-from mlflow_track.analysis.wording import count_text
 from mlflow_track.draw.artifacts import pictures, texts
 from mlflow_track.draw.svg import bars, color, line_chart
 from mlflow_track.record.metric import Direction, Verdict
 from mlflow_track.record.params import param_text
 from mlflow_track.record.schema import Attempt, Git
+from mlflow_track.wording import count_text
 
 _MOST_CHARTS = 24
 _STYLE = """

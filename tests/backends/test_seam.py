@@ -197,7 +197,7 @@ def test_a_backend_that_does_not_work_holds_up_no_other(
     (record,) = mt.load_runs("runs")
     kill_mirror(record.path)
     assert lines_of(record)[-1]["status"] == "FINISHED"
-    assert f"not yet in {other}: 1 of 1 rows" in done.stderr
+    assert f"not yet in {other}: 1 of 1 row" in done.stderr
     if other == "down":
         assert "WARNING: down cannot be reached" in done.stderr
         assert "no route to the host with the token ***" in done.stderr

@@ -23,10 +23,10 @@ from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator, ValidationError
 
 import mlflow_track as mt
-from mlflow_track.analysis.wording import count_text, size_text
 from mlflow_track.cli import ckpt, exit_codes, main, output
 from mlflow_track.record import layout, trash
 from mlflow_track.record.lock import take_lock
+from mlflow_track.wording import count_text, size_text
 from tests import forked
 from tests.analysis.records import write
 from tests.cli.schemas import SCHEMAS, check, strict
