@@ -100,12 +100,12 @@ $(VENV)/bin/pip:
 
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing into $(VENV) (a few minutes the first time)"
-	@$(INSTALL) --editable .
+	@$(INSTALL) --editable ".[all]"
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Installing what the checks need"
-	@$(INSTALL) --editable ".[dev,server]"
+	@$(INSTALL) --editable ".[all,dev,server]"
 	@touch $@
 
 $(INSTALLED_BENCH): benchmarks/peers.txt benchmarks/aim.txt | $(VENV)/bin/pip

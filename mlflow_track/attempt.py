@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
 from mlflow_track.log_handler import LogHandler
+from mlflow_track.plugins import why_missing
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
 from mlflow_track.record.directory import RunDirectory
@@ -118,11 +119,17 @@ class Attempt:
                 self.print(f"WARNING: {what} cannot be started ({error}); training continues")
 
     def _start_mirror(self) -> None:
-        if self._settings.backends:
+        backends = []
+        for name in self._settings.backends:
+            if why := why_missing(name):
+                self.print(f"WARNING: {why}; until then the run is recorded here only")
+            else:
+                backends.append(name)
+        if backends:
             from mlflow_track.mirror.companion import Companion, mirror_environment
 
             environment = mirror_environment(self._settings)
-            self.companion = Companion(self.record.path, self._settings.backends, environment)
+            self.companion = Companion(self.record.path, backends, environment)
 
     def _start_system_metrics(self) -> None:
         interval = self._settings.system_metrics_seconds

@@ -6,8 +6,12 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
+from mlflow_track.extras import MissingExtra, require_extra
+
 GROUP = "mlflow_track.backends"
 _OURS = (EntryPoint("mlflow", "mlflow_track.backends.mlflow.backend:MlflowBackend", GROUP),)
+# What a backend of this package needs, and the extra that brings it.
+_NEEDS = {"mlflow": ("mlflow", "mlflow")}
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -22,6 +26,17 @@ def backend_names() -> list[str]:
     """The names of all backends that are installed."""
     names = {entry.name for entry in (*_OURS, *entry_points(group=GROUP))}
     return sorted(name for name in names if _NAME.fullmatch(name))
+
+
+def why_missing(name: str) -> str:
+    """Why a backend cannot be used here: a package is not installed; "" where it can."""
+    if name in _NEEDS:
+        needed, extra = _NEEDS[name]
+        try:
+            require_extra(extra, needed)
+        except MissingExtra as error:
+            return str(error)
+    return ""
 
 
 def options_of(name: str, environment: Mapping[str, str]) -> dict[str, str]:

@@ -200,16 +200,20 @@ class Run(RecordVerbs):
     @property
     def url(self) -> str | None:
         """The run's page at its first backend, once known."""
-        companion = self._attempt.companion
-        return companion.url() if companion else None
+        from mlflow_track.mirror.state import MirrorState
+
+        names = self._backends
+        return MirrorState.read(self._attempt.record.path, names[0]).url if names else None
 
     def sync_status(self) -> SyncStatus | None:
         """What each backend has of the run and what it lacks, by count, and why.
 
         None where the run is sent nowhere.
         """
-        companion = self._attempt.companion
-        return companion.status() if companion else None
+        from mlflow_track.mirror.status import read_statuses
+
+        names = self._backends
+        return read_statuses(self._attempt.record.path, names) if names else None
 
     def metrics(self) -> pandas.DataFrame:
         """What was logged so far: one row per step, one column per metric; see `LoadedRun`."""
@@ -253,6 +257,10 @@ class Run(RecordVerbs):
         self.finish(*ending_of(error, self._attempt.stop.interruption))
 
     # --- inside ---
+
+    @property
+    def _backends(self) -> tuple[str, ...]:
+        return self._settings.backends if self._attempt.record.is_kept else ()
 
     def _number(self, name: str, value: Any) -> float | Arriving:
         if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:

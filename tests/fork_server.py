@@ -38,7 +38,7 @@ PRELOADED = """
     mlflow.store.artifact.local_artifact_repo mlflow.store.artifact.mlflow_artifacts_repo
     sqlalchemy.dialects.sqlite alembic.command
     matplotlib.figure matplotlib.backends.backend_agg pydoc_data.topics
-    orjson xxhash safetensors.torch psutil rich.console click email.policy
+    orjson xxhash safetensors.torch psutil click email.policy
 """.split()
 _OWN = ("mlflow_track", "train")
 _PEER = struct.Struct("3i")

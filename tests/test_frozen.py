@@ -241,8 +241,8 @@ def test_the_commands_find_the_checkpoints_of_a_frozen_run_whole(
     run = copy_of(version, expected, tmp_path)
     steps = sorted(map(int, expected["checkpoints"]))
     rows = json.loads(invoke("ckpt", "ls", run.path, "--json").output)
-    assert [row["STEP"] for row in rows] == steps
-    assert [row["STEP"] for row in rows if row["NOTES"] == "pinned"] == expected.get("pinned", [])
+    assert [row["step"] for row in rows] == steps
+    assert [row["step"] for row in rows if row["is_pinned"]] == expected.get("pinned", [])
     assert invoke("ckpt", "verify", run.path).output.count(" verified") == len(steps)
     for step in steps:
         assert "tensor model.0.weight" in invoke("ckpt", "show", f"{run.path}", str(step)).output

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import pandas
 
+from mlflow_track.extras import extra
 from mlflow_track.record.row_format import Column, are_in_range
 from mlflow_track.record.rows import Piece, files_of, read_pieces
+
+with extra("analysis"):
+    import pandas
 
 # From pandas 3 on every float is read exactly, and asking for it is deprecated.
 _PRECISION = "round_trip" if int(pandas.__version__.split(".")[0]) < 3 else None

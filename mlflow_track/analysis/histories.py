@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mlflow_track.record import layout
 from mlflow_track.record.row_format import Columns
-from mlflow_track.record.rows import Reader
+from mlflow_track.record.rows import Reader, Row
 
 _MOST_VALUES = 32_000_000
 
@@ -114,6 +114,17 @@ class Histories:
             times = [times[at] for at in order]
             values = [values[at] for at in order]
         return History(steps, times, values)
+
+    def rows(self) -> list[Row]:
+        """One row per step, with the metrics that were logged there: of each the last value."""
+        found: dict[int, Row] = {}
+        for name in self.names:
+            for step, time, value in zip(*self.history(name), strict=True):
+                row = found.setdefault(step, Row(step, time, {}))
+                row.values[name] = value
+                if time > row.time:
+                    found[step] = row._replace(time=time)
+        return [found[step] for step in sorted(found)]
 
 
 class _MetricsFile:

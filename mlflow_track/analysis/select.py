@@ -9,14 +9,20 @@ from mlflow_track.analysis.compare import best, judged
 from mlflow_track.analysis.summary import Summary, SummaryCache
 from mlflow_track.checks import did_you_mean
 from mlflow_track.record.find import Skipped, find_folders
+from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.metric import Direction
+from mlflow_track.wording import count_text
 
 _FEWEST_OF_ID = 4
 _MOST_NAMED = 8
 
 
 class NoSuchRun(LookupError):
-    """A word that names no run, or several where one was asked for; the message says which."""
+    """There is not a run of that name; the message lists those that exist."""
+
+
+class AmbiguousName(LookupError):
+    """A word that must be more precise: it names several runs, or no best one."""
 
 
 class RunSelector:
@@ -49,7 +55,9 @@ class RunSelector:
         folder of runs, stands for all its runs.
 
         Raises:
-            NoSuchRun: None; or the word is the name of runs and of an experiment with others.
+            NoSuchRun: There is none.
+            AmbiguousName: The word is the name of runs and of an experiment with others.
+            UnreadableRun: It names a folder that cannot be read.
         """
         found = self._find(word)
         experiment = [run for run in self.runs() if run.experiment == word]
@@ -58,9 +66,9 @@ class RunSelector:
             and found[0].name == word
             and not {run.id for run in experiment} <= {run.id for run in found}
         ):
-            raise NoSuchRun(
-                f"{word!r} is the name of {len(found)} runs and of an experiment of "
-                f"{len(experiment)}; say {self.root / experiment[0].path.parent.name} for the "
+            raise AmbiguousName(
+                f"{word!r} is the name of {count_text(len(found), 'run')} and of an experiment of "
+                f"{len(experiment)}; use {self.root / experiment[0].path.parent.name} for the "
                 f"experiment, and ids for the runs: {self._some(found)}"
             )
         return found
@@ -86,7 +94,7 @@ class RunSelector:
                 return matches
         for path, reason in self.skipped:
             if path.name == word:
-                raise NoSuchRun(f"{path}: {reason}")
+                raise UnreadableRun(f"{path}: {reason}")
         raise NoSuchRun(
             f"no run in {self.root} is called {word!r}; a run is named by its id or the beginning "
             "of it, its name, its path, experiment/name, @last or @best:METRIC"
@@ -98,17 +106,19 @@ class RunSelector:
         """The one run that `word` names.
 
         Raises:
-            NoSuchRun: None, or several.
+            NoSuchRun: There is none.
+            AmbiguousName: There are several.
+            UnreadableRun: It cannot be read.
         """
         found = self._find(word)
         if len(found) > 1:
-            raise NoSuchRun(
-                f"{len(found)} runs are called {word!r}: {self._some(found)}; say which by its id"
+            raise AmbiguousName(
+                f"{len(found)} runs are called {word!r}: {self._some(found)}; name one by its id"
             )
         return found[0]
 
     def _at(self, word: str) -> list[Summary]:
-        """The runs in the folder `word`; none where it is no folder of runs."""
+        """The runs in the folder `word`; none where it is not a folder of runs."""
         try:
             path = Path(word).expanduser()
             if not find_folders(path)[0]:
@@ -119,13 +129,13 @@ class RunSelector:
         found, skipped = self._cache.read_all(path)
         if not found:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:_MOST_NAMED])
-            raise NoSuchRun(f"no run in {word} can be read: {reasons}")
+            raise UnreadableRun(f"no run in {word} can be read: {reasons}")
         return found
 
     def _special(self, word: str) -> Summary:
         runs = self.runs()
         if not runs:
-            raise NoSuchRun(f"{word!r} names no run: there are none in {self.root}")
+            raise NoSuchRun(f"there are no runs in {self.root}, so {word!r} does not name one")
         if word == "@last":
             return runs[-1]
         kind, _, metric = word.partition(":")
@@ -133,12 +143,14 @@ class RunSelector:
         if metric.startswith(("min:", "max:")):
             mode, metric = ("min" if metric.startswith("min:") else "max"), metric[4:]
         if kind != "@best" or not metric:
-            raise NoSuchRun(f"{word!r} is unknown; there are @last, @best:METRIC, @best:max:METRIC")
+            raise AmbiguousName(
+                f"{word!r} is unknown; there are @last, @best:METRIC, @best:max:METRIC"
+            )
         having = [run for run in runs if metric in run.metrics]
         verdict = judged(metric, having, mode)
         if having and verdict.direction is None:
-            raise NoSuchRun(
-                f"{word!r} names no run: {verdict.why}; use @best:min:{metric} or "
+            raise AmbiguousName(
+                f"{word!r} does not name a run: {verdict.why}; use @best:min:{metric} or "
                 f"@best:max:{metric}, or call run.define_metric"
             )
         found = [(best(run, metric, verdict.direction), run) for run in having]

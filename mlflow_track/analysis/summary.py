@@ -22,6 +22,7 @@ from mlflow_track.record.info import (
 )
 from mlflow_track.record.params import flatten
 from mlflow_track.record.schema import RUNNING, RunInfo
+from mlflow_track.wording import count_text
 
 _METRICS_FILES = (layout.METRICS, layout.METRICS_LONG, layout.SYSTEM_METRICS)
 
@@ -179,7 +180,7 @@ class SummaryReader:
             except (OSError, ValueError) as error:
                 problems.append(f"{file} cannot be read: {error}")
             if fold.damaged:
-                problems.append(f"{file} has {fold.damaged} damaged lines, passed over")
+                problems.append(f"{file} has {count_text(fold.damaged, 'damaged line')} (skipped)")
         own = [self._folds[layout.METRICS], self._folds[layout.METRICS_LONG]]
         longest = max(own, key=lambda fold: fold.active_steps)
         return Summary(

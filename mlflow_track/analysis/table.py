@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas
-
 from mlflow_track import checks
 from mlflow_track.analysis.compare import compare_rows
 from mlflow_track.analysis.load import LoadedRun, drawn
 from mlflow_track.analysis.summary import Summary
+from mlflow_track.extras import extra
 from mlflow_track.record.metric import DIRECTIONS, Direction
+
+with extra("analysis"):
+    import pandas
 
 
 class Comparison(pandas.DataFrame):

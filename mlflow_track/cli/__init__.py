@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mlflow_track.cli.lazy import LazyGroup
+from mlflow_track.cli.output import json_option, print_json
 
 
 @click.command(
@@ -16,6 +17,7 @@ from mlflow_track.cli.lazy import LazyGroup
         "plot": "plot.plot",
         "report": "report.report",
         "tail": "tail.tail",
+        "wait": "wait.wait",
         "export": "export.export",
         "rm": "trash.rm",
         "gc": "trash.gc",
@@ -27,8 +29,12 @@ from mlflow_track.cli.lazy import LazyGroup
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+@click.version_option(package_name="mlflow-track", message="%(prog)s %(version)s")
 def main() -> None:
-    """Runs that mlflow_track has recorded: list, compare, send to an MLflow server."""
+    """Runs that mlflow_track has recorded: list, compare, send to an MLflow server.
+
+    Every command has --json. Exit codes: 0 yes, 1 no or failed, 2 usage, 3 not found, 4 pending.
+    """
 
 
 @click.command(
@@ -42,7 +48,7 @@ def main() -> None:
         "export": "checkpoints.export",
         "pin": "retention.pin",
         "unpin": "retention.unpin",
-        "replay": "checkpoints.replay",
+        "replay": "replay.replay",
     },
 )
 def ckpt() -> None:
@@ -56,7 +62,8 @@ def ckpt() -> None:
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
+@json_option
+def completion(shell: str, as_json: bool) -> None:
     """Print the completion script of SHELL; evaluate it in its start-up file.
 
     \b
@@ -69,5 +76,8 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     script = kind(main, {}, "mlflow-track", "_MLFLOW_TRACK_COMPLETE").source()
+    if as_json:
+        print_json({"shell": shell, "script": script})
+        return
     click.echo(f'# in the start-up file of {shell}: eval "$(mlflow-track completion {shell})"')
     click.echo(script)

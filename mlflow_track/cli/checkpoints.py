@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from mlflow_track.cli.output import cell_text, output_options, print_json, print_rows
+from mlflow_track.cli import exit_codes
+from mlflow_track.cli.output import (
+    cell_text,
+    echo,
+    json_option,
+    output_options,
+    print_json,
+    print_rows,
+    time_text,
+)
 from mlflow_track.cli.select import (
     checkpoint_argument,
     directory_option,
+    existing_checkpoints,
     find_checkpoint,
-    one_run,
     run_argument,
     run_or_last_argument,
     store_of,
@@ -30,97 +40,160 @@ if TYPE_CHECKING:
 @directory_option
 @output_options
 def list_checkpoints(run: str, root: Path, form: str | None) -> None:
-    """List the checkpoints of RUN (else of the newest run), newest last; reads only manifests.
+    """List the checkpoints of RUN (default: the newest run), newest last; reads only manifests.
 
     \b
     Example:
       mlflow-track ckpt ls @last
     """
+    from mlflow_track.wording import size_text
+
+    found = checkpoint_rows(store_of(root, run).list())
+    rows = [
+        [
+            row["step"],
+            None if row["time"] is None else time_text(row["time"]),
+            row["bytes"] if row["bytes"] is None or form else size_text(row["bytes"]),
+            metrics_text(row),
+            "; ".join(row["policies"].values()),
+            ", ".join(_notes(row)),
+        ]
+        for row in found
+    ]
+    print_rows(("STEP", "SAVED", "SIZE", "METRICS", "WHY", "NOTES"), rows, form, data=found)
+
+
+def checkpoint_rows(checkpoints: Iterable[Checkpoint]) -> list[dict[str, Any]]:
+    """What the manifests say, as programs want it; `problem` where one is damaged."""
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
     from mlflow_track.checkpoint.pruning import has_right_sizes, is_pinned
 
-    rows: list[list[Any]] = []
-    for checkpoint in store_of(root, run).list():
+    rows = []
+    for checkpoint in checkpoints:
+        row: dict[str, Any] = {
+            "step": checkpoint.step,
+            "time": None,
+            "bytes": None,
+            "metrics": {},
+            "policies": {},
+            "is_milestone": None,
+            "is_finite": None,
+            "is_pinned": is_pinned(checkpoint),
+            "problem": None,
+        }
         try:
             manifest = checkpoint.manifest
         except CorruptCheckpointError as error:
-            rows.append([checkpoint.step, None, None, None, None, f"DAMAGED: {error}"])
-            continue
-        notes = [
-            *(["pinned"] if is_pinned(checkpoint) else []),
-            *(["milestone"] if manifest.is_milestone else []),
-            *([] if manifest.is_finite else ["NOT FINITE"]),
-            *([] if has_right_sizes(checkpoint) else ["DAMAGED: a file has another size"]),
-        ]
-        rows.append(
-            [
-                checkpoint.step,
-                _time(manifest.time),
-                _size(checkpoint.size_bytes),
-                "  ".join(f"{k} {cell_text(float(v))}" for k, v in manifest.metrics.items()),
-                "; ".join(manifest.policies.values()),
-                ", ".join(notes),
-            ]
-        )
-    print_rows(("STEP", "SAVED", "SIZE", "METRICS", "WHY", "NOTES"), rows, form)
+            row["problem"] = str(error)
+        else:
+            row |= {
+                "time": manifest.time,
+                "bytes": checkpoint.size_bytes,
+                "metrics": checkpoint.metrics,
+                "policies": manifest.policies,
+                "is_milestone": manifest.is_milestone,
+                "is_finite": manifest.is_finite,
+            }
+            if not has_right_sizes(checkpoint):
+                row["problem"] = "the size of a file differs from its manifest"
+        rows.append(row)
+    return rows
+
+
+def metrics_text(row: Mapping[str, Any]) -> str:
+    """The metrics of a checkpoint for a table."""
+    return "  ".join(f"{name} {cell_text(value)}" for name, value in row["metrics"].items())
+
+
+def _notes(row: Mapping[str, Any]) -> list[str]:
+    return [
+        *(["pinned"] if row["is_pinned"] else []),
+        *(["milestone"] if row["is_milestone"] else []),
+        *(["NOT FINITE"] if row["is_finite"] is False else []),
+        *([f"DAMAGED: {row['problem']}"] if row["problem"] else []),
+    ]
 
 
 @click.command()
-@run_argument
+@run_or_last_argument
 @click.argument("step", required=False)
 @directory_option
-def verify(run: str, step: str | None, root: Path) -> None:
-    """Read every byte of every checkpoint of RUN, or of the one of STEP, against its digests.
+@json_option
+def verify(run: str, step: str | None, root: Path, as_json: bool) -> None:
+    """Read every byte of each checkpoint of RUN (default: the newest run), or only that of STEP.
 
     Ends with 1 if one is damaged.
 
     \b
-    Example:
-      mlflow-track ckpt verify @last
+    Examples:
+      mlflow-track ckpt verify
+      mlflow-track ckpt verify @last last --json
     """
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
+    from mlflow_track.wording import size_text
 
-    store, is_damaged = store_of(root, run), False
-    for checkpoint in [find_checkpoint(store, step)] if step is not None else store.list():
-        began = time.monotonic()
+    store, rows = store_of(root, run), []
+    for checkpoint in (
+        existing_checkpoints(store) if step is None else [find_checkpoint(store, step)]
+    ):
+        began, size, problem = time.monotonic(), None, None
         try:
             with held_for_reading(checkpoint.path):
                 checkpoint.verify()
-            words = f"verified, {_size(checkpoint.size_bytes)} in {time.monotonic() - began:.2f} s"
+            size = checkpoint.size_bytes
         except (CorruptCheckpointError, OSError) as error:
-            words, is_damaged = f"DAMAGED: {error}", True
-        click.echo(f"step {checkpoint.step}  {words}")
-    sys.exit(is_damaged)
+            problem = str(error)
+        seconds = time.monotonic() - began
+        rows.append(
+            {"step": checkpoint.step, "bytes": size, "seconds": seconds, "problem": problem}
+        )
+        if not as_json:
+            # Each at once: reading gigabytes takes a while.
+            words = (
+                f"DAMAGED: {problem}"
+                if size is None
+                else f"verified, {size_text(size)} in {seconds:.2f} s"
+            )
+            echo(f"step {checkpoint.step}  {words}")
+    if as_json:
+        print_json(rows)
+    if any(row["problem"] for row in rows):
+        raise click.exceptions.Exit(exit_codes.NO)
 
 
 @click.command()
 @checkpoint_argument
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@json_option
 def show(checkpoint: Checkpoint, as_json: bool) -> None:
-    """What the manifest of the checkpoint of STEP says, and which tensors it holds.
+    """Show the manifest of the checkpoint of STEP, and the tensors that it holds.
 
     \b
     Example:
       mlflow-track ckpt show @last last
     """
     from mlflow_track.checkpoint.disk.inspect import tensors_of
+    from mlflow_track.wording import count_text, size_text
 
-    manifest = _manifest(checkpoint)
+    manifest, tensors = _manifest(checkpoint), tensors_of(checkpoint)
+    # Completed by what an older version did not write; metrics as numbers, not as the words there.
+    content = {**msgspec.to_builtins(manifest), **checkpoint.content}
+    content["metrics"] = checkpoint.metrics
     if as_json:
-        print_json(checkpoint.content)
+        shapes = {n: {"dtype": t.dtype, "shape": list(t.shape)} for n, t in tensors.items()}
+        print_json({**content, "tensors": shapes})
         return
-    for name, value in checkpoint.content.items():
+    for name, value in content.items():
         if name == "files":
             continue
         if name == "time":
-            value = _time(value)
+            value = time_text(value)
         inner = value if isinstance(value, dict) else {"": value}
         for key, item in inner.items():
-            click.echo(f"{f'{name}.{key}' if key else name}: {cell_text(item)}")
+            echo(f"{f'{name}.{key}' if key else name}: {cell_text(item)}")
     for name, entry in manifest.files.items():
-        click.echo(f"file {name}: {entry.bytes:,} bytes, {len(entry.chunks)} digests")
-    for name, tensor in tensors_of(checkpoint).items():
-        click.echo(f"tensor {name}: {tensor.dtype} {list(tensor.shape)}")
+        echo(f"file {name}: {size_text(entry.bytes)}, {count_text(len(entry.chunks), 'digest')}")
+    for name, tensor in tensors.items():
+        echo(f"tensor {name}: {tensor.dtype} {list(tensor.shape)}")
 
 
 @click.command()
@@ -128,10 +201,10 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
 @click.argument("first")
 @click.argument("second")
 @directory_option
-@click.option("--values", is_flag=True, help="Read the tensors, too, and say which differ.")
+@click.option("--values", is_flag=True, help="Also read the tensors, and say which differ.")
 @output_options
 def diff(run: str, first: str, second: str, root: Path, values: bool, form: str | None) -> None:
-    """What differs between the checkpoints of the steps FIRST and SECOND of RUN.
+    """Show how the checkpoints of the steps FIRST and SECOND of RUN differ.
 
     Without --values only manifests and the names of tensors are read. SECOND may be RUN:STEP.
 
@@ -157,7 +230,12 @@ def diff(run: str, first: str, second: str, root: Path, values: bool, form: str 
     names = [f"STEP {a.step}", f"STEP {b.step}"]
     if a.path.parent != b.path.parent:
         names = [f"{c.path.parents[1].name} {name}" for c, name in zip((a, b), names, strict=True)]
-    print_rows(("WHAT", *names), found, form)
+    document = {
+        "first": {"run": a.path.parents[1].name, "step": a.step},
+        "second": {"run": b.path.parents[1].name, "step": b.step},
+        "differences": [item._asdict() for item in found],
+    }
+    print_rows(("WHAT", *names), found, form, data=document)
 
 
 @click.command()
@@ -167,7 +245,10 @@ def diff(run: str, first: str, second: str, root: Path, values: bool, form: str 
 )
 @click.option("--entry", default="model", show_default=True, help="Its name in the state.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write.")
-def export(checkpoint: Checkpoint, form: str, entry: str, output: Path | None) -> None:
+@json_option
+def export(
+    checkpoint: Checkpoint, form: str, entry: str, output: Path | None, as_json: bool
+) -> None:
     """Write the weights of the model alone, verified, under the names that the model gives them.
 
     \b
@@ -176,17 +257,28 @@ def export(checkpoint: Checkpoint, form: str, entry: str, output: Path | None) -
     """
     from mlflow_track.checkpoint.disk.inspect import export_model
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
+    from mlflow_track.wording import count_text
 
     target = output or Path(f"{entry}-step-{checkpoint.step}.{form}")
     try:
         with held_for_reading(checkpoint.path):
             count, skipped = export_model(checkpoint, target, entry)
     except KeyError as error:
-        raise click.ClickException(error.args[0]) from None
+        raise exit_codes.NotFound(error.args[0]) from None
     except (CorruptCheckpointError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    left = f"; no tensors, left out: {', '.join(skipped)}" if skipped else ""
-    click.echo(f"{target}: {count} tensors of step {checkpoint.step}{left}")
+    if as_json:
+        print_json(
+            {
+                "file": str(target),
+                "step": checkpoint.step,
+                "tensors": count,
+                "skipped": skipped,
+            }
+        )
+        return
+    left = f"; skipped, not tensors: {', '.join(skipped)}" if skipped else ""
+    echo(f"{target}: {count_text(count, 'tensor')} of step {checkpoint.step}{left}")
 
 
 def _manifest(checkpoint: Checkpoint) -> Manifest:
@@ -196,46 +288,3 @@ def _manifest(checkpoint: Checkpoint) -> Manifest:
         return checkpoint.manifest
     except CorruptCheckpointError as error:
         raise click.ClickException(str(error)) from None
-
-
-def _time(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
-
-
-@click.command()
-@run_argument
-@directory_option
-@click.option("--from", "first", type=int, help="The step to begin from; else the last but one.")
-@click.option("--to", "last", type=int, help="The step to compare at; else the newest.")
-@click.option("--show", is_flag=True, help="Show what the command says.")
-def replay(run: str, root: Path, first: int | None, last: int | None, show: bool) -> None:
-    """Run the recorded command from one checkpoint of RUN to the next; compare bit for bit.
-
-    It runs in a temporary folder; RUN is only read. Ends with 1 if something differs.
-
-    \b
-    Example:
-      mlflow-track ckpt replay @last
-    """
-    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
-    from mlflow_track.checkpoint.replay import ReplayError
-    from mlflow_track.checkpoint.replay import replay as replay_run
-
-    try:
-        found = replay_run(one_run(root, run).path, first=first, last=last, show=show)
-    except (ReplayError, CorruptCheckpointError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-    steps = f"step {found.first} to step {found.last}"
-    if found.report.differences:
-        click.echo(f"exact: no ({'; '.join(found.report.differences)})")
-    if not found.differences:
-        click.echo(f"equal: {steps} came to the recorded state bit for bit ({found.digest})")
-        return
-    for item in found.differences:
-        click.echo(f"differs: {item.name}  {cell_text(item.first)} {cell_text(item.second)}"[:300])
-    click.echo(f"{len(found.differences)} differences from {steps}")
-    sys.exit(1)

@@ -9,7 +9,7 @@ import click
 
 from mlflow_track.cli.output import (
     duration_text,
-    number_as_json,
+    echo,
     output_options,
     print_json,
     print_rows,
@@ -17,7 +17,7 @@ from mlflow_track.cli.output import (
 from mlflow_track.cli.select import (
     direction_options,
     directory_option,
-    no_such_metric,
+    require_metrics,
     runs_argument,
     some_runs,
 )
@@ -47,13 +47,13 @@ def compare(
     code: bool,
     form: str | None,
 ) -> None:
-    """Compare RUNs; without any, all that there are.
+    """Compare RUNs, by default all of them.
 
     Shows only params that differ, and of each metric the last value, the best (a star marks the
-    best of all) and the step of it. Between two runs also how code and packages differ.
+    best of all) and its step. Between two runs also how code and packages differ.
 
-    Which direction of a metric is better: --min and --max say it, else what the runs recorded
-    (run.define_metric, their policies), else words of its name such as loss or accuracy.
+    Which direction of a metric is better is decided by --min and --max, else by what the runs
+    recorded (run.define_metric, their policies), else by words of its name such as loss.
 
     --json prints a list with a row for each metric: "direction" (min, max or null), "why" there is
     none, "values" (by run the best value; the last one without a direction), "last", and "best",
@@ -69,7 +69,7 @@ def compare(
     from mlflow_track.analysis.compare import without_parents
 
     found = without_parents(some_runs(root, runs))
-    _check(found, (*metrics, *directions))
+    require_metrics(found, (*metrics, *directions))
     if form == "json":
         print_json(_as_json(found, list(metrics) or None, directions))
         return
@@ -128,7 +128,7 @@ def print_comparison(
             marked=lambda row, column: column > 0 and winners.get(names[column - 1]) == row,
         )
     for line in why_no_best(verdicts, ADVICE):
-        click.echo(line)
+        echo(line)
 
 
 def _as_json(
@@ -145,8 +145,8 @@ def _as_json(
         for name, run in zip(names, runs, strict=True):
             value = compared_value(run, metric, direction)
             if value is not None:
-                values[name] = number_as_json(value)
-                last[name] = number_as_json(run.metrics[metric].last)
+                values[name] = value
+                last[name] = run.metrics[metric].last
         winner = best_run(runs, metric, direction)
         rows.append(
             {
@@ -182,19 +182,10 @@ def _print_differences(old: Summary, new: Summary, is_full: bool) -> None:
         ("packages", package_difference(old, new)),
     ):
         if lines:
-            click.echo()
-            click.secho(title, bold=True)
+            echo()
+            echo(title, bold=True)
             for line in lines:
-                click.echo(f"  {line}")
-
-
-def _check(runs: list[Summary], metrics: tuple[str, ...]) -> None:
-    from mlflow_track.analysis.compare import metric_names
-
-    known = metric_names(runs)
-    for name in metrics:
-        if name not in known:
-            raise no_such_metric(name, known)
+                echo(f"  {line}")
 
 
 def _cell(name: str, value: Any) -> Any:

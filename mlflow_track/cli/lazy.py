@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import click
 
 from mlflow_track.checks import did_you_mean
-from mlflow_track.record.files import legible
+from mlflow_track.cli import exit_codes
+from mlflow_track.cli.output import escaped, print_json
+from mlflow_track.extras import MissingExtra
 from mlflow_track.record.info import UnreadableRun
+
+_IS_FOR_PROGRAMS = "mlflow_track.cli.is_for_programs"
 
 
 class LazyGroup(click.Group):
@@ -25,18 +30,35 @@ class LazyGroup(click.Group):
         super().__init__(**settings)
         self._homes = homes
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Which command it will be is not known yet, and all of them have the option.
+        if ctx.parent is None:
+            ctx.meta[_IS_FOR_PROGRAMS] = "--json" in args
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what a damaged folder or the disk makes of it is one line."""
+        """Run the command; what a damaged folder or the disk makes of it is one line.
+
+        With --json an error is also a document on stdout: a program always has one to parse.
+        """
+        if ctx.parent is not None:
+            return super().invoke(ctx)
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(exit_codes.INTERRUPTED) from None
         except BrokenPipeError:
             raise
-        except (OSError, ValueError) as error:
-            from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError
-
-            if not isinstance(error, OSError | UnreadableRun | CorruptCheckpointError):
-                raise
-            raise click.ClickException(legible(str(error))) from error
+        except (click.ClickException, MissingExtra, OSError, ValueError) as error:
+            failure = _as_failure(error)
+        if ctx.meta[_IS_FOR_PROGRAMS]:
+            document = {"error": failure.format_message(), "exit_code": failure.exit_code}
+            # On one line, as `tail` prints all of its documents.
+            print_json(document, is_line=True)
+        text = io.StringIO()
+        failure.show(text)
+        click.echo(escaped(text.getvalue()), err=True, nl=False)
+        raise click.exceptions.Exit(failure.exit_code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._homes)
@@ -53,3 +75,20 @@ class LazyGroup(click.Group):
         if args and args[0] not in self._homes and not args[0].startswith("-"):
             ctx.fail(f"there is no command {args[0]!r}{did_you_mean(args[0], self._homes)}")
         return super().resolve_command(ctx, args)
+
+
+def _as_failure(
+    error: click.ClickException | MissingExtra | OSError | ValueError,
+) -> click.ClickException:
+    """What the user is told of an error.
+
+    Raises:
+        ValueError: The error itself, which is a bug.
+    """
+    if isinstance(error, click.ClickException):
+        return error
+    from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError
+
+    if not isinstance(error, MissingExtra | OSError | UnreadableRun | CorruptCheckpointError):
+        raise error
+    return click.ClickException(str(error))

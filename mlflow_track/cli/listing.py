@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.output import duration_text, is_terminal, output_options, print_rows
-from mlflow_track.cli.select import default_root, no_such_metric
+from mlflow_track.cli.exit_codes import NotFound
+from mlflow_track.cli.output import (
+    duration_text,
+    echo,
+    echo_skipped,
+    is_terminal,
+    output_options,
+    print_rows,
+)
+from mlflow_track.cli.select import default_root, no_such_metric, require_runs
 from mlflow_track.record.schema import STATUSES
 from mlflow_track.record.tags import PARENT_TAG
 
@@ -31,7 +39,7 @@ _FIELDS: dict[str, Callable[[Summary], Any]] = {
 
 
 class _Watch(click.Command):
-    """`--watch` with or without its seconds: a word that is no number is not theirs."""
+    """`--watch` with or without its seconds: a word that is not a number belongs to ROOT."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for at, word in enumerate(args):
@@ -48,10 +56,12 @@ class _Watch(click.Command):
     "statuses",
     multiple=True,
     type=click.Choice(STATUSES, case_sensitive=False),
-    help="Only runs of this status; may come repeatedly.",
+    help="Only runs of this status; can be given more than once.",
 )
 @click.option("--filter", "where", help='As "params.lr < 0.01 and metrics.val/loss < 2".')
-@click.option("--metric", "metrics", multiple=True, help="Show this metric; may come repeatedly.")
+@click.option(
+    "--metric", "metrics", multiple=True, help="Show this metric; can be given more than once."
+)
 @click.option("--sort", help=f"A metric, params.NAME, or one of {', '.join(_FIELDS)}.")
 @click.option("--reverse", is_flag=True, help="Largest first.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many, the last ones.")
@@ -60,7 +70,7 @@ class _Watch(click.Command):
     "--watch",
     type=click.FloatRange(0.1, 86_400),
     metavar="[SECONDS]",
-    help=f"Again and again, until no run is running; every {_WATCH_SECONDS} seconds, or so many.",
+    help=f"Refresh every {_WATCH_SECONDS} seconds, or every SECONDS, until no run is running.",
 )
 @output_options
 def ls(
@@ -78,10 +88,10 @@ def ls(
 ) -> None:
     """List the runs under ROOT (default: MLFLOW_TRACK_DIR, else runs), oldest first.
 
-    ROOT may be the name of an experiment, too.
+    ROOT may also be the name of an experiment.
 
-    The last value of a metric is shown; without --metric of the one that matters most (a
-    validation loss, if there is one).
+    The last value of a metric is shown; without --metric that of the most important one (a
+    validation loss, if there is one). Ends with 3 if there are no runs; a filter may match none.
 
     \b
     Examples:
@@ -93,11 +103,17 @@ def ls(
       mlflow-track ls --json
     """
     holds = _condition(where, statuses)
+    if watch is not None and form is not None:
+        raise click.UsageError(f"--watch is for people; leave out --{form}, or use tail --json")
     if experiment is None and not root.exists() and _is_experiment(str(root)):
         root, experiment = default_root(), str(root)
 
     def show() -> list[Summary]:
         runs, skipped, names = _read(root, experiment, where, metrics, sort, form)
+        echo_skipped(skipped)
+        if experiment is not None and not runs and not skipped:
+            raise NotFound(f"there are no runs of experiment {experiment!r} in {root}")
+        require_runs(root, runs, skipped)
         runs = [run for run in runs if holds(run)]
         if sort is not None:
             runs = _sorted(runs, sort, reverse)
@@ -106,16 +122,12 @@ def ls(
         if limit is not None:
             runs = runs[:limit] if sort is not None else runs[-limit:]
         _print(runs, names, tree=tree, form=form)
-        for path, reason in skipped:
-            click.echo(f"left out: {path}: {reason}", err=True)
         if not runs and form is None:
-            of = f" of experiment {experiment!r}" if experiment else ""
-            click.echo(f"there are no such runs{of} in {root}", err=True)
+            echo(f"no matching runs in {root}", err=True)
         return runs
 
     if watch is None:
-        if not show() and not where and not statuses and form is None:
-            raise click.exceptions.Exit(1)
+        show()
         return
     while True:
         if is_terminal():
@@ -175,8 +187,8 @@ def _read(
     known = dict.fromkeys(name for path in folders for name in read_names(path))
     for name in names if known else ():
         if name not in known:
-            # No error: it may come later.
-            click.echo(no_such_metric(name, known).message, err=True)
+            # Not an error: it may come later.
+            echo(no_such_metric(name, known).message, err=True)
     if not names:
         main = main_metric_of(list(known))
         names = [main] if main else []
@@ -209,8 +221,8 @@ def _sorted(runs: list[Summary], sort: str, reverse: bool) -> list[Summary]:
 
     having = [run for run in runs if value(run) is not None]
     if not having and runs:
-        raise click.ClickException(
-            f"no run has {sort!r}; --sort takes a metric, params.NAME, or "
+        raise NotFound(
+            f"no run has {sort!r}; --sort must be a metric, params.NAME, or "
             f"one of {', '.join(_FIELDS)}"
         )
     try:

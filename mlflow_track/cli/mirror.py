@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_track.cli import exit_codes
+from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import runs_named
+from mlflow_track.record.schema import RUNNING
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun
+    from mlflow_track.mirror.status import BackendStatus
 
 _URI_HELP = "The MLflow server; else that of the run, else MLFLOW_TRACKING_URI."
 _BACKEND_HELP = "A backend, can be given more than once; else those of the run."
+# What the row of a run and a backend has beside the fields of its status.
+_NAMED_ABOVE = ("backend", "path")
+# The worst one decides how the command ends.
+_ENDS = {
+    "failed": exit_codes.NO,
+    "pending": exit_codes.PENDING,
+    "complete": exit_codes.YES,
+}
 
 
 def _with_backends(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,14 +44,22 @@ def _with_backends(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("runs", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="Import every run below the folders RUNS.")
 @_with_backends
+@json_option
 def sync(
-    runs: tuple[str, ...], is_all: bool, backends: tuple[str, ...], tracking_uri: str | None
+    runs: tuple[str, ...],
+    is_all: bool,
+    backends: tuple[str, ...],
+    tracking_uri: str | None,
+    as_json: bool,
 ) -> None:
     """Send to backends what they lack of RUNS: ids, folders of runs, or folders of many.
 
     Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a backend which lacks something;
     with --all also those that were recorded without one. May be repeated at any time, from any
     process: what a backend has is not sent twice, and times are those of the record.
+
+    Ends with 0 if the backends have everything, with 4 if something is pending that the run's own
+    mirror will send, and with 1 if something could not be sent.
 
     \b
     Example:
@@ -52,37 +72,39 @@ def sync(
     chosen = runs_named(runs)
     if not runs and not is_all:
         chosen = [run for run in chosen if _lacks_something(run)]
-    if not chosen:
-        click.echo("nothing is pending")
-    failed = False
-    there = _Backends()
+    there, states = _Backends(), _States(as_json)
     for run, name in _pairs(chosen, backends, tracking_uri):
         try:
             backend = there.open(name, options_for(run, name, tracking_uri))
             status = sync_run(run.path.absolute(), name, backend)
         except AlreadyMirrored:
-            click.echo(f"{run.id}: already being sent to {name} by its own mirror process")
+            text = f"{run.id}: already being sent to {name} by its own mirror process"
+            states.add(run, name, "pending", text)
         except (Unavailable, LookupError) as error:
-            click.echo(f"{run.id}: {name}: {error}", err=True)
-            failed = True
+            states.add(run, name, "failed", f"{run.id}: {name}: {error}", err=True)
         except Exception as error:
             reason = mask_password(" ".join(str(error).split()))
-            click.echo(f"{run.id}: {name}: {type(error).__name__}: {reason}", err=True)
-            failed = True
+            text = f"{run.id}: {name}: {type(error).__name__}: {reason}"
+            states.add(run, name, "failed", text, err=True)
         else:
-            click.echo(f"{run.id}: {status}")
-            failed = failed or not (status.is_complete or run.status == "RUNNING")
-    sys.exit(failed)
+            state = "pending" if run.status == RUNNING else "failed"
+            state = "complete" if status.is_complete else state
+            states.add(run, name, state, f"{run.id}: {status}", status)
+    states.end()
 
 
 @click.command()
 @click.argument("runs", nargs=-1)
 @_with_backends
-def doctor(runs: tuple[str, ...], backends: tuple[str, ...], tracking_uri: str | None) -> None:
+@json_option
+def doctor(
+    runs: tuple[str, ...], backends: tuple[str, ...], tracking_uri: str | None, as_json: bool
+) -> None:
     """Say how far each backend is with RUNS (ids or folders), and what keeps it.
 
     Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a backend which lacks something.
-    Ends with status 1 where something is pending and nothing is about to send it.
+    Ends with 0 if the backends have everything, with 4 if something is pending that is about to be
+    sent, and with 1 if nothing is about to send it.
 
     \b
     Example:
@@ -90,25 +112,28 @@ def doctor(runs: tuple[str, ...], backends: tuple[str, ...], tracking_uri: str |
     """
     from mlflow_track.backends.protocol import Unavailable
     from mlflow_track.mirror.doctor import examine, head, probe
+    from mlflow_track.mirror.status import read_status
 
     chosen = runs_named(runs)
     if not runs:
         chosen = [run for run in chosen if _lacks_something(run)]
-    if not chosen:
-        click.echo("nothing is pending")
-    there = _Backends()
-    is_well = True
+    there, states = _Backends(), _States(as_json)
     said = ""
     for run, name in _pairs(chosen, backends, tracking_uri):
         if run.id != said:
             said = run.id
-            click.echo(head(run.path))
+            if not as_json:
+                echo(head(run.path))
         try:
             options = options_for(run, name, tracking_uri)
             trouble = there.ask(name, options, probe)
-        except (LookupError, ValueError) as error:
-            click.echo(f"  {name}: {error}")
-            is_well = is_well and isinstance(error, LookupError)
+        except LookupError as error:
+            # It was recorded without a server, or a secret is unknown here.
+            state = "pending" if _lacks_something(run) else "complete"
+            states.add(run, name, state, f"  {name}: {error}")
+            continue
+        except ValueError as error:
+            states.add(run, name, "failed", f"  {name}: {error}")
             continue
         except Unavailable as error:
             options, trouble = {}, str(error)
@@ -116,13 +141,50 @@ def doctor(runs: tuple[str, ...], backends: tuple[str, ...], tracking_uri: str |
             # The server is named beside whether it answers.
             shown = {key: text for key, text in options.items() if key != "tracking_uri"}
             diagnosis = examine(run.path.absolute(), name, shown, trouble)
+            status = read_status(run.path.absolute(), name)
         except (OSError, ValueError) as error:
-            click.echo(f"{run.id}: the record cannot be read: {error}")
-            is_well = False
+            states.add(run, name, "failed", f"{run.id}: the record cannot be read: {error}")
             continue
-        click.echo("\n".join(diagnosis.lines))
-        is_well = is_well and diagnosis.is_well
-    sys.exit(not is_well)
+        state = "pending" if diagnosis.is_well else "failed"
+        state = "complete" if status.is_complete else state
+        states.add(run, name, state, "\n".join(diagnosis.lines), status)
+    states.end()
+
+
+class _States:
+    """What each backend has of each run: printed at once for people, at the end for programs."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._rows: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        run: LoadedRun,
+        backend: str,
+        state: str,
+        text: str,
+        status: BackendStatus | None = None,
+        *,
+        err: bool = False,
+    ) -> None:
+        row: dict[str, Any] = {"id": run.id, "backend": backend, "state": state, "text": text}
+        row["status"] = None
+        if status is not None:
+            fields = asdict(status)
+            row["status"] = {name: fields[name] for name in fields if name not in _NAMED_ABOVE}
+        self._rows.append(row)
+        if not self._as_json:
+            echo(text, err=err)
+
+    def end(self) -> None:
+        """End the command as the worst state says."""
+        if self._as_json:
+            print_json(self._rows)
+        elif not self._rows:
+            echo("nothing is pending")
+        found = {row["state"] for row in self._rows}
+        raise click.exceptions.Exit(next((_ENDS[s] for s in _ENDS if s in found), exit_codes.YES))
 
 
 class _Backends:

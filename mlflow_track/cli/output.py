@@ -1,8 +1,22 @@
-"""How the commands print: tables for people, JSON and CSV for programs."""
+"""How the commands print: text for people, JSON and CSV for programs.
+
+Everything printed for people goes through `echo`: what a terminal would obey is shown escaped.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import csv
+import io
+import json
+import math
+import re
+import shutil
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -11,22 +25,51 @@ from mlflow_track.record.files import legible
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
 
-import csv
-import io
-import json
-import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
-
 _F = TypeVar("_F", bound=Callable[..., Any])
 _STATUS_STYLES = {"RUNNING": "green", "FAILED": "red", "KILLED": "yellow"}
+_GAP = "  "
+_LEAST_WIDTH = 8
+_JSON_HELP = "Print one JSON document (docs/schemas)."
+# Control characters but tab and newline, changes of the direction of writing, separators of lines,
+# and half characters, which no encoding has.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def output_options(command: _F) -> _F:
     """`--json` and `--csv`, for programs."""
     command = click.option("--csv", "form", flag_value="csv", help="Print CSV.")(command)
-    return click.option("--json", "form", flag_value="json", help="Print JSON.")(command)
+    return click.option("--json", "form", flag_value="json", help=_JSON_HELP)(command)
+
+
+def json_option(command: _F) -> _F:
+    """`--json` alone."""
+    return click.option("--json", "as_json", is_flag=True, help=_JSON_HELP)(command)
+
+
+def escaped(text: str) -> str:
+    r"""The text with what a terminal would obey, rather than show, as escapes like `\x1b`."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def echo(text: object = "", *, nl: bool = True, err: bool = False, bold: bool = False) -> None:
+    """Print text for people.
+
+    Args:
+        text: What to print.
+        nl: Whether a new line follows.
+        err: Print to stderr, where words for people belong while a program reads stdout.
+        bold: Whether it stands out.
+    """
+    shown = escaped(str(text))
+    click.echo(click.style(shown, bold=True) if bold else shown, nl=nl, err=err)
+
+
+def echo_skipped(skipped: Iterable[tuple[Path, str]]) -> None:
+    """Name the folders that could not be read, with the reason."""
+    for path, reason in skipped:
+        echo(f"skipped {path}: {reason}", err=True)
 
 
 def print_rows(
@@ -54,37 +97,123 @@ def print_rows(
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(header)
         writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
-        click.echo(buffer.getvalue(), nl=False)
+        click.echo(legible(buffer.getvalue()), nl=False)
     else:
+        titles = [cell_text(name) for name in header]
         texts = [[cell_text(cell) for cell in row] for row in rows]
         is_number = [
             all(isinstance(row[n], int | float | None) for row in rows) for n in range(len(header))
         ]
         if is_terminal():
-            _print_rich(header, texts, is_number, marked)
+            widths = _fit(_widths(titles, texts), is_number, shutil.get_terminal_size().columns)
+            left_out = titles[len(widths) :]
+            _print_styled(titles, texts, is_number, widths, marked)
+            if left_out:
+                names = ", ".join(left_out)
+                echo(f"no room for {names}; a wider terminal, --csv or --json shows all", err=True)
         else:
             texts = [
                 [cell + " *" * marked(r, c) for c, cell in enumerate(row)]
                 for r, row in enumerate(texts)
             ]
-            print_table(header, texts)
+            for row in (titles, *texts):
+                cells = map(_padded, row, _widths(titles, texts))
+                echo("  ".join(cells).rstrip())
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print `header` and `rows` as plain text, each column as wide as its longest cell."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """The width of the longest cell of each column."""
+    return [max(map(text_width, column)) for column in zip(header, *rows, strict=True)]
 
 
-def print_json(content: Any) -> None:
-    """Print JSON; what it has no number for (NaN, infinities) becomes null."""
-    click.echo(legible(json.dumps(_legal(content), indent=2, ensure_ascii=False, default=str)))
+def _fit(widths: Sequence[int], is_number: Sequence[bool], room: int) -> list[int]:
+    """Widths that fit into a line: text gives way first, then the last columns; numbers never.
+
+    Args:
+        widths: Those that the columns need; the first one names the row, and is never cut.
+        is_number: Which columns hold numbers.
+        room: The width of the line.
+    """
+    fitted = list(widths)
+    while sum(fitted) + len(_GAP) * (len(fitted) - 1) > room and len(fitted) > 1:
+        texts = [
+            number
+            for number in range(1, len(fitted))
+            if not is_number[number] and fitted[number] > _LEAST_WIDTH
+        ]
+        if texts:
+            fitted[max(texts, key=lambda number: fitted[number])] -= 1
+        else:
+            fitted.pop()
+    return fitted
+
+
+def _print_styled(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    is_number: Sequence[bool],
+    widths: Sequence[int],
+    marked: Callable[[int, int], bool],
+) -> None:
+    for r, row in enumerate((header, *rows), -1):
+        cells = []
+        for c, (text, width) in enumerate(zip(row, widths, strict=False)):
+            shown = _padded(_cut(text, width), width, right=is_number[c])
+            if r < 0:
+                shown = click.style(shown, bold=True)
+            elif marked(r, c):
+                shown = click.style(shown, bold=True, fg="green")
+            elif text in _STATUS_STYLES:
+                shown = click.style(shown, fg=_STATUS_STYLES[text])
+            cells.append(shown)
+        click.echo(_GAP.join(cells))
+
+
+def text_width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
+
+
+def _cut(text: str, width: int) -> str:
+    if text_width(text) <= width:
+        return text
+    while text_width(text) >= width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _padded(text: str, width: int, right: bool = False) -> str:
+    space = " " * (width - text_width(text))
+    return space + text if right else text + space
+
+
+def print_json(document: Any, *, is_line: bool = False) -> None:
+    """Print one JSON document; see `number_as_json` for what JSON has no number for.
+
+    Args:
+        document: The document, of plain values.
+        is_line: Whether it must be on one line, as one of several.
+    """
+    click.echo(json_text(document, is_line=is_line))
+
+
+def json_text(document: Any, *, is_line: bool = False) -> str:
+    """The text that `print_json` prints."""
+    text = json.dumps(_encodable(document), indent=None if is_line else 2, ensure_ascii=False)
+    # Only strings can hold such characters, and there this is the same character.
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def number_as_json(value: float) -> float | str:
-    """A number, or the words NaN, Infinity and -Infinity, for which JSON has no number."""
+    """A number, or the words NaN, Infinity and -Infinity, for which JSON has no number.
+
+    null means that there is no value: it was never logged.
+    """
     if math.isnan(value):
         return "NaN"
     return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
@@ -102,7 +231,12 @@ def cell_text(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list | dict):
         return json.dumps(value)
-    return " ".join(str(value).split())
+    return " ".join(escaped(str(value)).split())
+
+
+def time_text(seconds: float) -> str:
+    """Unix seconds as a date and a time of this time zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def duration_text(seconds: float) -> str:
@@ -115,42 +249,13 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _print_rich(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    is_number: Sequence[bool],
-    marked: Callable[[int, int], bool],
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, (name, right) in enumerate(zip(header, is_number, strict=True)):
-        table.add_column(
-            Text(name),
-            justify="right" if right else "left",
-            overflow="fold",
-            # What names the row must be there to be copied.
-            no_wrap=number == 0,
-        )
-    for r, row in enumerate(rows):
-        table.add_row(
-            *[
-                Text(cell, style="bold green" if marked(r, c) else _STATUS_STYLES.get(cell, ""))
-                for c, cell in enumerate(row)
-            ]
-        )
-    Console().print(table)
-
-
-def _legal(content: Any) -> Any:
+def _encodable(content: Any) -> Any:
     if isinstance(content, float):
-        return content if math.isfinite(content) else None
+        return number_as_json(content)
     if isinstance(content, Mapping):
-        return {str(key): _legal(value) for key, value in content.items()}
+        return {str(key): _encodable(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_legal(item) for item in content]
+        return [_encodable(item) for item in content]
     return content
 
 
@@ -166,12 +271,12 @@ def as_data(run: Summary) -> dict[str, Any]:
         "ended": run.ended,
         "seconds": run.seconds,
         "rows": run.rows,
-        "last_step": run.last_step,
+        "last_step": run.last_step if run.last_step >= 0 else None,
         "steps_per_second": run.steps_per_second,
         "params": run.params,
         "tags": run.tags,
         "metrics": {
-            name: {field: getattr(m, field) for field in m.__slots__}
+            name: {f: getattr(m, f) if m.count or f == "count" else None for f in m.__slots__}
             for name, m in run.metrics.items()
         },
         "problems": list(run.problems),

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import (
     direction_options,
     directory_option,
+    require_metrics,
     runs_argument,
     some_runs,
 )
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
     "--metric",
     "metrics",
     multiple=True,
-    help="Only these metrics; the first is the one that decides.",
+    help="Only these metrics; the first decides which run is best.",
 )
 @direction_options
-@click.option("--title", default="", help="Of the page; the experiment's name otherwise.")
+@click.option("--title", default="", help="Title of the page; by default the experiment's name.")
 @click.option(
     "--x", "axis", type=click.Choice(["step", "time", "tokens"]), default="step", show_default=True
 )
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     default=0.0,
     help="Weight of the past in a moving average, as 0.9.",
 )
+@json_option
 def report(
     runs: tuple[str, ...],
     root: Path,
@@ -55,8 +58,9 @@ def report(
     title: str,
     axis: str,
     smooth: float,
+    as_json: bool,
 ) -> None:
-    """Write a report on RUNs (all, where none is named): one HTML file to open, keep or send.
+    """Write a report on RUNs (default: all): one HTML file to open, keep or send.
 
     It holds the table, the curves, which params matter, samples and pictures of the artifacts, and
     where each run came from; it loads nothing from anywhere.
@@ -68,8 +72,10 @@ def report(
     """
     from mlflow_track.analysis.compare import without_parents
     from mlflow_track.draw.report import render_report
+    from mlflow_track.wording import count_text, size_text
 
     found = without_parents(some_runs(root, runs))
+    require_metrics(found, (*metrics, *directions))
     try:
         html = render_report(
             found,
@@ -82,4 +88,8 @@ def report(
         output.write_text(html, encoding="utf-8")
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{output}: {len(found)} runs, {len(html.encode()) / 1e6:.2f} MB")
+    size = len(html.encode())
+    if as_json:
+        print_json({"file": str(output), "runs": len(found), "bytes": size})
+    else:
+        echo(f"{output}: {count_text(len(found), 'run')}, {size_text(size)}")

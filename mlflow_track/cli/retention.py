@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_track.cli import exit_codes
+from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import (
     checkpoint_argument,
     directory_option,
@@ -19,24 +21,29 @@ from mlflow_track.cli.select import (
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
     from mlflow_track.checkpoint.policy.retention import Keep
+    from mlflow_track.checkpoint.pruning import Verdict
     from mlflow_track.record.directory import RunDirectory
 
 
 @click.command()
 @run_argument
 @directory_option
-@click.option("--last", type=int, help="Keep so many of the newest; else what the run keeps.")
-@click.option("--best", type=int, help="Keep so many of the best.")
-@click.option("--metric", help="The metric that says what is best.")
+@click.option("--last", type=int, help="How many of the newest to keep; else what the run keeps.")
+@click.option("--best", type=int, help="How many of the best to keep.")
+@click.option("--metric", help="The metric that decides which are best.")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Which direction is better.")
-@click.option("--milestones/--no-milestones", default=None, help="Keep what a policy planned.")
-@click.option("--max-bytes", type=int, help="What all of them may take.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go, and why the rest stays.")
-def prune(run: str, root: Path, dry_run: bool, **rules: Any) -> None:
+@click.option(
+    "--milestones/--no-milestones", default=None, help="Keep those that a policy planned."
+)
+@click.option("--max-bytes", type=int, help="The bytes that all of them may have.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed, and why.")
+@json_option
+def prune(run: str, root: Path, dry_run: bool, as_json: bool, **rules: Any) -> None:
     """Remove checkpoints of RUN: what the run's own `keep`, changed by the options, does not keep.
 
     The newest that verifies, digest by digest, the newest finite one that does, the one that the
-    run was resumed from, and the pinned ones always stay.
+    run was resumed from, and the pinned ones always stay. Ends with 4 if another process still
+    reads one that should be removed.
 
     \b
     Example:
@@ -50,9 +57,13 @@ def prune(run: str, root: Path, dry_run: bool, **rules: Any) -> None:
     store = store_of(root, run)
     keep = _keep(store, rules)
     if dry_run:
-        for verdict in judge(store, keep, _resumed_from(RunDirectory(path))):
+        verdicts = judge(store, keep, _resumed_from(RunDirectory(path)))
+        if as_json:
+            print_json([_as_row(verdict) for verdict in verdicts])
+            return
+        for verdict in verdicts:
             verb = "keep  " if verdict.is_kept else "remove"
-            click.echo(f"{verb} step {verdict.checkpoint.step}: {verdict.reason}")
+            echo(f"{verb} step {verdict.checkpoint.step}: {verdict.reason}")
         return
     directory = RunDirectory(path)
     try:
@@ -63,16 +74,22 @@ def prune(run: str, root: Path, dry_run: bool, **rules: Any) -> None:
         removed, busy = prune_store(store, keep, _resumed_from(directory))
     finally:
         directory.release()
-    for verdict in removed:
-        click.echo(f"removed step {verdict.checkpoint.step}")
-    for verdict in busy:
-        click.echo(f"step {verdict.checkpoint.step} stays: {verdict.reason}")
+    if as_json:
+        print_json([_as_row(verdict) for verdict in (*removed, *busy)])
+    else:
+        for verdict in removed:
+            echo(f"removed step {verdict.checkpoint.step}")
+        for verdict in busy:
+            echo(f"step {verdict.checkpoint.step} stays: {verdict.reason}")
+    if busy:
+        raise click.exceptions.Exit(exit_codes.PENDING)
 
 
 @click.command()
 @checkpoint_argument
-def pin(checkpoint: Checkpoint) -> None:
-    """Keep the checkpoint of STEP, whatever retention says; also while the run goes on.
+@json_option
+def pin(checkpoint: Checkpoint, as_json: bool) -> None:
+    """Keep the checkpoint of STEP whatever the run's `keep` is, also while the run continues.
 
     \b
     Example:
@@ -81,13 +98,14 @@ def pin(checkpoint: Checkpoint) -> None:
     from mlflow_track.checkpoint import pruning
 
     pruning.pin(checkpoint)
-    click.echo(f"step {checkpoint.step} is pinned")
+    _print_pin(checkpoint, True, as_json)
 
 
 @click.command()
 @checkpoint_argument
-def unpin(checkpoint: Checkpoint) -> None:
-    """Leave the checkpoint of STEP to retention again.
+@json_option
+def unpin(checkpoint: Checkpoint, as_json: bool) -> None:
+    """Let the run's `keep` decide about the checkpoint of STEP again.
 
     \b
     Example:
@@ -96,7 +114,22 @@ def unpin(checkpoint: Checkpoint) -> None:
     from mlflow_track.checkpoint import pruning
 
     pruning.unpin(checkpoint)
-    click.echo(f"step {checkpoint.step} is not pinned")
+    _print_pin(checkpoint, False, as_json)
+
+
+def _print_pin(checkpoint: Checkpoint, is_pinned: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"step": checkpoint.step, "is_pinned": is_pinned})
+    else:
+        echo(f"step {checkpoint.step} is {'' if is_pinned else 'not '}pinned")
+
+
+def _as_row(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "step": verdict.checkpoint.step,
+        "is_kept": verdict.is_kept,
+        "reason": verdict.reason,
+    }
 
 
 def _resumed_from(directory: RunDirectory) -> set[int]:
@@ -113,10 +146,10 @@ def _keep(store: CheckpointStore, rules: dict[str, Any]) -> Keep:
     own = own_keep(store)
     given = {name: value for name, value in rules.items() if value is not None}
     if given.get("metric", own.get("metric")) != own.get("metric"):
-        # Its mode is that of the metric that the run compares.
+        # The mode belongs to the metric that the run compares.
         own.pop("mode", None)
     if not own and not given:
-        raise click.UsageError("the run keeps all; say what to keep, like --last 2")
+        raise click.UsageError("the run keeps all checkpoints; give a rule, like --last 2")
     try:
         keep = Keep(**{**own, **given})
         info = read_info(store.path.parent)

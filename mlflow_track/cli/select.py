@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,11 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mlflow_track.checks import did_you_mean
+from mlflow_track.cli.exit_codes import NotFound
+from mlflow_track.cli.output import echo_skipped
 from mlflow_track.record import layout
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun
     from mlflow_track.analysis.summary import Summary
+    from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
+    from mlflow_track.record.find import Skipped
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -86,49 +91,99 @@ def direction_options(command: _F) -> _F:
     return command
 
 
+@contextmanager
+def _named() -> Iterator[None]:
+    """What the words on the command line fail to name ends the command."""
+    from mlflow_track.analysis.select import AmbiguousName, NoSuchRun
+
+    try:
+        yield
+    except NoSuchRun as error:
+        raise NotFound(str(error)) from None
+    except AmbiguousName as error:
+        raise click.UsageError(str(error)) from None
+
+
 def one_run(root: Path, word: str) -> Summary:
     """The run that `word` names.
 
     Raises:
-        click.ClickException: None, or several.
+        NotFound: There is none.
+        click.UsageError: There are several.
     """
-    from mlflow_track.analysis.select import NoSuchRun, RunSelector
+    from mlflow_track.analysis.select import RunSelector
 
-    try:
+    with _named():
         return RunSelector(root).find_one(word)
-    except NoSuchRun as error:
-        raise click.ClickException(str(error)) from None
+
+
+def runs_by_word(root: Path, words: Sequence[str]) -> dict[str, list[Summary]]:
+    """For each word the runs that it matches: at least one.
+
+    Raises:
+        NotFound: A word names none.
+        click.UsageError: A word is ambiguous.
+    """
+    from mlflow_track.analysis.select import RunSelector
+
+    selector = RunSelector(root)
+    with _named():
+        return {word: selector.find(word) for word in words}
 
 
 def some_runs(root: Path, words: Sequence[str]) -> list[Summary]:
     """The runs that the words name, each once, in their order; all where there are no words.
 
     Raises:
-        click.ClickException: A word names none, or there is none at all.
+        NotFound: A word names none, or there is none at all.
+        click.UsageError: A word is ambiguous.
     """
-    from mlflow_track.analysis.select import NoSuchRun, RunSelector
+    from mlflow_track.analysis.summary import read_summaries
 
-    selector = RunSelector(root)
-    if not words:
-        found = selector.runs()
-        for path, reason in selector.skipped:
-            click.echo(f"skipped {path}: {reason}", err=True)
-        if not found:
-            raise click.ClickException(f"there are no runs in {root}")
-        return found
-    try:
-        named = {run.path.resolve(): run for word in words for run in selector.find(word)}
-    except NoSuchRun as error:
-        raise click.ClickException(str(error)) from None
-    return list(named.values())
+    if words:
+        return each_once(runs_by_word(root, words))
+    found, skipped = read_summaries(root)
+    echo_skipped(skipped)
+    require_runs(root, found, skipped)
+    return found
 
 
-def no_such_metric(name: str, known: Collection[str]) -> click.ClickException:
+def each_once(named: Mapping[str, Sequence[Summary]]) -> list[Summary]:
+    """The runs of `runs_by_word`, each once, in their order."""
+    return list({run.path.resolve(): run for runs in named.values() for run in runs}.values())
+
+
+def require_runs(root: Path, found: Sequence[Summary], skipped: Sequence[Skipped]) -> None:
+    """
+    Raises:
+        NotFound: There is no run below `root`.
+        click.ClickException: There are, but none can be read.
+    """
+    if not found and skipped:
+        raise click.ClickException(f"no run in {root} can be read")
+    if not found:
+        raise NotFound(f"there are no runs in {root}")
+
+
+def no_such_metric(name: str, known: Collection[str]) -> NotFound:
     """What to raise where none of the runs at hand has the metric."""
-    return click.ClickException(
+    return NotFound(
         f"none of these runs has the metric {name!r}; there are {', '.join(known) or 'none'}"
         + did_you_mean(name, known)
     )
+
+
+def require_metrics(runs: Sequence[Summary], names: Iterable[str]) -> None:
+    """
+    Raises:
+        NotFound: None of the runs has one of the metrics.
+    """
+    from mlflow_track.analysis.compare import metric_names
+
+    known = metric_names(runs)
+    for name in names:
+        if name not in known:
+            raise no_such_metric(name, known)
 
 
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -151,20 +206,16 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 def runs_named(words: Sequence[str]) -> list[LoadedRun]:
     """The runs that `words` name in MLFLOW_TRACK_DIR, as every command names runs.
 
-    Without a word: every run in MLFLOW_TRACK_DIR; none is no error then.
+    Without a word: every run in MLFLOW_TRACK_DIR; that there is none is not an error then.
 
     Raises:
-        click.ClickException: A word names none.
+        NotFound: A word names none.
     """
     from mlflow_track.analysis.load import load_run, load_runs
 
     if not words:
         return load_runs(default_root())
     return [load_run(run.path) for run in some_runs(default_root(), words)]
-
-
-if TYPE_CHECKING:
-    from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
 
 
 def checkpoint_argument(command: Callable[..., None]) -> Callable[..., None]:
@@ -174,7 +225,8 @@ def checkpoint_argument(command: Callable[..., None]) -> Callable[..., None]:
     def found(run: str, step: str, root: Path, **options: Any) -> None:
         command(find_checkpoint(store_of(root, run), step), **options)
 
-    return run_argument(click.argument("step", default="last")(directory_option(found)))
+    step_argument = click.argument("step", default="last", metavar="[STEP]")
+    return run_or_last_argument(step_argument(directory_option(found)))
 
 
 def store_of(root: Path, run: str) -> CheckpointStore:
@@ -183,10 +235,25 @@ def store_of(root: Path, run: str) -> CheckpointStore:
     return CheckpointStore(one_run(root, run).path / layout.CHECKPOINTS)
 
 
-def find_checkpoint(store: CheckpointStore, step: str) -> Checkpoint:
+def existing_checkpoints(store: CheckpointStore) -> list[Checkpoint]:
+    """All checkpoints, oldest first: at least one.
+
+    Raises:
+        NotFound: There are none.
+    """
     found = store.list()
     if not found:
-        raise click.ClickException(f"there are no checkpoints in {store.path}")
+        raise NotFound(f"there are no checkpoints in {store.path}")
+    return found
+
+
+def find_checkpoint(store: CheckpointStore, step: str) -> Checkpoint:
+    """The checkpoint of a step, or that of `last` or `best`.
+
+    Raises:
+        NotFound: There is none.
+    """
+    found = existing_checkpoints(store)
     if step == "last":
         return found[-1]
     if step == "best":
@@ -195,9 +262,7 @@ def find_checkpoint(store: CheckpointStore, step: str) -> Checkpoint:
         if str(checkpoint.step) == step:
             return checkpoint
     known = ", ".join(str(c.step) for c in found)
-    raise click.ClickException(
-        f"there is no checkpoint of step {step}; there are {known}, last, best"
-    )
+    raise NotFound(f"there is no checkpoint of step {step}; there are {known}, last, best")
 
 
 def own_keep(store: CheckpointStore) -> dict[str, Any]:
@@ -217,10 +282,10 @@ def _best(store: CheckpointStore) -> Checkpoint:
 
     own = own_keep(store)
     if own.get("metric") is None:
-        raise click.ClickException(
-            "no metric says what is best: the run has none in keep=Keep(metric=…); name a step"
+        raise NotFound(
+            "no metric says which is best: the run has none in keep=Keep(metric=…); name a step"
         )
     found = best_of(store, Keep(**own))
     if found is None:
-        raise click.ClickException(f"no checkpoint has a value of {own['metric']}")
+        raise NotFound(f"no checkpoint has a value of {own['metric']}")
     return found

@@ -1,21 +1,23 @@
-"""`mlflow-track show`: one run, all of it. `mlflow-track tail`: what it does now."""
+"""`mlflow-track show`: one run, all of it."""
 
 from __future__ import annotations
 
 import shlex
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_track.cli.checkpoints import checkpoint_rows, metrics_text
 from mlflow_track.cli.output import (
     as_data,
     cell_text,
     duration_text,
+    echo,
     output_options,
     print_json,
     print_rows,
+    time_text,
 )
 from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
 from mlflow_track.record import layout
@@ -35,7 +37,7 @@ def show(run: str, root: Path, form: str | None) -> None:
     """Show one RUN: status, attempts, params, tags, provenance, metrics, checkpoints, artifacts.
 
     A run is named by its id or the beginning of it, its name, its path, experiment/name, @last,
-    or @best:METRIC; without one it is the newest. --csv prints the summary of its metrics.
+    or @best:METRIC; the default is the newest. --csv prints the summary of its metrics.
 
     \b
     Examples:
@@ -54,13 +56,14 @@ def show(run: str, root: Path, form: str | None) -> None:
 
 
 def _print_facts(run: Summary) -> None:
+    from mlflow_track.wording import size_text
+
     rate = f", {run.steps_per_second:.4g} steps/s" if run.steps_per_second else ""
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.created))
-    click.secho(f"{run.experiment}/{run.name}", bold=True)
+    echo(cell_text(f"{run.experiment}/{run.name}"), bold=True)
     facts = [
         ("id", run.id),
         ("status", run.status),
-        ("started", started),
+        ("started", time_text(run.created)),
         ("duration", duration_text(run.seconds)),
         ("steps", f"{run.last_step + 1}{rate}"),
         ("folder", str(run.path)),
@@ -73,12 +76,12 @@ def _print_facts(run: Summary) -> None:
     _print_pairs("params", [(name, cell_text(value)) for name, value in run.params.items()])
     _print_pairs("tags", list(run.tags.items()))
     _print_pairs("provenance", _provenance(run))
-    _print_pairs("checkpoints", [(str(c["step"]), c["text"]) for c in _checkpoints(run)])
+    _print_pairs("checkpoints", [(str(c["step"]), _checkpoint(c)) for c in _checkpoints(run)])
     root = run.path / layout.ARTIFACTS
     files = list(files_below(root))
     _print_pairs(
         "artifacts",
-        [(str(p.relative_to(root)), f"{p.lstat().st_size:,} B") for p in files],
+        [(str(p.relative_to(root)), size_text(p.lstat().st_size)) for p in files],
     )
 
 
@@ -101,7 +104,7 @@ def _print_metrics(run: Summary, form: str | None) -> None:
     if form is None:
         if not rows:
             return
-        click.echo()
+        echo()
         header.append("")
         curves, none = read_all_curves(run), Curve("", [], [])
         for row in rows:
@@ -109,24 +112,25 @@ def _print_metrics(run: Summary, form: str | None) -> None:
     print_rows(header, rows, form)
     if form is None:
         for line in why_no_best(verdicts, "run.define_metric gives one"):
-            click.echo(line)
+            echo(line)
 
 
 def _print_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
     if not pairs:
         return
     if title:
-        click.echo()
-        click.secho(title, bold=True)
-    width = max(len(name) for name, _ in pairs)
-    for name, text in pairs:
-        click.echo(f"  {name.ljust(width)}  {text}")
+        echo()
+        echo(title, bold=True)
+    cells = [(cell_text(name), " ".join(text.splitlines())) for name, text in pairs]
+    width = max(len(name) for name, _ in cells)
+    for name, text in cells:
+        echo(f"  {name.ljust(width)}  {text}")
 
 
 def _attempt(attempt: Attempt) -> str:
     parts = [attempt.status]
     if attempt.started is not None:
-        parts.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started)))
+        parts.append(time_text(attempt.started))
         if attempt.ended is not None:
             parts.append(duration_text(attempt.ended - attempt.started))
     return "  ".join([*parts, *filter(None, (attempt.host, attempt.error))])
@@ -149,15 +153,10 @@ def _provenance(run: Summary) -> list[tuple[str, str]]:
 
 
 def _checkpoints(run: Summary) -> list[dict[str, Any]]:
-    """What the manifests say."""
-    from mlflow_track.checkpoint.disk.store import CheckpointStore, CorruptCheckpointError
+    from mlflow_track.checkpoint.disk.store import CheckpointStore
 
-    found = []
-    for checkpoint in CheckpointStore(run.path / layout.CHECKPOINTS).list():
-        try:
-            metrics = checkpoint.manifest.metrics
-            text = "  ".join(f"{name} {cell_text(value)}" for name, value in metrics.items())
-        except CorruptCheckpointError as error:
-            metrics, text = {}, f"damaged: {error}"
-        found.append({"step": checkpoint.step, "metrics": metrics, "text": text})
-    return found
+    return checkpoint_rows(CheckpointStore(run.path / layout.CHECKPOINTS).list())
+
+
+def _checkpoint(row: dict[str, Any]) -> str:
+    return metrics_text(row) if row["problem"] is None else f"damaged: {row['problem']}"

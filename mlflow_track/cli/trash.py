@@ -2,53 +2,117 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.select import default_root, directory_option, runs_argument, some_runs
+from mlflow_track.cli import exit_codes
+from mlflow_track.cli.output import cell_text, echo, json_option, print_json
+from mlflow_track.cli.select import (
+    default_root,
+    directory_option,
+    each_once,
+    runs_argument,
+    runs_by_word,
+)
+from mlflow_track.record.schema import RUNNING
+
+if TYPE_CHECKING:
+    from mlflow_track.analysis.summary import Summary
 
 
 @click.command()
 @runs_argument
 @directory_option
 @click.option("--dry-run", is_flag=True, help="Say what would be moved, and move nothing.")
-def rm(runs: tuple[str, ...], root: Path, dry_run: bool) -> None:
+@click.option("-y", "--yes", is_flag=True, help="Do not ask, also where a word names several runs.")
+@json_option
+def rm(runs: tuple[str, ...], root: Path, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Move RUNs to the trash (.trash in the folder of all runs); `gc` frees the space.
 
-    A run that is running stays. To bring one back, move its folder back.
+    Where a word names several runs they are listed, and moved once you agree or with --yes. A run
+    that is running stays. To bring one back, move its folder back.
 
     \b
     Examples:
       mlflow-track rm @last --dry-run
       mlflow-track rm lr-1e-3
+      mlflow-track rm demo --yes
     """
+    if not runs:
+        raise click.UsageError("name the runs to delete (use a shell * for all)")
+    named = runs_by_word(root, runs)
+    if not (dry_run or yes):
+        _ask(named)
+    rows = [_move(run, dry_run, as_json) for run in each_once(named)]
+    if as_json:
+        print_json(rows)
+    if any(row["problem"] for row in rows):
+        raise click.exceptions.Exit(exit_codes.NO)
+
+
+def _ask(named: Mapping[str, Sequence[Summary]]) -> None:
+    """Let a person see what a word names before it is gone.
+
+    Raises:
+        click.UsageError: There is nobody to ask.
+    """
+    from mlflow_track.wording import count_text
+
+    several = {word: runs for word, runs in named.items() if len(runs) > 1}
+    if not several:
+        return
+    for word, runs in several.items():
+        echo(f"{word!r} names {count_text(len(runs), 'run')}:", err=True)
+        for run in runs:
+            echo(f"  {run.path} ({cell_text(run.name)}, {run.status})", err=True)
+    if not sys.stdin.isatty():
+        raise click.UsageError("nothing was deleted: give --yes to delete them all, or name ids")
+    try:
+        is_agreed = click.confirm("Delete them?", err=True)
+    except click.Abort:
+        is_agreed = False
+    if not is_agreed:
+        raise click.ClickException("nothing was deleted")
+
+
+def _move(run: Summary, dry_run: bool, as_json: bool) -> dict[str, Any]:
+    """Move a run to the trash, unless it runs; what came of it as a row."""
     from mlflow_track.record.directory import RunHeldError
     from mlflow_track.record.trash import move_to_trash, size_bytes
+    from mlflow_track.wording import size_text
 
-    if not runs:
-        raise click.UsageError("name the runs to throw away; * of the shell names all")
-    failed = False
-    for run in some_runs(root, runs):
-        size = size_bytes(run.path) / 1e6
-        try:
-            if run.status == "RUNNING":
-                raise RunHeldError(f"{run.path} is running; it stays. Stop it first")
-            if dry_run:
-                click.echo(f"would move {run.path} ({run.name}, {size:,.1f} MB)")
-            else:
-                click.echo(f"{run.path} ({run.name}, {size:,.1f} MB) -> {move_to_trash(run.path)}")
-        except (OSError, RunHeldError) as error:
-            click.echo(str(error), err=True)
-            failed = True
-    raise click.exceptions.Exit(int(failed))
+    size, target, problem = size_bytes(run.path), None, None
+    try:
+        if run.status == RUNNING:
+            raise RunHeldError(f"{run.path} is running; it stays. Stop it first")
+        target = None if dry_run else move_to_trash(run.path)
+    except (OSError, RunHeldError) as error:
+        problem = str(error)
+        echo(problem, err=True)
+    if problem is None and not as_json:
+        what = f"{run.path} ({cell_text(run.name)}, {size_text(size)})"
+        echo(f"would move {what}" if target is None else f"{what} -> {target}")
+    return {
+        "id": run.id,
+        "name": run.name,
+        "experiment": run.experiment,
+        "path": str(run.path.absolute()),
+        "bytes": size,
+        "trash": target and str(target),
+        "problem": problem,
+    }
 
 
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path), default=default_root)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
-def gc(root: Path, dry_run: bool) -> None:
+@json_option
+def gc(root: Path, dry_run: bool, as_json: bool) -> None:
     """Remove for good what is in the trash under ROOT, and files that crashes have left.
 
     \b
@@ -57,18 +121,26 @@ def gc(root: Path, dry_run: bool) -> None:
       mlflow-track gc runs
     """
     from mlflow_track.record.trash import leftovers, remove, size_bytes
+    from mlflow_track.wording import size_text
 
-    freed, failed = 0, False
+    if not root.is_dir():
+        raise exit_codes.NotFound(f"there is no folder {root}")
+    rows = []
     for path in list(leftovers(root, time.time())):
-        size = size_bytes(path)
+        size, problem = size_bytes(path), None
         try:
             if not dry_run:
                 remove(path)
         except OSError as error:
-            click.echo(str(error), err=True)
-            failed = True
-            continue
-        freed += size
-        click.echo(f"{'would remove' if dry_run else 'removed'} {path} ({size / 1e6:,.1f} MB)")
-    click.echo(f"{freed / 1e6:,.1f} MB {'would be' if dry_run else 'are'} free")
-    raise click.exceptions.Exit(int(failed))
+            problem = str(error)
+            echo(problem, err=True)
+        rows.append({"path": str(path.absolute()), "bytes": size, "problem": problem})
+        if problem is None and not as_json:
+            echo(f"{'would remove' if dry_run else 'removed'} {path} ({size_text(size)})")
+    freed = sum(row["bytes"] for row in rows if row["problem"] is None)
+    if as_json:
+        print_json({"is_dry_run": dry_run, "bytes": freed, "removed": rows})
+    else:
+        echo(f"{'would free' if dry_run else 'freed'} {size_text(freed)}")
+    if any(row["problem"] for row in rows):
+        raise click.exceptions.Exit(exit_codes.NO)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlflow_track.analysis.curves import Curve
 from mlflow_track.draw.svg import color
+from mlflow_track.extras import extra
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -31,8 +32,9 @@ def draw(
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} ends in {path.suffix!r}; a plot takes {', '.join(SUFFIXES)}")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with extra("analysis"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.6 + 3.4 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)

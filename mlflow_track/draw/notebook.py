@@ -11,6 +11,7 @@ from mlflow_track.analysis.curves import Curve, labels, read_all_curves, read_cu
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.draw.svg import color, line_chart, sparkline
 from mlflow_track.record.params import param_text
+from mlflow_track.wording import count_text
 
 _MOST_ROWS = 30
 _ADVICE = "run.define_metric gives one"
@@ -38,7 +39,8 @@ def run_as_html(run: Summary) -> str:
         f"<code>{escape(str(run.path))}</code></p>"
         "<table><tr><th>metric</th><th>last</th><th>best</th><th></th></tr>"
         f"{metrics}</table>{_notes(why_no_best(verdicts, _ADVICE))}"
-        f"<details><summary>{len(run.params)} params</summary><table>{params}</table></details>"
+        f"<details><summary>{count_text(len(run.params), 'param')}</summary>"
+        f"<table>{params}</table></details>"
         "</div>"
     )
 

@@ -27,6 +27,7 @@ from mlflow_track.draw.svg import bars, color, line_chart
 from mlflow_track.record.metric import Direction, Verdict
 from mlflow_track.record.params import param_text
 from mlflow_track.record.schema import Attempt, Git
+from mlflow_track.wording import count_text
 
 _MOST_CHARTS = 24
 _STYLE = """
@@ -96,7 +97,7 @@ def render_report(
     verdicts = {name: judged(name, runs, (directions or {}).get(name)) for name in shown}
     title = title or ", ".join(dict.fromkeys(run.experiment for run in runs))
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
-    count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
+    count = count_text(len(runs), "run")
     sections = [
         f"<h1>{escape(title)}</h1><p>{count}, made {made} by mlflow_track</p>",
         _winner(runs, names, main, verdicts),
@@ -222,8 +223,9 @@ def _params(runs: Sequence[Summary]) -> str:
     )
     if not rows:
         return ""
+    count = count_text(len(common), "param")
     return (
-        f"<h2>Params</h2><details><summary>{len(common)} params are the same in all runs</summary>"
+        f"<h2>Params</h2><details><summary>{count} with the same value in all runs</summary>"
         f"<table>{rows}</table></details>"
     )
 

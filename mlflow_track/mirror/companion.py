@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import mlflow_track
-from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import SyncStatus, read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.console import is_terminal, say
@@ -57,10 +56,6 @@ class Companion:
     def pid(self) -> int:
         """The process that mirrors now."""
         return self._process.pid
-
-    def url(self) -> str | None:
-        """The run's page at the first backend, once that has said so."""
-        return MirrorState.read(self._path, self._backends[0]).url
 
     def status(self) -> SyncStatus:
         """What each backend has, and what it lacks."""

@@ -30,6 +30,7 @@ from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import read_content, to_info
 from mlflow_track.record.masking import mask_values
 from mlflow_track.record.schema import FINISHED, RUNNING
+from mlflow_track.wording import size_text
 
 _POLL_SECONDS = 1.0
 # What the search may last, in limits of one request.
@@ -228,7 +229,7 @@ def _download_one(path: Path, step: int, found: Found, backend: Backend) -> None
     remote = f"{layout.CHECKPOINTS}/{path.name}"
     backend.download(found.id, f"{remote}/{layout.MANIFEST}", path)
     checkpoint = Checkpoint(path, step)
-    print(f"fetching {path.name} ({checkpoint.size_bytes / 1e6:.1f} MB)", file=sys.stderr)
+    print(f"fetching {path.name} ({size_text(checkpoint.size_bytes)})", file=sys.stderr)
     for file in checkpoint.manifest.files:
         try:
             backend.download(found.id, f"{remote}/{file}", path)

@@ -13,6 +13,7 @@ from mlflow_track.record import layout
 from mlflow_track.record.info import read_info, true_status
 from mlflow_track.record.rows import count_lines
 from mlflow_track.record.schema import RUNNING
+from mlflow_track.wording import count_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +66,12 @@ class BackendStatus:
     def pending(self) -> str:
         """What the backend lacks, readable; empty where it lacks nothing but the status."""
         counts = (
-            (self.pending_rows, f"of {self.rows:,} rows"),
-            (self.pending_system_rows, "rows of system metrics"),
-            (self.pending_artifacts, "artifacts"),
-            (self.pending_checkpoints, "checkpoints"),
+            (self.pending_rows, f"{self.pending_rows:,} of {count_text(self.rows, 'row')}"),
+            (self.pending_system_rows, count_text(self.pending_system_rows, "system metrics row")),
+            (self.pending_artifacts, count_text(self.pending_artifacts, "artifact")),
+            (self.pending_checkpoints, count_text(self.pending_checkpoints, "checkpoint")),
         )
-        return ", ".join(f"{count:,} {what}" for count, what in counts if count)
+        return ", ".join(text for count, text in counts if count)
 
     def __str__(self) -> str:
         refused = ""
@@ -78,7 +79,8 @@ class BackendStatus:
             more = self.refused_count - len(self.refused)
             refused = f"; refused: {'; '.join(self.refused)}{f'; and {more} more' * (more > 0)}"
         if self.is_complete:
-            return f"{self.backend} has everything ({self.rows:,} rows): {self.where}{refused}"
+            rows = count_text(self.rows, "row")
+            return f"{self.backend} has everything ({rows}): {self.where}{refused}"
         parts = [self.pending, "the status" if self.is_status_pending else ""]
         why = f" ({self.error})" if self.error else ""
         return (

@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 
+from mlflow_track.extras import require_extra
 from mlflow_track.ui.address import SCHEME, uri_of
 
 _STARTING_SECONDS = 120.0
@@ -49,7 +50,10 @@ class UiServer:
 
         Raises:
             UiServerError: It does not come up.
+            MissingExtra: MLflow is not installed.
         """
+        # Of MLflow the whole, with its server, not only the client.
+        require_extra("mlflow", "mlflow", "flask")
         _check_plugins()
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(

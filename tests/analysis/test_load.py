@@ -15,7 +15,7 @@ import mlflow_track as mt
 from mlflow_track.analysis import frames
 from mlflow_track.analysis.compare import main_metric_of
 from mlflow_track.analysis.filters import parse_filter
-from mlflow_track.analysis.select import NoSuchRun, RunSelector
+from mlflow_track.analysis.select import AmbiguousName, NoSuchRun, RunSelector
 from mlflow_track.analysis.summary import read_summary
 from mlflow_track.record.rows import read_pieces
 from tests.analysis.records import append, make_run, write
@@ -214,12 +214,12 @@ def test_a_word_that_names_no_run_or_several_says_which_there_are() -> None:
     for number in range(2):
         write(Path("runs", "e", f"id{number}"), [(0, {"loss": 1})], name="twin", created=number)
     selector = RunSelector(Path("runs"))
-    with pytest.raises(NoSuchRun, match="2 runs are called 'twin': id0"):
+    with pytest.raises(AmbiguousName, match="2 runs are called 'twin': id0"):
         selector.find_one("twin")
     with pytest.raises(NoSuchRun, match="no run in runs is called 'x'"):
         selector.find("x")
     with pytest.raises(NoSuchRun, match="no run has the metric 'y'; there are loss"):
         selector.find("@best:y")
-    with pytest.raises(NoSuchRun, match="@last, @best:METRIC"):
+    with pytest.raises(AmbiguousName, match="@last, @best:METRIC"):
         selector.find("@first")
     assert read_summary(Path("runs/e/id0")).name == "twin"

@@ -22,8 +22,8 @@ def ui(*arguments: str) -> tuple[int, str]:
 
 def test_a_folder_without_runs_is_an_error(tmp_path):
     code, text = ui(str(tmp_path))
-    assert code == 1 and f"there are no runs in {tmp_path}" in text
-    assert ui(str(tmp_path / "none"))[0] == 1
+    assert code == 3 and f"there are no runs in {tmp_path}" in text
+    assert ui(str(tmp_path / "none"))[0] == 3
 
 
 def test_what_is_passed_over_is_said_with_the_reason(tmp_path):

@@ -57,7 +57,7 @@ def test_ls_says_what_is_there_and_why(run: mt.LoadedRun) -> None:
     assert "step 2 was asked for" in lines[2] and "milestone" in lines[2]
     assert "asked for by the caller" in lines[5]
     rows = json.loads(call("ls", "demo", "--json"))
-    assert [row["STEP"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
 
 
 def test_ls_and_verify_name_what_is_damaged(run: mt.LoadedRun) -> None:
@@ -69,7 +69,9 @@ def test_ls_and_verify_name_what_is_damaged(run: mt.LoadedRun) -> None:
     (flipped.path / "state.safetensors").write_bytes(content)
     (torn.path / "manifest.json").write_text("{}")
     listed = call("ls", "demo")
-    assert "another size" in listed and "DAMAGED: step-000000003/manifest.json" in listed
+    assert (
+        "the size of a file differs" in listed and "DAMAGED: step-000000003/manifest.json" in listed
+    )
     said = call("verify", "demo", code=1)
     assert said.count("DAMAGED") == 3 and said.count("verified") == 2
     call("verify", "demo", "5")
@@ -116,7 +118,7 @@ def test_prune_says_what_it_would_do_and_does_it(run: mt.LoadedRun) -> None:
     assert [c.step for c in run.checkpoints] == [1, 2, 3, 4, 5]
     call("pin", "demo", 1)
     with held_for_reading(run.checkpoints[3].path):
-        said = call("prune", "demo", *rules)
+        said = call("prune", "demo", *rules, code=4)
     assert "step 4 stays: another process reads it" in said
     assert [c.step for c in run.checkpoints] == [1, 2, 3, 4, 5]
     call("unpin", "demo", 1)
@@ -165,7 +167,7 @@ def test_export_is_what_the_model_loads_tied_weights_included(run: mt.LoadedRun)
     model = Tied()
     model.load_state_dict(load_file("weights.safetensors"), strict=True)
     assert torch.equal(model.second.weight, torch.full((2, 2), 3.0))
-    assert "it has model, optimizer" in call("export", "demo", "3", "--entry", "net", code=1)
+    assert "it has model, optimizer" in call("export", "demo", "3", "--entry", "net", code=3)
     damaged = run.checkpoints[0].path / "state.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
@@ -190,7 +192,7 @@ def test_best_is_a_step_by_the_metric_that_the_run_compares() -> None:
     assert "step: 1\n" in call("show", "b", "best")
     with mt.start_run(run_name="none") as run:
         run.checkpoints().save(0, {"w": 1})
-    assert "no metric says what is best" in call("show", "none", "best", code=1)
+    assert "no metric says which is best" in call("show", "none", "best", code=3)
 
 
 def test_prune_by_another_metric_takes_its_direction() -> None:
@@ -214,7 +216,7 @@ def test_prune_by_another_metric_takes_its_direction() -> None:
 
 def test_a_step_that_is_not_there_is_named_with_those_that_are(run: mt.LoadedRun) -> None:
     assert "no checkpoint of step 9; there are 1, 2, 3, 4, 5, last" in call(
-        "show", "demo", "9", code=1
+        "show", "demo", "9", code=3
     )
 
 
@@ -252,7 +254,7 @@ def test_replay_comes_to_the_recorded_state_and_touches_nothing(
     assert "equal: step 15 to step 17" in call("replay", "again")
     assert "equal: step 5 to step 15" in call("replay", "again", "--from", 5, "--to", 15)
     assert whole(tmp_path / "runs") == before
-    assert "no checkpoint of step 4" in call("replay", "again", "--from", 4, code=1)
+    assert "no checkpoint of step 4" in call("replay", "again", "--from", 4, code=3)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from mlflow_track.cli.lazy import LazyGroup
 from mlflow_track.record import trash
 from tests import forked
 from tests.analysis.records import DAMAGED, UNREADABLE, make_run, write
+from tests.cli.schemas import check, strict
 
 ROOT = Path(__file__).resolve().parents[2]
 # Their examples need a server, which the tests below bring.
@@ -131,13 +132,15 @@ def test_the_example_of_the_help_of_ui_serves_a_page() -> None:
         port = listener.getsockname()[1]
     words = shlex.split(line.replace("5000", str(port)))[1:]
     with subprocess.Popen(
-        [sys.executable, "-m", "mlflow_track.cli", *words],
+        [sys.executable, "-m", "mlflow_track.cli", *words, "--json"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     ) as server:
         assert server.stdout is not None
-        page = server.stdout.readline().strip()
+        document = strict(server.stdout.readline())
+        check(document, "ui")
+        page = document["url"]
         assert page.startswith(f"http://127.0.0.1:{port}/#/experiments/")
         with urllib.request.urlopen(page, timeout=30) as answer:
             assert answer.status == 200
@@ -160,15 +163,15 @@ def test_help_loads_nothing_heavy() -> None:
 def test_a_mistyped_word_is_told_what_it_may_have_meant(two_runs: list[mt.LoadedRun]) -> None:
     for words, status, meant in (
         (["shwo"], 2, "there is no command 'shwo'; did you mean 'show'?"),
-        (["show", "Fast on"], 1, "did you mean 'fast one'?"),
-        (["show", "@best:val/los"], 1, "did you mean 'val/loss'?"),
-        (["compare", "--metric", "val/los"], 1, "did you mean 'val/loss'?"),
-        (["plot", "--metric", "val/los"], 1, "did you mean 'val/loss'?"),
+        (["show", "Fast on"], 3, "did you mean 'fast one'?"),
+        (["show", "@best:val/los"], 3, "did you mean 'val/loss'?"),
+        (["compare", "--metric", "val/los"], 3, "did you mean 'val/loss'?"),
+        (["plot", "--metric", "val/los"], 3, "did you mean 'val/loss'?"),
         (["ls", "--metric", "val/los"], 0, "did you mean 'val/loss'?"),
         (["ls", "--status", "runing"], 2, "is not one of"),
     ):
         assert meant in invoke(*words, status=status).output
-    assert "did you mean" not in invoke("show", "nobody", status=1).output
+    assert "did you mean" not in invoke("show", "nobody", status=3).output
 
 
 # --- ls ---
@@ -194,22 +197,22 @@ def test_ls_sorts_filters_and_limits(two_runs: list[mt.LoadedRun]) -> None:
     assert ids("--filter", "min.val/loss < 1") == [fast.id]
     assert ids("--status", "failed") == []
     assert ids("--status", "finished", "runs/demo") == [slow.id, fast.id]
-    assert "no run has 'x'" in invoke("ls", "--sort", "x", status=1).output
+    assert "no run has 'x'" in invoke("ls", "--sort", "x", status=3).output
     assert "it takes conditions" in invoke("ls", "--filter", "x", status=2).output
 
 
 def test_ls_takes_an_experiment_for_a_folder(two_runs: list[mt.LoadedRun]) -> None:
     make_run("third", experiment="other")
     assert len(invoke("ls", "demo").output.splitlines()) == 3
-    assert "no such runs in nowhere" in invoke("ls", "nowhere", status=1).output
+    assert "no runs in nowhere" in invoke("ls", "nowhere", status=3).output
 
 
 def test_a_word_for_runs_and_for_an_experiment_stands_for_neither(
     two_runs: list[mt.LoadedRun],
 ) -> None:
     named = make_run("demo", experiment="other")
-    refusal = invoke("compare", "demo", status=1).output
-    assert "is the name of 1 runs and of an experiment of 2; say runs/demo" in refusal
+    refusal = invoke("compare", "demo", status=2).output
+    assert "is the name of 1 run and of an experiment of 2; use runs/demo" in refusal
     assert named.name in refusal
     assert "fast one" in invoke("compare", "runs/demo").output
     # One run was asked for, and one is called so.
@@ -260,14 +263,14 @@ def test_watch_takes_seconds_or_a_folder_or_both_or_neither(two_runs: list[mt.Lo
     make = [["--watch"], ["--watch", "runs"], ["--watch", "5", "runs"], ["runs", "--watch", "0.1"]]
     for words in [*make, ["--watch=3", "runs"], ["--watch", "--limit", "2"], ["runs", "--watch"]]:
         assert len(invoke("ls", *words).stdout.splitlines()) == 3, words
-    assert "in elsewhere" in invoke("ls", "--watch", "elsewhere").stderr
+    assert "in elsewhere" in invoke("ls", "--watch", "elsewhere", status=3).stderr
     assert "is not in the range" in invoke("ls", "--watch", "-1", status=2).output
 
 
 def test_every_command_begins_in_the_folder_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACK_DIR", "elsewhere")
     for command in ("ls", "compare", "plot", "report", "export", "ui"):
-        assert "runs in elsewhere" in invoke(command, status=1).output, command
+        assert "runs in elsewhere" in invoke(command, status=3).output, command
 
 
 def test_ls_of_broken_folders_says_what_it_leaves_out() -> None:
@@ -285,8 +288,8 @@ def test_ls_of_broken_folders_says_what_it_leaves_out() -> None:
         invoke(command, "good")
         result = CliRunner().invoke(main, [command, "empty"])
         assert result.exception is None or isinstance(result.exception, SystemExit), command
-    assert "there are no runs" in invoke("compare", "-d", "nowhere", status=1).output
-    assert "no such runs" in invoke("ls", "nowhere", status=1).stderr
+    assert "there are no runs" in invoke("compare", "-d", "nowhere", status=3).output
+    assert "there are no runs" in invoke("ls", "nowhere", status=3).stderr
 
 
 # --- records that something happened to ---
@@ -374,7 +377,7 @@ def test_every_command_reads_a_whole_record(victim: Path) -> None:
 
 @pytest.mark.parametrize("word", ["a" * 300, "~nobody-of-that-name/x"])
 def test_a_word_that_cannot_be_a_path_names_no_run(two_runs: list[mt.LoadedRun], word: str) -> None:
-    assert "no run in runs is called" in invoke("show", word, status=1).output
+    assert "no run in runs is called" in invoke("show", word, status=3).output
 
 
 # --- show, compare, plot, export ---
@@ -388,7 +391,7 @@ def test_show_prints_all_of_a_run(two_runs: list[mt.LoadedRun]) -> None:
     assert data["id"] == two_runs[1].id and data["run"]["provenance"]["platform"]
     rows = list(csv.DictReader(io.StringIO(invoke("show", "@last", "--csv").stdout)))
     assert {row["metric"]: row["count"] for row in rows}["val/loss"] == "4"
-    assert "no run in runs is called" in invoke("show", "nobody", status=1).output
+    assert "no run in runs is called" in invoke("show", "nobody", status=3).output
     assert invoke("show").output == text
     assert invoke("tail", "--no-follow").output == invoke("tail", "@last", "--no-follow").output
 
@@ -424,7 +427,7 @@ def test_compare_marks_the_best_and_shows_only_what_differs(two_runs: list[mt.Lo
     rows = list(csv.DictReader(io.StringIO(invoke("compare", "--csv").stdout)))
     assert rows[0]["params.lr"] == "0.001" and rows[1]["val/loss best step"] == "19"
     assert rows[0]["train/lr best"] == "" == rows[0]["train/lr best step"]
-    assert "none of these runs" in invoke("compare", "--metric", "x", status=1).output
+    assert "none of these runs" in invoke("compare", "--metric", "x", status=3).output
 
 
 def compared(*words: str) -> dict[str, dict]:
@@ -492,7 +495,7 @@ def test_every_reader_takes_the_direction_that_the_runs_recorded() -> None:
     assert compared()["val/loss"]["best"] == "b"
     assert "default/b\n" in invoke("show", "@best:val/loss").output
     assert "default/a\n" in invoke("show", "@best:min:val/loss").output
-    refusal = invoke("show", "@best:temperature", status=1).output
+    refusal = invoke("show", "@best:temperature", status=2).output
     assert "direction unknown; use @best:min:temperature or @best:max:temperature" in refusal
     assert "no best value of temperature: direction unknown" in invoke("show").output
     invoke("report", "-o", "report.html")
@@ -544,8 +547,8 @@ def test_plot_in_the_terminal_shows_curves_and_names(two_runs: list[mt.LoadedRun
     # The ends of the axis and the legend are values as they were logged.
     for line in (text.splitlines()[1], *text.splitlines()[-2:]):
         assert line.split()[0 if "┤" in line else -1] in logarithmic
-    assert "there are train/loss" in invoke("plot", "--metric", "x", status=1).output
-    assert "takes .png, .svg, .pdf" in invoke("plot", "-o", "x.gif", status=1).output
+    assert "there are train/loss" in invoke("plot", "--metric", "x", status=3).output
+    assert "end in .png, .svg, .pdf" in invoke("plot", "-o", "x.gif", status=2).output
     make_run("no tokens", experiment="other")
     assert "tokens_per_step" in invoke("plot", "other", "--x", "tokens", status=1).output
 
@@ -559,7 +562,7 @@ def test_export_writes_every_row(two_runs: list[mt.LoadedRun]) -> None:
         table = read(name)
         assert table["train/loss"].tolist() == expected["train/loss"].tolist()
     assert len(json.loads((invoke("export", "-o", "m.json") and Path("m.json")).read_text())) == 40
-    assert "takes .csv" in invoke("export", "-o", "m.xls", status=1).output
+    assert "end in .csv" in invoke("export", "-o", "m.xls", status=2).output
 
 
 # --- tail ---

@@ -77,11 +77,15 @@ def commands(mutant: Mutant) -> list[tuple[str, ...]]:
         ("plot", *at, "--x", "time", "--log"),
         ("report", "-d", root, "-o", "report.html"),
         ("export", "-d", root),
+        ("export", "-d", root, "--json"),
         ("tail", *at, "--no-follow"),
+        ("tail", *at, "--no-follow", "--json"),
+        ("wait", *at, "--timeout", "0"),
         ("ckpt", "ls", *at),
         ("ckpt", "ls", *at, "--json"),
         ("ckpt", "verify", *at),
         ("ckpt", "show", *at, step),
+        ("ckpt", "show", *at, step, "--json"),
         ("ckpt", "show", *at, "best"),
         ("ckpt", "diff", *at, step, "last", "--values"),
         ("ckpt", "export", *at, step, "-o", "model.safetensors"),
@@ -120,6 +124,9 @@ def command(words: tuple[str, ...]) -> Callable[[Mutant], None]:
             raise Wrong("prints a traceback")
         if SECRET in shown:
             raise Wrong("shows a file outside the run")
+        if "--json" in words:
+            for text in result.stdout.splitlines() if words[0] == "tail" else [result.stdout]:
+                _require_json(text)
         # `tail` says by its status how the run ended.
         if result.exit_code and not said.strip() and words[0] != "tail":
             raise Wrong(f"ends with status {result.exit_code} without a word")
@@ -132,6 +139,13 @@ def command(words: tuple[str, ...]) -> Callable[[Mutant], None]:
             raise Wrong(f"the damaged run is not named: {_tail(said)}")
 
     return run
+
+
+def _require_json(text: str) -> None:
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise Wrong(f"prints what is not one JSON document: {error}") from None
 
 
 def _tail(text: str) -> str:

@@ -28,6 +28,7 @@ from mlflow_track.backends.protocol import (
     RunRecord,
     Unavailable,
 )
+from mlflow_track.extras import MissingExtra, extra
 from mlflow_track.record import layout
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.rows import names_in
@@ -163,8 +164,11 @@ class MlflowBackend(Backend):
     def _store(self) -> MlflowStore:
         if self._opened_store is None:
             # MLflow's client takes seconds to import.
-            from mlflow_track.backends.mlflow.store import MlflowStore
-
+            try:
+                with extra("mlflow"):
+                    from mlflow_track.backends.mlflow.store import MlflowStore
+            except MissingExtra as error:
+                raise Unavailable(str(error)) from None
             self._opened_store = MlflowStore(self._uri)
         return self._opened_store
 
