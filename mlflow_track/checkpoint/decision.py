@@ -185,7 +185,7 @@ class Unseen:
                     f"WARNING: a policy watches the metric {name!r}, but it was never logged "
                     f"(logged: {known}){did_you_mean(name, logged)}"
                 )
-            elif name in self._at_once:
+            elif name in self._at_once and name in logged:
                 announce(
                     f"WARNING: a policy that decides when to save watches the metric {name!r}, but "
                     "no checkpoints.step came after a value of its step: log the metric before"

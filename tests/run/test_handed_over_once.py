@@ -165,6 +165,21 @@ def test_names_that_policies_never_see_are_named_at_the_end() -> None:
     assert "no checkpoints.step came after a value of its step: log the metric before" in log(run)
 
 
+def test_an_attempt_that_ends_before_it_evaluates_is_not_warned() -> None:
+    plan: Any = {"save": mt.OnImprovement("val/loss") | mt.EverySteps(2), "max_steps": 9}
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(**plan)
+        run.log_metric("val/loss", 1.0, step=1)
+        checkpoints.step(1, {"w": 1})
+        run.finish("FAILED")
+    with mt.start_run(resume=run.id) as run:
+        checkpoints = run.checkpoints(**plan)
+        for step in range(checkpoints.restore({"w": 0}), 4):
+            run.log_metric("train/loss", 1.0, step=step)
+            checkpoints.step(step, {"w": 1})
+    assert "WARNING" not in log(run)
+
+
 def test_of_many_metrics_one_that_is_logged_alone_is_seen() -> None:
     with mt.start_run() as run:
         checkpoints = run.checkpoints(save=mt.OnImprovement("m7", "min"))
