@@ -24,6 +24,7 @@ from mlflow_track.analysis.importance import FEWEST_RUNS, param_importance
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.draw.artifacts import pictures, texts
 from mlflow_track.draw.svg import bars, color, line_chart
+from mlflow_track.record.files import legible
 from mlflow_track.record.metric import Direction, Verdict
 from mlflow_track.record.params import param_text
 from mlflow_track.record.schema import Attempt, Git
@@ -108,7 +109,7 @@ def render_report(
         _artifacts(runs, names),
         _provenance(runs, names),
     ]
-    return (
+    return legible(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

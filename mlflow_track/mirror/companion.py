@@ -14,7 +14,7 @@ import mlflow_track
 from mlflow_track.mirror.status import SyncStatus, read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.console import is_terminal, say
-from mlflow_track.record.files import FILE_MODE
+from mlflow_track.record.files import open_to_append
 from mlflow_track.record.lock import close_in_forked_children
 from mlflow_track.settings import Settings
 
@@ -79,8 +79,12 @@ class Companion:
 
     def _start(self) -> None:
         read_end, self._pipe = os.pipe()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        log = os.open(self._path / layout.MIRROR_LOG, flags, FILE_MODE)
+        try:
+            log = open_to_append(self._path / layout.MIRROR_LOG)
+        except OSError:
+            os.close(read_end)
+            self._close_pipe()
+            raise
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow_track.mirror", str(self._path), *self._backends],

@@ -16,9 +16,9 @@ from typing import Any
 from mlflow_track.record import layout
 from mlflow_track.record.append_file import Positions
 from mlflow_track.record.files import (
-    FILE_MODE,
     legible,
     make_folder,
+    open_to_append,
     sync_folder,
     write_json,
 )
@@ -319,8 +319,7 @@ class RunDirectory:
     def append_log(self, line: str) -> None:
         """Add one line to training.log, with the local time in front, by one write."""
         text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {mask_password(line)}\n"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(self.log_path, flags, FILE_MODE)
+        descriptor = open_to_append(self.log_path)
         try:
             os.write(descriptor, legible(text).encode())
         finally:

@@ -48,17 +48,31 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         FileNotFoundError: There is no such file.
         OSError: It is something else: a link, a pipe, a folder, a device.
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(_open_regular(path, os.O_RDONLY), "rb")
+
+
+def open_to_append(path: str | os.PathLike[str]) -> int:
+    """A descriptor of a regular file, made where there is none; see `open_regular`."""
+    return _open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def _open_regular(path: str | os.PathLike[str], flags: int) -> int:
+    flags |= os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, flags, FILE_MODE)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise OSError(error.errno, "it is a link, which is not followed", str(path)) from None
+        raise link_error(path) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
+    return descriptor
+
+
+def link_error(path: str | os.PathLike[str]) -> OSError:
+    """What is raised where a link stands in a run: it could lead anywhere."""
+    return OSError(errno.ELOOP, "it is a link, which is not followed", str(path))
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -29,7 +29,7 @@ def path_of(uri: str) -> Path:
 
 def experiment_id_of(name: str) -> str:
     """A number, as MLflow's own ids are; the same in every process and for every folder."""
-    return str(int(hashlib.sha256(name.encode()).hexdigest()[:12], 16))
+    return str(int(hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12], 16))
 
 
 def page_of(server: str, experiment: str) -> str:

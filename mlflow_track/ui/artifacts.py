@@ -91,7 +91,8 @@ class RecordArtifacts(ArtifactRepository):
     def _listed(self, folder: Path) -> dict[str, Path]:
         try:
             entries = [e for e in folder.iterdir() if not e.name.startswith(layout.TEMPORARY)]
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
+            # It is not there, not a folder, or a link that leads to itself.
             return {}
         # A link must not lead to the rest of the machine, and a broken one leads nowhere.
         home = self._run.resolve()

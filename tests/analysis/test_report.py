@@ -88,9 +88,13 @@ def test_the_report_shows_what_is_broken_or_hostile_as_text(tmp_path: Path) -> N
     (folder / "artifacts" / "s.txt").write_bytes(b"\xff\xfe" + hostile.encode())
     (folder / "artifacts" / "a.svg").write_text("<svg><script>alert(1)</script></svg>")
     write(tmp_path / "e" / "empty", [])
+    # Half a character, as a file name in another encoding brings it: no encoding has one.
+    write(tmp_path / "e" / "half", [(0, {"a": 1.0})], name="caf\udce9")
     write(tmp_path / "e" / "ü ß 名", [(0, {"a": float("inf")})], {"lr": 2})
     summaries, _ = read_summaries(tmp_path)
-    check(render_report(summaries))
+    html = render_report(summaries)
+    check(html)
+    assert "\\udce9" in html and html.encode()
     with pytest.raises(ValueError, match="at least one run"):
         render_report([])
 

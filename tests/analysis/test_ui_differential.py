@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlflow_track.analysis.histories import History
-from mlflow_track.mirror.process import open_mlflow, sync_run
+from mlflow_track.mirror.process import open_backend, sync_run
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.files import write_json
 from mlflow_track.ui.address import experiment_id_of, uri_of
@@ -92,7 +92,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
     sqlite = f"sqlite:///{folder}/mlflow.db"
     paths = [record(folder / "runs", number) for number in range(8)]
     for path in paths:
-        sync_run(path, sqlite, open_mlflow)
+        sync_run(path, "mlflow", open_backend("mlflow", {"tracking_uri": sqlite}))
     records, database = MlflowClient(uri_of(folder / "runs")), MlflowClient(sqlite)
     names = ("e", "other")
     return Stores(

@@ -71,11 +71,10 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, Entry]:
 
 def compare_manifests(first: Checkpoint, second: Checkpoint) -> list[Difference]:
     """What the manifests and the headers of the tensors say; no tensor is read."""
-    found = []
-    a, b = first.content, second.content
-    for part in ("metrics", "params"):
-        found += _compare(f"{part}.", a.get(part, {}), b.get(part, {}))
-    rest = [{k: v for k, v in m.items() if k not in _CIRCUMSTANCES} for m in (a, b)]
+    a, b = first.manifest, second.manifest
+    found = _compare("metrics.", a.metrics, b.metrics) + _compare("params.", a.params, b.params)
+    both = (first.content, second.content)
+    rest = [{k: v for k, v in m.items() if k not in _CIRCUMSTANCES} for m in both]
     found += _compare("", *rest)
     ours, theirs = tensors_of(first), tensors_of(second)
     for name in [*ours, *(n for n in theirs if n not in ours)]:

@@ -20,7 +20,13 @@ from mlflow_track.checkpoint.disk import verify
 from mlflow_track.checkpoint.disk.publish import Content, empty_trash, publish
 from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError, digest_of_manifest
 from mlflow_track.record import layout
-from mlflow_track.record.files import make_folder, open_regular, read_json, sync_folder
+from mlflow_track.record.files import (
+    link_error,
+    make_folder,
+    open_regular,
+    read_json,
+    sync_folder,
+)
 from mlflow_track.record.info import decode
 from mlflow_track.record.lock import FileLock
 from mlflow_track.record.schema import Manifest
@@ -119,12 +125,14 @@ class CheckpointStore:
 
     def list(self) -> list[Checkpoint]:
         """The committed checkpoints, newest last. Their content is not looked at."""
-        if not self.path.is_dir():
+        if self.path.is_symlink() or not self.path.is_dir():
             return []
         found = [
             Checkpoint(entry, step)
             for entry in self.path.iterdir()
-            if (step := layout.step_of_folder(entry.name)) is not None and entry.is_dir()
+            if (step := layout.step_of_folder(entry.name)) is not None
+            and not entry.is_symlink()
+            and entry.is_dir()
         ]
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
@@ -153,7 +161,10 @@ class CheckpointStore:
 
         Raises:
             TimeoutError: It does not end.
+            OSError: The folder is a link, which could lead out of the run.
         """
+        if self.path.is_symlink():
+            raise link_error(self.path)
         make_folder(self.path)
         lock = FileLock(self.path / layout.WRITER_LOCK)
         began = time.monotonic()
