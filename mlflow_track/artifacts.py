@@ -1,4 +1,4 @@
-"""What lies in the artifacts folder of a run: every file whole or not there."""
+"""Writes the artifacts folder of a run: every file is complete or absent."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_track.checks import artifact_path as checked_path
 from mlflow_track.record import layout
 from mlflow_track.record.files import make_folder, replace_file
+from mlflow_track.wording import expected, shown, typed
 
 if TYPE_CHECKING:
     import numpy
@@ -28,7 +29,7 @@ class Artifacts:
 
     Args:
         root: The folder.
-        is_kept: Whether anything is written; what is refused is refused all the same.
+        is_kept: Whether anything is written; arguments are checked in any case.
     """
 
     def __init__(self, root: Path, *, is_kept: bool = True) -> None:
@@ -51,25 +52,30 @@ class Artifacts:
     def copy_content(self, source: str | os.PathLike[str], folder: str | None) -> None:
         source = Path(source)
         if not source.is_dir():
-            raise NotADirectoryError(f"{source} is no folder; log_artifact takes single files")
+            raise NotADirectoryError(
+                expected("the source", "a folder", str(source))
+                + "; log single files with log_artifact"
+            )
         self._copy_folder(source, self._path(folder) if folder else self.root)
 
     def write_text(self, text: str, name: str) -> Path:
         if not isinstance(text, str):
-            raise TypeError(f"text for {name!r} is {type(text).__name__}; log_text takes a string")
+            raise TypeError(expected(f"the text for {name!r}", "a string", typed(text)))
         return self._write(name, text.encode())
 
     def write_json(self, content: Any, name: str) -> Path:
         try:
             text = json.dumps(content, indent=2, ensure_ascii=False)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"content for {name!r} is not serialisable as JSON: {error}") from None
+            raise TypeError(
+                expected(f"the content for {name!r}", "valid as JSON", f"{typed(content)}: {error}")
+            ) from None
         return self._write(name, text.encode())
 
     def write_figure(self, figure: Any, name: str) -> Path:
         if not hasattr(figure, "savefig"):
             raise TypeError(
-                f"figure for {name!r} is {type(figure).__name__}; it takes a matplotlib Figure"
+                expected(f"the figure for {name!r}", "a matplotlib Figure", typed(figure))
             )
         buffer = io.BytesIO()
         kind = Path(name).suffix.lstrip(".") or "png"
@@ -83,7 +89,9 @@ class Artifacts:
             image.save(buffer, format={"jpg": "jpeg", "": "png"}.get(kind, kind))
             return self._write(name, buffer.getvalue())
         if kind != "png":
-            raise ValueError(f"the name of an image of numbers must end in .png, got {name!r}")
+            raise ValueError(
+                expected("the name of an image of numbers", "one ending in .png", shown(name))
+            )
         return self._write(name, _png(_pixels(image)))
 
     def write_table(self, data: Any, name: str) -> Path:
@@ -92,7 +100,9 @@ class Artifacts:
         if suffix == ".json":
             return self.write_json(columns, name)
         if suffix != ".csv":
-            raise ValueError(f"table name {name!r} ends in {suffix!r}; it takes .csv or .json")
+            raise ValueError(
+                expected("the name of a table", "one ending in .csv or .json", shown(name))
+            )
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(columns)
@@ -136,7 +146,7 @@ def _pixels(image: Any) -> numpy.ndarray[Any, Any]:
     """An image as bytes, in rows, columns and channels.
 
     Raises:
-        TypeError, ValueError: It is not one; the message has what came.
+        TypeError, ValueError: It is not one; the message has what was given.
     """
     import numpy
 
@@ -145,8 +155,9 @@ def _pixels(image: Any) -> numpy.ndarray[Any, Any]:
     array = numpy.asarray(image)
     if array.dtype.kind not in "buif":
         raise TypeError(
-            "an image must be a PIL image, or an array or tensor of numbers, got "
-            f"{type(image).__name__}"
+            expected(
+                "an image", "a PIL image, or an array or tensor of numbers", type(image).__name__
+            )
         )
     if array.ndim == 3 and array.shape[-1] not in _CHANNELS and array.shape[0] in _CHANNELS:
         array = numpy.moveaxis(array, 0, -1)  # As torch has them.
@@ -189,11 +200,10 @@ def _columns(data: Any, name: str) -> dict[str, list[Any]]:
         data = data.to_dict(orient="list")
     if not isinstance(data, Mapping):
         raise TypeError(
-            f"table for {name!r} is {type(data).__name__}; it takes a mapping of columns or a "
-            "DataFrame"
+            expected(f"the table for {name!r}", "a mapping of columns or a DataFrame", typed(data))
         )
     columns = {str(key): list(column) for key, column in data.items()}
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"table for {name!r} has columns of different lengths: {lengths}")
+        raise ValueError(expected(f"the columns of {name!r}", "equally long", f"lengths {lengths}"))
     return columns

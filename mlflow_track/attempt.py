@@ -21,11 +21,11 @@ from mlflow_track.record.exit_status import ending_of, error_since, note_error_b
 from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metric import Directions
-from mlflow_track.record.params import shown
 from mlflow_track.record.system import SystemMonitor
 from mlflow_track.repeats import RepeatedSteps
 from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
+from mlflow_track.wording import shown
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.checkpointer import Checkpoints
@@ -200,7 +200,7 @@ class Attempt:
 
     def _set_upload(self, upload: str, keep: Keep | None) -> None:
         """Note for the mirror which checkpoints it sends."""
-        checks.word("upload", upload, UPLOADS)
+        checks.choice("upload", upload, UPLOADS)
         metric = keep.metric if keep is not None else None
         if upload == "best" and metric is None:
             raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")

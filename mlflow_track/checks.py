@@ -1,4 +1,4 @@
-"""Convert at the door: what callers hand in becomes floats, strings and JSON, or a clear error."""
+"""Convert arguments once, where they come in: to floats, strings and JSON, or a clear error."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mlflow_track.record.device_values import Arriving, CudaNumber
 from mlflow_track.record.files import legible
 from mlflow_track.record.masking import MASK, is_secret, mask_password
 from mlflow_track.record.metric import DIRECTIONS, MODES, Claim
+from mlflow_track.wording import expected, shown, typed
 
 MOST_STEP = 2**53
 _RESERVED = ("step", "time")
@@ -27,20 +28,29 @@ _MOST_FILE_NAME = 200
 
 def metric_name(name: Any) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"metric name {name!r} is {type(name).__name__}; names are strings")
+        raise TypeError(expected("a metric's name", "a string", typed(name)))
     if not name.strip() or _CONTROL.search(name) or len(name) > _MOST_NAME:
         raise ValueError(
-            f"metric name {name!r} does not fit; a name has 1 to {_MOST_NAME} characters, not all "
-            "blank, and no control characters"
+            expected(
+                "a metric's name",
+                f"1 to {_MOST_NAME} characters, not all blank, without control characters",
+                shown(name),
+            )
         )
     if name in _RESERVED:
-        raise ValueError(f"metric name {name!r} is a column of metrics.csv; take another name")
+        raise ValueError(
+            expected(
+                "a metric's name",
+                "other than 'step' and 'time', the columns of metrics.csv",
+                shown(name),
+            )
+        )
     return name
 
 
 def metric_definition(name: Any, mode: Any) -> Claim:
-    """What `define_metric` was given."""
-    return Claim("define_metric", metric_name(name), word("mode", mode, MODES))
+    """The arguments of `define_metric`, checked."""
+    return Claim("define_metric", metric_name(name), choice("mode", mode, MODES))
 
 
 def metric_value(name: str, value: Any) -> float | Arriving:
@@ -50,8 +60,8 @@ def metric_value(name: str, value: Any) -> float | Arriving:
     """
     if isinstance(value, str | bytes | bytearray) or value is None:
         raise TypeError(
-            f"metric {name!r} is {type(value).__name__} ({value!r:.60}); log_metrics takes "
-            "numbers. Log text with log_text or set_tag"
+            expected(f"metric {name!r}", "a number", typed(value))
+            + "; log text with log_text or set_tag"
         )
     try:
         if getattr(value, "is_cuda", False):
@@ -59,31 +69,37 @@ def metric_value(name: str, value: Any) -> float | Arriving:
         # NumPy's float() of a complex number or of an array only warns; item() tells them apart.
         return float(value.item() if hasattr(value, "item") else value)
     except OverflowError:
-        raise ValueError(f"metric {name!r} is too large for a float: {value!r:.40}…") from None
+        raise ValueError(
+            expected(f"metric {name!r}", "small enough for a float", shown(value))
+        ) from None
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"metric {name!r} is {type(value).__name__}, which is not one number ({error})"
+            expected(f"metric {name!r}", "one number", f"{typed(value)}: {error}")
         ) from None
 
 
 def step_number(step: Any) -> int:
-    if isinstance(step, bool):
-        raise TypeError(f"step is {step!r} (bool); it takes an integer of 0 or more")
+    """The step as an int, whatever integer came (of NumPy, a tensor).
+
+    Raises:
+        TypeError: It is not an integer.
+        ValueError: It is negative or above 2**53.
+    """
     try:
-        number = operator.index(step)
+        number = None if isinstance(step, bool) else operator.index(step)
     except TypeError:
-        raise TypeError(
-            f"step is {step!r} ({type(step).__name__}); it takes an integer of 0 or more"
-        ) from None
+        number = None
+    if number is None:
+        raise TypeError(expected("step", "an integer of 0 or more", typed(step)))
     if not 0 <= number <= MOST_STEP:
-        raise ValueError(f"step is {number}; it takes an integer from 0 to 2**53")
+        raise ValueError(expected("step", "an integer from 0 to 2**53", str(number)))
     return number
 
 
 def summary(values: Any) -> dict[str, bool | int | float | str]:
     """Values that stand for a whole run, as JSON."""
     if not isinstance(values, Mapping):
-        raise TypeError(f"summary must be a mapping of names to values, got {values!r:.60}")
+        raise TypeError(expected("summary", "a mapping of names to values", typed(values)))
     checked: dict[str, bool | int | float | str] = {}
     for name, value in values.items():
         metric_name(name)
@@ -100,10 +116,14 @@ def summary(values: Any) -> dict[str, bool | int | float | str]:
 
 def tags(values: Any) -> dict[str, str]:
     if not isinstance(values, Mapping):
-        raise TypeError(f"tags are {type(values).__name__}; they take a mapping of strings")
+        raise TypeError(expected("tags", "a mapping of strings", typed(values)))
     for key in values:
         if not isinstance(key, str) or not key.strip() or _CONTROL.search(key):
-            raise ValueError(f"tag name {key!r} does not fit; names are non-empty strings")
+            raise ValueError(
+                expected(
+                    "a tag's name", "a non-empty string without control characters", typed(key)
+                )
+            )
     return {key: _tag_value(key, str(value)) for key, value in values.items()}
 
 
@@ -118,13 +138,12 @@ def input_description(
     texts = {"name": name, "sha256": sha256, "source": source, "context": context}
     for key, text in texts.items():
         if not isinstance(text, str):
-            raise TypeError(f"{key} of an input is {text!r} ({type(text).__name__}), not a string")
+            raise TypeError(expected(f"{key} of an input", "a string", typed(text)))
     try:
         size = operator.index(size_bytes)
     except TypeError:
         raise TypeError(
-            f"size_bytes of input {name!r} is {size_bytes!r} ({type(size_bytes).__name__}); it "
-            "takes an integer"
+            expected(f"size_bytes of input {name!r}", "an integer", typed(size_bytes))
         ) from None
     return {
         "name": name,
@@ -135,27 +154,28 @@ def input_description(
     }
 
 
-def word(name: str, value: Any, words: Sequence[str]) -> str:
-    """One of a few words.
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """A value that must be one of a few words.
 
     Raises:
-        ValueError: It is another; the message names those that fit.
+        ValueError: It is not; the message lists the choices.
     """
-    if value not in words:
-        raise ValueError(f"{name} is {value!r}; it takes one of {', '.join(words)}")
+    if value not in choices:
+        raise ValueError(expected(name, f"one of {', '.join(choices)}", shown(value)))
     return value
 
 
 def artifact_path(root: Path, name: Any) -> Path:
-    """Where the artifact `name` lies under `root`.
+    """The path of the artifact `name` under `root`.
 
     Raises:
-        ValueError: The name would leave the folder, or no file can be called so.
+        TypeError: The name is not a string or a path.
+        ValueError: The name would leave the folder, or is not valid as the name of a file.
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(
-            f"the artifact's name is {type(name).__name__} ({name!r:.60}); it takes a string, "
-            "after what is to be written"
+            expected("an artifact's name", "a string", typed(name))
+            + " (arguments are content, name)"
         )
     text = os.fspath(name)
     pure = PurePath(text) if isinstance(text, str) else PurePath()
@@ -168,18 +188,23 @@ def artifact_path(root: Path, name: Any) -> Path:
         or any(part.startswith(layout.TEMPORARY) for part in pure.parts)
     ):
         raise ValueError(
-            f"artifact name {name!r:.300} does not fit; it is a relative path inside the run's "
-            f"artifacts, its parts of at most {_MOST_FILE_NAME} bytes and not beginning with "
-            f"{layout.TEMPORARY}"
+            expected(
+                "an artifact's name",
+                "a relative path inside the run's artifacts, with parts of at most "
+                f"{_MOST_FILE_NAME} bytes that do not begin with {layout.TEMPORARY}",
+                f"{name!r:.300}",
+            )
         )
     path = root / pure
     if not path.parent.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"artifact name {name!r} leads out of {root} through a link")
+        raise ValueError(
+            expected("an artifact's name", f"inside {root}", f"{name!r}, which a link leads out")
+        )
     return path
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The words "; did you mean 'loss'?", or nothing where no known word is near."""
+    """The text "; did you mean 'loss'?", or nothing where no known word is near."""
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), by_lower, 1)
     return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
@@ -187,48 +212,40 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def require_int(name: str, value: object, *, at_least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it takes an int")
+        raise TypeError(expected(name, "an integer", typed(value)))
     if value < at_least:
-        raise ValueError(f"{name} is {value}; it takes an int of at least {at_least}")
+        raise ValueError(expected(name, f"an integer of at least {at_least}", str(value)))
 
 
 def require_number(name: str, value: object, *, above: float, or_equal: bool = False) -> None:
     """A finite number above a bound, or at least it."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it takes a number")
+        raise TypeError(expected(name, "a number", typed(value)))
     if not math.isfinite(value) or value < above or (value == above and not or_equal):
         bound = f"of at least {above:g}" if or_equal else f"above {above:g}"
-        raise ValueError(f"{name} is {value!r}; it takes a finite number {bound}")
+        raise ValueError(expected(name, f"a finite number {bound}", shown(value)))
 
 
 def require_metric(value: object) -> None:
+    wanted = "the name of a metric, like 'val/loss'"
     if not isinstance(value, str):
-        raise TypeError(f"metric is {value!r} ({type(value).__name__}); it takes a metric's name")
+        raise TypeError(expected("metric", wanted, typed(value)))
     if not value:
-        raise ValueError("metric is empty; it takes a metric's name, like 'val/loss'")
+        raise ValueError(expected("metric", wanted, shown(value)))
 
 
 def require_mode(value: object) -> None:
     if value is not None and value not in DIRECTIONS:
-        raise ValueError(f"mode must be 'min', 'max' or None, got {value!r}")
+        raise ValueError(expected("mode", "'min', 'max' or None", shown(value)))
 
 
 def step_and_state(step: Any, state: Any) -> int:
-    """The step as an int, whatever integer came (of NumPy, a tensor).
+    """The step as an int; both are checked.
 
     Raises:
-        TypeError, ValueError: An argument does not fit; the message says what came, and what fits.
+        TypeError, ValueError: An argument is invalid; the message has what was expected and given.
     """
-    try:
-        number = operator.index(step)
-    except TypeError:
-        number = None
-    if isinstance(step, bool) or number is None:
-        raise TypeError(
-            f"step is {step!r} ({type(step).__name__}); it takes an integer of 0 or more"
-        )
-    if number < 0:
-        raise ValueError(f"step is {step}; it takes an integer of 0 or more")
+    number = step_number(step)
     mapping_of_state(state)
     return number
 
@@ -240,15 +257,18 @@ def mapping_of_state(state: Any) -> None:
     """
     if not isinstance(state, Mapping):
         raise TypeError(
-            "state must be a mapping of names to objects, like "
-            f'{{"model": model, "optimizer": optimizer}}, got a {type(state).__name__}'
+            expected(
+                "state",
+                'a mapping of names to objects, like {"model": model, "optimizer": optimizer}',
+                f"a {type(state).__name__}",
+            )
         )
 
 
 def metric_numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     """
     Raises:
-        TypeError: A value is no number; the message names the metric.
+        TypeError: A value is not a number; the message names the metric.
     """
     checked = {}
     for name, value in (metrics or {}).items():
@@ -256,7 +276,5 @@ def metric_numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
             # A loss that still has its graph is as good as its number.
             checked[name] = float(value.detach() if hasattr(value, "detach") else value)
         except (TypeError, ValueError, RuntimeError):
-            raise TypeError(
-                f"metric {name!r} is {value!r} ({type(value).__name__}); it takes a number"
-            ) from None
+            raise TypeError(expected(f"metric {name!r}", "a number", typed(value))) from None
     return checked

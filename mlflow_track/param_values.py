@@ -22,6 +22,7 @@ from mlflow_track.param_kinds import (
 from mlflow_track.record.files import legible
 from mlflow_track.record.masking import MASK, is_secret, mask_password
 from mlflow_track.record.params import named_leaves, param_text
+from mlflow_track.wording import expected
 
 MOST_ELEMENTS = 1_000
 MOST_VALUES = 100_000
@@ -30,7 +31,7 @@ MOST_CHARACTERS = 4_000_000
 MOST_DEPTH = 50
 # Python refuses to write integers of more than about 4,300 digits.
 MOST_BITS = 13_000
-_FITS = (
+_KINDS = (
     "a number, a text, a date, a path, a class, a function, a small array, or a list, a set, a "
     "mapping or a configuration object of them"
 )
@@ -52,8 +53,8 @@ def plain_params(params: Any) -> dict[str, Any]:
     name, count = next(iter(names.most_common(1)), ("", 0))
     if count > 1:
         raise ValueError(
-            f"param {name!r:.300} must have one value, got {count}: a key with a dot names the "
-            "same param as a nested mapping"
+            expected(f"param {name!r:.300}", "given once", f"{count} values")
+            + ": a key with a dot names the same param as a nested mapping"
         )
     return nested
 
@@ -71,8 +72,11 @@ class _Conversion:
         members = None if has_weights(params) else _read(lambda: members_of(params), "")
         if members is None:
             raise TypeError(
-                "params must be a mapping, a dataclass or another configuration object, got "
-                f"{described(params)}"
+                expected(
+                    "params",
+                    "a mapping, a dataclass or another configuration object",
+                    described(params),
+                )
             )
         return self._mapping(members, "")
 
@@ -80,8 +84,8 @@ class _Conversion:
         self._values += 1
         if self._values > MOST_VALUES:
             raise ValueError(
-                f"params must have at most {MOST_VALUES:,} values, got more: {path!r:.300} is one "
-                "too many; write large ones with log_dict"
+                expected("params", f"at most {MOST_VALUES:,} values", f"more, with {path!r:.300}")
+                + "; write large ones with log_dict"
             )
         if value is None or isinstance(value, bool):
             return value
@@ -102,8 +106,12 @@ class _Conversion:
         self._characters += len(text)
         if self._characters > MOST_CHARACTERS:
             raise ValueError(
-                f"params must have at most {MOST_CHARACTERS:,} characters, got more: "
-                f"{path!r:.300} is one too many; write long texts with log_text"
+                expected(
+                    "params",
+                    f"at most {MOST_CHARACTERS:,} characters long",
+                    f"more, with {path!r:.300}",
+                )
+                + "; write long texts with log_text"
             )
         return legible(mask_password(text))
 
@@ -118,12 +126,15 @@ class _Conversion:
         """What is made of other values."""
         if any(holder is value for holder in self._around):
             raise ValueError(
-                f"param {path!r:.300} must be free of cycles, got {described(value)} that "
-                "contains itself"
+                expected(
+                    f"param {path!r:.300}",
+                    "free of cycles",
+                    f"{described(value)} that contains itself",
+                )
             )
         if len(self._around) >= MOST_DEPTH:
             raise ValueError(
-                f"param {path!r:.300} must be nested at most {MOST_DEPTH} levels deep, got more"
+                expected(f"param {path!r:.300}", f"nested at most {MOST_DEPTH} levels deep", "more")
             )
         self._around.append(value)
         try:
@@ -135,8 +146,12 @@ class _Conversion:
         kind = type(value)
         if has_weights(value):
             raise TypeError(
-                f"param {path!r:.300} must be a torch module without weights, got one with "
-                f"weights ({described(value)}); log its class or its settings in its place"
+                expected(
+                    f"param {path!r:.300}",
+                    "a torch module without weights",
+                    f"one with weights ({described(value)})",
+                )
+                + "; log its class or its settings instead"
             )
         if is_root_model(value):
             return self._value(value.root, path)
@@ -154,8 +169,8 @@ class _Conversion:
         if isinstance(value, Sequence):
             return [self._value(*self._at(value, i, f"{path}.{i}")) for i in range(len(value))]
         raise TypeError(
-            f"param {path!r:.300} must be {_FITS}, got {described(value)}; log a name, a path or "
-            "a number in its place"
+            expected(f"param {path!r:.300}", _KINDS, described(value))
+            + "; log a name, a path or a number instead"
         )
 
     def _at(self, values: Any, key: Any, path: str) -> tuple[Any, str]:
@@ -174,8 +189,11 @@ class _Conversion:
                 continue
             if name in result:
                 raise ValueError(
-                    f"param names in {path or 'params'!r:.300} must differ as text, got "
-                    f"{kinds[name]} and {type(key).__name__} that both read {name!r:.300}"
+                    expected(
+                        f"param names in {path or 'params'!r:.300}",
+                        "different as text",
+                        f"{kinds[name]} and {type(key).__name__} that both read {name!r:.300}",
+                    )
                 )
             kinds[name] = type(key).__name__
             checked = self._value(item, below)
@@ -187,13 +205,19 @@ class _Conversion:
             name = param_text(self._value(key, path))
         except TypeError:
             raise TypeError(
-                f"param names in {path or 'params'!r:.300} must be texts, numbers or of another "
-                f"kind that has a text, got {described(key)}"
+                expected(
+                    f"param names in {path or 'params'!r:.300}",
+                    "texts, numbers or of another kind that has a text",
+                    described(key),
+                )
             ) from None
         if not name:
             raise ValueError(
-                f"param names in {path or 'params'!r:.300} must have at least 1 character, "
-                f"got {key!r:.100}"
+                expected(
+                    f"param names in {path or 'params'!r:.300}",
+                    "at least 1 character long",
+                    f"{key!r:.100}",
+                )
             )
         return name
 
@@ -209,7 +233,9 @@ def _read(get: Callable[[], Any], path: str) -> Any:
     except Exception as error:
         said = mask_password(next(iter(str(error).splitlines()), ""))
         raise ValueError(
-            f"param {path or 'params'!r:.300} must be readable, got {type(error).__name__}: {said}"
+            expected(
+                f"param {path or 'params'!r:.300}", "readable", f"{type(error).__name__}: {said}"
+            )
         ) from error
 
 
@@ -226,8 +252,11 @@ def _read_item(get: Callable[[], Any], path: str) -> Any:
 def _integer(value: int, path: str) -> int:
     if value.bit_length() > MOST_BITS:
         raise ValueError(
-            f"param {path!r:.300} must be an integer of at most {MOST_BITS:,} bits, got one of "
-            f"{value.bit_length():,}"
+            expected(
+                f"param {path!r:.300}",
+                f"an integer of at most {MOST_BITS:,} bits",
+                f"one of {value.bit_length():,}",
+            )
         )
     return int(value)
 
@@ -237,8 +266,12 @@ def _elements(array: Any, path: str) -> Any:
     count = _read(lambda: math.prod(array.shape), path)
     if count > MOST_ELEMENTS:
         raise ValueError(
-            f"param {path!r:.300} must be an array of at most {MOST_ELEMENTS:,} elements, got "
-            f"{described(array)} of shape {tuple(array.shape)}; write it with log_artifact"
+            expected(
+                f"param {path!r:.300}",
+                f"an array of at most {MOST_ELEMENTS:,} elements",
+                f"{described(array)} of shape {tuple(array.shape)}",
+            )
+            + "; write it with log_artifact"
         )
     kind = getattr(array.dtype, "kind", "")
     if kind in ("M", "m"):

@@ -14,6 +14,7 @@ from mlflow_track.record.info import NewerRun, UnreadableRun, read_info
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.schema import FINISHED, RunInfo
 from mlflow_track.settings import Settings
+from mlflow_track.wording import expected, shown
 
 
 def find_run_to_continue(settings: Settings) -> RunDirectory | None:
@@ -57,8 +58,8 @@ def _describe_absence(settings: Settings) -> str:
             f"resume='must', but there is no unfinished run of experiment "
             f"{settings.experiment!r}{_named(settings)} in {place}"
         )
-    return (
-        f"resume={settings.resume!r} is none of never, auto, must, nor the id of a run in {place}"
+    return expected(
+        "resume", f'"never", "auto", "must" or the id of a run in {place}', shown(settings.resume)
     )
 
 

@@ -15,6 +15,7 @@ from mlflow_track.record.exit_status import ending_of
 from mlflow_track.record.schema import FAILED, FINISHED, KILLED
 from mlflow_track.settings import Settings
 from mlflow_track.verbs import RecordVerbs
+from mlflow_track.wording import expected, shown
 
 if TYPE_CHECKING:
     import pandas
@@ -242,7 +243,7 @@ class Run(RecordVerbs):
             ValueError: It is another status.
         """
         if status not in (FINISHED, FAILED, KILLED):
-            raise ValueError(f"status must be FINISHED, FAILED or KILLED, got {status!r}")
+            raise ValueError(expected("status", "FINISHED, FAILED or KILLED", shown(status)))
         self._attempt.end(status, error)
 
     def __enter__(self) -> Run:

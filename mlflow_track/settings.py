@@ -1,4 +1,4 @@
-"""What the environment asks for: variables and .env, read once into one frozen Settings."""
+"""The settings of a run: arguments, variables and .env, read once into one frozen Settings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from mlflow_track.checks import did_you_mean
 from mlflow_track.plugins import backend_names, find_backend, options_of
 from mlflow_track.record.console import say
 from mlflow_track.record.masking import mask_options, mask_password
+from mlflow_track.wording import expected, shown, typed
 
-# Without a mirror; every other word is the name of a backend.
+# Without a mirror; every other one is the name of a backend.
 _UNMIRRORED = ("local", "off")
 REWINDS = ("continue", "fork")
 UPLOADS = ("all", "best", "last", "none")
+_RESUME = '"never", "auto", "must" or the id of a run'
 _MLFLOW_DEFAULT_STORE = "sqlite:///mlflow.db"
 
 
@@ -77,22 +79,24 @@ class Settings:
     def __post_init__(self) -> None:
         for name, value in (("experiment", self.experiment), ("run_name", self.run_name)):
             if value is not None and not isinstance(value, str):
-                raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it takes a string")
+                raise TypeError(expected(name, "a string", typed(value)))
         if not self.experiment.strip():
-            raise ValueError("the experiment's name is empty; give it at least one character")
-        for name, value, words in (
+            raise ValueError(
+                expected("experiment", "a name of at least one character", shown(self.experiment))
+            )
+        for name, value, choices in (
             ("on_rewind", self.on_rewind, REWINDS),
             ("upload", self.upload, UPLOADS),
         ):
-            if value not in words:
+            if value not in choices:
+                variable = f"MLFLOW_TRACK_{name.upper()}"
                 raise ValueError(
-                    f"{name} is {value!r}; {name}=… and MLFLOW_TRACK_{name.upper()} take one of "
-                    f"{', '.join(words)}"
+                    expected(f"{name} ({variable})", f"one of {', '.join(choices)}", shown(value))
                 )
         if not isinstance(self.resume, str):
-            raise TypeError(f"resume is {self.resume!r}; it takes never, auto, must or a run id")
+            raise TypeError(expected("resume", _RESUME, typed(self.resume)))
         if not self.resume.strip():
-            raise ValueError("resume is empty; it takes never, auto, must or a run id")
+            raise ValueError(expected("resume", _RESUME, shown(self.resume)))
 
 
 def read_settings(
@@ -108,7 +112,7 @@ def read_settings(
     """Merge arguments, environment and `.env` of the working folder.
 
     Raises:
-        ValueError: A value does not fit; the message names it, and what fits.
+        TypeError, ValueError: A value is invalid; the message has what was expected and given.
     """
     dotenv = _read_dotenv()
     environment = {**dotenv, **os.environ}
@@ -130,7 +134,7 @@ def read_settings(
     def seconds(name: str, default: str) -> float:
         return _seconds(name, first(name) or default)
 
-    # The mirror reads these two itself; it would say what does not fit only in its log.
+    # The mirror reads these two itself; it would report an invalid value only in its log.
     seconds("MLFLOW_TRACK_MIRROR_LINGER", "0")
     _require_niceness(first("MLFLOW_TRACK_MIRROR_NICE") or "0")
     system_name = "MLFLOW_TRACK_SYSTEM_METRICS"
@@ -139,8 +143,8 @@ def read_settings(
         system_name = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
         if (first("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING") or "true").lower() in ("false", "0"):
             system_name = ""
-    words = _words(backend)
-    backends = tuple(word for word in words if word not in _UNMIRRORED)
+    names = _backend_names(backend)
+    backends = tuple(name for name in names if name not in _UNMIRRORED)
     is_mirrored = "mlflow" in backends
     if experiment is None:
         experiment = first("MLFLOW_EXPERIMENT_NAME", "EXPERIMENT_NAME")
@@ -148,7 +152,7 @@ def read_settings(
     if resume is None:
         resume = first("MLFLOW_TRACK_RESUME") or "never"
     return Settings(
-        is_off="off" in words,
+        is_off="off" in names,
         backends=backends,
         options={name: mask_options(options_of(name, environment)) for name in backends},
         directory=Path(directory or first("MLFLOW_TRACK_DIR") or "runs").expanduser().absolute(),
@@ -170,30 +174,35 @@ def read_settings(
     )
 
 
-def _words(backend: str | Sequence[str]) -> list[str]:
-    """The words of `backend`: a list, or one text with commas between them.
+def _backend_names(backend: str | Sequence[str]) -> list[str]:
+    """The names in `backend`: a list, or one text with commas between them.
 
     Raises:
         TypeError: It is neither.
-        ValueError: A word is the name of no backend, or cannot stand beside others.
+        ValueError: A name belongs to no backend, or cannot be combined with others.
     """
-    words = backend.split(",") if isinstance(backend, str) else backend
-    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
-        raise TypeError(f"backend must be a string or a list of strings, got {backend!r}")
-    words = list(dict.fromkeys(word.strip() for word in words if word.strip()))
-    for word in words:
-        if word not in _UNMIRRORED and find_backend(word) is None:
-            names = backend_names()
+    names = backend.split(",") if isinstance(backend, str) else backend
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(expected("backend", "a string or a list of strings", typed(backend)))
+    names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    for name in names:
+        if name not in _UNMIRRORED and find_backend(name) is None:
+            known = backend_names()
             raise ValueError(
-                f"backend must be local, off, or one or more of {', '.join(names)}, got {word!r}"
-                + did_you_mean(word, [*_UNMIRRORED, *names])
+                expected(
+                    "backend", f"local, off, or one or more of {', '.join(known)}", shown(name)
+                )
+                + did_you_mean(name, [*_UNMIRRORED, *known])
             )
-    if not words or (len(words) > 1 and {*words} & {*_UNMIRRORED}):
+    if not names or (len(names) > 1 and {*names} & {*_UNMIRRORED}):
         raise ValueError(
-            "backend must be local, off, or names of backends with commas between them, got "
-            f"{backend!r}"
+            expected(
+                "backend",
+                "local, off, or names of backends with commas between them",
+                shown(backend),
+            )
         )
-    return words
+    return names
 
 
 def _seconds(name: str, text: str) -> float:
@@ -202,7 +211,7 @@ def _seconds(name: str, text: str) -> float:
     except ValueError:
         number = math.nan
     if math.isnan(number):
-        raise ValueError(f"{name} is {text!r}; it takes a number of seconds")
+        raise ValueError(expected(name, "a number of seconds", shown(text)))
     return number
 
 
@@ -211,7 +220,7 @@ def _require_niceness(text: str) -> None:
         int(text)
     except ValueError:
         raise ValueError(
-            f"MLFLOW_TRACK_MIRROR_NICE is {text!r}; it takes an integer from 0 to 19"
+            expected("MLFLOW_TRACK_MIRROR_NICE", "an integer from 0 to 19", shown(text))
         ) from None
 
 
@@ -221,7 +230,9 @@ def _future(deadline: str) -> float:
     ends_at = parse_deadline(deadline, now=now)
     if ends_at <= now:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ends_at))
-        raise ValueError(f"MLFLOW_TRACK_DEADLINE is {deadline!r}: {when} has passed already")
+        raise ValueError(
+            expected("MLFLOW_TRACK_DEADLINE", "in the future", f"{deadline!r} ({when})")
+        )
     return ends_at
 
 

@@ -1,8 +1,33 @@
-"""Counts and sizes as people read them."""
+"""The words of messages: what a check expected and what it got, counts and sizes."""
 
 from __future__ import annotations
 
+from typing import Any
+
+_MOST_SHOWN = 200
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def expected(name: str, what: str, got: str) -> str:
+    """The message of a failed check: "step must be an integer, got 'x' (str)".
+
+    Args:
+        name: What was checked, as its caller knows it.
+        what: What it must be.
+        got: What it is: `shown` or `typed` of the value, or a description.
+    """
+    return f"{name} must be {what}, got {got}"
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it; of a long one the beginning."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}… ({len(text):,} characters)"
+
+
+def typed(value: Any) -> str:
+    """A value with its type, for where the type is what is wrong: 'x' (str), None."""
+    return "None" if value is None else f"{shown(value)} ({type(value).__name__})"
 
 
 def count_text(count: int, noun: str) -> str:

@@ -44,8 +44,8 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Those that see less than what is below them.
 SEE = {
-    "checkpoint.policy": {"record", "checks"},
-    "checkpoint.disk": {"record", "checks"},
+    "checkpoint.policy": {"wording", "record", "checks"},
+    "checkpoint.disk": {"wording", "record", "checks"},
     "backends.protocol": {"record"},
     "analysis": {"extras", "wording", "record", "checks", "checkpoint.disk"},
     "draw": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis"},

@@ -87,7 +87,7 @@ def load_corpus(path: str | None) -> Corpus:
 
     Raises:
         FileNotFoundError: There is no file at `path`.
-        ValueError: The file is no list of tokens.
+        ValueError: The file is not a list of tokens.
     """
     if path is None:
         return _help_texts()
@@ -138,8 +138,8 @@ def require_length(corpus: Corpus, context_length: int) -> None:
     for name, tokens in (("training", corpus.train), ("validation", corpus.val)):
         if len(tokens) <= context_length:
             raise ValueError(
-                f"the {name} split of {corpus.name} has {len(tokens)} tokens; --context-length "
-                f"{context_length} needs {context_length + 1}"
+                f"the {name} split of {corpus.name} must be at least {context_length + 1} tokens "
+                f"long for --context-length {context_length}, got {len(tokens)}"
             )
 
 
@@ -179,8 +179,8 @@ def _token_file(path: Path) -> Corpus:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim != 1 or array.dtype.kind not in "ui":
             raise ValueError(
-                f"--data {path} is an array of {array.dtype} with {array.ndim} dimensions; "
-                "it takes one dimension of integers"
+                f"--data {path} must be an array of integers with one dimension, got one of "
+                f"{array.dtype} with {array.ndim}"
             )
         dtype, offset = array.dtype, array.offset  # type: ignore[attr-defined]
     size = path.stat().st_size
@@ -194,7 +194,7 @@ def _token_file(path: Path) -> Corpus:
             tokens = np.frombuffer(piece[: len(piece) // dtype.itemsize * dtype.itemsize], dtype)
             if len(tokens) and tokens.min() < 0:
                 raise ValueError(
-                    f"--data {path} holds the token {tokens.min()}; tokens are 0 or more"
+                    f"every token of --data {path} must be 0 or more, got {tokens.min()}"
                 )
             largest = max(largest, int(tokens.max(initial=0)))
     return Corpus(

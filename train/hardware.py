@@ -35,7 +35,7 @@ def choose_hardware(device: str, precision: str) -> Hardware:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--device is {device!r}, which cannot be used here: {reason}") from None
+        raise ValueError(f"--device must be usable here, got {device!r}: {reason}") from None
     is_bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(chosen))
     return Hardware(chosen, is_bf16)
 

@@ -62,8 +62,8 @@ def train(
     first_step = checkpoints.restore(state)
     if state["data_sha256"] != corpus.sha256:
         raise ValueError(
-            f"the checkpoint was trained on data with sha256 {state['data_sha256']}, and "
-            f"{corpus.name} here has {corpus.sha256}; bring the same data or start a new run"
+            f"the sha256 of {corpus.name} must be {state['data_sha256']}, as at the checkpoint, "
+            f"got {corpus.sha256}; use the same data or start a new run"
         )
     model.train()
     pace = _Pace(config.batch_size * config.context_length)

@@ -49,8 +49,7 @@ def ranks_of_environment(batch_size: int) -> Ranks:
     ranks = Ranks(int(os.environ.get("RANK") or 0) if size > 1 else 0, size)
     if batch_size < ranks.world_size:
         raise ValueError(
-            f"--batch-size is {batch_size} and there are {ranks.world_size} ranks; each rank needs "
-            "one sequence of the batch"
+            f"--batch-size must be at least {ranks.world_size}, one for each rank, got {batch_size}"
         )
     return ranks
 

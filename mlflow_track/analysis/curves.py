@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from mlflow_track.analysis.histories import Histories, History
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.record import layout
+from mlflow_track.wording import expected
 
 Axis = Literal["step", "time", "tokens"]
 _SEQUENCE_PARAMS = ("context_length", "sequence_length", "seq_len", "block_size")
@@ -87,7 +88,7 @@ def smoothed(curve: Curve, weight: float) -> Curve:
         ValueError: Another weight.
     """
     if not 0 <= weight < 1:
-        raise ValueError(f"smoothing is {weight}; it takes a number from 0 to below 1")
+        raise ValueError(expected("smoothing", "a number from 0 to below 1", str(weight)))
     if weight == 0:
         return curve
     ys, mean, mass = [], 0.0, 0.0

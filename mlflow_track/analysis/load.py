@@ -44,7 +44,7 @@ class LoadedRun:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if not (self.path / layout.RUN).exists():
-            raise FileNotFoundError(f"{self.path} is no run: there is no run.json in it")
+            raise FileNotFoundError(f"{self.path} is not a run: there is no run.json in it")
         self._info = read_info(self.path)
         self._summaries = SummaryReader(self.path)
 

@@ -54,7 +54,7 @@ def compare(
         ValueError: A direction is neither "min" nor "max".
     """
     for name, mode in (directions or {}).items():
-        checks.word(f"the direction of {name!r}", mode, DIRECTIONS)
+        checks.choice(f"the direction of {name!r}", mode, DIRECTIONS)
     summaries = [run.summary for run in runs]
     rows: list[dict[str, Any]] = compare_rows(summaries, metrics, directions)
     ids = pandas.Index([summary.id for summary in summaries], name="id")

@@ -92,7 +92,7 @@ class Checkpoints:
         code, is_saving = decision.agree(self._ranks, self._stop, code, bool(asks))
         if code:
             if not self._stop.is_agreed:
-                words = decision.stop_words(self._ranks, code, reason)
+                words = decision.stop_reason(self._ranks, code, reason)
                 self._stop.agree(words, is_completion=code == decision.EARLY)
                 if code == decision.EARLY:
                     self._announce(f"stopping at step {step}: {words}")

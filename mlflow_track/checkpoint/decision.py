@@ -19,6 +19,7 @@ from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checks import did_you_mean, require_int
 from mlflow_track.record.metric import Directions
 from mlflow_track.stop import StopRequest
+from mlflow_track.wording import expected, typed
 
 _STEPS_REMEMBERED = 1000
 _REPLAYED, _DEADLINE, EARLY = 1000, 1001, 1002
@@ -123,7 +124,7 @@ def agree(ranks: Ranks, stop: StopRequest, stop_code: int, is_due: bool) -> tupl
     return code, bool(due or (code and not stop.is_agreed))
 
 
-def stop_words(ranks: Ranks, code: int, reason: str) -> str:
+def stop_reason(ranks: Ranks, code: int, reason: str) -> str:
     """The reason to stop, the same on all ranks, wherever it arose."""
     if code < _REPLAYED:
         return signal.Signals(code).name
@@ -220,11 +221,11 @@ class Plan:
         ):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
-                raise TypeError(f"{name} must be None or {example}, got {value!r}")
+                raise TypeError(expected(name, f"None or {example}", typed(value)))
         for name in ("require_same", "allow_changed"):
             patterns = getattr(self, name)
             if isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
-                raise TypeError(f"{name} must be a list of names or patterns, got {patterns!r}")
+                raise TypeError(expected(name, "a list of names or patterns", typed(patterns)))
 
     @property
     def watched(self) -> frozenset[str]:

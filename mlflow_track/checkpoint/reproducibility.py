@@ -19,7 +19,8 @@ from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.state.compatibility import class_of
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.params import flatten, shown
+from mlflow_track.record.params import flatten
+from mlflow_track.wording import shown
 
 _WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
 

@@ -159,7 +159,7 @@ class Restorer:
                 moved = self._store.quarantine(checkpoint)
                 self._announce(f"DAMAGED checkpoint moved to {moved}: {error}")
         if failures:
-            raise CorruptCheckpointError("no checkpoint verifies: " + "; ".join(failures))
+            raise CorruptCheckpointError("all checkpoints are corrupt: " + "; ".join(failures))
         return None
 
     def _warn_of_numbers(self, checkpoint: Checkpoint) -> None:

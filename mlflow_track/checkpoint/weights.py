@@ -15,6 +15,7 @@ from mlflow_track.checkpoint.policy.retention import Keep
 from mlflow_track.checkpoint.state.load import own_copy, read
 from mlflow_track.record import layout
 from mlflow_track.record.info import read_info
+from mlflow_track.wording import expected, shown
 
 
 def load_weights(
@@ -48,8 +49,8 @@ def load_weights(
     found = {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
     if not found:
         raise ValueError(
-            f"prefix must name an entry of the state that holds tensors, got {prefix!r}; the state "
-            f"of {checkpoint.path.name} has {', '.join(map(repr, state))}"
+            expected("prefix", "an entry of the state that holds tensors", shown(prefix))
+            + f"; the state of {checkpoint.path.name} has {', '.join(map(repr, state))}"
         )
     return found
 
@@ -71,14 +72,14 @@ def _find(path: Path, step: int | str) -> Checkpoint:
             return checkpoint
     known = ", ".join(str(checkpoint.step) for checkpoint in found)
     raise FileNotFoundError(
-        f"step must be one of {known}, 'last' or 'best' for {store.path}, got {step!r}"
+        expected(f"step for {store.path}", f"one of {known}, 'last' or 'best'", shown(step))
     )
 
 
 def _best(path: Path, store: CheckpointStore) -> Checkpoint:
     settings = read_info(path).checkpoints
     if settings is None or settings.keep is None or settings.keep.metric is None:
-        raise ValueError(f"the run in {path} has no keep=Keep(metric=…) that says what is best")
+        raise ValueError(f"the run in {path} has no keep=Keep(metric=…), which defines the best")
     best = pruning.best_of(store, Keep(**settings.keep.as_arguments()))
     if best is None:
         raise FileNotFoundError(f"no checkpoint in {path} has a value of {settings.keep.metric}")

@@ -11,6 +11,7 @@ from mlflow_track.cli.exit_codes import NotFound
 from mlflow_track.cli.output import echo, echo_skipped, json_option, json_text, print_json
 from mlflow_track.cli.select import directory_option, runs_argument, some_runs
 from mlflow_track.record import layout
+from mlflow_track.wording import count_text, expected
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
@@ -48,11 +49,12 @@ def export(
       mlflow-track export @last
       mlflow-track export demo -o metrics.parquet
     """
-    from mlflow_track.wording import count_text
 
     suffix = None if output is None else output.suffix.lower()
     if suffix is not None and suffix not in _SUFFIXES:
-        raise click.UsageError(f"the file must end in {', '.join(_SUFFIXES)}, got {str(output)!r}")
+        raise click.UsageError(
+            expected("--output", f"a file ending in {' or '.join(_SUFFIXES)}", f"{str(output)!r}")
+        )
     found = _readable(some_runs(root, runs), name)
     try:
         if suffix == ".json" or (output is None and as_json):

@@ -12,6 +12,7 @@ import click
 from mlflow_track.cli.exit_codes import NotFound
 from mlflow_track.cli.output import echo, escaped, json_option, print_json
 from mlflow_track.cli.select import directory_option, no_such_metric, runs_argument, some_runs
+from mlflow_track.wording import expected
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.curves import Curve
@@ -60,7 +61,9 @@ def plot(
     from mlflow_track.draw.matplotlib_plot import SUFFIXES, draw
 
     if output is not None and output.suffix.lower() not in SUFFIXES:
-        raise click.UsageError(f"the file must end in {', '.join(SUFFIXES)}, got {str(output)!r}")
+        raise click.UsageError(
+            expected("--output", f"a file ending in {' or '.join(SUFFIXES)}", f"{str(output)!r}")
+        )
     found = some_runs(root, runs)
     names = list(metrics) or [name for name in [main_metric(found)] if name]
     if not names:

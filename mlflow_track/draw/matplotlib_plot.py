@@ -8,6 +8,7 @@ from pathlib import Path
 from mlflow_track.analysis.curves import Curve
 from mlflow_track.draw.svg import color
 from mlflow_track.extras import extra
+from mlflow_track.wording import expected
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -31,7 +32,7 @@ def draw(
         ValueError: The ending is none of `SUFFIXES`.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path} ends in {path.suffix!r}; a plot takes {', '.join(SUFFIXES)}")
+        raise ValueError(expected("path", f"a file ending in {' or '.join(SUFFIXES)}", str(path)))
     with extra("analysis"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

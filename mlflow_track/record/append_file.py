@@ -17,6 +17,7 @@ from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
 from mlflow_track.record.row_format import step_of_line
 from mlflow_track.record.rows import MOST_LINE_BYTES, read_header
+from mlflow_track.wording import expected
 
 # With 25 characters for each number a row is still a line.
 _MOST_COLUMNS = 100_000
@@ -163,8 +164,11 @@ class AppendFile:
         """
         if len(names) > _MOST_COLUMNS or len(header) > MOST_LINE_BYTES:
             raise ValueError(
-                f"{self.path.name} must have at most {_MOST_COLUMNS:,} columns, with names of "
-                f"{MOST_LINE_BYTES:,} bytes together, got {len(names):,} with {len(header):,}"
+                expected(
+                    f"the header of {self.path.name}",
+                    f"at most {_MOST_COLUMNS:,} columns in {MOST_LINE_BYTES:,} bytes",
+                    f"{len(names):,} in {len(header):,}",
+                )
             )
 
         def write(wider: BinaryIO) -> None:
@@ -210,7 +214,7 @@ class AppendFile:
             if len(tail) > MOST_LINE_BYTES:
                 raise OSError(
                     errno.EINVAL,
-                    "it ends in what is not a row; move it away to continue",
+                    "its end is not a row; move it away to continue",
                     str(self.path),
                 )
             start = max(self._header_bytes, at - max(65536, len(tail)))

@@ -9,9 +9,9 @@ from typing import Any
 
 from mlflow_track.record import layout
 from mlflow_track.record.files import MOST_JSON_BYTES
+from mlflow_track.wording import expected
 
 _Path = tuple[str, ...]
-_MOST_SHOWN = 200
 
 
 def named_leaves(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -27,12 +27,6 @@ def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
 def param_text(value: Any) -> str:
     """A param as MLflow's own client writes it: `str` of the value, lists and dicts as JSON."""
     return json.dumps(value) if isinstance(value, list | dict) else str(value)
-
-
-def shown(value: Any) -> str:
-    """A param in a line of a log: of a long one the beginning."""
-    text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}… ({len(text):,} characters)"
 
 
 def merged(params: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,8 +112,10 @@ def change_params(
     size = len(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
     if size > MOST_JSON_BYTES:
         raise ValueError(
-            f"{layout.CONFIG} must have at most {MOST_JSON_BYTES:,} bytes, got {size:,} with these "
-            "params; write large ones with log_dict"
+            expected(
+                layout.CONFIG, f"at most {MOST_JSON_BYTES:,} bytes", f"{size:,} with these params"
+            )
+            + "; write large ones with log_dict"
         )
     config.update(content)
     return changed

@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from mlflow_track.wording import expected, shown
+
 SCHEME = "mlflow-track"
 
 
@@ -23,7 +25,9 @@ def path_of(uri: str) -> Path:
     parts = urlsplit(uri)
     path = unquote(parts.netloc + parts.path)
     if parts.scheme != SCHEME or not path:
-        raise ValueError(f"{uri!r} names no folder; write {SCHEME}:///absolute/path/of/runs")
+        raise ValueError(
+            expected("the address of runs", f"{SCHEME}:///absolute/path/of/runs", shown(uri))
+        )
     return Path(path).absolute()
 
 

@@ -185,7 +185,7 @@ def _free_port(port: int) -> int:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
             raise UiServerError(
-                f"port {port} of 127.0.0.1 cannot be had ({error.strerror}); "
-                "take another one, or none for a free one"
+                f"port {port} is not available on 127.0.0.1 ({error.strerror}); choose another, "
+                "or omit --port"
             ) from None
         return listener.getsockname()[1]

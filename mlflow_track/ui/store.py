@@ -35,6 +35,7 @@ from mlflow_track.ui.entities import (
     metrics_of,
     run_of,
 )
+from mlflow_track.wording import expected
 
 _logger = logging.getLogger("mlflow_track")
 # What MLflow's requests take as the id of a run.
@@ -216,7 +217,9 @@ class RecordStore(AbstractStore):
             problems = [f"{item.path}: {item.reason}" for item in skipped]
             for summary in summaries:
                 if not _RUN_ID.fullmatch(summary.id):
-                    problems.append(f"{summary.path}: {summary.id!r} is no id that MLflow can name")
+                    problems.append(
+                        f"{summary.path}: {summary.id!r} is not an id that MLflow accepts"
+                    )
                 elif known.setdefault(summary.id, summary) is not summary:
                     problems.append(f"{summary.path}: has the id of {known[summary.id].path}")
             self._folders = {run_id: summary.path for run_id, summary in known.items()}
@@ -268,7 +271,7 @@ def _history_of_best(summary: Summary, name: str) -> History:
 def _check_max_results(max_results: int | None) -> None:
     if max_results is not None and not 1 <= max_results <= SEARCH_MAX_RESULTS_THRESHOLD:
         raise MlflowException(
-            f"max_results is {max_results}; it takes 1 to {SEARCH_MAX_RESULTS_THRESHOLD}",
+            expected("max_results", f"from 1 to {SEARCH_MAX_RESULTS_THRESHOLD}", str(max_results)),
             INVALID_PARAMETER_VALUE,
         )
 

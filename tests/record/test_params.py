@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlflow_track.record import params as record_params
-from mlflow_track.record.params import change_params, flatten, merged, named_leaves, shown
+from mlflow_track.record.params import change_params, flatten, merged, named_leaves
+from mlflow_track.wording import shown
 
 Merge = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 

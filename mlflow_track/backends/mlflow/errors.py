@@ -38,7 +38,9 @@ def translated(missing: type[Exception] = Unavailable) -> Iterator[None]:
     except MlflowException as error:
         raise _of_mlflow(error, missing) from error
     except ModuleNotFoundError as error:
-        raise Unavailable(f"the driver {error.name} is not installed: pip install it") from error
+        raise Unavailable(
+            f"driver {error.name} is not installed (pip install {error.name})"
+        ) from error
     except Exception as error:
         text = f"{type(error).__name__}: {_short(error)}"
         raise _of_status(_status_of(error), text) from error

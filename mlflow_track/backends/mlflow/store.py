@@ -316,7 +316,7 @@ class MlflowStore:
 def _believe(is_whole: bool) -> None:
     """MLflow's client takes a cut answer for an empty one."""
     if not is_whole:
-        raise Unavailable("the server's answer was cut")
+        raise Unavailable("the server's response was truncated")
 
 
 def experiment_name(tracking_uri: str, experiment_id: str) -> str | None:

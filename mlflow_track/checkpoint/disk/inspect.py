@@ -53,7 +53,7 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, Entry]:
         with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if 8 + length > os.fstat(file.fileno()).st_size:
-                raise ValueError(f"a header of {length} bytes does not fit into the file")
+                raise ValueError(f"the file is too short for its header of {length} bytes")
             entries = json.loads(file.read(length))
         return {
             name: Entry(

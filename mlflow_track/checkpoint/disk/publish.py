@@ -150,7 +150,7 @@ def _write(
             pending.result()
         file.sync()
     if written != content.size:
-        raise AssertionError(f"{path.name}: {written} bytes came, {content.size} were announced")
+        raise AssertionError(f"{path.name}: expected {content.size} bytes, got {written}")
     return {"bytes": written, "chunks": chunks}, is_finite
 
 
@@ -208,7 +208,7 @@ def _require_space(folder: Path, size: int) -> None:
     if free < size:
         raise OSError(
             errno.ENOSPC,
-            f"a checkpoint of {size:,} bytes does not fit into the {free:,} bytes that are free",
+            f"a checkpoint needs {size:,} bytes but only {free:,} are free",
             str(folder),
         )
 

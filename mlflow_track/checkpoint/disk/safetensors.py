@@ -170,12 +170,12 @@ def parse(buffer: torch.Tensor) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file that lies in the flat uint8 `buffer`, as views of it.
 
     Raises:
-        ValueError: The bytes are no safetensors file.
+        ValueError: The bytes are not a safetensors file.
     """
     total = buffer.numel()
     length = int.from_bytes(bytes(buffer[:8].numpy()), "little") if total >= 8 else total
     if 8 + length > total:
-        raise ValueError(f"a header of {length} bytes does not fit into {total} bytes")
+        raise ValueError(f"{total} bytes are too short for a header of {length} bytes")
     entries = json.loads(bytes(buffer[8 : 8 + length].numpy()))
     entries.pop("__metadata__", None)
     tensors = {}

@@ -157,7 +157,7 @@ class CheckpointStore:
         return Checkpoint(publish(self.path, step, content, manifest), step)
 
     def lock(self, announce: Callable[[str], None]) -> FileLock:
-        """Become the one publisher, once the writer of a former process is done.
+        """Become the one publisher, once the writer of a previous process is done.
 
         Raises:
             TimeoutError: It does not end.
@@ -177,7 +177,7 @@ class CheckpointStore:
                     f"{waited:.0f} s; `fuser {lock.path}` names it: wait for it, or end it"
                 )
             if waited > 1 and not has_said:
-                announce("waiting for the checkpoint that a former process still writes")
+                announce("waiting for a previous process to finish writing its checkpoint")
                 has_said = True
             time.sleep(0.02)
         return lock

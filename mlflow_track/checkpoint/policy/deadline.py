@@ -7,14 +7,16 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
-# Below this a bare number is no Unix time of our days, but a duration without a unit.
+from mlflow_track.wording import expected, shown
+
+# Below this a bare number is not a recent Unix time, but a duration without a unit.
 _FIRST_UNIX_TIME = 1_000_000_000
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_FITS = (
-    "MLFLOW_TRACK_DEADLINE takes Unix seconds (1767225600), ISO 8601 (2026-01-01T00:00:00Z; "
+_FORMS = (
+    "Unix seconds (1767225600), ISO 8601 (2026-01-01T00:00:00Z; "
     "without a zone it is local time), or a duration from the start of the run (90m, 1h30m, 2d)"
 )
-# A save that was never measured, and what a process needs to end in order.
+# A save that was never measured, and the time a process needs to end cleanly.
 _UNKNOWN_SAVE_SECONDS = 30.0
 _END_SECONDS = 5.0
 _MARGIN = 2.0
@@ -28,12 +30,14 @@ def parse_deadline(text: str, *, now: float) -> float:
         now: Unix time from which a duration counts.
 
     Raises:
-        ValueError: It is none of them; the message says what fits.
+        ValueError: It is not one of them; the message lists what is valid.
     """
     text = text.strip()
     if re.fullmatch(r"\d+(\.\d+)?", text):
         if float(text) < _FIRST_UNIX_TIME:
-            raise ValueError(f"the deadline is {text!r}, too small for Unix seconds; {_FITS}")
+            raise ValueError(
+                expected("MLFLOW_TRACK_DEADLINE", _FORMS, f"{text!r}, too small for Unix seconds")
+            )
         return float(text)
     parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", text)
     if text and parts:
@@ -46,7 +50,7 @@ def parse_deadline(text: str, *, now: float) -> float:
         # Python 3.10 does not know the Z.
         return datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text)).timestamp()
     except ValueError:
-        raise ValueError(f"the deadline is {text!r}; {_FITS}") from None
+        raise ValueError(expected("MLFLOW_TRACK_DEADLINE", _FORMS, shown(text))) from None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""WHAT to keep: a pure function of the list of checkpoints."""
+"""Chooses which checkpoints to keep: a pure function of their list."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import NamedTuple
 
 from mlflow_track.checks import require_int, require_metric, require_mode
 from mlflow_track.record.metric import Claim, Direction, required_direction
+from mlflow_track.wording import expected
 
 
 class Candidate(NamedTuple):
-    """What retention knows of a checkpoint.
+    """A checkpoint as retention sees it.
 
     Attributes:
         step: Its step.
         metrics: The metrics of its step.
         is_finite: Whether no value of its tensors is NaN or infinite.
-        is_milestone: Whether a policy had planned this very step.
-        is_pinned: Whether a person said to keep it.
-        is_verified: Whether it is whole, as far as that was looked at: sizes, or digests, too.
-        size_bytes: What it takes on disk.
+        is_milestone: Whether a policy planned this step.
+        is_pinned: Whether a person pinned it.
+        is_verified: Whether it is intact, as far as that was checked: sizes, or digests as well.
+        size_bytes: Its size on disk.
     """
 
     step: int
@@ -37,7 +38,7 @@ class Candidate(NamedTuple):
 class Keep:
     """Keeps the newest `last`, the `best` by a metric, the milestones and the pinned ones.
 
-    Whatever the numbers say, never removed are: the newest that verifies, the newest in which all
+    Never removed, whatever the rules say, are: the newest that verifies, the newest in which all
     values are finite, those that a person pinned, the one that the run was resumed from, and one
     that is being read (uploaded, exported, verified) by another process.
 
@@ -49,12 +50,12 @@ class Keep:
             checkpoint is the one logged with its step, before or after the save.
         mode: "min" or "max": which direction of `metric` is better. None: what the run recorded
             (`run.define_metric`, other policies), else the metric's name decides.
-        milestones: Whether to keep what a policy had planned (`EvenlySpaced`, `AtSteps`).
-        max_bytes: What all of them may take on disk. Where it does not suffice, milestones go
-            first, the oldest first, then the worst of the best, then the older of the last.
+        milestones: Whether to keep the steps that a policy planned (`EvenlySpaced`, `AtSteps`).
+        max_bytes: The most that all of them may take on disk. Where it does not suffice, milestones
+            go first, the oldest first, then the worst of the best, then the older of the last.
 
     Raises:
-        TypeError, ValueError: A value does not fit; the message names it.
+        TypeError, ValueError: A value is invalid; the message names it.
     """
 
     last: int = 1
@@ -71,13 +72,15 @@ class Keep:
         if self.metric is not None:
             require_metric(self.metric)
         if self.best and self.metric is None:
-            raise ValueError(f"best is {self.best}, but no metric says what is best; give metric=")
+            raise ValueError(
+                expected("metric", "the name of a metric where best is above 0", "None")
+            )
         if self.max_bytes is not None:
             require_int("max_bytes", self.max_bytes, at_least=1)
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """What this says of the direction of its metric."""
+        """The direction of its metric, as far as this names it."""
         return () if self.metric is None else (Claim("Keep", self.metric, self.mode),)
 
     def resolved(self, modes: Mapping[str, str]) -> Keep:
@@ -112,7 +115,7 @@ class Keep:
         return best_first(values, required_direction("Keep", self.metric, self.mode))
 
     def _wanted(self, by_step: Sequence[Candidate]) -> Iterator[tuple[int, str]]:
-        """What the numbers ask for, most valuable first."""
+        """The steps that the rules keep, most valuable first."""
         for count, candidate in enumerate(reversed(by_step[-self.last :])):
             yield candidate.step, f"number {count + 1} of the last {self.last}"
         if self.best:
@@ -134,7 +137,7 @@ def best_first(values: Mapping[int, float], direction: Direction) -> list[int]:
 
 
 def _protected(by_step: Sequence[Candidate], in_use: Collection[int]) -> Iterator[tuple[int, str]]:
-    """What stays whatever the numbers say."""
+    """The steps that stay whatever the rules say."""
     for candidate in by_step:
         if candidate.step in in_use:
             yield candidate.step, "the one resumed from"
@@ -144,7 +147,7 @@ def _protected(by_step: Sequence[Candidate], in_use: Collection[int]) -> Iterato
 
 
 def newest(by_step: Sequence[Candidate]) -> Iterator[tuple[int, str]]:
-    """What a resume would take: it must be whole."""
+    """The checkpoints that a resume would use: they must be intact."""
     for candidate in [c for c in by_step if c.is_finite and c.is_verified][-1:]:
         yield candidate.step, "the newest with only finite values"
     for candidate in [c for c in by_step if c.is_verified][-1:]:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from mlflow_track.checkpoint.policy.history import History, Moment
 from mlflow_track.checks import require_int, require_number
 from mlflow_track.record.metric import Claim
+from mlflow_track.wording import expected
 
 
 class Ask(NamedTuple):
@@ -174,7 +175,7 @@ class AtSteps(SavePolicy):
         for item in steps:
             given += item if isinstance(item, Sequence) and not isinstance(item, str) else [item]
         if not given:
-            raise ValueError("steps is empty; AtSteps takes at least one step")
+            raise ValueError(expected("steps", "at least one step", "none"))
         for step in given:
             require_int("steps", step, at_least=0)
         object.__setattr__(self, "steps", tuple(sorted(set(given))))

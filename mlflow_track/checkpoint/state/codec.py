@@ -1,4 +1,4 @@
-"""How nested state becomes tensors by path plus JSON, and back. Nothing is ever executed.
+"""Encodes nested state as tensors by path plus JSON, and decodes it. Executes nothing.
 
 Plain JSON stands for itself. What JSON lacks is an object with one key that begins with `$`.
 """
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mlflow_track.checkpoint.state.strides import dense_stride, is_same_memory
+from mlflow_track.wording import expected, shown, typed
 
 _PLAIN = frozenset((type(None), bool, int, str))
 _STRIDED = torch.strided
@@ -67,7 +68,10 @@ class Encoder:
             TypeError: Something that a checkpoint cannot hold; the message names its path.
         """
         if depth > _MOST_DEPTH:
-            raise TypeError(f"state at {path!r} is nested deeper than {_MOST_DEPTH}: a cycle?")
+            raise TypeError(
+                expected(f"state at {path!r}", f"nested at most {_MOST_DEPTH} levels deep", "more")
+                + " (a cycle?)"
+            )
         kind = type(value)
         if kind in _TENSORS:
             return self._tensor(value, path)
@@ -96,9 +100,12 @@ class Encoder:
         if isinstance(value, torch.device):
             return {"$device": str(value)}
         raise TypeError(
-            f"state at {path!r} is a {type(value).__module__}.{type(value).__qualname__}, which a "
-            "checkpoint cannot hold; it takes tensors, arrays, numbers, strings, bytes, lists, "
-            "tuples, sets, dicts, and objects with state_dict/load_state_dict at the top"
+            expected(
+                f"state at {path!r}",
+                "a tensor, array, number, string, bytes, list, tuple, set or dict (objects with "
+                "state_dict and load_state_dict belong at the top)",
+                f"{type(value).__module__}.{type(value).__qualname__}",
+            )
         )
 
     def _items(self, values: Any, path: str, depth: int) -> list[Any]:
@@ -124,7 +131,9 @@ class Encoder:
         pairs = []
         for key, item in value.items():
             if not (key is None or isinstance(key, str | int | float | tuple | frozenset)):
-                raise TypeError(f"state at {path!r} has the key {key!r} ({type(key).__name__})")
+                raise TypeError(
+                    expected(f"a key of state at {path!r}", "a string, number or tuple", typed(key))
+                )
             encoded = self.encode(key, f"{path}.<key>", depth + 1)
             pairs.append([encoded, self.encode(item, f"{path}.{key}", depth + 1)])
         return {"$dict": pairs}
@@ -150,10 +159,12 @@ class Encoder:
 
     def _tensor(self, value: torch.Tensor, path: str) -> Any:
         if value.layout is not _STRIDED or value.is_quantized or value.is_meta:
-            raise TypeError(f"state at {path!r} is a {value.layout} tensor; only dense ones fit")
+            raise TypeError(
+                expected(f"state at {path!r}", "a dense tensor", f"a {value.layout} tensor")
+            )
         if type(value) not in _TENSORS:
             raise TypeError(
-                f"state at {path!r} is a {type(value).__name__}; only torch.Tensor fits"
+                expected(f"state at {path!r}", "a torch.Tensor", f"a {type(value).__name__}")
             )
         # Weights of a 1 x 1 convolution are contiguous in every memory format.
         is_usual = value.dim() < 4 and value.is_contiguous()
@@ -186,12 +197,16 @@ class Encoder:
     def _numpy(self, value: np.ndarray | np.generic, path: str) -> Any:
         if isinstance(value, np.generic):
             if value.dtype.kind not in "biufc":
-                raise TypeError(f"state at {path!r} is a NumPy {value.dtype}; only numbers fit")
+                raise TypeError(
+                    expected(f"state at {path!r}", "a number", f"a NumPy {value.dtype}")
+                )
             raw = base64.b64encode(value.tobytes()).decode()
             return {"$scalar": [value.dtype.str, raw]}
         if value.dtype.kind not in "biufc":
-            raise TypeError(f"state at {path!r} is an array of {value.dtype}; only numbers fit")
-        # As bytes, so that every NumPy type fits, whatever torch knows of it.
+            raise TypeError(
+                expected(f"state at {path!r}", "an array of numbers", f"one of {value.dtype}")
+            )
+        # As bytes, so that every NumPy type can be stored, known to torch or not.
         raw = value.tobytes()
         if len(raw) <= _MOST_INLINE_BYTES:
             place: Any = {"$bytes": base64.b64encode(raw).decode()}
@@ -212,15 +227,18 @@ def _tagged(value: Mapping[Any, Any], form: Any, path: str) -> Any:
         name = None if factory is None else getattr(factory, "__name__", "")
         if name is not None and _FACTORIES.get(name) is not factory:
             raise TypeError(
-                f"state at {path!r} is a defaultdict of {factory!r}, which a checkpoint cannot "
-                f"hold; it takes one of {', '.join(_FACTORIES)}, or a dict"
+                expected(
+                    f"the default of state at {path!r}",
+                    f"one of {', '.join(_FACTORIES)} (or use a dict)",
+                    shown(factory),
+                )
             )
         return {"$defaultdict": [name, form]}
     return form
 
 
 def _remember(encoded: dict[str, Any], value: Mapping[str, Any], path: str) -> _Known | None:
-    """What to keep of a mapping; None unless all of it is tensors that are stored under it."""
+    """The memory of a mapping; None unless all of it is tensors that are stored under it."""
     if not _TENSORS.issuperset(map(type, value.values())):
         return None
     forms = [item["$strided"][0] if "$strided" in item else item for item in encoded.values()]
@@ -236,7 +254,7 @@ def decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """The state that was encoded as `value`, with its tensors taken from `tensors`.
 
     Raises:
-        ValueError: `value` is no encoded state.
+        ValueError: `value` is not encoded state.
         KeyError: A tensor is missing; the message names it.
     """
     return _Decoder(tensors).decode(value)
@@ -245,7 +263,7 @@ def decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 class _Decoder:
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors
-        # Tied tensors are one object, with strides of their own, too.
+        # Tied tensors are one object, with their own strides.
         self._strided: dict[str, torch.Tensor] = {}
 
     def decode(self, value: Any) -> Any:
@@ -258,7 +276,7 @@ class _Decoder:
             return {key: self.decode(item) for key, item in value.items()}
         content = value[tag]
         if tag not in self._OF_TAG:
-            raise ValueError(f"{{{tag!r}: {content!r}}} is no encoded state")
+            raise ValueError(f"{{{tag!r}: {content!r}}} is not encoded state")
         return self._OF_TAG[tag](self, content)
 
     def _array(self, content: Any) -> np.ndarray:

@@ -39,8 +39,8 @@ def require_fit(
     missing, unexpected = sorted(set(state) - set(saved)), sorted(set(saved) - set(state))
     if missing or unexpected:
         raise ValueError(
-            f"the state has other names than {origin}: not in the checkpoint: {missing}; "
-            f"only in the checkpoint: {unexpected}"
+            f"the keys of `state` do not match checkpoint {origin}: missing from the checkpoint: "
+            f"{missing}; unexpected in the checkpoint: {unexpected}"
         )
     problems: list[str] = []
     doubts: list[str] = []
@@ -59,7 +59,9 @@ def require_fit(
             is_another = (classes or {}).get(name, class_of(target)) != class_of(target)
             _add(_of_object(name, target, value, is_another), problems, doubts)
     if problems:
-        raise ValueError(f"{origin} does not fit; nothing was loaded: {'; '.join(problems)}")
+        raise ValueError(
+            f"{origin} does not match the state; nothing was loaded: {'; '.join(problems)}"
+        )
     return doubts
 
 

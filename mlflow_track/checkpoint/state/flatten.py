@@ -13,6 +13,7 @@ import orjson
 import torch
 
 from mlflow_track.checkpoint.state import codec
+from mlflow_track.wording import expected, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def take_apart(
     with _without_collection():
         for name, entry in request.state.items():
             if not isinstance(name, str) or not name:
-                raise TypeError(f"the state has the name {name!r}; names are non-empty strings")
+                raise TypeError(expected("a key of the state", "a non-empty string", typed(name)))
             require_object(name, entry)
             parts[name] = encoder.encode(_plain(entry), name)
         beside = {k: codec.Encoder().encode(value, k) for k, value in request.beside.items()}

@@ -50,9 +50,9 @@ def read(checkpoint: Checkpoint) -> dict[str, Any]:
         return {name: codec.decode(value, tensors) for name, value in document.items()}
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UnreadableCheckpointError(
-            f"{checkpoint.path.name} is whole and cannot be read: {type(error).__name__}: {error}; "
-            "another version of mlflow_track may have written it; restore(state, step=…) takes "
-            "another one"
+            f"{checkpoint.path.name} is intact but cannot be decoded: {type(error).__name__}: "
+            f"{error}; a different version of mlflow_track may have written it; use "
+            "restore(state, step=…) to load another checkpoint"
         ) from error
 
 

@@ -248,7 +248,7 @@ class Saver:
             self._end(first, OSError(f"{first.writers} times, {error}"), time.monotonic())
         else:
             first.writers += 1
-            self._announce(f"{error}; another one repeats its work")
+            self._announce(f"{error}; restarted the writer and retrying")
         self._start_writer()
         assert self._writer is not None
         for pending in self._pending:
