@@ -165,14 +165,20 @@ def _pixels(image: Any) -> numpy.ndarray[Any, Any]:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[-1] not in _CHANNELS or not array.size:
         raise ValueError(
-            "an image must have rows, columns and 1, 3 or 4 channels, got the shape "
-            f"{tuple(array.shape)}"
+            expected(
+                "an image",
+                "of rows, columns and 1, 3 or 4 channels",
+                f"the shape {tuple(array.shape)}",
+            )
         )
     most = 255 if array.dtype.kind in "ui" else 1
     if not (array.min() >= 0 and array.max() <= most):
         raise ValueError(
-            f"the numbers of an image of {array.dtype} must be from 0 to {most}, got "
-            f"{array.min()} to {array.max()}"
+            expected(
+                f"the numbers of an image of {array.dtype}",
+                f"from 0 to {most}",
+                f"{array.min()} to {array.max()}",
+            )
         )
     if most == 1:
         array = numpy.rint(array.astype("float64") * 255)

@@ -25,7 +25,7 @@ from mlflow_track.record.system import SystemMonitor
 from mlflow_track.repeats import RepeatedSteps
 from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
-from mlflow_track.wording import shown
+from mlflow_track.wording import count_text, expected, shown
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.checkpointer import Checkpoints
@@ -203,7 +203,9 @@ class Attempt:
         checks.choice("upload", upload, UPLOADS)
         metric = keep.metric if keep is not None else None
         if upload == "best" and metric is None:
-            raise ValueError("upload='best' needs the metric to compare: keep=Keep(metric=…)")
+            raise ValueError(
+                expected("keep", "Keep(metric=…) where upload is 'best'", "no metric to compare")
+            )
         if self.record.info.mirror is not None:
             what = {"upload": upload, "metric": metric, "mode": keep and keep.mode}
             self.record.restate("mirror", what)
@@ -234,7 +236,8 @@ class Attempt:
             self.print(f"WARNING: {gone}")
             error = f"{error}; {gone}" if error else gone
         if self.metrics.lost:
-            self.print(f"{self.metrics.lost} metric values never came: their device failed")
+            lost = count_text(self.metrics.lost, "metric value")
+            self.print(f"WARNING: {lost} of a failed device were lost")
         with self._warned("the status is not in run.json, and the run reads as KILLED"):
             self.record.end_attempt(status, error)
         self.why_closed = f"run {info.id} has ended; log before finish, or continue it with resume"
@@ -244,7 +247,7 @@ class Attempt:
             handler.close()
         self.record.release()
         if self.companion is not None:
-            with self._warned("what the server lacks is not known"):
+            with self._warned("it is unknown what the server lacks"):
                 there = self.companion.close(self._settings.finish_timeout_seconds)
                 # Not into training.log: the server has that already.
                 say(str(there))

@@ -33,7 +33,7 @@ def find_run_to_continue(settings: Settings) -> RunDirectory | None:
         path, why_not = _fetch(settings)
     if path is None and word == "auto":
         if why_not:
-            say(f"WARNING: {why_not}; a new run starts")
+            say(f"WARNING: {why_not}; starting a new run")
         return None
     if path is None:
         raise LookupError(_describe_absence(settings) + (f"; {why_not}" if why_not else ""))

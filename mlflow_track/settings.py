@@ -277,6 +277,6 @@ def _read_dotenv() -> dict[str, str]:
     data = path.read_bytes()
     text = data.decode(errors="replace")
     if text.encode() != data:
-        say(f"WARNING: {path.absolute()} has bytes that are not UTF-8; its other lines count")
+        say(f"WARNING: {path.absolute()} has bytes that are not UTF-8; its other lines are used")
     found = dotenv_values(stream=io.StringIO(text))
     return {name: value for name, value in found.items() if value is not None}

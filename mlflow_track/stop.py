@@ -91,7 +91,7 @@ class StopRequest:
         # Not print: the signal may have arrived in the middle of one.
         text = (
             f"\n{self.arrived.name}: stopping after this step"
-            f"{' with a checkpoint' * self._is_shared}; again to end at once\n"
+            f"{' with a checkpoint' * self._is_shared}; send it again to end at once\n"
         )
         # Nobody may be there to read it: that ends no training.
         with contextlib.suppress(OSError, ValueError):
@@ -106,12 +106,12 @@ def _hold_signals() -> None:
     # One that reached the child before its hooks would be taken for a wish, or lost: Python forgets
     # what is pending in a child.
     if _listening:
-        _masks.former = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        _masks.previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def _release_signals() -> None:
-    if (former := _masks.__dict__.pop("former", None)) is not None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+    if (previous := _masks.__dict__.pop("previous", None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _release_signals_in_child() -> None:

@@ -123,7 +123,7 @@ def test_what_an_interpreter_reads_at_its_start_starts_one(changes: dict[str, st
     assert done.stdout == "False\n"
 
 
-def test_what_stands_in_for_an_interpreter_passes_signals_on_and_dies_with_its_program(
+def test_the_forked_interpreter_passes_signals_on_and_dies_with_its_program(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(forked.FORKING, "1")

@@ -401,7 +401,7 @@ def test_unknown_fields_survive_a_resume_that_rewinds_and_finishes(tmp_path: Pat
     assert mt.load_run(run.path).params == {"learning_rate": 0.1, "width": 4}
 
 
-def test_unknown_fields_survive_a_run_that_is_killed_and_resumed_without_a_checkpoint(
+def test_unknown_fields_survive_a_kill_and_a_resume_without_a_checkpoint(
     tmp_path: Path,
 ) -> None:
     for version, name in (("v1", "failed"), ("v0", "20231114-221320-0a1b2c")):

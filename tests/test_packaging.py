@@ -106,7 +106,7 @@ def test_conda_pins_the_dependencies_as_the_constraints_do():
     assert pins(pip_rows) == {name: pinned[name] for name in requirements("mlflow", "analysis")}
 
 
-def test_conda_holds_an_exact_python_that_the_package_supports_and_nothing_outside_pip():
+def test_conda_pins_a_supported_python_and_lists_nothing_outside_pip():
     # MLflow drops every other conda package where it builds the environment without conda.
     python, pip, _ = conda()["dependencies"]
     assert pip == "pip"

@@ -41,11 +41,11 @@ class Member(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    words = sys.argv[1:] if arguments is None else arguments
-    if not words or words[0] in ("-h", "--help"):
+    flags = sys.argv[1:] if arguments is None else arguments
+    if not flags or flags[0] in ("-h", "--help"):
         print(__doc__)
-        return 0 if words else 2
-    fixed, grid = split(words)
+        return 0 if flags else 2
+    fixed, grid = split(flags)
     if not grid:
         print(
             "train.sweep: no flag has several values, as in --learning-rate 1e-3,2e-3; for one run "
@@ -73,9 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 130 if is_stopped else int(failed > 0)
 
 
-def split(words: Sequence[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+def split(flags: Sequence[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
     """The flags with one value, and those with several; a wrong command line ends the process."""
-    pairs: list[str] = [part for word in words for part in _halves(word)]
+    pairs: list[str] = [part for argument in flags for part in _halves(argument)]
     if len(pairs) % 2 or not all(flag.startswith("--") for flag in pairs[::2]):
         print(
             "train.sweep: every flag takes a value: --name value, or --name a,b,c", file=sys.stderr

@@ -130,7 +130,7 @@ def best_run(
     found = [(best(run, metric, direction), number) for number, run in enumerate(runs)]
     values = [(reached[0], number) for reached, number in found if reached is not None]
     logged = sum(run.metrics[metric].count > 0 for run in runs if metric in run.metrics)
-    # Being the only one with a value is no merit, except over runs that have nothing but NaN.
+    # Being the only one with a value is not a merit, except over runs that have nothing but NaN.
     is_alone = len(runs) > 1 and (len(values) > 1 or logged == 1)
     if not values or (is_alone and len({value for value, _ in values}) == 1):
         return None

@@ -1,4 +1,4 @@
-"""A filter of runs in words: the part of MLflow's filter language that needs no server.
+"""Filters of runs: the part of MLflow's filter language that needs no server.
 
     params.lr < 0.01 and metrics.`val/loss` <= 1.5 and tags.stage = 'pretrain' and status = 'FAILED'
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.record.params import param_text
+from mlflow_track.wording import expected
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -36,10 +37,10 @@ _CONDITION = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _AND = re.compile(r"and\b", re.IGNORECASE)
-_FITS = (
-    "it takes conditions joined by 'and', as \"params.lr < 0.01 and status = 'FINISHED'\"; on the "
-    f"left are params.…, metrics.… (the last value), min.…, max.…, tags.…, {', '.join(_FIELDS)}; "
-    "between are = != < <= > >= like"
+_FORM = (
+    "conditions joined by 'and', like \"params.lr < 0.01 and status = 'FINISHED'\", with params.…, "
+    f"metrics.… (the last value), min.…, max.…, tags.…, {', '.join(_FIELDS)} on the left and "
+    "= != < <= > >= or like between"
 )
 
 
@@ -47,21 +48,21 @@ def parse_filter(text: str) -> Callable[[Summary], bool]:
     """The filter as a function of a run's summary.
 
     Raises:
-        ValueError: It is none; the message says where it ends to be one, and what fits.
+        ValueError: It is not a filter; the message says where it is invalid, and what is valid.
     """
     conditions: list[Callable[[Summary], bool]] = []
     at = 0
     while True:
         match = _CONDITION.match(text, at)
         if match is None:
-            raise ValueError(f"filter {text!r} is not understood at {text[at:]!r}; {_FITS}")
+            raise ValueError(expected("filter", _FORM, f"{text!r}, invalid at {text[at:]!r}"))
         conditions.append(_condition(match, text))
         at = match.end()
         if at == len(text):
             return lambda summary: all(holds(summary) for holds in conditions)
         joined = _AND.match(text, at)
         if joined is None:
-            raise ValueError(f"filter {text!r} is not understood at {text[at:]!r}; {_FITS}")
+            raise ValueError(expected("filter", _FORM, f"{text!r}, invalid at {text[at:]!r}"))
         at = joined.end()
 
 
@@ -74,7 +75,9 @@ def _condition(match: re.Match[str], text: str) -> Callable[[Summary], bool]:
         field, field
     )
     if (key is None) == (field in _KINDS) or field not in (*_KINDS, *_FIELDS):
-        raise ValueError(f"filter {text!r} asks for {match['field']!r}; {_FITS}")
+        raise ValueError(
+            expected("filter", _FORM, f"{text!r} with the unknown field {match['field']!r}")
+        )
     word = match["operator"].lower()
     wanted: Any = match["text"] if match["text"] is not None else match["other"]
     if wanted is None:

@@ -46,7 +46,7 @@ class HistoryCache:
         """The history of the metric `name`; empty where the file or the metric is missing.
 
         Raises:
-            ValueError: `path` is no metrics file.
+            ValueError: `path` is not a metrics file.
             OSError: It cannot be read.
         """
         with self._lock:

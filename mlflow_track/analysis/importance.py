@@ -85,12 +85,12 @@ def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
     return both / spread if spread else 0.0
 
 
-def _correlation_ratio(words: Sequence[Any], ys: Sequence[float]) -> float:
+def _correlation_ratio(texts: Sequence[Any], ys: Sequence[float]) -> float:
     mean = sum(ys) / len(ys)
     total = sum((y - mean) ** 2 for y in ys)
-    groups: Mapping[str, list[float]] = {str(word): [] for word in words}
-    for word, y in zip(words, ys, strict=True):
-        groups[str(word)].append(y)
+    groups: Mapping[str, list[float]] = {str(text): [] for text in texts}
+    for text, y in zip(texts, ys, strict=True):
+        groups[str(text)].append(y)
     if 2 * len(groups) > len(ys):
         # Nearly as many words as runs, such as names and folders, tell any order.
         return 0.0

@@ -177,7 +177,7 @@ def load_runs(
         except (UnreadableRun, FileNotFoundError) as error:
             skipped.append(Skipped(path, str(error)))
     for path, reason in skipped:
-        warnings.warn(f"{path} is left out: {reason}", stacklevel=2)
+        warnings.warn(f"skipped {path}: {reason}", stacklevel=2)
     runs = [run for run in runs if experiment in (None, run.experiment) and holds(run)]
     return sorted(runs, key=lambda run: (run.created, run.id))
 

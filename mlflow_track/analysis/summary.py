@@ -40,7 +40,7 @@ class Summary:
         last_step: The largest step logged; -1 where none is.
         steps_per_second: Over the time in which rows came; pauses between attempts do not count.
             None below two rows.
-        problems: What of the record could not be read, in words.
+        problems: What of the record could not be read, readable.
         system_metrics: What the machine did meanwhile, from system_metrics.csv.
     """
 

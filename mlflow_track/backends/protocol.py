@@ -218,7 +218,7 @@ class Backend:
         raise NotImplementedError
 
     def fork(self) -> None:
-        """Keep the run as it is: the record will be opened anew, as another run."""
+        """Keep the run as it is: the record will be opened again, as a new run."""
         raise NotImplementedError
 
     def beat(self, now: float) -> None:

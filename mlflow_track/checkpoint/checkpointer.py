@@ -300,7 +300,7 @@ class Checkpoints:
         """Report a restore without its generators, which nobody has put back."""
         if self._unsaid is not None:
             unsaid, self._unsaid = self._unsaid, None
-            self._say(unsaid.with_difference("the random generators were not put back"))
+            self._say(unsaid.with_difference("the random generators were not restored"))
 
     def _decide(self, now: Moment) -> tuple[tuple[Ask, ...], int, str]:
         """What asks for a save, and a code and a reason to stop: rank 0 decides."""

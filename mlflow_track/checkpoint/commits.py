@@ -20,6 +20,7 @@ from mlflow_track.checkpoint.writer.discard import DiscardingSaver
 from mlflow_track.checkpoint.writer.outcome import Outcome
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.console import progress_on_terminal
+from mlflow_track.wording import size_text
 
 
 class Commits:
@@ -193,7 +194,7 @@ class Commits:
 def _describe(outcome: Outcome, asks: Sequence[Ask]) -> str:
     reasons = "; ".join(f"{ask.policy}: {ask.reason}" for ask in asks)
     return (
-        f"saved step {outcome.step} ({outcome.size_bytes / 1e6:.1f} MB, durable in "
+        f"saved step {outcome.step} ({size_text(outcome.size_bytes)}, durable in "
         f"{1000 * outcome.durable_seconds:.0f} ms, stall {1000 * outcome.stall_seconds:.1f} ms; "
         f"{reasons})"
     )

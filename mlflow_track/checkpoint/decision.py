@@ -91,7 +91,7 @@ def reason_to_stop(
     """A code for the other ranks, and the reason; (0, "") continues."""
     limits = plan.limits
     if limits.replay_step is not None and now.step >= limits.replay_step:
-        return _REPLAYED, "the replayed step is reached"
+        return _REPLAYED, "reached the replayed step"
     if plan.stop is not None:
         reason = plan.stop.reason(memory.standing(plan.stop))
         if reason is not None:
@@ -189,7 +189,7 @@ class Unseen:
             elif name in self._at_once and name in logged:
                 announce(
                     f"WARNING: a policy that decides when to save watches the metric {name!r}, but "
-                    "no checkpoints.step came after a value of its step: log the metric before"
+                    "checkpoints.step was never called after a value of its step: log it before"
                 )
 
 

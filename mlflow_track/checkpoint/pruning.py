@@ -99,9 +99,9 @@ def judge(
     for checkpoint in checkpoints:
         try:
             candidates.append(_candidate(checkpoint, values))
-            verdicts.append(Verdict(checkpoint, False, "not among those to keep"))
+            verdicts.append(Verdict(checkpoint, False, "no rule keeps it"))
         except CorruptCheckpointError as error:
-            verdicts.append(Verdict(checkpoint, True, f"left alone: {error}"))
+            verdicts.append(Verdict(checkpoint, True, f"kept: {error}"))
     kept = keep.kept(candidates, in_use)
     if len(kept) < len(candidates):
         kept = keep.kept(_verified(store, candidates, checked), in_use)

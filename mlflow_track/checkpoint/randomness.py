@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlflow_track.wording import count_text
+
 
 def capture() -> dict[str, Any]:
     """The states of Python's, NumPy's, torch's and every CUDA device's global generator."""
@@ -26,7 +28,7 @@ def restore(state: dict[str, Any]) -> list[str]:
     """Put the generators back.
 
     Returns:
-        What could not be restored here, in words: generators of CUDA devices that are not there.
+        What could not be restored, readable: generators of missing CUDA devices.
     """
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
@@ -36,7 +38,7 @@ def restore(state: dict[str, Any]) -> list[str]:
         torch.cuda.set_rng_state(_tensor(device_state), index)
     if len(state["cuda"]) == present:
         return []
-    return [f"CUDA generators: {len(state['cuda'])} saved, {present} devices here"]
+    return [f"CUDA generators: {len(state['cuda'])} saved, {count_text(present, 'device')} here"]
 
 
 def restore_rank(states: Sequence[dict[str, Any]], rank: int) -> list[str]:

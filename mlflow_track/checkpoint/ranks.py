@@ -19,7 +19,7 @@ def rank_and_size(
 ) -> tuple[int, int]:
     """Which process of its job this is, and how many the job has; (0, 1) without a job.
 
-    A rank without a size, as a job script may leave it, is no job.
+    A rank without a size, as a job script may leave it, is not a job.
 
     Args:
         variables: The environment.

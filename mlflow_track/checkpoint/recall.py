@@ -73,4 +73,4 @@ class Recall:
             ends = None if checkpoint is None else ends_of(path, checkpoint)
             yield from read_values(path, self._names, ends)
         except (OSError, ValueError) as error:
-            self._announce(f"WARNING: {error}: policies do not know the values before")
+            self._announce(f"WARNING: {error}: policies do not know earlier values")

@@ -76,7 +76,7 @@ def replay(
         target = {"directory": scratch, "run_id": info.id, "step": goal.step}
         folder = info.provenance.working_folder or "."
         if not Path(folder).is_dir():
-            raise ReplayError(f"the command ran in {folder}, which is not here any more")
+            raise ReplayError(f"the command ran in {folder}, which no longer exists")
         said = _run(command, folder, target, manifest, show)
         made = [c for c in CheckpointStore(copy / layout.CHECKPOINTS).list() if c.step == goal.step]
         if not made:
@@ -105,7 +105,7 @@ def _ends(run: Path, first: int | None, last: int | None) -> tuple[Checkpoint, C
     before = [c for c in until[:-1] if first is None or c.step == first]
     if goal is None or not before:
         raise ReplayError(
-            f"a replay needs two checkpoints, one to begin from and a later one to compare with; "
+            f"a replay needs two checkpoints, one to start from and a later one to compare with; "
             f"there are {steps or 'none'}"
         )
     return before[-1], goal
@@ -113,12 +113,12 @@ def _ends(run: Path, first: int | None, last: int | None) -> tuple[Checkpoint, C
 
 def _command(info: RunInfo, attempt: int) -> list[str]:
     made_by = [known for known in info.attempts if known.attempt == attempt]
-    words = (made_by[0].command if made_by else None) or ()
-    if not words or words[0] == "-":
+    arguments = (made_by[0].command if made_by else None) or ()
+    if not arguments or arguments[0] == "-":
         raise ReplayError("the record has no command to run again")
-    if any("***" in word for word in words):
-        raise ReplayError(f"the record hides a secret of the command: {' '.join(words)}")
-    return [sys.executable, *words]
+    if any("***" in argument for argument in arguments):
+        raise ReplayError(f"the record hides a secret of the command: {' '.join(arguments)}")
+    return [sys.executable, *arguments]
 
 
 def _copy(run: Path, start: Checkpoint, scratch: Path) -> Path:

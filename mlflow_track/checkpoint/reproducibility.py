@@ -58,8 +58,8 @@ class Report:
     Attributes:
         step: The step restored.
         restored: Names of what was put back.
-        differences: What may make the continuation another run, in words.
-        free: Params that differ, and that the caller declared to be free to.
+        differences: Readable differences that may make the continuation inexact.
+        free: Params that differ, as the caller allowed.
     """
 
     step: int
@@ -134,7 +134,7 @@ def differences_of_params(
     if fatal:
         raise ValueError(
             f"params listed in require_same have changed since the checkpoint: {'; '.join(fatal)}; "
-            "set it back, or start a new run with resume='never'"
+            "set them back, or start a new run with resume='never'"
         )
     return warned, ignored
 

@@ -22,6 +22,7 @@ from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state import load
 from mlflow_track.checkpoint.state.flatten import require_object
 from mlflow_track.record.params import flatten
+from mlflow_track.wording import count_text
 
 
 class Restored(NamedTuple):
@@ -166,10 +167,11 @@ class Restorer:
         if checkpoint.manifest.is_finite:
             return
         finite = [c.step for c in self._store.list() if _is_finite(c) and c.step < checkpoint.step]
-        healthy = f"; restore(state, step={finite[-1]}) takes the newest without" if finite else ""
+        healthy = (
+            f"; use restore(state, step={finite[-1]}) for the newest without" if finite else ""
+        )
         self._announce(
-            f"WARNING: the checkpoint of step {checkpoint.step} holds values that are not finite"
-            f"{healthy}"
+            f"WARNING: the checkpoint of step {checkpoint.step} has NaN or infinite values{healthy}"
         )
 
     def _compare(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Report:
@@ -208,10 +210,10 @@ class Restorer:
         for checkpoint in self._store.list():
             if checkpoint.step > step:
                 moved = self._store.move_aside(checkpoint, attempt)
-                self._announce(f"checkpoint of the later step {checkpoint.step} moved to {moved}")
+                self._announce(f"moved checkpoint of the later step {checkpoint.step} to {moved}")
         rows = self._record.rewind(self._metrics, step)
         if rows:
-            self._announce(f"moved {rows} rows after step {step} aside")
+            self._announce(f"moved {count_text(rows, 'row')} after step {step} aside")
 
 
 def _is_finite(checkpoint: Checkpoint) -> bool:

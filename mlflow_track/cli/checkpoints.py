@@ -30,6 +30,7 @@ from mlflow_track.cli.select import (
     store_of,
 )
 from mlflow_track.record.schema import Manifest
+from mlflow_track.wording import count_text, size_text
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.disk.store import Checkpoint
@@ -46,7 +47,6 @@ def list_checkpoints(run: str, root: Path, form: str | None) -> None:
     Example:
       mlflow-track ckpt ls @last
     """
-    from mlflow_track.wording import size_text
 
     found = checkpoint_rows(store_of(root, run).list())
     rows = [
@@ -130,7 +130,6 @@ def verify(run: str, step: str | None, root: Path, as_json: bool) -> None:
       mlflow-track ckpt verify @last last --json
     """
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
-    from mlflow_track.wording import size_text
 
     store, rows = store_of(root, run), []
     for checkpoint in (
@@ -172,7 +171,6 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
       mlflow-track ckpt show @last last
     """
     from mlflow_track.checkpoint.disk.inspect import tensors_of
-    from mlflow_track.wording import count_text, size_text
 
     manifest, tensors = _manifest(checkpoint), tensors_of(checkpoint)
     # Completed by what an older version did not write; metrics as numbers, not as the words there.
@@ -201,7 +199,7 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
 @click.argument("first")
 @click.argument("second")
 @directory_option
-@click.option("--values", is_flag=True, help="Also read the tensors, and say which differ.")
+@click.option("--values", is_flag=True, help="Also compare the values of the tensors.")
 @output_options
 def diff(run: str, first: str, second: str, root: Path, values: bool, form: str | None) -> None:
     """Show how the checkpoints of the steps FIRST and SECOND of RUN differ.
@@ -257,7 +255,6 @@ def export(
     """
     from mlflow_track.checkpoint.disk.inspect import export_model
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
-    from mlflow_track.wording import count_text
 
     target = output or Path(f"{entry}-step-{checkpoint.step}.{form}")
     try:

@@ -64,7 +64,7 @@ class _Watch(click.Command):
 )
 @click.option("--sort", help=f"A metric, params.NAME, or one of {', '.join(_FIELDS)}.")
 @click.option("--reverse", is_flag=True, help="Largest first.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many, the last ones.")
+@click.option("--limit", type=click.IntRange(1), help="Show at most this many, the newest.")
 @click.option("--tree", is_flag=True, help="Children of a sweep below their parent.")
 @click.option(
     "--watch",
@@ -104,7 +104,7 @@ def ls(
     """
     holds = _condition(where, statuses)
     if watch is not None and form is not None:
-        raise click.UsageError(f"--watch is for people; leave out --{form}, or use tail --json")
+        raise click.UsageError(f"--watch cannot be combined with --{form}; use tail --json")
     if experiment is None and not root.exists() and _is_experiment(str(root)):
         root, experiment = default_root(), str(root)
 

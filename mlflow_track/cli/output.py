@@ -110,7 +110,10 @@ def print_rows(
             _print_styled(titles, texts, is_number, widths, marked)
             if left_out:
                 names = ", ".join(left_out)
-                echo(f"no room for {names}; a wider terminal, --csv or --json shows all", err=True)
+                echo(
+                    f"columns that do not fit: {names}; use a wider terminal, --csv or --json",
+                    err=True,
+                )
         else:
             texts = [
                 [cell + " *" * marked(r, c) for c, cell in enumerate(row)]

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 @click.option(
     "--milestones/--no-milestones", default=None, help="Keep those that a policy planned."
 )
-@click.option("--max-bytes", type=int, help="The bytes that all of them may have.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed, and why.")
+@click.option("--max-bytes", type=int, help="The most bytes that all of them may use.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed, and why.")
 @json_option
 def prune(run: str, root: Path, dry_run: bool, as_json: bool, **rules: Any) -> None:
     """Remove checkpoints of RUN: what the run's own `keep`, changed by the options, does not keep.

@@ -117,31 +117,31 @@ def one_run(root: Path, word: str) -> Summary:
         return RunSelector(root).find_one(word)
 
 
-def runs_by_word(root: Path, words: Sequence[str]) -> dict[str, list[Summary]]:
-    """For each word the runs that it matches: at least one.
+def runs_by_name(root: Path, names: Sequence[str]) -> dict[str, list[Summary]]:
+    """For each name the runs that it matches: at least one.
 
     Raises:
-        NotFound: A word names none.
-        click.UsageError: A word is ambiguous.
+        NotFound: A name matches no run.
+        click.UsageError: A name is ambiguous.
     """
     from mlflow_track.analysis.select import RunSelector
 
     selector = RunSelector(root)
     with _named():
-        return {word: selector.find(word) for word in words}
+        return {name: selector.find(name) for name in names}
 
 
-def some_runs(root: Path, words: Sequence[str]) -> list[Summary]:
-    """The runs that the words name, each once, in their order; all where there are no words.
+def some_runs(root: Path, names: Sequence[str]) -> list[Summary]:
+    """The runs that `names` name, each once, in their order; all where it is empty.
 
     Raises:
-        NotFound: A word names none, or there is none at all.
-        click.UsageError: A word is ambiguous.
+        NotFound: A name matches no run, or there is none at all.
+        click.UsageError: A name is ambiguous.
     """
     from mlflow_track.analysis.summary import read_summaries
 
-    if words:
-        return each_once(runs_by_word(root, words))
+    if names:
+        return each_once(runs_by_name(root, names))
     found, skipped = read_summaries(root)
     echo_skipped(skipped)
     require_runs(root, found, skipped)
@@ -149,7 +149,7 @@ def some_runs(root: Path, words: Sequence[str]) -> list[Summary]:
 
 
 def each_once(named: Mapping[str, Sequence[Summary]]) -> list[Summary]:
-    """The runs of `runs_by_word`, each once, in their order."""
+    """The runs of `runs_by_name`, each once, in their order."""
     return list({run.path.resolve(): run for runs in named.values() for run in runs}.values())
 
 
@@ -203,19 +203,19 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     return [item for item in items if item.value.startswith(incomplete)]
 
 
-def runs_named(words: Sequence[str]) -> list[LoadedRun]:
-    """The runs that `words` name in MLFLOW_TRACK_DIR, as every command names runs.
+def runs_named(names: Sequence[str]) -> list[LoadedRun]:
+    """The runs that `names` name in MLFLOW_TRACK_DIR, as every command names runs.
 
-    Without a word: every run in MLFLOW_TRACK_DIR; that there is none is not an error then.
+    Without a name: every run in MLFLOW_TRACK_DIR; that there is none is not an error then.
 
     Raises:
-        NotFound: A word names none.
+        NotFound: A name matches no run.
     """
     from mlflow_track.analysis.load import load_run, load_runs
 
-    if not words:
+    if not names:
         return load_runs(default_root())
-    return [load_run(run.path) for run in some_runs(default_root(), words)]
+    return [load_run(run.path) for run in some_runs(default_root(), names)]
 
 
 def checkpoint_argument(command: Callable[..., None]) -> Callable[..., None]:

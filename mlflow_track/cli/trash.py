@@ -17,9 +17,10 @@ from mlflow_track.cli.select import (
     directory_option,
     each_once,
     runs_argument,
-    runs_by_word,
+    runs_by_name,
 )
 from mlflow_track.record.schema import RUNNING
+from mlflow_track.wording import count_text, size_text
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.command()
 @runs_argument
 @directory_option
-@click.option("--dry-run", is_flag=True, help="Say what would be moved, and move nothing.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be moved.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask, also where a word names several runs.")
 @json_option
 def rm(runs: tuple[str, ...], root: Path, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -45,7 +46,7 @@ def rm(runs: tuple[str, ...], root: Path, dry_run: bool, yes: bool, as_json: boo
     """
     if not runs:
         raise click.UsageError("name the runs to delete (use a shell * for all)")
-    named = runs_by_word(root, runs)
+    named = runs_by_name(root, runs)
     if not (dry_run or yes):
         _ask(named)
     rows = [_move(run, dry_run, as_json) for run in each_once(named)]
@@ -61,7 +62,6 @@ def _ask(named: Mapping[str, Sequence[Summary]]) -> None:
     Raises:
         click.UsageError: There is nobody to ask.
     """
-    from mlflow_track.wording import count_text
 
     several = {word: runs for word, runs in named.items() if len(runs) > 1}
     if not several:
@@ -84,12 +84,11 @@ def _move(run: Summary, dry_run: bool, as_json: bool) -> dict[str, Any]:
     """Move a run to the trash, unless it runs; what came of it as a row."""
     from mlflow_track.record.directory import RunHeldError
     from mlflow_track.record.trash import move_to_trash, size_bytes
-    from mlflow_track.wording import size_text
 
     size, target, problem = size_bytes(run.path), None, None
     try:
         if run.status == RUNNING:
-            raise RunHeldError(f"{run.path} is running; it stays. Stop it first")
+            raise RunHeldError(f"{run.path} is running and was not moved; stop it first")
         target = None if dry_run else move_to_trash(run.path)
     except (OSError, RunHeldError) as error:
         problem = str(error)
@@ -110,7 +109,7 @@ def _move(run: Summary, dry_run: bool, as_json: bool) -> dict[str, Any]:
 
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path), default=default_root)
-@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 @json_option
 def gc(root: Path, dry_run: bool, as_json: bool) -> None:
     """Remove for good what is in the trash under ROOT, and files that crashes have left.
@@ -121,7 +120,6 @@ def gc(root: Path, dry_run: bool, as_json: bool) -> None:
       mlflow-track gc runs
     """
     from mlflow_track.record.trash import leftovers, remove, size_bytes
-    from mlflow_track.wording import size_text
 
     if not root.is_dir():
         raise exit_codes.NotFound(f"there is no folder {root}")

@@ -11,6 +11,7 @@ import click
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import echo, echo_skipped, json_option, print_json
 from mlflow_track.cli.select import default_root, require_runs
+from mlflow_track.wording import count_text
 
 
 @click.command()
@@ -23,7 +24,7 @@ def ui(root: Path, port: int, no_browser: bool, as_json: bool) -> None:
 
     ROOT is MLFLOW_TRACK_DIR, else runs, where none is given. The page shows the records as they
     are at that moment, also while they grow, and opens on the comparison of the newest experiment.
-    Nothing can be changed from it. Ctrl-C ends it.
+    Nothing can be changed from it. press Ctrl-C to stop it.
 
     \b
     Example:
@@ -32,7 +33,6 @@ def ui(root: Path, port: int, no_browser: bool, as_json: bool) -> None:
     from mlflow_track.analysis.summary import read_summaries
     from mlflow_track.ui.address import page_of
     from mlflow_track.ui.server import UiServer, UiServerError
-    from mlflow_track.wording import count_text
 
     summaries, skipped = read_summaries(root)
     echo_skipped(skipped)
@@ -50,7 +50,7 @@ def ui(root: Path, port: int, no_browser: bool, as_json: bool) -> None:
                 print_json({"url": page}, is_line=True)
             else:
                 echo(page)
-            echo("Ctrl-C ends it", err=True)
+            echo("press Ctrl-C to stop it", err=True)
             if not no_browser:
                 click.launch(page)
             if server.wait():

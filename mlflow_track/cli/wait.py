@@ -40,7 +40,7 @@ class _Seconds(click.FloatRange):
     type=_Seconds(min=0),
     default=math.inf,
     metavar="SECONDS",
-    help="Give up after so long; 0 only looks once. By default there is no limit.",
+    help="Give up after this long; 0 checks once. By default there is no limit.",
 )
 @json_option
 def wait(runs: tuple[str, ...], root: Path, timeout: float, as_json: bool) -> None:

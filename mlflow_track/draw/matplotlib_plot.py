@@ -29,7 +29,7 @@ def draw(
         is_log: Whether the vertical axis is logarithmic.
 
     Raises:
-        ValueError: The ending is none of `SUFFIXES`.
+        ValueError: The ending is not one of `SUFFIXES`.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(expected("path", f"a file ending in {' or '.join(SUFFIXES)}", str(path)))

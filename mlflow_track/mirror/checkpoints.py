@@ -111,10 +111,10 @@ class Checkpoints:
         backend = self._ledger.backend
         folder = f"{layout.CHECKPOINTS}/{name}"
         if not has(backend, "remove"):
-            self._ledger.note_refused([(f"removal of {folder}", "the backend does not remove")])
+            self._ledger.note_refused([(f"removal of {folder}", "the backend cannot remove files")])
             return True
         try:
-            # Without its manifest it is no checkpoint, however far the rest gets.
+            # Without its manifest it is not a checkpoint, however far the rest gets.
             backend.remove(f"{folder}/{layout.MANIFEST}")
             backend.remove(folder)
         except Refused as error:

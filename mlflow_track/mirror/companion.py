@@ -17,6 +17,7 @@ from mlflow_track.record.console import is_terminal, say
 from mlflow_track.record.files import open_to_append
 from mlflow_track.record.lock import close_in_forked_children
 from mlflow_track.settings import Settings
+from mlflow_track.wording import count_text
 
 # Where the trainer works: MLflow puts the artifacts of a store without a server there (./mlruns).
 WORKING_FOLDER = "MLFLOW_TRACK_WORKING_FOLDER"
@@ -73,7 +74,7 @@ class Companion:
                 break
             progress.show(left)
         progress.clear()
-        # If it goes on by itself, nobody waits for it, and that is meant.
+        # If it continues alone, nobody waits for it, by design.
         self._process.returncode = self._process.returncode or 0
         return self.status()
 
@@ -118,20 +119,20 @@ class Companion:
                 break
             if restarts == _MOST_RESTARTS:
                 self._warn(
-                    f"the mirror ended {restarts + 1} times ({_how(code)}; mirror.log says more) "
-                    f"and is not started again: the record goes on, and mlflow-track sync "
-                    f"{self._path} sends it later"
+                    f"the mirror process {_how(code)} after {count_text(restarts, 'restart')} and "
+                    "is not restarted again (see mirror.log): the run is still recorded, and "
+                    f"mlflow-track sync {self._path} sends it later"
                 )
                 break
             restarts += 1
-            self._warn(f"the mirror ended ({_how(code)}); another takes over")
+            self._warn(f"the mirror process {_how(code)}; restarted")
             time.sleep(_RESTART_PAUSE_SECONDS * restarts)
             with self._lock:
                 try:
                     self._close_pipe()
                     self._start()
                 except OSError as error:
-                    self._warn(f"the mirror cannot be started: {error}")
+                    self._warn(f"cannot start the mirror process: {error}")
                     break
                 if self._is_closing:
                     self._close_pipe()
@@ -170,7 +171,7 @@ class _Progress:
 
 
 def _how(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit status {code}"
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
 
 
 def mirror_environment(settings: Settings) -> dict[str, str]:

@@ -118,19 +118,19 @@ def _limited() -> Iterator[None]:
     def give_up(number: int, frame: FrameType | None) -> None:
         raise too_late
 
-    former = signal.signal(signal.SIGALRM, give_up)
+    previous = signal.signal(signal.SIGALRM, give_up)
     # Once a second from then on: a library may have swallowed the first.
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
         yield
     except Exception as error:
-        # MLflow has wrapped it in words of its own.
+        # MLflow has wrapped it in its own message.
         if too_late.__traceback__ is not None:
-            raise Unavailable(f"no whole answer in {seconds:g} s") from error
+            raise Unavailable(f"no complete answer in {seconds:g} s") from error
         raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def _wanted(request: FetchRequest, backend: Backend) -> Found | None:
@@ -188,7 +188,7 @@ def _build(path: Path, found: Found, name: str, backend: Backend) -> None:
         memory=dict(backend.memory),
     )
     state.write(path, name)
-    # Last: a folder without run.json is no run.
+    # Last: a folder without run.json is not a run.
     write_json(path / layout.RUN, {**content, "rewinding": None})
 
 
@@ -221,7 +221,9 @@ def _download_checkpoint(
                 CheckpointStore(folder).quarantine(Checkpoint(folder / name, step))
                 print(f"DAMAGED checkpoint at the server: {error}", file=sys.stderr)
     if failures:
-        raise CorruptCheckpointError(f"at the server no checkpoint verifies: {'; '.join(failures)}")
+        raise CorruptCheckpointError(
+            f"all checkpoints at the server are corrupt: {'; '.join(failures)}"
+        )
     return None, names
 
 
@@ -243,7 +245,7 @@ def _download_one(path: Path, step: int, found: Found, backend: Backend) -> None
 
 def main() -> None:
     answer = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print is not an answer
     request = FetchRequest(**json.loads(sys.argv[1]))
     os.write(answer, json.dumps(_answer(request)).encode())
 

@@ -214,5 +214,5 @@ class Outage:
     def ended(self) -> None:
         """Something has arrived."""
         if self._failures:
-            self._report(f"{self._name} answers again; what was pending is on its way")
+            self._report(f"{self._name} is reachable again; sending what was pending")
         self._failures = 0

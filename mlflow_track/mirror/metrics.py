@@ -150,19 +150,19 @@ class MetricRows:
         for number, (name, value) in enumerate(row.values.items(), 1):
             if number <= known:
                 continue
-            former = self.repeated.get(name, row.step)
-            if former is not None:
-                self._compare(name, value, former)
+            earlier = self.repeated.get(name, row.step)
+            if earlier is not None:
+                self._compare(name, value, earlier)
                 continue
             where = after if number == len(row.values) else f"{within}{number}"
             points.append(MetricPoint(name, value, timestamp, row.step, where))
         return points
 
-    def _compare(self, name: str, value: float, former: float) -> None:
+    def _compare(self, name: str, value: float, earlier: float) -> None:
         """Note by how much an attempt differs from the one that it repeats."""
         differences = self._ledger.state.differences
-        is_same = value == former or (math.isnan(value) and math.isnan(former))
-        difference = 0.0 if is_same else abs(value - former)
+        is_same = value == earlier or (math.isnan(value) and math.isnan(earlier))
+        difference = 0.0 if is_same else abs(value - earlier)
         if not difference <= differences.get(name, -1.0):
             differences[name] = difference
 

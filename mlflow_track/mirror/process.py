@@ -130,7 +130,7 @@ def mirror_run(
         elif deadline is not None:
             time.sleep(0.02)
             if time.monotonic() > deadline:
-                write_log("a backend does not return from a call; sync sends what it lacks")
+                write_log("a call of a backend does not return; mlflow-track sync sends the rest")
                 return
     if failures:
         raise failures[0]

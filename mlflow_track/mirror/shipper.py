@@ -166,7 +166,9 @@ class Shipper:
     def _ask_for_files(self) -> None:
         takes_files = has(self._ledger.backend, "upload")
         if self.state.takes_files and not takes_files:
-            self._tell(f"{self._ledger.name} takes no files: artifacts and checkpoints stay here")
+            self._tell(
+                f"{self._ledger.name} does not accept files: artifacts and checkpoints are not sent"
+            )
         self.state.takes_files = takes_files
 
     def _continue_from(self, position: str) -> None:
@@ -175,7 +177,8 @@ class Shipper:
             self.state.files = positions_of(position)
         except ValueError:
             raise Unavailable(
-                f"the last point there has the position {position!r}, which is not of this record"
+                f"the last point there has the position {position!r}, which does not belong to "
+                "this record"
             ) from None
         self.state.is_reconciled = True
         self._ledger.save()

@@ -230,12 +230,12 @@ class Ledger:
 
     def begin_anew(self) -> None:
         """All of the record goes to another run; what the backend knows stays with it."""
-        former = self.state
+        previous = self.state
         self._adopt(
             MirrorState(
-                destination=former.destination,
-                pid=former.pid,
-                error=former.error,
+                destination=previous.destination,
+                pid=previous.pid,
+                error=previous.error,
                 memory=dict(self.backend.memory),
             )
         )

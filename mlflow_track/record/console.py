@@ -1,4 +1,4 @@
-"""Lines for a person, who may be gone: a closed console must not end a training."""
+"""Prints lines to a console that may be closed: that must not end a training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+
+from mlflow_track.wording import size_text
 
 
 def is_terminal() -> bool:
@@ -36,7 +38,7 @@ def progress_on_terminal(step: int | None) -> Callable[[int, int], None] | None:
         return None
 
     def show(written: int, total: int) -> None:
-        text = f"writing step {step}: {written / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+        text = f"writing step {step}: {size_text(written)} of {size_text(total)}"
         say(f"\r{text}\x1b[K", end="")
         if written >= total:
             say("\r\x1b[K", end="")

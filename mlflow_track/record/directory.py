@@ -161,7 +161,7 @@ class RunDirectory:
         self.info: RunInfo = to_info(self._content)
 
     def restate(self, field: str, content: Mapping[str, Any]) -> None:
-        """Say anew what a mapping of run.json holds; what it holds beside `content` stays.
+        """Update a mapping of run.json with `content`; its other keys stay.
 
         A later version may have written it.
         """
@@ -256,7 +256,7 @@ class RunDirectory:
             return plan.rows
 
     def _finish_rewind(self, metrics: MetricsFile) -> None:
-        """Complete the rewind in which a former attempt was killed."""
+        """Complete the rewind in which an earlier attempt was killed."""
         entry = self.info.rewinding
         if entry is not None:
             long = entry.long or RewoundFile()

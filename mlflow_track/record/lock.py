@@ -63,7 +63,7 @@ class FileLock:
         return True
 
     def close(self) -> None:
-        """Let it go; a child that holds it, too, keeps it."""
+        """Release it; a child that also holds it keeps it."""
 
 
 def is_locked(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Which texts are secret, and how they look in a record: `***` in their place.
 
-Passwords hide in URIs (`postgresql://user:password@host`), in their queries (`?token=…`), in words
-of command lines (`--password=…`) and under names of params (`api_key`). Environment variables are
+Passwords hide in URIs (`postgresql://user:password@host`), in their queries (`?token=…`), in
+command lines (`--password=…`) and under names of params (`api_key`). Environment variables are
 not recorded at all.
 """
 
@@ -91,22 +91,22 @@ def mask_values(text: str, options: Mapping[str, str]) -> str:
     return mask_password(text)
 
 
-def mask_command(words: Sequence[str]) -> list[str]:
+def mask_command(arguments: Sequence[str]) -> list[str]:
     """A command line without the secrets in it: `--password=…`, `--password …`, `key=…`, URIs."""
     masked: list[str] = []
     secret_option = ""
-    for word in words:
-        name, separator, value = word.partition("=")
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
         # A secret may begin with a dash; with two and a letter it is the next option.
-        if is_secret(secret_option, word) and not _OPTION.match(word):
+        if is_secret(secret_option, argument) and not _OPTION.match(argument):
             masked.append(MASK)
             secret_option = ""
             continue
         if separator and is_secret(name.lstrip("-"), value):
             masked.append(f"{name}={MASK}")
         else:
-            masked.append(mask_password(word))
-        secret_option = name.lstrip("-") if word.startswith("-") and not separator else ""
+            masked.append(mask_password(argument))
+        secret_option = name.lstrip("-") if argument.startswith("-") and not separator else ""
     return masked
 
 

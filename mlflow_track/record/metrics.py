@@ -148,10 +148,9 @@ class MetricsFile:
         return [self._wide] if self._long is None else [self._wide, self._long]
 
     def gone(self) -> str:
-        """What has become of a file, if its path does not lead to it any more; else nothing."""
+        """Describes each file whose path no longer leads to it; empty where all do."""
         return "; ".join(
-            f"{file.path} was deleted or moved while the run wrote it: the rows of this attempt "
-            "are not there"
+            f"{file.path} was deleted or moved during the run: the rows of this attempt are lost"
             for file in self._files
             if not file.is_there()
         )
@@ -327,4 +326,4 @@ class MetricsFile:
 
 
 class _NewNames(Exception):
-    """Names that are no columns yet, or the first that go to the file beside."""
+    """Names that are not columns yet, or the first that go to the file beside."""

@@ -22,7 +22,7 @@ _END_SECONDS = 5.0
 
 
 class SystemMonitor:
-    """Samples into `path`, a metrics file whose step counts the samples; a later attempt goes on.
+    """Samples into `path`, a metrics file whose step counts the samples; a later attempt appends.
 
     The first sample comes after one interval, another one at the end. Nothing here raises into
     training: what cannot be sampled is said once and left out.

@@ -30,7 +30,7 @@ def move_to_trash(path: Path) -> Path:
             try:
                 os.close(take_lock(lock))
             except BlockingIOError:
-                raise RunHeldError(f"{path} {what}; it stays. Stop it first") from None
+                raise RunHeldError(f"{path} {what} and was not moved; stop it first") from None
     path = path.absolute()
     target = path.parent.parent / layout.TRASH / path.parent.name / path.name
     target.parent.mkdir(parents=True, exist_ok=True)

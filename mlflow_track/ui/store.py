@@ -165,7 +165,7 @@ class RecordStore(AbstractStore):
     ) -> list[MetricWithRunId]:
         if (start_step is None) != (end_step is None):
             raise MlflowException.invalid_parameter_value(
-                "start_step and end_step come together, or neither does"
+                "start_step and end_step must be given together"
             )
         histories = [self._history(self._summary(run_id), metric_key) for run_id in run_ids]
         most = max(1, max_results)
@@ -226,7 +226,7 @@ class RecordStore(AbstractStore):
         for problem in problems:
             if problem not in self._said:
                 self._said.add(problem)
-                _logger.warning("passed over: %s", problem)
+                _logger.warning("skipped: %s", problem)
         return list(known.values())
 
     def _summary(self, run_id: str) -> Summary:

@@ -98,7 +98,7 @@ def test_loading_many_runs_opens_only_their_descriptions(
 def test_load_runs_says_what_it_leaves_out(tmp_path: Path) -> None:
     write(tmp_path / "e" / "good", [])
     (write(tmp_path / "e" / "bad", []) / "run.json").write_text("{")
-    with pytest.warns(UserWarning, match="bad is left out: run.json cannot be read"):
+    with pytest.warns(UserWarning, match="bad: run.json cannot be read"):
         assert [run.name for run in mt.load_runs(tmp_path)] == ["good"]
     with pytest.raises(FileNotFoundError, match=r"there is no run\.json in it"):
         mt.load_run(tmp_path)
@@ -132,8 +132,8 @@ def test_a_filter_takes_the_runs_that_it_says(tmp_path: Path, text: str) -> None
 
 
 @pytest.mark.parametrize("text", ["", "lr < 1", "params.lr", "params.lr < 1 or status = 'x'", "a="])
-def test_what_is_no_filter_is_refused_with_what_fits(text: str) -> None:
-    with pytest.raises(ValueError, match=r"it takes conditions joined by 'and'"):
+def test_load_runs_refuses_an_invalid_filter_and_says_what_is_valid(text: str) -> None:
+    with pytest.raises(ValueError, match=r"filter must be conditions joined by 'and'"):
         parse_filter(text)
 
 
@@ -210,7 +210,7 @@ def test_main_metric_looks_at_whole_words() -> None:
     assert main_metric_of([]) is None
 
 
-def test_a_word_that_names_no_run_or_several_says_which_there_are() -> None:
+def test_an_unknown_or_ambiguous_name_of_a_run_lists_the_known_runs() -> None:
     for number in range(2):
         write(Path("runs", "e", f"id{number}"), [(0, {"loss": 1})], name="twin", created=number)
     selector = RunSelector(Path("runs"))

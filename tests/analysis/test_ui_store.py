@@ -226,7 +226,7 @@ def test_artifacts_are_downloaded(client, run_with_files, tmp_path):
     assert (target / "record/run.json").read_bytes() == (run.path / "run.json").read_bytes()
 
 
-def test_unfinished_checkpoints_are_no_artifacts(client, run_with_files):
+def test_unfinished_checkpoints_are_not_artifacts(client, run_with_files):
     folder = run_with_files.path / "checkpoints"
     shutil.copytree(folder / "step-000000003", folder / ".tmp-4-abcd")
     (folder / "quarantine").mkdir()
@@ -341,7 +341,7 @@ def test_damaged_and_foreign_folders_are_passed_over_with_a_reason(root, client,
         assert reason in text
     caplog.clear()
     only_run(client)
-    assert "passed over" not in caplog.text
+    assert "skipped:" not in caplog.text
 
 
 def test_torn_lines_missing_files_and_empty_runs_are_shown_as_far_as_they_go(root, client):

@@ -79,7 +79,7 @@ def test_a_run_reaches_both_and_each_says_so(
     for line in ("jsonl has everything (10 rows)", "mlflow has everything (10 rows)"):
         assert line in done.stderr
     # What jsonl cannot do is said once, and is not pending for ever.
-    assert done.stderr.count("jsonl takes no files") == 1
+    assert done.stderr.count("jsonl does not accept files") == 1
     shown = CliRunner().invoke(main, ["doctor", record.id], env=variables)
     assert shown.exit_code == 0, shown.output
     assert shown.output.count("10 acknowledged, 0 pending") == 2

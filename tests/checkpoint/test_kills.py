@@ -35,7 +35,7 @@ with mt.start_run(run_name="killed", resume="auto", directory="runs") as run:
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-def test_a_run_that_is_killed_again_and_again_goes_on_from_the_last_acknowledged_save(
+def test_a_run_that_is_killed_repeatedly_resumes_from_the_last_acknowledged_save(
     tmp_path: Path,
 ) -> None:
     acknowledged = -1

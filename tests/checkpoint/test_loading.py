@@ -242,7 +242,7 @@ def train(state: dict[str, Any], steps: range) -> None:
 
 
 @pytest.mark.parametrize("are_kept", [True, False], ids=["now", "of a version without strides"])
-def test_a_fused_optimizer_of_transposed_weights_goes_on_exactly(
+def test_a_fused_optimizer_of_transposed_weights_continues_exactly(
     folder: Folder, are_kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weight = torch.randn(3, 5).t()
@@ -258,7 +258,9 @@ def test_a_fused_optimizer_of_transposed_weights_goes_on_exactly(
     assert torch.equal(was["model"].weight, now["model"].weight)
 
 
-def test_a_fused_optimizer_goes_on_where_the_weights_are_laid_out_otherwise(folder: Folder) -> None:
+def test_a_fused_optimizer_continues_where_the_weights_are_laid_out_otherwise(
+    folder: Folder,
+) -> None:
     weight = torch.randn(3, 5).t()
     was, _ = fused(weight)
     now, _ = fused(weight.contiguous())
@@ -438,7 +440,7 @@ IN_DOUBT = {
     "a key that only one has": (
         lambda: Counts(a=1),
         lambda: Counts(a=1, b=2),
-        "'x' has nothing more in the checkpoint, b here",
+        "'x' has no key only in the checkpoint, the key b only here",
     ),
     "keys that are data": (lambda: Counts(a=1), lambda: Counts(b=2), "'x' has a in the"),
     "a key that came with time": (lambda: Counts(a=1, b=2), lambda: Counts(a=1), ""),
@@ -476,7 +478,7 @@ def test_what_may_be_another_thing_is_loaded_and_the_report_says_so(case: str) -
     assert f"exact: no ({words}" in log if words else "exact: yes" in log
 
 
-def test_another_class_of_the_same_keys_is_no_exact_continuation() -> None:
+def test_another_class_of_the_same_keys_is_not_an_exact_continuation() -> None:
     log = run_and_resume(stepped(torch.optim.AdamW), unused(torch.optim.Adam))
     assert "exact: no (class of x AdamW -> Adam)" in log
 

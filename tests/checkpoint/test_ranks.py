@@ -99,9 +99,7 @@ def test_time_and_metrics_of_rank_0_decide_and_each_rank_gets_its_generators_bac
     assert first[8] == second[8] and first[8][0] == 5
 
 
-def test_values_of_every_kind_travel_as_they_are_and_an_error_of_rank_0_reaches_the_others() -> (
-    None
-):
+def test_ranks_exchange_values_of_every_kind_and_receive_an_error_of_rank_0() -> None:
     with mt.start_run() as run:
         run.checkpoints().save(3, {"w": 1})
         run.finish("FAILED")
@@ -123,7 +121,9 @@ def test_values_of_every_kind_travel_as_they_are_and_an_error_of_rank_0_reaches_
     """)
     assert first[:2] == second[:2]
     assert first[1][1] == [1, 0]  # type: ignore[index]
-    assert "no checkpoint verifies" in str(first[2]) and "no checkpoint verifies" in str(second[2])
+    assert "all checkpoints are corrupt" in str(first[2]) and "all checkpoints are corrupt" in str(
+        second[2]
+    )
 
 
 def test_a_process_without_a_job_is_alone_and_decides_for_itself() -> None:

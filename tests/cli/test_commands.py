@@ -198,7 +198,7 @@ def test_ls_sorts_filters_and_limits(two_runs: list[mt.LoadedRun]) -> None:
     assert ids("--status", "failed") == []
     assert ids("--status", "finished", "runs/demo") == [slow.id, fast.id]
     assert "no run has 'x'" in invoke("ls", "--sort", "x", status=3).output
-    assert "it takes conditions" in invoke("ls", "--filter", "x", status=2).output
+    assert "filter must be conditions" in invoke("ls", "--filter", "x", status=2).output
 
 
 def test_ls_takes_an_experiment_for_a_folder(two_runs: list[mt.LoadedRun]) -> None:
@@ -376,7 +376,9 @@ def test_every_command_reads_a_whole_record(victim: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["a" * 300, "~nobody-of-that-name/x"])
-def test_a_word_that_cannot_be_a_path_names_no_run(two_runs: list[mt.LoadedRun], word: str) -> None:
+def test_a_word_that_cannot_be_a_path_does_not_name_a_run(
+    two_runs: list[mt.LoadedRun], word: str
+) -> None:
     assert "no run in runs is called" in invoke("show", word, status=3).output
 
 
@@ -632,7 +634,7 @@ def test_a_run_that_came_back_from_the_trash_is_whole(two_runs: list[mt.LoadedRu
 
 def test_a_running_run_is_not_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
     with mt.start_run(run_name="live") as run:
-        assert "is running; it stays" in invoke("rm", "live", status=1).output
+        assert "is running and was not moved" in invoke("rm", "live", status=1).output
         with pytest.raises(mt.RunHeldError):
             trash.move_to_trash(run.path)
         assert run.path.exists()

@@ -99,7 +99,7 @@ class Breaks:
         self._store.upload(run_id, file, name)
 
 
-def test_an_upload_that_broke_goes_on_with_the_next_file_and_the_manifest_comes_last(run, store):
+def test_a_broken_upload_continues_with_the_next_file_and_sends_the_manifest_last(run, store):
     publish(run, 10)
     at_store = Breaks(open_store(store), after=1)
     with pytest.raises(Unavailable):

@@ -41,7 +41,7 @@ def final_weights(run_script, *arguments: str, **variables: str) -> str:
     return done.stdout
 
 
-def test_a_run_goes_on_where_there_is_no_record_of_it(run_script, store, tmp_path):
+def test_a_run_continues_where_there_is_no_record_of_it(run_script, store, tmp_path):
     done = run_script(JOB, "26", MLFLOW_TRACKING_URI=store)
     assert done.returncode == 3, done.stderr
     shutil.move(tmp_path / "runs", tmp_path / "another-machine")
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_at_the_server_is_passed_over(run_script, store, tm
 
 
 @pytest.mark.slow
-def test_where_the_server_cannot_say_what_to_continue_auto_starts_anew_and_an_id_does_not(
+def test_resume_auto_starts_a_new_run_where_the_server_is_unreachable_and_an_id_does_not(
     run_script, store, monkeypatch
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
@@ -101,7 +101,7 @@ def test_where_the_server_cannot_say_what_to_continue_auto_starts_anew_and_an_id
     }
     done = run_script(code, "auto", **dead)
     assert done.returncode == 0, done.stderr
-    assert "Connection refused; a new run starts" in done.stderr
+    assert "Connection refused; starting a new run" in done.stderr
     done = run_script(code, "20260101-000000-abcdef", **dead)
     assert done.returncode == 1
     assert "LookupError" in done.stderr
@@ -129,7 +129,7 @@ def test_a_server_that_drips_its_answer_does_not_hold_the_start(run_script):
     finally:
         proxy.close()
     assert done.returncode == 0, done.stderr
-    assert "no whole answer in 6 s; a new run starts" in done.stderr
+    assert "no complete answer in 6 s; starting a new run" in done.stderr
     # Beside it the import of mlflow, on a busy machine.
     assert 6 < float(done.stdout) < 60
 

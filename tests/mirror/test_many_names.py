@@ -31,7 +31,7 @@ with mt.start_run(experiment="e", run_name="r", resume="auto") as run:
 """
 
 
-def test_each_value_arrives_once_and_the_run_goes_on_from_there_elsewhere(
+def test_each_value_arrives_once_and_the_run_continues_from_there_elsewhere(
     run_script, store, tmp_path
 ):
     assert run_script(JOB, "6", MLFLOW_TRACKING_URI=store).returncode == 3

@@ -172,7 +172,7 @@ def test_a_run_that_a_lost_create_made_late_is_discarded(server, proxy):
         ("403", "MLFLOW_TRACKING_TOKEN"),
     ],
 )
-def test_a_fault_is_said_in_words_that_help(proxy, mode, said):
+def test_a_fault_is_reported_readably(proxy, mode, said):
     proxy.become(mode)
     with pytest.raises(Unavailable, match=said) as raised:
         open_store(proxy.uri).check()

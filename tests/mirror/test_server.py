@@ -51,4 +51,4 @@ def test_a_server_that_goes_away_and_comes_back_gets_every_row_once(server, wait
     assert slowest < 0.5
     log = (run.path / "training.log").read_text()
     assert log.count("WARNING: mlflow cannot be reached") == 1
-    assert log.count("answers again") == 1
+    assert log.count("is reachable again") == 1

@@ -89,7 +89,9 @@ def test_a_deleted_run_is_made_again_with_everything(shipper, store):
     assert shipper.state.run_id != deleted
 
 
-def test_a_deleted_experiment_says_what_to_do_and_its_run_goes_on_when_it_is_back(shipper, store):
+def test_a_deleted_experiment_says_what_to_do_and_its_run_continues_after_the_restore(
+    shipper, store
+):
     client, former = client_of(store), shipper.state.run_id
     experiment = shipper.state.memory["experiment_id"]
     client.delete_experiment(experiment)

@@ -234,7 +234,7 @@ def test_without_the_fsyncs_of_folders_something_is_lost(
     assert is_ever_lost(without(log, lambda sync: sync.node in folders), folder)
 
 
-def test_without_what_makes_the_state_of_the_mirror_durable_a_server_has_a_step_twice(
+def test_a_server_has_a_step_twice_without_a_durable_mirror_state(
     folder: Path,
 ) -> None:
     log = log_of(mirrored)

@@ -291,7 +291,7 @@ def run(tmp_path: Path) -> Iterator[tuple[RunDirectory, MetricsFile]]:
     directory.release()
 
 
-def test_a_rewind_takes_the_later_rows_out_of_both_files_and_a_reader_finds_them_as_one(
+def test_a_rewind_removes_the_later_rows_from_both_files(
     run: tuple[RunDirectory, MetricsFile],
 ) -> None:
     directory, file = run
@@ -308,7 +308,7 @@ def test_a_rewind_takes_the_later_rows_out_of_both_files_and_a_reader_finds_them
 
 
 @pytest.mark.parametrize("died_after", [0, 1, 2])
-def test_a_rewind_that_a_crash_interrupts_is_completed_in_the_file_that_it_had_not_come_to(
+def test_a_rewind_interrupted_by_a_crash_is_completed_in_the_other_file(
     died_after: int, run: tuple[RunDirectory, MetricsFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, file = run
@@ -356,7 +356,7 @@ def test_without_the_size_a_rewind_would_be_made_twice(
     assert frame_of(directory.metrics_path) != left
 
 
-def test_a_resumed_run_that_logs_a_step_again_takes_the_earlier_value_out_of_either_file() -> None:
+def test_a_resumed_run_that_repeats_a_step_removes_the_earlier_value_from_either_file() -> None:
     many = names(100)
     with mt.start_run(run_name="a") as run:
         for step in range(4):

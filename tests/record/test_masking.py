@@ -86,7 +86,7 @@ def test_names_of_secrets(name: str) -> None:
     "loss_per_token model.bos_token token_embeddings pad_token_id token_dim tokenizer key keys "
     "key_dim num_key_value_heads".split(),
 )
-def test_names_of_a_language_model_are_no_secrets(name: str) -> None:
+def test_names_of_a_language_model_are_not_secrets(name: str) -> None:
     assert not is_secret_name(name) and not is_secret(name, "x")
 
 

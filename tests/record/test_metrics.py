@@ -110,7 +110,7 @@ def test_a_torn_last_line_is_not_read_and_the_next_writer_cuts_it_off(tmp_path: 
     assert [row.values["loss"] for row in iterate_rows(path)] == [1.0, 2.5]
 
 
-def test_a_line_that_is_no_row_is_passed_over_and_counted(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_row_is_skipped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     write(path, [(0, {"loss": 1.0})]).close()
     with open(path, "ab") as file:

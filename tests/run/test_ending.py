@@ -186,7 +186,7 @@ def test_a_folder_that_is_deleted_under_a_run_is_said_and_not_made_again(
         run.log_metric("a", 1.0, step=0)
         shutil.rmtree(run.path)
         run.log_metric("a", 1.0, step=1)
-    assert "metrics.csv was deleted or moved while the run wrote it" in capfd.readouterr().err
+    assert "metrics.csv was deleted or moved during the run" in capfd.readouterr().err
     assert not (run.path / "run.json").exists()
 
 

@@ -162,7 +162,7 @@ def test_names_that_policies_never_see_are_named_at_the_end() -> None:
             checkpoints.step(step, {"w": step})
             run.log_metric("val/loss", 1.0, step=step)
     assert "watches the metric 'val_loss', but it was never logged (logged: val/loss)" in log(run)
-    assert "no checkpoints.step came after a value of its step: log the metric before" in log(run)
+    assert "checkpoints.step was never called after a value of its step" in log(run)
 
 
 def test_an_attempt_that_ends_before_it_evaluates_is_not_warned() -> None:

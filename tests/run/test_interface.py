@@ -301,7 +301,7 @@ def test_generators_that_nobody_puts_back_are_not_exact() -> None:
         checkpoints.step(4, state())
         assert checkpoints.report is not None and not checkpoints.report.is_exact
     log = (run.path / "training.log").read_text()
-    assert log.count("exact: no (the random generators were not put back)") == 1
+    assert log.count("exact: no (the random generators were not restored)") == 1
 
 
 def test_report_is_what_the_last_restore_found() -> None:

@@ -334,7 +334,7 @@ SAME: dict[str, Callable[[], tuple[Any, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", SAME)
-def test_params_that_read_the_same_are_no_change_on_a_resume(kind: str) -> None:
+def test_params_that_read_the_same_are_unchanged_on_a_resume(kind: str) -> None:
     report, log = resumed(*SAME[kind](), require_same=["it"])
     assert report["differences"] == [] and "exact: yes" in log
     assert "changed" not in log

@@ -189,7 +189,7 @@ def test_changed_params_are_recorded_and_the_report_says_so() -> None:
     assert not report["is_exact"] and report["differences"] == ["lr 0.1 -> 0.2"]
 
 
-def test_an_unnamed_run_that_goes_on_with_other_params_says_how_to_keep_trials_apart(
+def test_an_unnamed_run_resumed_with_other_params_says_how_to_keep_trials_apart(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = "give it its own run_name"
@@ -246,7 +246,7 @@ def test_a_metric_that_is_new_comes_first_and_the_old_rows_give_way_all_the_same
     assert frame["rows"].dropna().tolist() == [100.0]
 
 
-def test_the_first_rows_of_threads_are_not_taken_for_those_of_the_former_attempt() -> None:
+def test_the_first_rows_of_threads_are_not_taken_for_those_of_the_previous_attempt() -> None:
     with mt.start_run() as run:
         for step in range(5000):
             run.log_metrics({"a": 1.0, "b": 2.0}, step=step)
@@ -357,7 +357,7 @@ def test_plain_data_is_filled_in_place_wherever_else_it_is_held() -> None:
 
 
 @pytest.mark.parametrize("kind", ["model", "optimizer"])
-def test_what_state_dict_returned_is_no_object_to_restore_into(kind: str) -> None:
+def test_restore_refuses_what_state_dict_returned(kind: str) -> None:
     model = torch.nn.Linear(1, 1)
     entry: Any = model if kind == "model" else torch.optim.SGD(model.parameters())
     with mt.start_run() as run:

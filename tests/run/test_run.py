@@ -169,7 +169,7 @@ def test_a_bad_input_is_refused_and_harms_nothing(arguments: dict[str, Any], wor
         ({"resume": "maybe"}, LookupError, "never, auto, must"),
         ({"resume": "must"}, LookupError, "no unfinished run"),
         ({"experiment": " "}, ValueError, "empty"),
-        ({"experiment": 5}, TypeError, "experiment is 5 .int.; it takes a string"),
+        ({"experiment": 5}, TypeError, "experiment must be a string, got 5 .int."),
         ({"run_name": 5}, TypeError, "run_name is 5 .int."),
         ({"params": dict}, TypeError, "must be a mapping, .* got the class builtins.dict"),
         ({"tags": ["x"]}, TypeError, "mapping"),
@@ -338,7 +338,7 @@ def test_a_deadline_that_has_passed_is_refused_at_the_start(
     assert not Path("runs").exists()
 
 
-def test_bytes_that_are_no_utf8_in_names_end_no_training(
+def test_names_with_invalid_utf8_do_not_end_a_training(
     run_script: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     folder = Path("caf\udce9")

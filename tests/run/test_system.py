@@ -26,7 +26,7 @@ def wait_for_rows(run: mt.Run, count: int) -> None:
         time.sleep(0.02)
 
 
-def test_samples_lie_in_a_file_of_their_own_and_a_resumed_run_goes_on_counting(
+def test_samples_lie_in_a_separate_file_and_a_resumed_run_continues_counting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACK_SYSTEM_METRICS", "0.05")
@@ -170,7 +170,7 @@ def test_the_names_are_those_of_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert set(Machine(tmp_path).sample()) == theirs
 
 
-def test_a_machine_that_cannot_be_sampled_is_said_once_and_training_goes_on(
+def test_a_machine_that_cannot_be_sampled_is_reported_once_and_training_continues(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(self: Machine) -> dict[str, float]:

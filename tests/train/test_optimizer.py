@@ -73,7 +73,7 @@ def test_norm_gains_are_not_decayed():
         torch.testing.assert_close(param.data, 0.5 * old if param.dim() >= 2 else old)
 
 
-def test_a_loaded_optimizer_goes_on_as_if_it_had_not_stopped():
+def test_a_loaded_optimizer_continues_as_if_it_had_not_stopped():
     model = small_model()
     optimizer = make_optimizer(model, learning_rate=1e-2, weight_decay=0.1)
     gradients(model, 0)

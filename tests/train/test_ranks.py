@@ -86,9 +86,7 @@ loop._step = _step
 """
 
 
-def test_two_ranks_take_the_steps_of_one_process_also_if_one_is_killed_and_the_job_resumed() -> (
-    None
-):
+def test_two_ranks_take_the_steps_of_one_process_also_after_a_kill_and_a_resume() -> None:
     whole = torchrun(*flags(run_name="whole", dropout=0))
     assert main(flags(run_name="one", dropout=0)) == 0
     said = ended(whole)
@@ -112,7 +110,7 @@ def test_two_ranks_take_the_steps_of_one_process_also_if_one_is_killed_and_the_j
     assert only_run("k").metrics()["train/loss"].tolist() == two["train/loss"].tolist()
 
 
-def test_a_signal_to_one_rank_stops_all_at_one_step_and_one_process_goes_on(
+def test_a_signal_to_one_rank_stops_all_at_one_step_and_one_process_continues(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     stopped = torchrun(*flags(run_name="s"), prelude=AT.format(step=12, rank=1, signal=15))

@@ -77,7 +77,7 @@ def test_a_sweep_ends_with_the_comparison_though_a_member_failed(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_sweep_that_was_interrupted_goes_on_where_it_ended() -> None:
+def test_an_interrupted_sweep_continues_where_it_ended() -> None:
     words = flags(seed="1,2", max_steps=4000, log_interval=1, eval_interval=4000, run_name="s")
     sweep = forked.Popen([sys.executable, "-m", "train.sweep", *words])
     deadline = time.monotonic() + 100

@@ -120,7 +120,7 @@ class MlflowBackend(Backend):
     def check(self) -> None:
         scheme, _, file = self._uri.partition(":///")
         if scheme.startswith("sqlite") and not Path(f"/{file.lstrip('/')}").exists():
-            raise Unavailable(f"there is no database {self.destination} yet; the mirror makes it")
+            raise Unavailable(f"there is no database {self.destination} yet; the mirror creates it")
         self._store.check()
 
     def find(self, query: Query) -> list[Found]:
@@ -176,7 +176,7 @@ class MlflowBackend(Backend):
     def _existing(self) -> Iterator[ServerRun]:
         """The run that was opened; one that turns out to be deleted is not opened once more."""
         there = self._there
-        assert there is not None, "open comes first"
+        assert there is not None, "open must be called first"
         try:
             yield there
         except Gone:
@@ -184,7 +184,7 @@ class MlflowBackend(Backend):
             raise
 
     def _described(self, run: RunRecord) -> Refusals:
-        assert self._description is not None, "open comes first"
+        assert self._description is not None, "open must be called first"
         return self._description.send(run)
 
     def _keep(self, memory: Memory) -> None:

@@ -96,9 +96,9 @@ def _tell_superseded(there: ServerRun, run: RunRecord) -> None:
     """The history continues in this run; the old ones say so, and end."""
     for old in list(there.memory.superseding):
         try:
-            former = there.store.attach(old)
+            previous = there.store.attach(old)
             there.store.set_tags(old, {SUPERSEDED_TAG: there.id})
-            if former.status == RUNNING:
+            if previous.status == RUNNING:
                 end_time = round(1000 * last_sign_of_life(run.path, run))
                 there.store.set_status(old, KILLED, end_time)
         except Gone:

@@ -13,15 +13,15 @@ _SLOWEST_BYTES_PER_SECOND = 2_000_000
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
     """MLflow reads its variables at each call; no other thread of this process does."""
-    former = os.environ.get(name)
+    previous = os.environ.get(name)
     os.environ[name] = value
     try:
         yield
     finally:
-        if former is None:
+        if previous is None:
             del os.environ[name]
         else:
-            os.environ[name] = former
+            os.environ[name] = previous
 
 
 def without_retries() -> contextlib.AbstractContextManager[None]:

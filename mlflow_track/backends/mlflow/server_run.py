@@ -103,12 +103,12 @@ class ServerRun:
 
     def begin_anew(self, superseded: str | None = None) -> None:
         """Another run at the server receives the record, in the place of `superseded`."""
-        former = self.memory
-        new = [superseded] if superseded and superseded not in former.superseded else []
+        previous = self.memory
+        new = [superseded] if superseded and superseded not in previous.superseded else []
         self.memory = Memory(
-            superseding=[*former.superseding, *new],
-            superseded=[*former.superseded, *new],
-            gone=former.gone,
+            superseding=[*previous.superseding, *new],
+            superseded=[*previous.superseded, *new],
+            gone=previous.gone,
         )
         self.id = ""
         self.save()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 # Read by mlflow when it is imported or first used. Seven retries with growing pauses would hold one
-# call for minutes (FACTS: 246 s), and a `create_run` that is repeated unseen makes two runs; the
+# call for minutes (246 s measured), and a `create_run` that is repeated unseen makes two runs; the
 # mirror itself tries again.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -264,7 +264,7 @@ class MlflowStore:
             _believe(run.info.run_id == run_id)
             uri = run.info.artifact_uri
             if uri is None:
-                raise Refused("the run has no place for artifacts")
+                raise Refused("the run has no artifact location")
             self._repositories[run_id] = get_artifact_repository(uri, tracking_uri=self._uri)
         return self._repositories[run_id]
 
@@ -286,11 +286,11 @@ class MlflowStore:
                 pass  # another process was faster, or the next question says why
             found = self._experiment(name)
         if found is None:
-            raise Unavailable(f"experiment {name!r} cannot be made", is_answer=True)
+            raise Unavailable(f"experiment {name!r} cannot be created", is_answer=True)
         if found.lifecycle_stage != "active":
             raise Unavailable(
                 f"experiment {name!r} was deleted at the server; restore it there "
-                f"(mlflow experiments restore --experiment-id {found.experiment_id}), or take "
+                f"(mlflow experiments restore --experiment-id {found.experiment_id}), or choose "
                 "another name",
                 is_answer=True,
             )

@@ -10,7 +10,7 @@ _LARGEST = 1.7976931348623157e308
 
 
 def clean(text: str) -> str:
-    """Text that every database takes: PostgreSQL has no NUL, and half a surrogate is no UTF-8."""
+    """Text that every database takes: PostgreSQL has no NUL, and half a surrogate is not UTF-8."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 

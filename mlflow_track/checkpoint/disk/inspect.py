@@ -122,7 +122,7 @@ def export_model(
         entry: The name that the model has in the state.
 
     Returns:
-        How many tensors it holds, and the names that are no tensors and were left out.
+        The number of tensors, and the skipped names, which are not tensors.
 
     Raises:
         CorruptCheckpointError: A file does not match its manifest.

@@ -18,6 +18,7 @@ import torch
 
 from mlflow_track.checkpoint.disk.copying import copy_all
 from mlflow_track.checkpoint.disk.publish import PAGE_BYTES
+from mlflow_track.wording import expected
 
 _NAMES = {
     torch.float64: "F64",
@@ -66,7 +67,7 @@ def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:
             raise TypeError(
-                f"state at {name!r} has dtype {tensor.dtype}, which has no safetensors name"
+                expected(f"state at {name!r}", "of a dtype that safetensors has", str(tensor.dtype))
             )
     # Of one width, one type after the other: few stretches of floats. Scalars last: an odd address
     # slows the copy of a large tensor.
@@ -182,7 +183,7 @@ def parse(buffer: torch.Tensor) -> dict[str, torch.Tensor]:
     for name, entry in entries.items():
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         if not 0 <= begin <= end <= total or entry["dtype"] not in _DTYPES:
-            raise ValueError(f"tensor {name!r} has no place in the file")
+            raise ValueError(f"tensor {name!r} has an invalid position in the file")
         piece = buffer[begin:end]
         tensors[name] = piece.view(_DTYPES[entry["dtype"]]).view(entry["shape"])
     return tensors

@@ -173,8 +173,8 @@ class CheckpointStore:
             waited = time.monotonic() - began
             if waited > _MOST_SECONDS_TO_WAIT:
                 raise TimeoutError(
-                    f"another process still writes a checkpoint in {self.path} after "
-                    f"{waited:.0f} s; `fuser {lock.path}` names it: wait for it, or end it"
+                    f"another process is still writing a checkpoint in {self.path} after "
+                    f"{waited:.0f} s; `fuser {lock.path}` shows it: wait for it, or end it"
                 )
             if waited > 1 and not has_said:
                 announce("waiting for a previous process to finish writing its checkpoint")

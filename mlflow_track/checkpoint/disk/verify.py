@@ -15,6 +15,7 @@ import xxhash
 
 from mlflow_track.record.files import open_regular
 from mlflow_track.record.schema import ManifestFile
+from mlflow_track.wording import count_text
 
 
 class CorruptCheckpointError(ValueError):
@@ -45,7 +46,8 @@ def map_verified(path: Path, entry: ManifestFile, algorithm: str, chunk_bytes: i
     found = _on_all_cores(lambda begin: digest(content[begin : begin + chunk_bytes]), begins)
     if len(found) != len(entry.chunks):
         raise CorruptCheckpointError(
-            f"{name}: the manifest has {len(entry.chunks)} digests for {len(found)} chunks"
+            f"{name}: expected {count_text(len(found), 'digest')} in the manifest, got "
+            f"{len(entry.chunks)}"
         )
     for number, (ours, theirs) in enumerate(zip(found, entry.chunks, strict=True)):
         if ours != theirs:

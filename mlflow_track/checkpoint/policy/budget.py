@@ -48,7 +48,7 @@ class Budget(SavePolicy):
         stall, durable = recent_cost(history)
         if stall is None:
             # A save in flight will say what one costs.
-            return None if history.is_saving else "the first save, which measures what one costs"
+            return None if history.is_saving else "the first save, to measure its cost"
         interval = self.interval_seconds(stall, durable)
         elapsed = now.time - history.since
         if elapsed < interval:

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NamedTuple
 from mlflow_track.checkpoint.policy.history import History, Moment
 from mlflow_track.checks import require_int, require_number
 from mlflow_track.record.metric import Claim
-from mlflow_track.wording import expected
+from mlflow_track.wording import count_text, expected
 
 
 class Ask(NamedTuple):
-    """A policy asks for a save: its name, and why, in words.
+    """A policy's request for a save: the name of the policy and a readable reason.
 
     Attributes:
         policy: The policy's name.
@@ -123,7 +123,7 @@ class EverySteps(SavePolicy):
     def due(self, now: Moment, history: History) -> str | None:
         """Why to save at `now`: its step is a multiple of `interval`; else None."""
         if now.step > 0 and now.step % self.interval == 0:
-            return f"every {self.interval} steps"
+            return f"every {count_text(self.interval, 'step')}"
         return None
 
 
@@ -146,7 +146,7 @@ class EveryMinutes(SavePolicy):
         elapsed = (now.time - history.since) / 60
         if elapsed < self.minutes:
             return None
-        return f"{elapsed:.1f} minutes without a save, {self.minutes:g} allowed"
+        return f"{elapsed:.1f} minutes since the last save (limit {self.minutes:g})"
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Continuous(SavePolicy):
 
     def due(self, now: Moment, history: History) -> str | None:
         """Why to save at `now`: no other save is in flight; else None."""
-        return None if history.is_saving else "the save before is durable"
+        return None if history.is_saving else "the previous save is durable"
 
 
 @dataclass(frozen=True, init=False)
@@ -182,7 +182,7 @@ class AtSteps(SavePolicy):
 
     def due(self, now: Moment, history: History) -> str | None:
         """Why to save at `now`: its step is one of `steps`; else None."""
-        return f"step {now.step} was asked for" if now.step in self.steps else None
+        return f"step {now.step} is one of steps" if now.step in self.steps else None
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class EvenlySpaced(SavePolicy):
             return "the last step"
         if now.step == self.warmup_steps:
             return "the end of warm-up"
-        return f"one of {len(plan)} evenly spaced steps"
+        return f"one of {count_text(len(plan), 'evenly spaced step')}"
 
     def steps_after(self, saved: Sequence[int]) -> tuple[int, ...]:
         """The plan that holds once this policy has saved the steps `saved`.

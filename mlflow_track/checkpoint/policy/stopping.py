@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mlflow_track.checks import require_int, require_metric, require_mode, require_number
 from mlflow_track.record.metric import Claim, required_direction
+from mlflow_track.wording import count_text
 
 
 class Standing(NamedTuple):
@@ -80,7 +81,7 @@ class EarlyStopping:
         """Why to stop; None where the metric may still improve."""
         if standing.since < self.patience:
             return None
-        values = "1 value" if standing.since == 1 else f"{standing.since} values"
+        values = count_text(standing.since, "value")
         best = "no value was finite"
         if standing.best is not None:
             best = f"the best is {standing.best:.6g} at step {standing.best_step}"

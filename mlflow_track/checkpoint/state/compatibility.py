@@ -31,7 +31,7 @@ def require_fit(
         classes: Of which class the objects were, by name, where the checkpoint says it.
 
     Returns:
-        What fits, and yet may not be what the object had at the save, in words.
+        Readable doubts: what matches, but may differ from the save.
 
     Raises:
         ValueError: The message names what is missing, unexpected, or of another shape or dtype.
@@ -84,7 +84,7 @@ def _add(findings: Sequence[_Finding], problems: list[str], doubts: list[str]) -
 
 def _of_module(name: str, target: torch.nn.Module, saved: Any) -> list[str]:
     if not isinstance(saved, Mapping):
-        return [f"{name!r} was saved as {type(saved).__name__}, and is a module here"]
+        return [f"{name!r} was saved as {type(saved).__name__}, but is a module here"]
     own = target.state_dict()
     problems = []
     if absent := [key for key in own if key not in saved]:
@@ -101,7 +101,7 @@ def _of_module(name: str, target: torch.nn.Module, saved: Any) -> list[str]:
 
 def _of_optimizer(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str]:
     if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= set(saved):
-        return [f"{name!r} was not saved as an optimizer, and is one here"]
+        return [f"{name!r} was not saved as an optimizer, but is one here"]
     groups = [len(group["params"]) for group in saved["param_groups"]]
     here = [len(group["params"]) for group in target.param_groups]
     if groups != here:
@@ -127,7 +127,7 @@ def _of_groups(name: str, target: torch.optim.Optimizer, saved: Any) -> list[_Fi
         extra = then.keys() - here.keys() - _NOT_OF_THE_OPTIMIZER
         absent = target.defaults.keys() - then.keys()
         if extra or absent:
-            # Each has what the other lacks: that is no other version of one optimizer.
+            # Each has what the other lacks: that is not another version of one optimizer.
             findings.append(
                 _Finding(
                     f"group {number} of {name!r} {_differing(extra, absent)}",
@@ -166,7 +166,7 @@ def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[_F
 
 
 def converted_moments(name: str, loaded: torch.optim.Optimizer, saved: Any) -> list[str]:
-    """The moments to which torch has given the dtype of their parameter, in words."""
+    """Lists the moments to which torch has given the dtype of their parameter."""
     found = [
         f"{name}.state.{number}.{key} {_dtype(then[key])} -> {_dtype(moment)}"
         for number, here in loaded.state_dict()["state"].items()
@@ -206,10 +206,11 @@ def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> li
 
 def _differing(extra: Iterable[str], absent: Iterable[str]) -> str:
     extra, absent = sorted(map(str, extra)), sorted(map(str, absent))
-    return (
-        f"has {_listed(extra) or 'nothing more'} in the checkpoint, {_listed(absent) or 'no more'} "
-        "here"
-    )
+    return f"has {_keys(extra)} only in the checkpoint, {_keys(absent)} only here"
+
+
+def _keys(names: Sequence[str]) -> str:
+    return f"the key{'' if len(names) == 1 else 's'} {_listed(names)}" if names else "no key"
 
 
 def _is_alike(saved: Any, tensor: torch.Tensor) -> bool:

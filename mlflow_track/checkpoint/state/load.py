@@ -73,7 +73,7 @@ def load_into(
         classes: Of which class the objects were, where the checkpoint says it.
 
     Returns:
-        What may not be as it was at the save, in words.
+        Readable doubts: what may differ from the save.
 
     Raises:
         ValueError: Something does not fit; nothing was changed. The message names the keys that are
@@ -100,7 +100,7 @@ def load_into(
     for name, value in own.items():
         target = state[name]
         if isinstance(target, torch.Generator):
-            # torch reads it from the begin of its storage, which others share here.
+            # torch reads it from the start of its storage, which others share here.
             target.set_state(copies.resolve(value).clone())
         elif hasattr(target, "load_state_dict"):
             target.load_state_dict(copies.resolve(value))
@@ -161,7 +161,7 @@ class _Copies:
         self._gets: dict[tuple[int, int], int] = {}
 
     def leave(self, saved: Mapping[str, Any], existing: Mapping[str, Any]) -> None:
-        """What a model fills by itself is no place for anything else."""
+        """Nothing is restored into entries that a model fills itself."""
         for key, tensor in existing.items():
             if isinstance(tensor, torch.Tensor):
                 self._take(tensor, saved[key])

@@ -34,7 +34,7 @@ class Memory(Protocol):
 
 
 class SharedMemory:
-    """The trainer's image, mapped once: mapping it anew would cost a fault for every page."""
+    """The trainer's image, mapped once: mapping it again would cost a fault for every page."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -31,8 +31,10 @@ from mlflow_track.checkpoint.writer.shared_memory import WarmMemory, available_b
 from mlflow_track.record import layout
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import files_of
+from mlflow_track.wording import count_text, size_text
 
 # The history of saves grows in state.json; without slack every save would need new memory.
+_PIECEWISE = "writing saves piece by piece; the loop waits until each is durable"
 _SLACK_BYTES = 256 << 10
 _MOST_WRITERS_PER_SAVE = 3
 
@@ -58,7 +60,7 @@ class Saver:
         session: Where checkpoints go, and the rows that become durable before they are counted.
 
     Raises:
-        TimeoutError: The writer of a former process does not end.
+        TimeoutError: The writer of a previous process does not end.
     """
 
     def __init__(self, session: Publishes) -> None:
@@ -175,14 +177,13 @@ class Saver:
                 return True
             except (OSError, ValueError) as error:
                 self._say_once(
-                    f"no {needed / 1e6:.0f} MB of memory for a copy of the state ({error}): saves "
-                    "write it piece by piece, and the loop waits until they are durable"
+                    f"cannot reserve {size_text(needed)} of memory for a copy of the state "
+                    f"({error}): {_PIECEWISE}"
                 )
                 return False
         self._say_once(
-            f"a copy of the state ({size / 1e6:.0f} MB) does not fit into the "
-            f"{available_bytes() / 1e6:.0f} MB of memory that are free: saves write it piece by "
-            "piece, and the loop waits until they are durable"
+            f"a copy of the state needs {size_text(size)} but only {size_text(available_bytes())} "
+            f"of memory are free: {_PIECEWISE}"
         )
         return False
 
@@ -207,11 +208,11 @@ class Saver:
                 self._writer = ProcessWriter(self._memory, self._lock.descriptor)
                 return
             except OSError as error:
-                self._say_once(f"no process can be started to write checkpoints: {error}")
+                self._say_once(f"cannot start a process to write checkpoints: {error}")
         self._writer = ThreadWriter(self._memory)
         self._say_once(
-            "checkpoints are written by a thread here: a save is safe from a kill once it is "
-            "durable, not when its call returns"
+            "writing checkpoints in a thread (no writer process available): a save survives a "
+            "kill only after wait()"
         )
 
     def _send(self, pending: Pending) -> None:
@@ -245,7 +246,9 @@ class Saver:
         first = self._pending[0]
         if first.writers >= _MOST_WRITERS_PER_SAVE:
             self._pending.popleft()
-            self._end(first, OSError(f"{first.writers} times, {error}"), time.monotonic())
+            self._end(
+                first, OSError(f"{error}, {count_text(first.writers, 'time')}"), time.monotonic()
+            )
         else:
             first.writers += 1
             self._announce(f"{error}; restarted the writer and retrying")
