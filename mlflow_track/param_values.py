@@ -84,7 +84,9 @@ class _Conversion:
         self._values += 1
         if self._values > MOST_VALUES:
             raise ValueError(
-                expected("params", f"at most {MOST_VALUES:,} values", f"more, with {path!r:.300}")
+                expected(
+                    "the number of params", f"at most {MOST_VALUES:,}", f"more, with {path!r:.300}"
+                )
                 + "; write large ones with log_dict"
             )
         if value is None or isinstance(value, bool):

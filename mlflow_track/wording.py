@@ -26,8 +26,12 @@ def shown(value: Any) -> str:
 
 
 def typed(value: Any) -> str:
-    """A value with its type, for where the type is what is wrong: 'x' (str), None."""
-    return "None" if value is None else f"{shown(value)} ({type(value).__name__})"
+    """A value with its type, for where the type is wrong: 'x' (str), None, or a class alone."""
+    if value is None:
+        return "None"
+    kind = type(value).__name__
+    # The address of an object says nothing, and differs from process to process.
+    return kind if " at 0x" in repr(value) else f"{shown(value)} ({kind})"
 
 
 def count_text(count: int, noun: str) -> str:

@@ -72,7 +72,7 @@ def _find(path: Path, step: int | str) -> Checkpoint:
             return checkpoint
     known = ", ".join(str(checkpoint.step) for checkpoint in found)
     raise FileNotFoundError(
-        expected(f"step for {store.path}", f"one of {known}, 'last' or 'best'", shown(step))
+        expected("step", f"one of {known}, 'last' or 'best'", f"{step!r}, in {store.path}")
     )
 
 

@@ -98,7 +98,7 @@ def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise ValueError(expected(str(path), f"at most {most_bytes:,} bytes", "more"))
+        raise ValueError(expected(f"the size of {path}", f"at most {most_bytes:,} bytes", "more"))
     return content
 
 

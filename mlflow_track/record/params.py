@@ -113,7 +113,9 @@ def change_params(
     if size > MOST_JSON_BYTES:
         raise ValueError(
             expected(
-                layout.CONFIG, f"at most {MOST_JSON_BYTES:,} bytes", f"{size:,} with these params"
+                f"the size of {layout.CONFIG}",
+                f"at most {MOST_JSON_BYTES:,} bytes",
+                f"{size:,} with these params",
             )
             + "; write large ones with log_dict"
         )

@@ -125,7 +125,7 @@ def test_change_params_refuses_more_than_would_be_read(monkeypatch: pytest.Monke
     monkeypatch.setattr(record_params, "MOST_JSON_BYTES", 1000)
     config: dict[str, Any] = {"params": {"a": 1}, "changes": []}
     before = copy.deepcopy(config)
-    with pytest.raises(ValueError, match=r"config\.json must have at most 1,000 bytes, got 3,"):
+    with pytest.raises(ValueError, match=r"config\.json must be at most 1,000 bytes, got 3,"):
         change_params(config, {"a": 2, "b": ["x"] * 100}, attempt=2, is_start=True)
     assert config == before
     change_params(config, {"a": 2, "b": ["x"] * 10}, attempt=2, is_start=True)

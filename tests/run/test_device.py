@@ -83,5 +83,8 @@ class CudaLike:
 def test_the_check_comes_before_the_copy() -> None:
     with pytest.raises(TypeError, match="shape"):
         CudaNumber(CudaLike())
-    with mt.start_run() as run, pytest.raises(TypeError, match=r"'a' is CudaLike.*\(2,\)"):
+    with (
+        mt.start_run() as run,
+        pytest.raises(TypeError, match=r"'a' must be one number, got CudaLike.*\(2,\)"),
+    ):
         run.log_metrics({"a": CudaLike()}, step=0)  # type: ignore[dict-item]

@@ -372,7 +372,7 @@ def test_load_weights_of_a_checkpoint_and_of_other_entries(trained: mt.Run) -> N
 
 
 def test_load_weights_refuses_what_is_not_there_and_what_is_damaged(trained: mt.Run) -> None:
-    with pytest.raises(ValueError, match=r"prefix must name .*'mod'.*'model', 'ema', 'w'"):
+    with pytest.raises(ValueError, match=r"prefix must be .*'mod'.*'model', 'ema', 'w'"):
         mt.load_weights(trained, prefix="mod")
     with pytest.raises(FileNotFoundError, match="step must be one of 1, 2, 3"):
         mt.load_weights(trained, step=9)

@@ -464,7 +464,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "names in .* must be texts, numbers or .*, got builtins.object",
     ),
-    "empty key": (lambda: {"": 1}, ValueError, "must have at least 1 character, got ''"),
+    "empty key": (lambda: {"": 1}, ValueError, "must be at least 1 character long, got ''"),
 }
 
 

@@ -85,7 +85,7 @@ def test_params_of_any_kind_are_json_that_reads_back_or_are_refused(params: dict
     try:
         content = plain_params(params)
     except ValueError as error:
-        assert " must differ as text" in str(error) or " must have one value" in str(error)
+        assert " must be different as text" in str(error) or " must be given once" in str(error)
         return
     write_json(Path("config.json"), content)
     assert read_json(Path("config.json")) == content
@@ -190,12 +190,12 @@ def test_params_of_few_objects_and_countless_values_are_refused() -> None:
     many: list[Any] = [1]
     for _ in range(40):
         many = [many, many]
-    with pytest.raises(ValueError, match="at most 100,000 values, got more: 'it"):
+    with pytest.raises(ValueError, match="at most 100,000, got more, with 'it"):
         plain_params({"it": many})
 
 
 BOUNDS: dict[str, tuple[Callable[[int], Any], int, str]] = {
-    "values": (lambda n: [0] * n, param_values.MOST_VALUES - 2, "at most 100,000 values"),
+    "values": (lambda n: [0] * n, param_values.MOST_VALUES - 2, "at most 100,000, got more"),
     "characters": (lambda n: "x" * n, param_values.MOST_CHARACTERS - 2, "at most 4,000,000 char"),
     "bytes": (lambda n: b"x" * n, param_values.MOST_CHARACTERS - 5, "at most 4,000,000 char"),
     "elements": (np.zeros, 1_000, r"at most 1,000 elements, got numpy.ndarray of shape \(1001,\)"),
@@ -229,16 +229,19 @@ def test_params_as_integers_of_more_digits_would_not_be_written(
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({1: "a", "1": "b"}, "names in 'params' must differ as text, got int and str .* '1'"),
-        ({"m": {None: 1, "None": 2}}, "names in 'm' must differ as text, got NoneType and str"),
+        ({1: "a", "1": "b"}, "names in 'params' must be different as text, got int and str .* '1'"),
+        (
+            {"m": {None: 1, "None": 2}},
+            "in 'm' must be different as text, got NoneType and str",
+        ),
         ({Mode.FAST: 1, "fast": 2}, "got Mode and str that both read 'fast'"),
-        ({"a": [{1.0: 1, "1.0": 2}]}, "names in 'a.0' must differ"),
+        ({"a": [{1.0: 1, "1.0": 2}]}, "names in 'a.0' must be different"),
         (
             {"redis://:canary1@h": 1, "redis://:canary2@h": 2},
             "got str and str that both read 'redis://:\\*\\*\\*@h'",
         ),
-        ({"a.b": 1, "a": {"b": 2}}, r"param 'a\.b' must have one value, got 2"),
-        ({"m": {"a": {"b.c": 1}, "a.b": {"c": 2}}}, r"param 'm\.a\.b\.c' must have one value"),
+        ({"a.b": 1, "a": {"b": 2}}, r"param 'a\.b' must be given once, got 2"),
+        ({"m": {"a": {"b.c": 1}, "a.b": {"c": 2}}}, r"param 'm\.a\.b\.c' must be given once"),
     ],
 )
 def test_params_of_one_name_are_refused(params: Any, words: str) -> None:

@@ -171,7 +171,7 @@ def test_other_names_in_the_state_are_named() -> None:
     old = unfinished()
     with (
         mt.start_run(resume=old.id) as run,
-        pytest.raises(ValueError, match=r"not in the checkpoint: \['v'\]; only in .*\['w'\]"),
+        pytest.raises(ValueError, match=r"missing from .*: \['v'\]; unexpected .*\['w'\]"),
     ):
         run.checkpoints().restore({"v": 1})
 

@@ -205,12 +205,9 @@ def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> li
 
 
 def _differing(extra: Iterable[str], absent: Iterable[str]) -> str:
-    extra, absent = sorted(map(str, extra)), sorted(map(str, absent))
-    return f"has {_keys(extra)} only in the checkpoint, {_keys(absent)} only here"
-
-
-def _keys(names: Sequence[str]) -> str:
-    return f"the key{'' if len(names) == 1 else 's'} {_listed(names)}" if names else "no key"
+    sides = ((extra, "in the checkpoint"), (absent, "here"))
+    found = [f"{_listed(sorted(map(str, keys)))} {side}" for keys, side in sides if keys]
+    return f"has the extra keys {' and '.join(found)}"
 
 
 def _is_alike(saved: Any, tensor: torch.Tensor) -> bool:
