@@ -1,4 +1,4 @@
-"""What Python's `logging` is given, in training.log."""
+"""Writes the messages of Python's `logging` to training.log."""
 
 from __future__ import annotations
 

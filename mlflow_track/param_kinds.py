@@ -1,4 +1,4 @@
-"""Which kinds of objects params are made of: what has one text, and what consists of named values.
+"""Classifies the objects in params: values with one text, and holders of named values.
 
 No package that people configure with is imported here: a kind is known by the names of its classes
 or by what they offer. The table of docs/logging.md says what is stored of each.
@@ -33,7 +33,7 @@ def full_name(kind: type) -> str:
 
 
 def is_a(value: Any, name: str) -> bool:
-    """Whether it is of a class, given by its full name, of a package that need not be there."""
+    """Whether a value is of a class, by full name, of a package that may be missing."""
     return any(full_name(kind) == name for kind in type(value).__mro__)
 
 
@@ -42,7 +42,7 @@ def described(value: Any) -> str:
 
 
 def writer_of(value: Any) -> Callable[[Any], str] | None:
-    """What writes a value as one text; None where it has none."""
+    """The function that writes a value as one text; None where it has none."""
     kind = type(value)
     for parent in kind.__mro__:
         if (write := _TEXTS.get(full_name(parent))) is not None:
@@ -107,7 +107,7 @@ def members_of(value: Any) -> Members | None:
 
 
 def is_root_model(value: Any) -> bool:
-    """Whether it is a model of pydantic that is one value, not fields."""
+    """Whether it is a model of pydantic that holds one value, not fields."""
     return getattr(type(value), "__pydantic_root_model__", False) is True
 
 
@@ -119,7 +119,7 @@ def has_weights(value: Any) -> bool:
 
 
 def _module_members(module: Any) -> dict[str, Any]:
-    """What a module without weights consists of: the texts of many, of losses, leave much out."""
+    """The settings of a module without weights: the texts of losses leave much out."""
     settings = {k: v for k, v in vars(module).items() if k != "training" and k[:1] != "_"}
     modules = dict(module.named_children())
     return {"class": type(module), **settings, **({"modules": modules} if modules else {})}

@@ -1,4 +1,4 @@
-"""What is stored of params: plain JSON without secrets, or an error with the path of the value."""
+"""Converts params to plain JSON without secrets, or raises with the path of the value."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class _Conversion:
             return f"{type(value).__qualname__}.{value.name}"
 
     def _holder(self, value: Any, path: str) -> Any:
-        """What is made of other values."""
+        """Converts a value that holds other values."""
         if any(holder is value for holder in self._around):
             raise ValueError(
                 expected(
@@ -225,7 +225,7 @@ class _Conversion:
 
 
 def _read(get: Callable[[], Any], path: str) -> Any:
-    """What an object of another package gives.
+    """Reads from an object of another package.
 
     Raises:
         ValueError: It fails; the message says how.
@@ -264,7 +264,7 @@ def _integer(value: int, path: str) -> int:
 
 
 def _elements(array: Any, path: str) -> Any:
-    """What an array, a tensor or a scalar of such a package holds, as numbers and nested lists."""
+    """The content of an array, a tensor or a scalar, as numbers and nested lists."""
     count = _read(lambda: math.prod(array.shape), path)
     if count > MOST_ELEMENTS:
         raise ValueError(

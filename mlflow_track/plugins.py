@@ -1,4 +1,4 @@
-"""Which backends there are: those of this package, and those that other packages bring."""
+"""Finds backends: those of this package, and those of other packages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def backend_names() -> list[str]:
 
 
 def why_missing(name: str) -> str:
-    """Why a backend cannot be used here: a package is not installed; "" where it can."""
+    """The reason why a backend cannot be used (a missing package); "" where it can."""
     if name in _NEEDS:
         needed, extra = _NEEDS[name]
         try:

@@ -1,4 +1,4 @@
-"""Which run `start_run(resume=…)` continues."""
+"""Chooses the run that `start_run(resume=…)` continues."""
 
 from __future__ import annotations
 

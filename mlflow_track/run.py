@@ -185,7 +185,7 @@ class Run(RecordVerbs):
 
     @property
     def should_stop(self) -> bool:
-        """Whether to leave the loop. Looking at this promises to obey it.
+        """Whether to leave the loop. Reading this promises to obey it.
 
         A signal, a deadline or early stopping asked to stop. Where `checkpoints.step` is called it
         turns true there, after a checkpoint was saved, and on all ranks at the same step.
@@ -195,7 +195,7 @@ class Run(RecordVerbs):
 
     @property
     def stop_reason(self) -> str | None:
-        """Why the run is to stop: the name of a signal, a deadline, early stopping; else None."""
+        """The reason to stop: the name of a signal, a deadline, early stopping; else None."""
         return self._attempt.stop.reason
 
     @property
@@ -207,7 +207,7 @@ class Run(RecordVerbs):
         return MirrorState.read(self._attempt.record.path, names[0]).url if names else None
 
     def sync_status(self) -> SyncStatus | None:
-        """What each backend has of the run and what it lacks, by count, and why.
+        """The status of the run at each backend: counts of sent and missing items, and errors.
 
         None where the run is sent nowhere.
         """
@@ -217,7 +217,7 @@ class Run(RecordVerbs):
         return read_statuses(self._attempt.record.path, names) if names else None
 
     def metrics(self) -> pandas.DataFrame:
-        """What was logged so far: one row per step, one column per metric; see `LoadedRun`."""
+        """The metrics so far: one row per step, one column per metric; see `LoadedRun`."""
         from mlflow_track.analysis.frames import read_frame
 
         return read_frame(self._attempt.record.metrics_path)

@@ -29,7 +29,7 @@ _MLFLOW_DEFAULT_STORE = "sqlite:///mlflow.db"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Where runs go. An argument beats the environment, the environment beats `.env`.
+    """The settings of runs. An argument beats the environment, the environment beats `.env`.
 
     Attributes:
         is_off: Whether nothing is recorded.

@@ -1,4 +1,4 @@
-"""How a signal becomes a request to stop at the next step boundary."""
+"""Turns a signal into a request to stop at the next step boundary."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class StopRequest:
                 _listening.remove(self)
 
     def share(self) -> None:
-        """From here on a signal is only a wish, and `agree` decides.
+        """Make signals mere requests: from here on `agree` decides.
 
         A loop that stopped between two boundaries would stop without a checkpoint, and a rank that
         stopped by itself would leave the others waiting.
@@ -73,7 +73,7 @@ class StopRequest:
 
     @property
     def interruption(self) -> str | None:
-        """Why the run was stopped before its end; None where it was not."""
+        """The reason why the run was stopped before its end; None where it was not."""
         return None if self.is_completion else self.reason
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What a run takes beside metrics: params, tags, datasets, a summary, files, lines for its log."""
+"""The verbs of a run beside metrics: params, tags, datasets, a summary, files, log lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens the model sees: the corpus, its split, batches as a pure function of the step."""
+"""Loads tokens: the corpus, its split, and batches as a pure function of the step."""
 
 from __future__ import annotations
 

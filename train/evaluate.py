@@ -1,4 +1,4 @@
-"""How good the model is: loss on fixed windows. Draws no random number."""
+"""Evaluates the model: loss on fixed windows. Draws no random number."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def evaluate(
 
 
 def window_starts(tokens: Tokens, context_length: int, windows: int) -> list[int]:
-    """Where the windows begin: the same ones at every evaluation."""
+    """The starts of the windows: the same at every evaluation."""
     available = (len(tokens) - 1) // context_length
     count = min(windows or available, available)
     return [index * available // count * context_length for index in range(count)]

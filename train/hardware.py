@@ -1,4 +1,4 @@
-"""Where the job runs: the device, and the precision that it has natively."""
+"""Chooses the device, and the precision that it has natively."""
 
 from __future__ import annotations
 

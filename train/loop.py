@@ -181,7 +181,7 @@ def _step(
 
 
 def describe(sources: Mapping[str, str], config: Config) -> str:
-    """Which settings differ from the defaults, and where each came from."""
+    """The settings that differ from the defaults, and the origin of each."""
     if not sources:
         return "all settings have their defaults"
     parts = [f"{name}={getattr(config, name)} ({source})" for name, source in sources.items()]

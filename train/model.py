@@ -18,7 +18,7 @@ _ROPE_BASE = 10000.0
 
 
 class Shape(NamedTuple):
-    """What decides the parameters of a model."""
+    """The settings that determine the parameters of a model."""
 
     vocab_size: int
     context_length: int
@@ -250,7 +250,7 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _products_dtype(x: torch.Tensor) -> torch.dtype:
-    """What the matrix products around `x` are computed in: that of autocast where it is on."""
+    """The dtype of the matrix products around `x`: that of autocast where it is on."""
     kind = x.device.type
     is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if is_on else x.dtype

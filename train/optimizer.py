@@ -1,4 +1,4 @@
-"""How weights move: AdamW, the learning rate of each step, clipping."""
+"""Updates weights: AdamW, the learning rate of each step, clipping."""
 
 from __future__ import annotations
 

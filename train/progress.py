@@ -1,4 +1,4 @@
-"""What a person sees while the job runs: one live line on a terminal, plain lines otherwise.
+"""Shows progress while the job runs: one live line on a terminal, plain lines otherwise.
 
 training.log gets the plain lines in either case.
 """

@@ -14,7 +14,7 @@ import torch
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is; alone by default."""
+    """The rank of this process and the number of processes; alone by default."""
 
     rank: int = 0
     world_size: int = 1
@@ -39,7 +39,7 @@ class Ranks:
 
 
 def ranks_of_environment(batch_size: int) -> Ranks:
-    """What torchrun says of this process.
+    """Reads the variables that torchrun sets for this process.
 
     Raises:
         ValueError: There are more ranks than sequences in a batch.

@@ -1,4 +1,4 @@
-"""What the model writes: a continuation, drawn with a generator of its own."""
+"""Samples a continuation from the model, drawn with a separate generator."""
 
 from __future__ import annotations
 

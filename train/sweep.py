@@ -145,7 +145,7 @@ def _members_of(parent: mt.Run) -> list[mt.LoadedRun]:
 
 
 def _status(parent: mt.Run, run_name: str) -> str | None:
-    """How the newest run of that name stands; None where there is none."""
+    """The status of the newest run of that name; None where there is none."""
     runs = [run for run in _members_of(parent) if run.name == run_name]
     return runs[-1].status if runs else None
 

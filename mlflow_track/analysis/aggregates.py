@@ -14,7 +14,7 @@ from mlflow_track.record.rows import Reader
 
 @dataclass(frozen=True, slots=True)
 class MetricSummary:
-    """What one metric did in a run.
+    """The extremes and the last value of one metric in a run.
 
     Attributes:
         count: How often it was logged.

@@ -17,7 +17,7 @@ FIXED = ("name", "experiment", "status", "seconds", "steps", "steps_per_second")
 
 
 def judged(metric: str, runs: Sequence[Summary], mode: Direction | None = None) -> Verdict:
-    """Which direction of a metric is better in these runs, or why that is unknown.
+    """The better direction of a metric in these runs, or why it is unknown.
 
     Args:
         metric: The metric.
@@ -49,7 +49,7 @@ def best(run: Summary, metric: str, direction: Direction | None) -> tuple[float,
 
 
 def compared_value(run: Summary, metric: str, direction: Direction | None) -> float | None:
-    """What a run is compared by: its best value, or the last where none is best.
+    """The value to compare a run by: its best, or the last where none is best.
 
     None where the metric was never logged.
     """
@@ -138,7 +138,7 @@ def best_run(
 
 
 def why_no_best(verdicts: Mapping[str, Verdict], advice: str) -> list[str]:
-    """Why some metrics have no best value, a line for each reason.
+    """The reasons why some metrics have no best value, a line for each.
 
     Args:
         verdicts: By metric.

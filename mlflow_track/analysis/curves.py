@@ -61,7 +61,7 @@ def read_all_curves(run: Summary) -> dict[str, Curve]:
 
 
 def tokens_per_step(params: Mapping[str, Any]) -> float:
-    """From the params: `tokens_per_step`, or `batch_size` times the length of a sequence.
+    """Reads `tokens_per_step` from the params, or `batch_size` times the sequence length.
 
     Raises:
         ValueError: There is neither.
@@ -166,7 +166,7 @@ def _curve(label: str, xs: Sequence[float], history: History) -> Curve:
 
 
 def _read(path: Path) -> Histories:
-    """What of the metrics can be read; the summary names what cannot."""
+    """The readable part of the metrics; the summary names the rest."""
     histories = Histories(path)
     with contextlib.suppress(OSError, ValueError):
         histories.refresh()

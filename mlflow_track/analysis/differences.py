@@ -1,4 +1,4 @@
-"""What two runs were started with: their code and their packages, side by side."""
+"""Compares what two runs were started with: their code and their packages."""
 
 from __future__ import annotations
 

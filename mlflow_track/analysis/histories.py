@@ -95,7 +95,7 @@ class Histories:
 
     @property
     def began(self) -> float:
-        """When the first row was written, in Unix seconds; 0 without rows."""
+        """The Unix time of the first row; 0 without rows."""
         return min((file.times[0] for file in self._files if file.times), default=0.0)
 
     @property
@@ -177,7 +177,7 @@ class _MetricsFile:
 def sampled_steps(
     steps_of_runs: list[list[int]], most: int, first: int | None, last: int | None
 ) -> set[int]:
-    """Which steps a chart shows of long runs: evenly spaced ones, and the ends of each run.
+    """The steps that a chart of long runs shows: evenly spaced ones, and the ends of each run.
 
     The rule is that of MLflow's own stores, so that a chart has the same points on each.
 

@@ -1,4 +1,4 @@
-"""Which params go with a better metric: rank correlations, over the runs that there are.
+"""Finds the params that go with a better metric, by rank correlations over the given runs.
 
 For a numeric param it is the absolute Spearman correlation of its values with the metric's; for one
 of words the correlation ratio of the metric's ranks (the root of the share of their variance that
@@ -21,7 +21,7 @@ FEWEST_RUNS = 5
 
 
 class Importance(NamedTuple):
-    """How much the order of a metric goes with one param.
+    """How closely the order of a metric follows one param.
 
     Attributes:
         param: Its dotted name.

@@ -55,7 +55,7 @@ class LoadedRun:
 
     @property
     def name(self) -> str:
-        """What the run was called; its id where nobody named it."""
+        """The run's name; its id where it has none."""
         return self._info.name
 
     @property
@@ -65,7 +65,7 @@ class LoadedRun:
 
     @property
     def created(self) -> float:
-        """When the run began, in Unix seconds."""
+        """The Unix time of the run's start."""
         return self._info.created
 
     @property
@@ -79,7 +79,7 @@ class LoadedRun:
 
     @property
     def mirror(self) -> MirrorSettings | None:
-        """What the run asked of its mirror; None where it has none."""
+        """The run's settings of its mirror; None where it has none."""
         return self._info.mirror
 
     @property
@@ -94,7 +94,7 @@ class LoadedRun:
 
     @property
     def seconds(self) -> float:
-        """From the start to the end; of a run that has none, to its last sign of life."""
+        """Seconds from the start to the end, or to the last update of a run without an end."""
         return max(0.0, last_sign_of_life(self.path, self._info) - self.created)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Which runs a word names: an id, the beginning of one, a name, a path, experiment/name, @last."""
+"""Finds runs by id, by the beginning of one, by name, path, experiment/name or @last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a destination of runs is: one class, of which four methods are required.
+"""Defines a destination of runs: one class, of which four methods are required.
 
 Every call may come again after a fault, so each must do no harm when it is repeated. The mirror
 calls a backend from one thread.
@@ -84,7 +84,7 @@ class Opened(NamedTuple):
 
 
 class Query(NamedTuple):
-    """Which runs `find` is to return.
+    """Selects the runs that `find` returns.
 
     Attributes:
         experiment: The experiment's name.
@@ -238,7 +238,7 @@ class Backend:
         raise NotImplementedError
 
     def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
-        """What lies in a folder of the run's artifacts: (path, whether it is a folder)."""
+        """Lists a folder of the run's artifacts: (path, whether it is a folder)."""
         raise NotImplementedError
 
     def download(self, run_id: str, name: str, folder: Path) -> None:
@@ -251,5 +251,5 @@ class Backend:
 
 
 def has(backend: Backend, method: str) -> bool:
-    """Whether a backend has an optional method."""
+    """Returns whether a backend has an optional method."""
     return getattr(type(backend), method) is not getattr(Backend, method)

@@ -130,7 +130,7 @@ class Checkpoints:
         return self._commits.commit(now, state, asks, self._recall.memory)
 
     def due(self, step: int) -> str | None:
-        """Why `checkpoints.step` would save at this step now; None where it would not.
+        """The reason why `checkpoints.step` would save at this step now; None where it would not.
 
         It decides nothing: ask it to evaluate only where a checkpoint comes. In a job of several
         ranks all of them call it, and all get the answer of rank 0.
@@ -279,7 +279,7 @@ class Checkpoints:
 
     @property
     def report(self) -> Report | None:
-        """What the last `restore` found: its step, what was restored, and whether that is exact.
+        """The report of the last `restore`: the step, the restored names, and whether it is exact.
 
         None before, where there was nothing to restore, and on ranks other than 0.
         """
@@ -303,7 +303,7 @@ class Checkpoints:
             self._say(unsaid.with_difference("the random generators were not restored"))
 
     def _decide(self, now: Moment) -> tuple[tuple[Ask, ...], int, str]:
-        """What asks for a save, and a code and a reason to stop: rank 0 decides."""
+        """The requests for a save, and a code and a reason to stop: rank 0 decides."""
         if not self._ranks.is_first:
             return (), 0, ""
         memory = self._recall.memory

@@ -58,7 +58,7 @@ class Commits:
         self._resumed_from, self._checked = {step}, {step: True}
 
     def must_wait(self, step: int, asks: Sequence[Ask]) -> bool:
-        """Whether all of `asks` may wait, and a save is in flight."""
+        """Whether a save is in flight and all of `asks` may wait."""
         in_flight = self._saver.in_flight
         if not asks or in_flight is None or not all(ask.may_wait for ask in asks):
             return False
@@ -163,7 +163,7 @@ class Commits:
                 self._record.note_in_attempt(checkpoint_error=words)
 
     def _is_own(self, existing: Checkpoint) -> bool:
-        """Whether this attempt made it, or continues the one that did."""
+        """Whether this attempt saved it, or continues the one that did."""
         if self._resumed_from or existing.step in self._checked:
             return True
         try:
@@ -172,7 +172,7 @@ class Commits:
             return False
 
     def _values(self, memory: Memory, steps: Sequence[int]) -> Values:
-        """What is known of the metric that retention compares, at the steps of checkpoints."""
+        """The known values of the metric that retention compares, at the steps of checkpoints."""
         if self._metric is None or self._metric not in memory.series:
             return {}
         series = memory.series[self._metric]

@@ -1,4 +1,4 @@
-"""Whether to save and whether to stop at a step boundary: one decision for all ranks of a job."""
+"""Decides at a step boundary whether to save and to stop, once for all ranks of a job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REPLAYED, _DEADLINE, EARLY = 1000, 1001, 1002
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What ends a run beside its own loop.
+    """The limits that end a run beside its own loop.
 
     Attributes:
         max_steps: Steps of the whole run, so that the last one is saved; None where unknown.
@@ -55,7 +55,7 @@ class Clock:
 
 
 class StepTimes:
-    """How long steps take, from one boundary to the next."""
+    """Measures how long steps take, from one boundary to the next."""
 
     def __init__(self) -> None:
         self._before: float | None = None
@@ -68,7 +68,7 @@ class StepTimes:
 
     @property
     def longest(self) -> float:
-        """Of the last 1000 steps, in seconds; an evaluation in it counts."""
+        """The longest of the last 1000 steps, in seconds, with any evaluation in it."""
         return max(self._seconds, default=0.0)
 
 
@@ -152,7 +152,7 @@ class PatientLog:
 
 
 class Unseen:
-    """Which of the metrics that policies watch never came: a typo must not cost all checkpoints.
+    """Finds watched metrics that were never logged: a typo must not cost all checkpoints.
 
     Args:
         plan: What the policies are.
@@ -195,7 +195,7 @@ class Unseen:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What `run.checkpoints(...)` was given.
+    """The arguments of `run.checkpoints(...)`.
 
     Attributes:
         save: When to save; None saves only at `save()`.

@@ -1,4 +1,4 @@
-"""What retention decides, done to the store: by the run after a commit, or by a command."""
+"""Applies retention to the store: by the run after a commit, or by a command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlflow_track.record.files import FILE_MODE
 
 
 class Verdict(NamedTuple):
-    """Whether a checkpoint stays, and why."""
+    """The decision whether a checkpoint stays, and its reason."""
 
     checkpoint: Checkpoint
     is_kept: bool
@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
 
 
 def is_pinned(checkpoint: Checkpoint) -> bool:
-    """Whether a person said to keep it."""
+    """Whether a person pinned it."""
     return (checkpoint.path / layout.PIN).exists()
 
 
@@ -46,7 +46,7 @@ def unpin(checkpoint: Checkpoint) -> None:
 
 
 def has_right_sizes(checkpoint: Checkpoint) -> bool:
-    """Whether the manifest is whole and every file has the size that it says; no content is read.
+    """Whether the manifest is intact and every file has its size; no content is read.
 
     A whole read would take as long as the save did, after each save.
     """
@@ -78,7 +78,7 @@ def judge(
     values: Values | None = None,
     checkpoints: Sequence[Checkpoint] | None = None,
 ) -> list[Verdict]:
-    """What `keep` says of each checkpoint, oldest first. One with a damaged manifest stays.
+    """The decision of `keep` on each checkpoint, oldest first. Damaged manifests stay.
 
     Where one would go, the newest that stays, and the newest finite one, are read against their
     digests, and where they are damaged those before them stay, too.

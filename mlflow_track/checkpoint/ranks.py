@@ -17,7 +17,7 @@ FIRST = 0
 def rank_and_size(
     variables: Mapping[str, str], joined: tuple[int, int] | None = None, rank: int | None = None
 ) -> tuple[int, int]:
-    """Which process of its job this is, and how many the job has; (0, 1) without a job.
+    """The rank of this process and the size of its job; (0, 1) without a job.
 
     A rank without a size, as a job script may leave it, is not a job.
 
@@ -106,7 +106,7 @@ class Ranks:
         return self.rank == FIRST
 
     def largest(self, numbers: Sequence[int]) -> list[int]:
-        """Of each number the largest that any rank gave."""
+        """Element-wise maximum over all ranks."""
         if self.is_alone:
             return list(numbers)
         import torch

@@ -24,7 +24,7 @@ _LAUNCHER = ("TORCHELASTIC_RUN_ID", "GROUP_RANK", "ROLE_RANK")
 
 
 class Replay(NamedTuple):
-    """What a replay found.
+    """The result of a replay.
 
     Attributes:
         first, last: The steps that it went from and to.

@@ -1,4 +1,4 @@
-"""Whether a continuation is exact: what it depends on, noted at a save, compared at a resume."""
+"""Decides whether a continuation is exact: compares a resume with what a save noted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
 
 
 def surroundings(state: Mapping[str, Any], world_size: int) -> dict[str, Any]:
-    """What numbers depend on beside the state: versions, device, threads, classes, world size."""
+    """The environment of the numbers: versions, device, threads, classes, world size."""
     return {
         "versions": {
             "python": platform.python_version(),
@@ -53,7 +53,7 @@ def fingerprint(params: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a resume found.
+    """The result of a restore.
 
     Attributes:
         step: The step restored.
@@ -90,7 +90,7 @@ class Report:
 
 
 def differences_of_surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between a manifest and `surroundings` here."""
+    """The differences between a manifest and `surroundings` here."""
     old, new = dict(_flat(then, now)), dict(_flat(now, now))
     return [
         f"{_WORDS.get(name, name)} {old[name]} -> {new[name]}"
@@ -150,7 +150,7 @@ def _flat(values: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[tuple
 
 
 def _json(value: Any) -> Any:
-    """As it comes back from a file: a tuple is a list there."""
+    """Converts a value as a file would: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
@@ -189,7 +189,7 @@ def facts_of_save(
     state: Mapping[str, Any],
     asks: Sequence[Ask],
 ) -> dict[str, Any]:
-    """What the manifest of a save says, apart from what the saver knows."""
+    """The content of the manifest of a save, apart from what the saver adds."""
     params = flatten(directory.read_params())
     policies: dict[str, str] = {}
     for ask in asks:

@@ -26,7 +26,7 @@ from mlflow_track.wording import count_text
 
 
 class Restored(NamedTuple):
-    """What was restored.
+    """A restored checkpoint.
 
     Attributes:
         step: Its step.
@@ -130,7 +130,7 @@ class Restorer:
         return answer["state"]
 
     def _receive(self, state: MutableMapping[str, Any], *, generators: bool) -> Restored | None:
-        """What rank 0 has read."""
+        """Receives the state that rank 0 has read."""
         answer = self._ranks.same(None)
         if "error" in answer:
             raise CorruptCheckpointError(f"rank 0 could not restore: {answer['error']}")
@@ -175,7 +175,7 @@ class Restorer:
         )
 
     def _compare(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Report:
-        """What differs between the save and here; raises where something must not."""
+        """Reports the differences since the save; raises where one is not allowed."""
         manifest, plan = checkpoint.manifest, self._plan
         params = flatten(self._record.read_params())
         warned, free = differences_of_params(

@@ -1,4 +1,4 @@
-"""What the parts of a run's checkpoints share while one process writes the run."""
+"""The objects that the parts of a run's checkpoints share within one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is logged of the metrics that policies look at, on its way to the next step boundary."""
+"""Collects logged values of the metrics that policies watch, for the next step boundary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WatchedValues:
         self._new: deque[tuple[str, int, float | Arriving]] = deque()
 
     def find(self, names: tuple[str, ...]) -> tuple[int, ...]:
-        """Where watched ones are among `names`."""
+        """The positions of watched metrics in `names`."""
         if len(self.places) >= _MOST_KNOWN:
             self.places.clear()
         return self.places.setdefault(
@@ -45,7 +45,7 @@ class WatchedValues:
             self._new.append((names[at], step, values[at]))
 
     def take(self) -> Iterator[tuple[str, int, float]]:
-        """What came since the last call; one whose device is not done yet is waited for."""
+        """The values since the last call; waits for those still on a device."""
         while self._new:
             name, step, value = self._new.popleft()
             try:

@@ -1,4 +1,4 @@
-"""Which runs a command speaks of: the words on the command line, resolved to records."""
+"""Resolves the names of runs on the command line to records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def default_root() -> Path:
-    """Where runs go when nobody says otherwise."""
+    """The default folder of runs."""
     from mlflow_track.settings import read_settings
 
     try:
@@ -93,7 +93,7 @@ def direction_options(command: _F) -> _F:
 
 @contextmanager
 def _named() -> Iterator[None]:
-    """What the words on the command line fail to name ends the command."""
+    """Ends the command where a name on the command line matches no run."""
     from mlflow_track.analysis.select import AmbiguousName, NoSuchRun
 
     try:
@@ -166,7 +166,7 @@ def require_runs(root: Path, found: Sequence[Summary], skipped: Sequence[Skipped
 
 
 def no_such_metric(name: str, known: Collection[str]) -> NotFound:
-    """What to raise where none of the runs at hand has the metric."""
+    """The error to raise where none of the runs has the metric."""
     return NotFound(
         f"none of these runs has the metric {name!r}; there are {', '.join(known) or 'none'}"
         + did_you_mean(name, known)
@@ -187,7 +187,7 @@ def require_metrics(runs: Sequence[Summary], names: Iterable[str]) -> None:
 
 
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """What the shell offers for a RUN: ids and names."""
+    """The completions of the shell for a RUN: ids and names."""
     from click.shell_completion import CompletionItem
 
     from mlflow_track.record.find import find_folders
@@ -266,7 +266,7 @@ def find_checkpoint(store: CheckpointStore, step: str) -> Checkpoint:
 
 
 def own_keep(store: CheckpointStore) -> dict[str, Any]:
-    """What the run said that it keeps, as the arguments of `Keep`; empty where it keeps all."""
+    """The run's recorded arguments of `Keep`; empty where it keeps all."""
     from mlflow_track.record.info import UnreadableRun, read_info
 
     try:

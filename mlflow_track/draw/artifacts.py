@@ -1,4 +1,4 @@
-"""What of a run's artifacts a report can show: pictures and short texts."""
+"""Selects the artifacts that a report can show: pictures and short texts."""
 
 from __future__ import annotations
 

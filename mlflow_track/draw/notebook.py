@@ -1,4 +1,4 @@
-"""How a run and a comparison show themselves in a notebook: an HTML table and a small plot."""
+"""Shows a run or a comparison in a notebook: an HTML table and a small plot."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _value(y: float, is_log: bool) -> float:
 def _dots(
     curve: Curve, box: tuple[float, float, float, float], width: int, height: int
 ) -> list[tuple[int, int]]:
-    """Which dots a curve touches: its points, and a column at a time what lies between."""
+    """The dots that a curve touches: its points, and the lines between, column by column."""
     left, right, low, high = box
     across, up = (right - left) or 1.0, (high - low) or 1.0
     points = [

@@ -1,4 +1,4 @@
-"""Which files of a record go to the server's artifacts, and how they get there."""
+"""Sends the files of a record to the server's artifacts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How checkpoints get to the server and leave it: payload first, manifest last, then the hint."""
+"""Sends checkpoints to the server and removes them: payload first, manifest last, then the hint."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Checkpoints:
     # --- upload ---
 
     def _upload(self, checkpoint: Checkpoint) -> bool:
-        """Whether it arrived; retention may take it away meanwhile."""
+        """Whether it arrived; retention may remove it meanwhile."""
         # What resumes from it on another machine needs to know the run, too.
         self._artifacts.send_record_file(layout.CONFIG)
         self._artifacts.send_record_file(layout.RUN)
@@ -107,7 +107,7 @@ class Checkpoints:
                 self._ledger.save()
 
     def _remove(self, name: str) -> bool:
-        """Whether it is settled: gone from the server, or known to stay there."""
+        """Whether it is settled: removed from the server, or known to stay there."""
         backend = self._ledger.backend
         folder = f"{layout.CHECKPOINTS}/{name}"
         if not has(backend, "remove"):
@@ -145,7 +145,7 @@ def _wanted(path: Path, info: RunInfo) -> list[Checkpoint]:
 def wanted_checkpoints(
     checkpoints: Sequence[Checkpoint], mirror: MirrorSettings
 ) -> list[Checkpoint]:
-    """Those of `checkpoints` (oldest first) that the server is to hold.
+    """The part of `checkpoints` (oldest first) that the server is to hold.
 
     Args:
         checkpoints: The committed ones.

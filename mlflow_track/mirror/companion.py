@@ -59,7 +59,7 @@ class Companion:
         return self._process.pid
 
     def status(self) -> SyncStatus:
-        """What each backend has, and what it lacks."""
+        """The status of each backend."""
         return read_statuses(self._path, self._backends)
 
     def close(self, timeout_seconds: float) -> SyncStatus:

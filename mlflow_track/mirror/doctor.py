@@ -1,4 +1,4 @@
-"""How far a backend is with a run, why no further, and what to do: readable lines."""
+"""Explains in readable lines how far a backend is with a run, and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlflow_track.record.masking import mask_options, mask_values
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is to be said of one run.
+    """The diagnosis of one run.
 
     Attributes:
         lines: For a person.

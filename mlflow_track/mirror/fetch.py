@@ -39,7 +39,7 @@ _SEARCH_REQUESTS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class FetchRequest:
-    """Which run is wanted.
+    """A request for a run.
 
     Attributes:
         backends: The names of the backends, in the order in which they are asked.
@@ -251,7 +251,7 @@ def main() -> None:
 
 
 def _answer(request: FetchRequest) -> dict[str, str | None]:
-    """Where the run lies now, or why it does not; the first backend that has it counts."""
+    """The path of the fetched run, or why it was not fetched; the first backend with it counts."""
     silent: list[str] = []
     for name in request.backends:
         backend: Backend | None = None

@@ -148,7 +148,7 @@ class Follower:
             write_log(f"not in training.log: {error}")
 
     def _is_replaced(self) -> bool:
-        """Whether a later attempt of the run has begun: it has a mirror of its own."""
+        """Whether a later attempt of the run has started: it has its own mirror."""
         return len(read_info(self._path).attempts) > self._attempt
 
 
@@ -168,7 +168,7 @@ def write_log(text: str) -> None:
 
 
 def _rest(used_seconds: float) -> float:
-    """How long to leave the processors to the training after a round that took so much of one."""
+    """The pause after a round that used `busy` seconds of a processor, for the training."""
     seconds = used_seconds / (_SHARE_OF_MACHINE * (os.cpu_count() or 1))
     return min(max(seconds, _INTERVAL_SECONDS), _LONGEST_INTERVAL_SECONDS)
 

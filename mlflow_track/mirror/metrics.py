@@ -1,4 +1,4 @@
-"""How the metrics of a record reach a backend: each value once, also around rewinds and faults."""
+"""Sends the metrics of a record to a backend: each value once, despite rewinds and faults."""
 
 from __future__ import annotations
 

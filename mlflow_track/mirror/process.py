@@ -137,7 +137,7 @@ def mirror_run(
 
 
 def _trainer_ended(timeout_seconds: float) -> bool:
-    """Whether the other end of standard input is closed; waits for it so long."""
+    """Waits for the end of standard input; returns whether it came in time."""
     ready, _, _ = select.select([sys.stdin], [], [], timeout_seconds)
     return bool(ready) and os.read(sys.stdin.fileno(), 4096) == b""
 

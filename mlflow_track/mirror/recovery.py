@@ -1,4 +1,4 @@
-"""What a server has of a record where positions in the files do not say it: by asking it."""
+"""Asks a server what it has of a record, where the stored positions do not tell."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Recovery:
             time.sleep(0.02)
 
     def begin_again(self) -> None:
-        """What was acknowledged does not fit the files: all is sent again, and dropped there."""
+        """Sends everything again where the acknowledged positions do not match the files."""
         for file in self._rows.files:
             self._rows.position(file).acknowledged = 0
         self.recover()

@@ -13,7 +13,7 @@ from mlflow_track.record.schema import Rewind, RewoundFile
 
 
 def rewinds_of(ledger: Ledger, files: Sequence[str]) -> dict[str, list[RewoundFile]] | None:
-    """What the rewinds took out of each file, in their order; None while one is going on."""
+    """The ranges that rewinds removed from each file, in order; None during a rewind."""
     info = ledger.read_info()
     current = info.rewinding
     if current and is_held(ledger.path):
@@ -28,12 +28,12 @@ def rewinds_of(ledger: Ledger, files: Sequence[str]) -> dict[str, list[RewoundFi
 
 
 def part_of(rewind: Rewind, file: str) -> RewoundFile:
-    """What a rewind of a run took out of one of its files."""
+    """The part that a rewind removed from one file of a run."""
     return rewind if file == layout.METRICS else rewind.long or RewoundFile()
 
 
 def bytes_before(position: int, ranges: Sequence[Sequence[int]]) -> int:
-    """How many bytes of the ranges (begin, end) lie before `position`."""
+    """Counts the bytes of the ranges (begin, end) before `position`."""
     return sum(max(0, min(end, position) - begin) for begin, end in ranges)
 
 

@@ -129,7 +129,7 @@ class Shipper:
     # --- inside ---
 
     def _files(self, info: RunInfo, *, is_at_end: bool) -> list[Callable[[], Any]]:
-        """What sends artifacts and checkpoints; the status at the end waits for artifacts only."""
+        """The senders of artifacts and checkpoints; the final status waits for artifacts only."""
         if not self.state.takes_files:
             return []
         parts: list[Callable[[], Any]] = [lambda: self._artifacts.send(is_at_end=is_at_end)]

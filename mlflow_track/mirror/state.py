@@ -1,4 +1,4 @@
-"""What a backend has acknowledged: mirror/<backend>.json."""
+"""The acknowledgements of a backend: mirror/<backend>.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_REFUSED = 100
 
 @dataclass
 class Position:
-    """How far one file of metrics is.
+    """The progress with one file of metrics.
 
     Attributes:
         acknowledged: Bytes after its header that the destination has acknowledged.
@@ -39,7 +39,7 @@ class Position:
     unknown: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
-        """As a part of `MetricPoint.position`."""
+        """The text form, a part of `MetricPoint.position`."""
         return f"{self.acknowledged}:{self.sending}:{self.rewinds_text()}:{self.values}"
 
     def rewinds_text(self) -> str:
@@ -47,14 +47,14 @@ class Position:
 
     @classmethod
     def of_text(cls, text: str) -> Position:
-        """What `text` made; raises ValueError where it did not."""
+        """Parses the result of `text`; raises ValueError where it is not one."""
         acknowledged, sending, rewinds, values = text.split(":")
         numbers = [int(number) for number in rewinds.split(",") if number]
         return cls(int(acknowledged), int(sending), numbers, int(values))
 
 
 def positions_of(text: str) -> dict[str, Position]:
-    """What `MirrorState.text` made, by the names of the files.
+    """Parses the result of `MirrorState.text`, by the names of the files.
 
     Raises:
         ValueError: It is something else.
@@ -65,7 +65,7 @@ def positions_of(text: str) -> dict[str, Position]:
 
 @dataclass
 class MirrorState:
-    """How far one backend is; written after each acknowledgement.
+    """The progress of one backend; written after each acknowledgement.
 
     Attributes:
         destination: Which server of the backend it is, without a password.
@@ -115,7 +115,7 @@ class MirrorState:
 
     @classmethod
     def read(cls, path: Path, backend: str) -> MirrorState:
-        """How far `backend` is with the run in the folder `path`; a fresh state without a file."""
+        """Reads the progress of `backend` with the run in `path`; a fresh state without a file."""
         first = layout.first_mirror_state(path, backend)
         for file in (layout.mirror_state(path, backend), *([first] if first else [])):
             try:
@@ -159,7 +159,7 @@ class MirrorState:
             first.unlink(missing_ok=True)
 
     def position(self, file: str) -> Position:
-        """How far the file of metrics is; changing the answer changes the state."""
+        """The progress with a file of metrics; changing the result changes the state."""
         return self.files.setdefault(file, Position())
 
     def text(self, *, but: str = "") -> str:
@@ -200,7 +200,7 @@ def _take_over(content: dict[str, Any]) -> None:
 
 
 def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """What `_sorted_out` takes apart."""
+    """The inverse of `_sorted_out`."""
     content = dict(pairs)
     return content.pop("unknown") | content
 
@@ -254,7 +254,7 @@ class Ledger:
         return read_info(self.path)
 
     def read_run(self, info: RunInfo) -> RunRecord:
-        """What a backend is given of the run; `info`: as `read_info` returned it."""
+        """Reads the run as a backend gets it; `info`: the result of `read_info`."""
         return RunRecord(
             **{name: getattr(info, name) for name in info.__struct_fields__},
             path=self.path,

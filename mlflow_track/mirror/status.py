@@ -1,4 +1,4 @@
-"""What backends have of a run, by the record and the states of the mirror alone."""
+"""Reports what backends have of a run, from the record and the states of the mirror alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlflow_track.wording import count_text
 
 @dataclass(frozen=True, kw_only=True)
 class BackendStatus:
-    """What one backend has of a run.
+    """The status of a run at one backend.
 
     Attributes:
         backend: The backend's name.
@@ -59,12 +59,12 @@ class BackendStatus:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the server has everything, and the status."""
+        """Whether the server has everything, including the status."""
         return not self.pending and not self.is_status_pending
 
     @property
     def pending(self) -> str:
-        """What the backend lacks, readable; empty where it lacks nothing but the status."""
+        """The missing parts, readable; empty where nothing but the status is missing."""
         counts = (
             (self.pending_rows, f"{self.pending_rows:,} of {count_text(self.rows, 'row')}"),
             (self.pending_system_rows, count_text(self.pending_system_rows, "system metrics row")),
@@ -91,7 +91,7 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class SyncStatus:
-    """What the backends of a run have of it.
+    """The status of a run at all its backends.
 
     The attributes say what every one of them has; `status[name]` is the `BackendStatus` of one.
 
@@ -136,19 +136,19 @@ class SyncStatus:
 
     @property
     def pending(self) -> str:
-        """What they lack, readable; empty where none lacks anything but the status."""
+        """The missing parts, readable; empty where nothing but the status is missing."""
         if len(self) == 1:
             return self.backends[0].pending
         return "; ".join(f"{status.backend}: {status.pending}" for status in self if status.pending)
 
     @property
     def error(self) -> str | None:
-        """Why the newest attempt to send to one of them failed."""
+        """The error of the newest failed attempt to send to one of them."""
         return next((status.error for status in self if status.error), None)
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """What they refused for good."""
+        """The items that they refused permanently."""
         return tuple(item for status in self for item in status.refused)
 
     def __str__(self) -> str:
@@ -156,12 +156,12 @@ class SyncStatus:
 
 
 def read_statuses(path: Path, backends: Sequence[str]) -> SyncStatus:
-    """What the backends lack of the run in `path`."""
+    """Reads the status of the run in `path` at `backends`."""
     return SyncStatus(tuple(read_status(path, backend) for backend in backends))
 
 
 def read_status(path: Path, backend: str) -> BackendStatus:
-    """What a backend lacks of the run in `path`."""
+    """Reads the status of the run in `path` at one backend."""
     state, info = MirrorState.read(path, backend), read_info(path)
     status = true_status(path, info)
     is_at_end = status != RUNNING

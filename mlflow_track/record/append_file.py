@@ -26,7 +26,7 @@ _MOST_REPLACED = 64
 
 
 class Rewind(NamedTuple):
-    """What a rewind takes out of a file.
+    """The part that a rewind removes from a file.
 
     Attributes:
         rows: How many lines are moved aside.
@@ -45,7 +45,7 @@ class Positions(NamedTuple):
 
 
 class Rewinds(NamedTuple):
-    """What a rewind takes out of each of the two files."""
+    """The parts that a rewind removes from the two files."""
 
     wide: Rewind
     long: Rewind
@@ -136,7 +136,7 @@ class AppendFile:
             return False
 
     def plan_rewind(self, last_step: int, before: int | None) -> Rewind:
-        """What `rewind` would take out."""
+        """The part that `rewind` would remove."""
         return self._split(last_step, before)[0]
 
     def rewind(self, last_step: int, aside: Path, before: int | None) -> Rewind:

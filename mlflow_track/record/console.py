@@ -11,7 +11,7 @@ from mlflow_track.wording import size_text
 
 
 def is_terminal() -> bool:
-    """Whether somebody may be looking."""
+    """Whether stderr is a terminal."""
     try:
         return sys.stderr.isatty()
     except (AttributeError, ValueError):

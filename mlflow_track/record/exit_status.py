@@ -1,4 +1,4 @@
-"""How a run ended: its status, and what went wrong in one line."""
+"""Describes the end of a run: its status, and its error in one line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def error_since(run_id: str) -> BaseException | None:
 
 
 def one_line(error: BaseException) -> str:
-    """What a traceback ends with. Of a message too long for a tag the middle is left out."""
+    """The last line of a traceback. A message too long for a tag loses its middle."""
     try:
         message = str(error)
     except Exception:

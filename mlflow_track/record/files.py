@@ -1,4 +1,4 @@
-"""How a file that is not append-only is replaced: whole or not at all."""
+"""Replaces files that are not append-only: completely or not at all."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _open_regular(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def link_error(path: str | os.PathLike[str]) -> OSError:
-    """What is raised where a link stands in a run: it could lead anywhere."""
+    """The error for a link in a run: it could lead anywhere."""
     return OSError(errno.ELOOP, "it is a link, which is not followed", str(path))
 
 

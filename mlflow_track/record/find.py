@@ -1,4 +1,4 @@
-"""Which folders below a root are runs, and what the folder of an experiment is called."""
+"""Finds the folders of runs below a root, and names the folders of experiments."""
 
 from __future__ import annotations
 

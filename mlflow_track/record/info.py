@@ -1,4 +1,4 @@
-"""What the JSON files of a run's folder say: the one reader, strict, bounded and typed.
+"""Reads the JSON files of a run's folder: the one reader, strict, bounded and typed.
 
 Whoever wrote a folder, it is read as untrusted: another type than expected, a number out of bounds
 or a name that leads out of the folder makes the file unreadable, with one line that says where.
@@ -83,7 +83,7 @@ def read_plain(path: Path) -> dict[str, Any]:
 
 
 def to_info(content: Mapping[str, Any]) -> RunInfo:
-    """What `read_content` gave, as a type.
+    """Converts the result of `read_content` to its type.
 
     Raises:
         UnreadableRun: It is damaged; the message has the place.
@@ -140,7 +140,7 @@ def is_held(path: Path) -> bool:
 
 
 def last_sign_of_life(path: Path, info: RunInfo) -> float:
-    """When the run ended; of one that has no end, when its record last grew. Unix seconds."""
+    """The Unix time of the run's end, or of the last growth of a record without an end."""
     if info.ended is not None:
         return info.ended
     if true_status(path, info) == RUNNING:

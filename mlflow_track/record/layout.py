@@ -55,7 +55,7 @@ def mirror_state(path: Path, backend: str) -> Path:
 
 
 def first_mirror_state(path: Path, backend: str) -> Path | None:
-    """Where the first layout kept that; None for a backend that it did not have."""
+    """Its path in the first layout; None for a backend that it did not have."""
     name = _FIRST_MIRROR_STATE.get(backend)
     return path / name if name is not None else None
 
@@ -66,7 +66,7 @@ def mirror_lock(path: Path, backend: str) -> Path:
 
 
 def mirror_locks(path: Path) -> list[Path]:
-    """Those of all backends."""
+    """The locks of all backends."""
     return sorted((path / MIRROR).glob("*.lock"))
 
 
@@ -86,7 +86,7 @@ def long_form(path: Path) -> Path:
 
 
 def is_long(path: Path) -> bool:
-    """Whether a file of metrics has a line per value, by its name."""
+    """Whether a file of metrics, by its name, has a line per value."""
     return path.name.endswith(_LONG_ENDING)
 
 

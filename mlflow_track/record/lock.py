@@ -1,4 +1,4 @@
-"""Who writes: a lock on a file, which the kernel releases when its holder dies, however it dies."""
+"""Locks a file for its writer; the kernel releases the lock however its holder dies."""
 
 from __future__ import annotations
 

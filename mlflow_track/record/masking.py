@@ -1,4 +1,4 @@
-"""Which texts are secret, and how they look in a record: `***` in their place.
+"""Masks secrets in a record: `***` in their place.
 
 Passwords hide in URIs (`postgresql://user:password@host`), in their queries (`?token=…`), in
 command lines (`--password=…`) and under names of params (`api_key`). Environment variables are
@@ -53,7 +53,7 @@ def mask_password(text: str) -> str:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what stands under a name like this is a secret.
+    """Whether a value under this name is a secret.
 
     `db.password`, `api_key` and `--github-token` are; `max_tokens` and `pad_token` are not.
     """
@@ -61,7 +61,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret(name: str, value: Any) -> bool:
-    """Whether this value under this name is a secret: a list or mapping of them is one, too.
+    """Whether this value under this name is a secret, or a list or mapping of secrets.
 
     What is empty, true or false tells nothing; and a token is a text, while a number counts them.
     """

@@ -103,7 +103,7 @@ _PIECES = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
 
 
 class Verdict(NamedTuple):
-    """Which direction of a metric is better.
+    """The better direction of a metric.
 
     Attributes:
         direction: None where no value is the best.
@@ -187,7 +187,7 @@ def _pieces(name: str) -> list[str]:
 
 
 class Claim(NamedTuple):
-    """What `define_metric` or a policy says of a metric.
+    """The direction of a metric as `define_metric` or a policy gives it.
 
     Attributes:
         who: "define_metric", or the policy's name.
@@ -204,7 +204,7 @@ class Claim(NamedTuple):
 
 
 class Directions:
-    """What one attempt of a run says of the directions of its metrics, without contradiction.
+    """The directions of metrics in one attempt of a run, free of contradictions.
 
     Args:
         earlier: What earlier attempts recorded, by metric.

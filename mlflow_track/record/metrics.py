@@ -111,7 +111,7 @@ class MetricsFile:
                 undisturbed(lambda: self._widen(names))
 
     def append_one(self, step: int, name: str, value: float) -> None:
-        """What `append` does with one name of those in `alone`, at half the cost."""
+        """Appends one value of a name in `alone`, at half the cost of `append`."""
         now = time.time_ns() // 1_000_000 / 1000
         with self.lock:
             cell, file = self.alone.get(name), self._long
@@ -176,7 +176,7 @@ class MetricsFile:
         self._forget(why)
 
     def plan_rewind(self, last_step: int, before: Positions | None = None) -> Rewinds:
-        """What `rewind` would take out."""
+        """The parts that `rewind` would remove."""
         with self.lock:
             self._write_late(wait=True)
             wide, long = self._wide.plan_rewind(last_step, before and before.wide), NOTHING

@@ -1,4 +1,4 @@
-"""Where a run came from: code, command, packages, machine. Never environment variables."""
+"""Captures provenance: code, command, packages, machine. Never environment variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _listed: dict[str, tuple[_Place, frozenset[str]]] = {}
 
 
 def describe_process() -> dict[str, Any]:
-    """What identifies this attempt: pid, host, command line, versions."""
+    """Describes this attempt: pid, host, command line, versions."""
     places = tuple(_places().items())
     return {
         "pid": os.getpid(),
@@ -47,7 +47,7 @@ def capture(folder: Path) -> dict[str, Any]:
 
 
 def _packages() -> set[str]:
-    """What is installed, as `name==version`; listed again only where a folder has changed."""
+    """The installed packages, as `name==version`; listed again only after a change."""
     places = _places()
     for entry, place in places.items():
         if _listed.get(entry, (None,))[0] != place:

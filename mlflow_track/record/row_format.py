@@ -67,7 +67,7 @@ class Columns(NamedTuple):
 
 
 def are_few(count: int, of: int) -> bool:
-    """Whether a call with `count` metrics names few of all, and so takes a line for each."""
+    """Whether a call with `count` metrics names few of all, and gets a line for each."""
     return _FEW * count < of
 
 
@@ -132,7 +132,7 @@ def step_of_line(line: bytes) -> int:
 
 
 def is_plain(body: bytes) -> bool:
-    """Whether there is nothing but finite numbers and empty cells in the lines."""
+    """Whether the lines hold only finite numbers and empty cells."""
     return not body.translate(None, _OF_NUMBERS)
 
 
@@ -192,7 +192,7 @@ def _are_rows(steps: list[Any], times: list[Any]) -> bool:
 
 
 def are_in_range(first: int, last: int, begin: float, end: float) -> bool:
-    """Whether the smallest and largest step, and the same of the times, can be those of rows."""
+    """Whether these extremes of steps and of times can be those of rows."""
     return first >= 0 and last <= MOST_STEP and begin >= 0 and end <= _MOST_TIME
 
 

@@ -160,7 +160,7 @@ class Reader:
         self.names: tuple[str, ...] = ()
 
     def pieces(self) -> Iterator[tuple[Piece, bool]]:
-        """What the file has gained; with each piece whether it is the file's beginning.
+        """Yields new content; with each piece whether it is the start of the file.
 
         After a rewind, and where another file lies there, what was given before is void.
 
@@ -265,7 +265,7 @@ def read_last_steps(path: Path) -> dict[str, int]:
 
 
 def count_lines(path: Path, position: int) -> tuple[int, int]:
-    """How many lines a file has after its header, and after `position`."""
+    """Counts the lines of a file after its header, and after `position`."""
     lines = after = at = 0
     while True:
         try:

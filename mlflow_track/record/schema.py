@@ -95,7 +95,7 @@ class Rewind(RewoundFile, frozen=True, kw_only=True):
 
 
 class Restore(Struct, frozen=True, kw_only=True):
-    """What a restore found; see `checkpoint.reproducibility.Report`."""
+    """The result of a restore; see `checkpoint.reproducibility.Report`."""
 
     attempt: Count = 0
     step: Step = 0
@@ -124,7 +124,7 @@ class Git(Struct, frozen=True, kw_only=True):
 
 
 class Provenance(Struct, frozen=True, kw_only=True):
-    """Where a run came from."""
+    """The origin of a run."""
 
     user: str | None = None
     script: str | None = None
@@ -135,7 +135,7 @@ class Provenance(Struct, frozen=True, kw_only=True):
 
 
 class MirrorSettings(Struct, frozen=True, kw_only=True):
-    """What the run asked of its mirror.
+    """The run's settings of its mirror.
 
     Attributes:
         backends: Where it is sent.
@@ -169,7 +169,7 @@ class KeepSettings(Struct, frozen=True, kw_only=True):
 
 
 class CheckpointSettings(Struct, frozen=True, kw_only=True):
-    """When the run saved, for people, and what it keeps."""
+    """The run's rules for saving (for people to read) and keeping."""
 
     save: str | None = None
     keep: KeepSettings | None = None

@@ -1,4 +1,4 @@
-"""What the machine does while a run trains: CPU, memory, disk, network, GPUs.
+"""Samples the machine while a run trains: CPU, memory, disk, network, GPUs.
 
 Names and units are those of MLflow's own system metrics, so that its UI shows them in their tab. A
 thread samples, whatever the backend: one sample takes 0.1 ms (and about 1 ms for each GPU) every 10

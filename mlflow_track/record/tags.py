@@ -1,4 +1,4 @@
-"""What a record says of its run as MLflow tags: the same words at a server and in the local UI."""
+"""Writes a run as MLflow tags: the same at a server and in the local UI."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATEST_CHECKPOINT_TAG = "mlflow_track.latest_checkpoint"
 
 
 def context_tags(info: RunInfo) -> dict[str, str]:
-    """What MLflow's own client would say of user, source and commit; `info`: run.json."""
+    """The tags of MLflow's own client for user, source and commit; `info`: run.json."""
     provenance = info.provenance
     git = provenance.git or Git()
     tags = {
@@ -32,7 +32,7 @@ def context_tags(info: RunInfo) -> dict[str, str]:
 
 
 def record_tags(info: RunInfo, config: Config) -> dict[str, str]:
-    """What happened to a run, beside the tags that it was given; `config`: config.json."""
+    """The tags of the run's history, beside its own tags; `config`: config.json."""
     tags = {
         RECORD_TAG: info.id,
         ATTEMPTS_TAG: str(len(info.attempts)),

@@ -1,4 +1,4 @@
-"""How runs are thrown away: moved to the trash by one rename, removed from it later."""
+"""Deletes runs: moves them to the trash by one rename, removes them from it later."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def move_to_trash(path: Path) -> Path:
 
 
 def leftovers(root: Path, now: float) -> Iterator[Path]:
-    """What can go: runs in the trash, and temporary files that a crash has left in runs.
+    """Finds what can be removed: runs in the trash, and temporary files after a crash.
 
     Args:
         root: The folder of all runs.

@@ -1,4 +1,4 @@
-"""How records are named to MLflow: URIs of folders, ids of experiments, pages of the UI."""
+"""Names records for MLflow: URIs of folders, ids of experiments, pages of the UI."""
 
 from __future__ import annotations
 

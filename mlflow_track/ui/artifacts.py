@@ -21,7 +21,7 @@ _OF_PROCESSES = (layout.RUN_LOCK, layout.MIRROR)
 
 
 class RecordArtifacts(ArtifactRepository):
-    """What lies in `artifacts/`, and beside it `checkpoints/` and `record/`; read-only.
+    """The files of `artifacts/`, and beside them `checkpoints/` and `record/`; read-only.
 
     Args:
         artifact_uri: `mlflow-track:///path/of/one/run`, or with a folder of its artifacts after it.
@@ -47,7 +47,7 @@ class RecordArtifacts(ArtifactRepository):
         return sorted(infos, key=lambda info: info.path)
 
     def get_local_path(self, artifact_path: str) -> str:
-        """Where an artifact lies; the server sends it from there.
+        """The path of an artifact; the server sends it from there.
 
         Raises:
             MlflowException: There is no such artifact.
@@ -69,7 +69,7 @@ class RecordArtifacts(ArtifactRepository):
         shutil.copyfile(self.get_local_path(remote_file_path), local_path)
 
     def _children(self, folder: PurePosixPath) -> dict[str, Path]:
-        """What lies in a folder of the artifacts, by name; nothing outside the run."""
+        """The content of a folder of the artifacts, by name; nothing outside the run."""
         folder = self._base / folder
         if folder.is_absolute() or ".." in folder.parts:
             raise _missing(str(folder))

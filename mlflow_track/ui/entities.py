@@ -151,5 +151,5 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _storable(value: float) -> float:
-    """As in MLflow's SQL stores, so that filters and charts treat it alike on both."""
+    """Converts a value as MLflow's SQL stores do, so that filters and charts treat it alike."""
     return min(max(value, -_LARGEST), _LARGEST) if value == value else value

@@ -1,4 +1,4 @@
-"""What MLflow finds by the scheme `mlflow-track:`; pyproject.toml names these as entry points.
+"""Entry points that MLflow finds by the scheme `mlflow-track:`; see pyproject.toml.
 
 MLflow imports every plugin whenever it is imported itself, in every process: so nothing heavy and
 nothing of MLflow is imported here before it is asked for.

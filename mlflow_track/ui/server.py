@@ -154,7 +154,7 @@ class UiServer:
 
 
 def _environment() -> dict[str, str]:
-    """What the server gets of this process's environment: nothing that names another store."""
+    """The environment for the server: without variables that name another store."""
     environment = {
         name: value
         for name, value in os.environ.items()

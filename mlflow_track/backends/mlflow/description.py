@@ -1,4 +1,4 @@
-"""What the server gets of a run beside its numbers and files: params, tags, datasets."""
+"""Describes a run to the server: its params, tags and datasets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong with MLflow, in the terms of a backend."""
+"""Translates MLflow's errors into those of a backend."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _no_access(text: str) -> Unavailable:
 
 
 def _short(error: Exception) -> str:
-    """What an error says, short, and without the password that its URI may carry."""
+    """A short message of an error, without the password that its URI may contain."""
     lines = str(error).splitlines() or [""]
     # SQLAlchemy says what the database said in a later line.
     line = next((line for line in lines if _OF_DATABASE.match(line)), lines[0])

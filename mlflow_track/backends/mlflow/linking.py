@@ -1,4 +1,4 @@
-"""Which run of the server receives the record: found by tag, attached to, or made."""
+"""Links a record to a run of the server: found by tag, attached to, or created."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def discard_ghosts(there: ServerRun, run: RunRecord) -> None:
 
 
 def _is_of_another(there: ServerRun, run: RunRecord, run_id: str) -> bool:
-    """Whether the MLflow run holds another record: the two would draw one curve together."""
+    """Whether the MLflow run holds a different record: both would draw into one curve."""
     try:
         owner = there.store.attach(run_id).tags.get(RECORD_TAG)
     except Gone:

@@ -1,4 +1,4 @@
-"""How long, and how often, MLflow's client tries: it reads its variables at each call."""
+"""Sets how long and how often MLflow's client tries: it reads its variables at each call."""
 
 from __future__ import annotations
 

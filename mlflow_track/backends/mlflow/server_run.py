@@ -20,7 +20,7 @@ _MOST_BASE = 240
 
 
 class Memory(Struct, kw_only=True):
-    """What was sent to a run beside its metrics, as it lies with the record.
+    """The memory of what was sent to a run beside its metrics, stored with the record.
 
     Attributes:
         experiment_id: The experiment of the run.
@@ -45,7 +45,7 @@ class Memory(Struct, kw_only=True):
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Memory:
-        """What `content` says; nothing where it is damaged."""
+        """Parses `content`; empty where it is damaged."""
         try:
             return msgspec.convert(dict(content), cls)
         except msgspec.ValidationError:
@@ -53,7 +53,7 @@ class Memory(Struct, kw_only=True):
 
     @classmethod
     def at_server(cls, target: Target) -> Memory:
-        """What the run at the server says of itself."""
+        """Reads the memory from the run at the server."""
         return cls(
             experiment_id=target.experiment_id,
             params=dict(target.params),

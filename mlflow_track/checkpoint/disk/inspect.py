@@ -1,4 +1,4 @@
-"""What is inside a checkpoint, read without torch: tensors by name, differences, the model alone.
+"""Inspects checkpoints without torch: tensors by name, differences, the model alone.
 
 The layout of a safetensors file: 8 bytes little-endian length, a JSON header, the tensors' bytes
 (https://github.com/huggingface/safetensors, "Format").
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What differs between two checkpoints: a name, and how it is on each side."""
+    """A difference between two checkpoints: a name, and how it is on each side."""
 
     name: str
     first: Any
@@ -70,7 +70,7 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, Entry]:
 
 
 def compare_manifests(first: Checkpoint, second: Checkpoint) -> list[Difference]:
-    """What the manifests and the headers of the tensors say; no tensor is read."""
+    """Compares the manifests and the headers of the tensors; no tensor is read."""
     a, b = first.manifest, second.manifest
     found = _compare("metrics.", a.metrics, b.metrics) + _compare("params.", a.params, b.params)
     both = (first.content, second.content)

@@ -62,7 +62,7 @@ def read_values(
 
 
 def read_step(path: Path, step: int) -> dict[str, float]:
-    """What was logged with `step`, as far as a run's files of metrics end in it.
+    """The metrics logged with `step`, if a run's files of metrics end in it.
 
     Raises:
         OSError, ValueError: They cannot be read.
@@ -84,7 +84,7 @@ def read_step(path: Path, step: int) -> dict[str, float]:
 
 
 def values_at(checkpoints: Iterable[Checkpoint], metric: str | None) -> Values:
-    """What the record of a run says of a metric at the steps of its checkpoints.
+    """The recorded values of a metric at the steps of a run's checkpoints.
 
     Raises:
         OSError, ValueError: Its rows cannot be read.
@@ -137,7 +137,7 @@ def ends_of(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
 
 
 def _place_of_save(file: Path, position: int, saved_at: float) -> int:
-    """Where the rows before a save end: at `position`, unless the times of rows tell otherwise.
+    """The end of the rows before a save: `position`, unless the times of rows differ.
 
     A record that was rebuilt from what a server has holds the same rows in other bytes.
     """

@@ -31,7 +31,7 @@ _LEAST_DIRECT_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Content:
-    """What goes into one file.
+    """The content of one file.
 
     Attributes:
         size: Bytes in all.
@@ -237,7 +237,7 @@ Spans = Sequence[tuple[int, int, str]]
 
 
 def all_finite(block: memoryview, offset: int, spans: Spans) -> bool:
-    """Whether `block`, which begins at byte `offset` of a file, holds only finite numbers.
+    """Whether `block`, from byte `offset` of a file on, holds only finite numbers.
 
     Args:
         block: Bytes.

@@ -207,7 +207,7 @@ class CachedPlan:
         return self._layout
 
     def targets(self, buffer: torch.Tensor) -> list[torch.Tensor]:
-        """Where in the flat uint8 `buffer` each tensor goes, in the order of the layout."""
+        """The part of the flat uint8 `buffer` for each tensor, in the order of the layout."""
         assert self._layout is not None
         if not self._targets or self._address != buffer.data_ptr():
             self._targets = list(views(buffer, self._layout).values())

@@ -1,4 +1,4 @@
-"""Where checkpoints live: one folder per step, published by a single rename, verified before use.
+"""Stores checkpoints: one folder per step, published by a single rename, verified before use.
 
 `publish.py` has the commit protocol. "The latest" is found by looking.
 """
@@ -71,7 +71,7 @@ class Checkpoint:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """What was saved: step, attempt, time, metrics, policies, versions, files with digests.
+        """The manifest: step, attempt, time, metrics, policies, versions, files with digests.
 
         Raises:
             CorruptCheckpointError: The manifest is missing, damaged, or not as its digest says.
@@ -85,7 +85,7 @@ class Checkpoint:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What was known at the save: the metrics that were logged with its step, and given."""
+        """The metrics known at the save: those logged with its step, and those given."""
         return {name: float(value) for name, value in self.manifest.metrics.items()}
 
     @property
@@ -249,7 +249,7 @@ def held_for_reading(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def free_to_remove(folder: Path) -> Iterator[bool]:
-    """Whether nobody reads the checkpoint in `folder`; nobody begins to inside the block."""
+    """Whether nobody reads the checkpoint in `folder`; nobody starts to inside the block."""
     try:
         file = open_regular(folder / layout.MANIFEST)
     except OSError:

@@ -1,1 +1,1 @@
-"""When to save, what to keep, when to stop: pure functions of the moment and the history."""
+"""Policies for saving, keeping and stopping: pure functions of the moment and the history."""

@@ -1,4 +1,4 @@
-"""How often to save, from what a save costs and how often machines fail."""
+"""Derives how often to save from the cost of a save and the failure rate of machines."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Budget(SavePolicy):
             require_number("mean_time_between_failures", mtbf, above=0)
 
     def due(self, now: Moment, history: History) -> str | None:
-        """Why to save at `now`: so long after the newest save the next one is within the budget."""
+        """The reason to save at `now`: the next save is within the budget; else None."""
         stall, durable = recent_cost(history)
         if stall is None:
             # A save in flight will say what one costs.

@@ -1,4 +1,4 @@
-"""When the machine will be taken away: read from a text, and decided at a step boundary."""
+"""Deadlines of a machine: parsed from a text, and checked at a step boundary."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Deadline:
     def reason_to_stop(
         self, now: float, *, step_seconds: float, save_seconds: float | None
     ) -> str | None:
-        """Why to save and stop now: one more step, and then a save, might not be done in time.
+        """The reason to save and stop now: one more step and a save might not finish in time.
 
         Args:
             now: Unix time.

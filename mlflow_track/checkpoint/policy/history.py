@@ -1,4 +1,4 @@
-"""What policies look back on at a step boundary: values of metrics, and the saves."""
+"""The history that policies see at a step boundary: values of metrics, and the saves."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Saved(NamedTuple):
 
 @dataclass(frozen=True)
 class History:
-    """What happened before the moment at which a policy is asked.
+    """The saves before the moment at which a policy decides.
 
     Attributes:
         saved: The saves, oldest first: every milestone, and the newest of the others.

@@ -1,4 +1,4 @@
-"""When a metric has improved enough to save."""
+"""Saves when a metric has improved enough."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class OnImprovement(SavePolicy):
         return replace(self, mode=modes[self.metric])
 
     def due(self, now: Moment, history: History) -> str | None:
-        """Why to save at `now`: the metric is better by enough, or there for the first time."""
+        """The reason to save at `now`: the metric is better by enough, or new; else None."""
         value = now.metrics.get(self.metric)
         if value is None or not math.isfinite(value):
             return None

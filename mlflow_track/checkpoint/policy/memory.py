@@ -1,4 +1,4 @@
-"""What policies remember: a pure function of the logged values and of the saves.
+"""The memory of policies: a pure function of the logged values and of the saves.
 
 A resume makes it again from the record's rows and from what a checkpoint says of the saves; so
 nothing of it can be one update behind, and another metric is known from its first value on.
@@ -101,7 +101,7 @@ class Steps:
 
 
 class Memory:
-    """What one process knows for its policies.
+    """The values and saves that one process knows for its policies.
 
     Args:
         watched: The metrics that policies look at.
@@ -149,7 +149,7 @@ class Memory:
         return memory
 
     def to_plain(self) -> dict[str, Any]:
-        """What a checkpoint holds: the saves, and values that are not in the record."""
+        """The content for a checkpoint: the saves, and values that are not in the record."""
         return {
             "saved": [list(saved) for saved in self._saved],
             "steps": self._steps.stretches,
@@ -248,7 +248,7 @@ class Memory:
     # --- what is asked ---
 
     def history(self, step: int) -> History:
-        """What a policy is shown at the boundary of `step`."""
+        """The history that a policy gets at the boundary of `step`."""
         if self._history is not None:
             return self._history
         history = History(
@@ -264,7 +264,7 @@ class Memory:
         return history
 
     def standing(self, stopping: EarlyStopping) -> Standing:
-        """Where the metric of `stopping` stands; always the same `stopping`."""
+        """The standing of the metric of `stopping`; always the same `stopping`."""
         series = self.series[stopping.metric]
         if not len(series):
             return Standing()

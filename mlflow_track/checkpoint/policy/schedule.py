@@ -52,7 +52,7 @@ class SavePolicy:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """What this policy says of the direction of its metrics."""
+        """The directions of its metrics, as far as this policy names them."""
         return ()
 
     def resolved(self, modes: Mapping[str, str]) -> SavePolicy:
@@ -60,7 +60,7 @@ class SavePolicy:
         return self
 
     def due(self, now: Moment, history: History) -> str | None:
-        """Why to save at `now`; None where this policy does not ask.
+        """The reason to save at `now`; None where this policy does not ask for it.
 
         Args:
             now: The step just done: `step`, `time` (Unix seconds), and `metrics`, those of this
@@ -101,7 +101,7 @@ class AnyOf(SavePolicy):
         return replace(self, policies=tuple(policy.resolved(modes) for policy in self.policies))
 
     def due(self, now: Moment, history: History) -> str | None:
-        """Why to save at `now`: the reasons of all policies that ask; None where none does."""
+        """The reasons of all policies to save at `now`; None where none asks for it."""
         return "; ".join(ask.reason for ask in self.asking(now, history)) or None
 
     def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
@@ -121,7 +121,7 @@ class EverySteps(SavePolicy):
         require_int("interval", self.interval, at_least=1)
 
     def due(self, now: Moment, history: History) -> str | None:
-        """Why to save at `now`: its step is a multiple of `interval`; else None."""
+        """The reason to save at `now`: its step is a multiple of `interval`; else None."""
         if now.step > 0 and now.step % self.interval == 0:
             return f"every {count_text(self.interval, 'step')}"
         return None
@@ -142,7 +142,7 @@ class EveryMinutes(SavePolicy):
         require_number("minutes", self.minutes, above=0)
 
     def due(self, now: Moment, history: History) -> str | None:
-        """Why to save at `now`: the newest save is `minutes` old; else None."""
+        """The reason to save at `now`: the newest save is `minutes` old; else None."""
         elapsed = (now.time - history.since) / 60
         if elapsed < self.minutes:
             return None
@@ -159,7 +159,7 @@ class Continuous(SavePolicy):
     may_wait: ClassVar[bool] = True
 
     def due(self, now: Moment, history: History) -> str | None:
-        """Why to save at `now`: no other save is in flight; else None."""
+        """The reason to save at `now`: no other save is in flight; else None."""
         return None if history.is_saving else "the previous save is durable"
 
 
@@ -181,7 +181,7 @@ class AtSteps(SavePolicy):
         object.__setattr__(self, "steps", tuple(sorted(set(given))))
 
     def due(self, now: Moment, history: History) -> str | None:
-        """Why to save at `now`: its step is one of `steps`; else None."""
+        """The reason to save at `now`: its step is one of `steps`; else None."""
         return f"step {now.step} is one of steps" if now.step in self.steps else None
 
 
@@ -218,7 +218,7 @@ class EvenlySpaced(SavePolicy):
         object.__setattr__(self, "steps", steps)
 
     def due(self, now: Moment, history: History) -> str | None:
-        """Why to save at `now`: its step is in the plan; else None."""
+        """The reason to save at `now`: its step is in the plan; else None."""
         plan = self.steps_after([s.step for s in history.saved if self.name in s.policies])
         if now.step not in plan:
             return None

@@ -1,4 +1,4 @@
-"""When a run stops early: a pure function of the values of a metric."""
+"""Early stopping: a pure function of the values of a metric."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlflow_track.wording import count_text
 
 
 class Standing(NamedTuple):
-    """Where a metric stands after some of its values.
+    """The standing of a metric after some of its values.
 
     Attributes:
         best: The best value; None before the first finite one.
@@ -59,7 +59,7 @@ class EarlyStopping:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """What this says of the direction of its metric."""
+        """The direction of its metric, as far as this names it."""
         return (Claim("EarlyStopping", self.metric, self.mode),)
 
     def resolved(self, modes: Mapping[str, str]) -> EarlyStopping:
@@ -67,7 +67,7 @@ class EarlyStopping:
         return replace(self, mode=modes[self.metric])
 
     def after(self, standing: Standing, step: int, value: float) -> Standing:
-        """Where the metric stands with one more value."""
+        """The standing of the metric after one more value."""
         if math.isfinite(value):
             if standing.best is None:
                 return Standing(value, step)
@@ -78,7 +78,7 @@ class EarlyStopping:
         return standing._replace(since=standing.since + 1)
 
     def reason(self, standing: Standing) -> str | None:
-        """Why to stop; None where the metric may still improve."""
+        """The reason to stop; None where the metric may still improve."""
         if standing.since < self.patience:
             return None
         values = count_text(standing.since, "value")

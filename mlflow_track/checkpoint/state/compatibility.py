@@ -138,7 +138,7 @@ def _of_groups(name: str, target: torch.optim.Optimizer, saved: Any) -> list[_Fi
 
 
 def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[_Finding]:
-    """Where the live optimizer has moments, too."""
+    """Compares the moments that the live optimizer already has."""
     findings = []
     for number, here in target.state_dict()["state"].items():
         then = saved["state"].get(number)

@@ -114,7 +114,7 @@ def load_into(
 
 
 def own_copy(value: Any) -> Any:
-    """What `read` gave, with tensors that do not lie in the file."""
+    """A copy of the result of `read`, with tensors outside the mapped file."""
     copies = _Copies()
     copied = copies.of(value, None)
     copies.make()
@@ -194,7 +194,7 @@ class _Copies:
         return value
 
     def _take(self, target: torch.Tensor, source: torch.Tensor) -> bool:
-        """Whether `source` may be copied into `target`: memory that two share gets one value."""
+        """Whether `source` may be copied into `target`: shared memory gets one value."""
         size = sum(s * (n - 1) for s, n in zip(target.stride(), target.shape, strict=True)) + 1
         begin = target.data_ptr()
         stretch = begin, begin + size * target.element_size()

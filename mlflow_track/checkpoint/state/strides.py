@@ -1,4 +1,4 @@
-"""Where the elements of a tensor lie in its memory."""
+"""Computes the layout of a tensor in its memory."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from mlflow_track.record import layout
 
 
 class Memory(Protocol):
-    """Where the image lies."""
+    """The memory that holds the image."""
 
     def view(self, size: int) -> memoryview: ...
 

@@ -10,7 +10,7 @@ from mlflow_track.checkpoint.disk.store import Checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one save ended.
+    """The outcome of one save.
 
     Attributes:
         step: The step of the request.

@@ -1,4 +1,4 @@
-"""Who writes what lies in the warm memory: a process that outlives its trainer, or a thread."""
+"""Writes the warm memory to disk: in a process that outlives its trainer, or a thread."""
 
 from __future__ import annotations
 

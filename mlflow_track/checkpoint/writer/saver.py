@@ -1,4 +1,4 @@
-"""How live state becomes a published checkpoint: one copy into warm memory, the rest elsewhere.
+"""Saves live state as a checkpoint: one copy into warm memory, the rest elsewhere.
 
 The loop pays for taking the state apart and for one copy of its tensors into memory that is laid
 out as the final file. A writer does the rest: a process that lives on when the trainer is killed,
@@ -40,7 +40,7 @@ _MOST_WRITERS_PER_SAVE = 3
 
 
 class Publishes(Protocol):
-    """What a saver needs of the session that it saves for."""
+    """The part of a session that a saver needs."""
 
     @property
     def store(self) -> CheckpointStore: ...
@@ -166,7 +166,7 @@ class Saver:
     # --- memory ---
 
     def _has_memory(self, size: int) -> bool:
-        """Whether the warm memory holds `size` bytes; it grows where the machine has them."""
+        """Whether the warm memory holds `size` bytes; grows it where memory is free."""
         if size <= len(self._memory):
             return True
         needed = size + _SLACK_BYTES
@@ -271,7 +271,7 @@ class Saver:
         )
 
     def _order(self, step: int, plan: safetensors.Layout, manifest: Mapping[str, Any]) -> bytes:
-        """What the writer must know beside the bytes."""
+        """The request to the writer, without the bytes."""
         return json.dumps(
             {
                 "folder": str(self._store.path.absolute()),

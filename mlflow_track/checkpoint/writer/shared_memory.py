@@ -97,7 +97,7 @@ class WarmMemory:
 
 
 def available_bytes() -> int:
-    """How much memory may still be taken: of the machine, and of every cgroup around this process.
+    """The memory still available: of the machine, and of every cgroup around this process.
 
     A large number where the system does not say.
     """
