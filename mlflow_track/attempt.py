@@ -1,4 +1,4 @@
-"""One attempt of a run: what is started beside the training loop, and how all of it ends."""
+"""One attempt of a run: starts the helpers beside the training loop, and ends all of it."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ class Attempt:
 
     Args:
         record: The run's folder, locked by this process.
-        settings: What was asked for.
+        settings: The settings of the run.
         is_resumed: Whether earlier attempts are in the record.
 
     Attributes:
         record: The run's folder.
         metrics: Its rows.
-        repeats: Which earlier rows give way to new ones.
+        repeats: Removes earlier rows of repeated steps.
         artifacts: Its artifacts.
-        directions: What was said of its metrics.
-        stop: What signals ask for.
-        checkpoints: Those that the run saves now; None before it asked for them.
-        watched: Where values go that their policies look at; None where there are none.
-        log_handlers: What writes records of `logging` to the log; they end with the attempt.
+        directions: The better direction of each metric.
+        stop: The request to stop, by a signal or a policy.
+        checkpoints: The current checkpoints; None before `open_checkpoints`.
+        watched: Takes the values that their policies watch; None without policies.
+        log_handlers: The handlers that write `logging` to the log; closed with the attempt.
         companion: The mirror process; None without one.
-        provenance: The thread that captures where the run came from.
+        provenance: The thread that captures the origin of the run.
         config_lock: Held while params are written.
-        has_ended: Whether `end` was called, or need not be.
-        keeps: What must stay alive until then: the run, which `active_run` may be asked for.
-        why_closed: Why nothing can be logged any more; empty while it can.
+        has_ended: Whether `end` was called, or need not be called.
+        keeps: Kept alive until then: the run, for `active_run`.
+        why_closed: Why nothing can be logged any more; empty before.
     """
 
     def __init__(self, record: RunDirectory, settings: Settings, *, is_resumed: bool) -> None:
@@ -101,7 +101,7 @@ class Attempt:
         self.provenance = threading.Thread(target=self._capture_provenance, daemon=True)
 
     def start_helpers(self) -> None:
-        """Start what works beside the loop: the mirror, system metrics, provenance."""
+        """Start the helpers beside the loop: the mirror, system metrics, provenance."""
         note_error_before(self.record.info.id)
         atexit.register(self._end_at_exit)
         _after_fork(self)
@@ -116,7 +116,7 @@ class Attempt:
                 start()
             except (OSError, RuntimeError) as error:
                 # A machine that allows no more processes or threads still trains.
-                self.print(f"WARNING: {what} cannot be started ({error}); training continues")
+                self.print(f"WARNING: cannot start {what} ({error}); training continues")
 
     def _start_mirror(self) -> None:
         backends = []
@@ -137,7 +137,7 @@ class Attempt:
             self._system = SystemMonitor(self.record.system_metrics_path, interval, self.print)
 
     def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
-        """Merge checked params into config.json; what changed goes to the log."""
+        """Merge checked params into config.json and log the changes."""
         with self.config_lock:
             changed = self.open_record().add_params(params, is_start=is_start)
         for name, (was, now) in changed.items():
@@ -155,7 +155,7 @@ class Attempt:
             try:
                 self.record.append_log(line)
             except OSError as error:
-                # On a full disk a line of text must not end what a checkpoint that fails does not.
+                # A full disk must not end a training, neither by a checkpoint nor by a line.
                 line = f"{line} (not in training.log: {error.strerror})"
             if is_shown and self.record.is_shown:
                 say(line)
@@ -238,7 +238,7 @@ class Attempt:
         if self.metrics.lost:
             lost = count_text(self.metrics.lost, "metric value")
             self.print(f"WARNING: {lost} of a failed device were lost")
-        with self._warned("the status is not in run.json, and the run reads as KILLED"):
+        with self._warned("the status is not in run.json, so the run reads as KILLED"):
             self.record.end_attempt(status, error)
         self.why_closed = f"run {info.id} has ended; log before finish, or continue it with resume"
         with self._warned("rows are lost"):
@@ -247,7 +247,7 @@ class Attempt:
             handler.close()
         self.record.release()
         if self.companion is not None:
-            with self._warned("it is unknown what the server lacks"):
+            with self._warned("the server may lack some of the run"):
                 there = self.companion.close(self._settings.finish_timeout_seconds)
                 # Not into training.log: the server has that already.
                 say(str(there))
@@ -256,12 +256,11 @@ class Attempt:
         """In a forked child: the run is the parent's to write and to finish."""
         self.has_ended, self.keeps = True, None
         self.repeats.place_is_known()
-        # Another thread of the parent may have held it.
+        # A thread of the parent may have held it.
         self.config_lock = threading.Lock()
         self.why_closed = (
             f"run {self.record.info.id} is written by the process that this one "
-            f"({os.getpid()}) was forked from; hand the values over to it, or start_run a run of "
-            "its own here"
+            f"({os.getpid()}) was forked from; pass the values to it, or call start_run here"
         )
         self.metrics.abandon(self.why_closed)
         for handler in self.log_handlers:
@@ -292,7 +291,7 @@ class Attempt:
 
     @contextlib.contextmanager
     def _warned(self, consequence: str) -> Iterator[None]:
-        """The training is done: what the disk does not take is said, and ends nothing."""
+        """Warns of errors of the disk: the training is done, they must not end it."""
         try:
             yield
         except (OSError, UnreadableRun) as error:

@@ -100,7 +100,7 @@ def members_of(value: Any) -> Members | None:
     if isinstance(value, functools.partial):
         parts = {"function": value.func, "args": value.args, "keywords": value.keywords}
         return _items({name: part for name, part in parts.items() if part})
-    # A data set can give itself as a dict, too; a configuration has no length.
+    # A data set may also convert to a dict; a configuration has no length.
     if hasattr(kind, "to_dict") and not hasattr(kind, "__len__"):
         return _items(value.to_dict())
     return None

@@ -1,4 +1,4 @@
-"""Run, the verbs: check and convert once, write to the record."""
+"""Run: the verbs check and convert their arguments once and write to the record."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Run(RecordVerbs):
         require_same: Sequence[str] = (),
         allow_changed: Sequence[str] = (),
     ) -> Checkpoints:
-        """The run's checkpoints: `save` decides when, `keep` decides what stays.
+        """Open the run's checkpoints: `save` decides when, `keep` decides which stay.
 
         From here on SIGTERM, Ctrl-C and SIGUSR1 ask for a checkpoint and a clean stop, and so does
         `MLFLOW_TRACK_DEADLINE`. In a job of several ranks (torchrun) all of them call this, after
@@ -153,15 +153,15 @@ class Run(RecordVerbs):
 
         Args:
             save: When to save; None saves only when `save()` is called.
-            keep: What to keep; None keeps all.
+            keep: Which ones to keep; None keeps all.
             stop: When to stop early: `should_stop` turns true then, and the run ends FINISHED.
             upload: Which of the kept ones the MLflow server gets as well: "all", the "best" by the
                 metric of `keep`, the "last", or "none"; else MLFLOW_TRACK_UPLOAD, else all.
-            max_steps: Steps of the whole run, so that the last one is saved whatever `save` says.
+            max_steps: Steps of the whole run, so that the last one is always saved.
             require_same: Params (shell patterns of dotted names, `data.*` for the sha256 of inputs)
-                that must be those of the checkpoint: a resume that changed one is refused.
-            allow_changed: Params that may differ and leave the continuation exact. Any other that
-                differs makes the report say "exact: no".
+                that must equal those of the checkpoint: a resume with a different one is refused.
+            allow_changed: Params that may differ while the continuation counts as exact. Any
+                other difference makes the report say "exact: no".
 
         Raises:
             TypeError, ValueError: An argument is invalid; the message names it; or `upload` is
@@ -237,10 +237,10 @@ class Run(RecordVerbs):
 
         Args:
             status: "FINISHED", "FAILED" or "KILLED".
-            error: What went wrong, in one line.
+            error: The error, in one line.
 
         Raises:
-            ValueError: It is another status.
+            ValueError: The status is not one of these.
         """
         if status not in (FINISHED, FAILED, KILLED):
             raise ValueError(expected("status", "FINISHED, FAILED or KILLED", shown(status)))

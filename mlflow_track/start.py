@@ -1,4 +1,4 @@
-"""start_run: which run this process writes, a new one or one that it continues."""
+"""start_run: starts a run, or continues one."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ def start_run(
         resume: "never" starts a new run; "auto" continues the newest unfinished run of this
             experiment and run name, if there is one, and "allow" means the same; "must" insists on
             it; a run id names it.
-        on_rewind: What happens at the MLflow server when a resume repeats steps that it has: with
-            "continue" (the default) they stay as they are there, and a tag records by how much the
-            repetition differs; with "fork" a new MLflow run receives the kept history and what
+        on_rewind: How the MLflow server treats steps that a resume repeats: with "continue" (the
+            default) they stay as they are there, and a tag records by how much the repetition
+            differs; with "fork" a new MLflow run receives the kept history and what
             follows, and the old one is marked superseded.
         backend: "local", "off", or the names of backends that the record is sent to: "mlflow", or
             several as a list or with commas between them. The first is the one of `Run.url`.
         tracking_uri: The MLflow server; like MLFLOW_TRACKING_URI, which it beats.
         directory: The folder that holds all runs.
-        rank: Which process of a job this is: 0 writes the run, the others write nothing. None
-            asks torch.distributed, and before `init_process_group` the variables of torchrun,
+        rank: The number of this process in its job: 0 writes the run, the others write nothing.
+            None asks torch.distributed, and before `init_process_group` the variables of torchrun,
             Lightning's launcher, mpirun and srun.
 
     Raises:
         ValueError: An unknown backend or resume word, a negative rank, two params of one name, a
-            param that is too large; the message says what fits.
+            param that is too large; the message says what is valid.
         TypeError: A param without a faithful text, a rank that is not an integer; the message
             names it.
         RunHeldError: Another live process writes the run to continue.
@@ -107,6 +107,6 @@ def start_run(
             tags=checked_tags,
         )
     run = Run(record, settings, checked_params, checked_tags, is_resumed=found is not None)
-    active_run()  # Forgets those that have ended.
+    active_run()  # Forgets runs that have ended.
     _started.append(weakref.ref(run))
     return run

@@ -28,7 +28,7 @@ class RecordVerbs:
             mode: "min", "max", or "none" where no value is better than another.
 
         Raises:
-            TypeError, ValueError: An argument is invalid, or a policy of the run says otherwise.
+            TypeError, ValueError: An argument is invalid, or contradicts a policy of the run.
         """
         claim = checks.metric_definition(name, mode)
         self._attempt.open_record()
@@ -67,7 +67,7 @@ class RecordVerbs:
             tags: Values by name; they become strings.
 
         Raises:
-            TypeError, ValueError: It is not a mapping, or a name is empty.
+            TypeError, ValueError: `tags` is not a mapping, or a name is empty.
         """
         self._attempt.open_record().set_tags(checks.tags(tags))
 
@@ -121,8 +121,8 @@ class RecordVerbs:
             name: The dataset's name.
             sha256: The digest of its content: a resume compares it.
             size_bytes: Its size.
-            source: Where it came from: a path or an address.
-            context: What the run uses it for.
+            source: Its origin: a path or an address.
+            context: Its purpose in the run.
 
         Raises:
             TypeError: `size_bytes` is not an integer, or another argument is not a string.
@@ -151,10 +151,10 @@ class RecordVerbs:
             artifact_path: The folder inside the artifacts; None is the top.
 
         Returns:
-            Where it lies in the run's folder.
+            Its path in the run's folder.
 
         Raises:
-            FileNotFoundError: There is nothing at `local_path`.
+            FileNotFoundError: `local_path` does not exist.
             ValueError: `artifact_path` would leave the artifacts.
         """
         return self._attempt.open_artifacts().copy(local_path, artifact_path)
@@ -162,7 +162,7 @@ class RecordVerbs:
     def log_artifacts(
         self, local_dir: str | os.PathLike[str], artifact_path: str | None = None
     ) -> None:
-        """Copy what a folder holds to the artifacts.
+        """Copy the content of a folder to the artifacts.
 
         Args:
             local_dir: The folder.
@@ -182,7 +182,7 @@ class RecordVerbs:
             artifact_file: The file's name inside the artifacts.
 
         Returns:
-            Where it lies in the run's folder.
+            Its path in the run's folder.
 
         Raises:
             TypeError: `text` is not a string.
@@ -194,11 +194,11 @@ class RecordVerbs:
         """Write JSON-serialisable content as an artifact.
 
         Args:
-            content: What `json.dumps` takes.
+            content: Anything that `json.dumps` accepts.
             artifact_file: The file's name inside the artifacts.
 
         Returns:
-            Where it lies in the run's folder.
+            Its path in the run's folder.
 
         Raises:
             TypeError: The content is not serialisable as JSON.
@@ -211,10 +211,11 @@ class RecordVerbs:
 
         Args:
             figure: A matplotlib figure.
-            artifact_file: The file's name inside the artifacts. The ending says how: png, svg, pdf.
+            artifact_file: The file's name inside the artifacts; its ending is the format: png, svg,
+                pdf.
 
         Returns:
-            Where it lies in the run's folder.
+            Its path in the run's folder.
 
         Raises:
             TypeError: It is not a figure.
@@ -232,12 +233,12 @@ class RecordVerbs:
                 image may have another ending that PIL writes.
 
         Returns:
-            Where it lies in the run's folder.
+            Its path in the run's folder.
 
         Raises:
             TypeError: It is not an image.
             ValueError: Its shape or its numbers are not those of an image, `artifact_file` has
-                another ending, or would leave the artifacts.
+                a different ending, or would leave the artifacts.
         """
         return self._attempt.open_artifacts().write_image(image, artifact_file)
 
@@ -249,11 +250,11 @@ class RecordVerbs:
             artifact_file: The file's name inside the artifacts. It ends in .csv or .json.
 
         Returns:
-            Where it lies in the run's folder.
+            Its path in the run's folder.
 
         Raises:
             TypeError: It is not a table.
-            ValueError: `artifact_file` would leave the artifacts or has another ending, or columns
-                differ in length.
+            ValueError: `artifact_file` would leave the artifacts or has a different ending, or
+                columns differ in length.
         """
         return self._attempt.open_artifacts().write_table(data, artifact_file)

@@ -57,7 +57,7 @@ def train(
         require_same=_REQUIRE_SAME,
         allow_changed=_ALLOW_CHANGED,
     )
-    # The generators of a checkpoint beat the seed. Each rank drops out activations of its own.
+    # The generators of a checkpoint beat the seed. Each rank drops out its own activations.
     torch.manual_seed(config.seed + ranks.rank)
     first_step = checkpoints.restore(state)
     if state["data_sha256"] != corpus.sha256:

@@ -3,7 +3,7 @@
 python -m train.sweep --learning-rate 1e-3,2e-3,4e-3 --seed 1,2 --max-steps 300
 
 Takes every flag of `python -m train`; where a value is a list with commas, each of its values is
-tried with each of the others. The members run one after the other, each in a process of its own.
+tried with each of the others. The members run one after the other, each in its own process.
 One that fails does not keep the others from running. The same command again continues a sweep that
 did not come to its end: members that are done are left alone, the others go on where they ended.
 """
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.exit(2)
     members = [Member(dict(zip(grid, v, strict=True))) for v in itertools.product(*grid.values())]
     for member in members:
-        # A value that does not fit is said now, and not after hours of other members.
+        # An invalid value is reported now, and not after hours of other members.
         parse(_flags({**fixed, **member.values}))
     name = fixed.pop("--run-name", "") or f"sweep-{_digest(fixed, grid)}"
     _name_experiment(fixed)

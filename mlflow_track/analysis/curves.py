@@ -151,7 +151,7 @@ def short_number(value: float) -> str:
 
 
 def _drawable(value: float) -> float:
-    """The distance of two coordinates must be a float, too."""
+    """The distance of two coordinates must also be a float."""
     return float(min(max(value, -_LARGEST), _LARGEST))
 
 

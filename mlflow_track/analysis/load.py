@@ -113,7 +113,7 @@ class LoadedRun:
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
-        """The committed checkpoints, newest last; their content is not looked at."""
+        """The committed checkpoints, newest last; their content is not read."""
         from mlflow_track.checkpoint.disk.store import CheckpointStore
 
         return CheckpointStore(self.path / layout.CHECKPOINTS).list()

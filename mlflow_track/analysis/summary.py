@@ -35,7 +35,7 @@ class Summary:
         info: All of run.json.
         status: RUNNING, FINISHED, FAILED or KILLED; true also after a SIGKILL.
         params: Under dotted names, with the values as JSON has them.
-        seconds: From the start to the end, or to the last sign of life of a run that has none.
+        seconds: From the start to the end, or to the last update of a run without an end.
         rows: Lines of metrics: a call of log_metrics makes one, or one for each value.
         last_step: The largest step logged; -1 where none is.
         steps_per_second: Over the time in which rows came; pauses between attempts do not count.
@@ -102,7 +102,7 @@ def read_summaries(
 class SummaryCache:
     """Summaries that are read again only where a file has changed, and then only what is new.
 
-    A RUNNING run is looked at each time: its death changes no file.
+    A RUNNING run is checked each time: its death changes no file.
     """
 
     def __init__(self) -> None:

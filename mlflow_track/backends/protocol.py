@@ -194,7 +194,7 @@ class Backend:
         """
         raise NotImplementedError
 
-    # --- optional: without it the mirror does without, and says so once ---
+    # --- optional: without it the mirror does without, and warns once ---
 
     def upload(self, file: Path, name: str) -> None:
         """Take a file of the run as its artifact `name`, a path with slashes.

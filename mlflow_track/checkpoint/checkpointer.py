@@ -1,4 +1,4 @@
-"""A run's checkpoints: saves where the policy says so, keeps what the policy says, restores."""
+"""A run's checkpoints: saves and keeps them as the policies decide, and restores them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Checkpoints:
     """The checkpoints of a run, made by `run.checkpoints(…)`.
 
     In a job of several ranks every rank calls the same methods; rank 0 decides. In a process
-    that was forked from the one that made it every method raises RuntimeError: writer, image and
-    rows are the parent's.
+    forked from the one that made it every method raises RuntimeError: writer, image and rows
+    belong to the parent.
     """
 
     def __init__(self, session: Session) -> None:
@@ -55,24 +55,24 @@ class Checkpoints:
     def step(
         self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> bool:
-        """Save after `step` if a policy asks for it, or the run is to stop.
+        """Save after `step` if a policy asks for it or the run is to stop.
 
         Call it at the boundary of an optimizer step. In a job of several ranks it is also where
-        all of them learn whether to stop. Policies see what was logged: log the metrics of `step`
-        before. Where a loop evaluates after the save, `Keep` and `stop` take the value into account
+        all of them learn whether to stop. Policies see the logged values: log the metrics of `step`
+        first. Where a loop evaluates after the save, `Keep` and `stop` take the value into account
         at the next step.
 
         Args:
             step: The step just done.
             state: Objects with `state_dict`, or plain data, by name.
-            metrics: Values that policies look at and that are not logged.
+            metrics: Values for the policies that are not logged.
 
         Returns:
             Whether it saved; with the backend "off", whether it would have.
 
         Raises:
             TypeError, ValueError: An argument is invalid, or the state holds something that a
-                checkpoint cannot; the message has its path.
+                checkpoint cannot hold; the message has its path.
             RuntimeError: The checkpoints are closed.
         """
         self._require_owner()
@@ -81,7 +81,7 @@ class Checkpoints:
         self._say_restored()
         self._commits.settle(self._recall.memory)
         self._commits.prepare(state)
-        # From the first boundary on a stop is decided at one, so that it comes with a checkpoint.
+        # From now on a stop is decided at a boundary, so that it comes with a checkpoint.
         self._stop.share()
         now = self._recall.moment(step, numbers)
         self._unseen.look(now.metrics)
@@ -104,36 +104,36 @@ class Checkpoints:
     def save(
         self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> Checkpoint:
-        """Save now. A step that is saved already is left as it is.
+        """Save now. A step that is already saved is left as it is.
 
         Where a run is continued and nothing was restored, checkpoints of an earlier attempt from
-        this step on are moved aside: they belong to another training.
+        this step on are moved aside: they belong to a different training.
 
         Args:
             step: The step just done.
             state: Objects with `state_dict`, or plain data, by name.
-            metrics: Values that `Keep(best=…)` compares and that are not logged.
+            metrics: Values for `Keep(best=…)` that are not logged.
 
         Returns:
-            The checkpoint; it is there once `wait` has returned.
+            The checkpoint; it is on disk once `wait` has returned.
 
         Raises:
-            TypeError: The state holds something that a checkpoint cannot; the message has its path.
-            OSError: The disk is full or failed. What was saved before is untouched.
+            TypeError: The state holds something that a checkpoint cannot hold.
+            OSError: The disk is full or failed. Earlier checkpoints are untouched.
             RuntimeError: The checkpoints are closed.
         """
         self._require_owner()
         step = checks.step_and_state(step, state)
         self._say_restored()
         now = self._recall.moment(step, checks.metric_numbers(metrics))
-        asks = (Ask("save", "asked for by the caller"),)
+        asks = (Ask("save", "requested by the caller"),)
         return self._commits.commit(now, state, asks, self._recall.memory)
 
     def due(self, step: int) -> str | None:
         """The reason why `checkpoints.step` would save at this step now; None where it would not.
 
-        It decides nothing: ask it to evaluate only where a checkpoint comes. In a job of several
-        ranks all of them call it, and all get the answer of rank 0.
+        It has no effect: use it to evaluate only before a checkpoint. In a job of several ranks all
+        of them call it, and all get the answer of rank 0.
 
         Args:
             step: The step just done.
@@ -158,7 +158,7 @@ class Checkpoints:
         """Return when every save is durable.
 
         Raises:
-            OSError: The last save failed; it is raised once. What was saved before is untouched.
+            OSError: The last save failed; it is raised once. Earlier checkpoints are untouched.
             RuntimeError: The checkpoints are closed.
         """
         self._require_owner()
@@ -177,10 +177,10 @@ class Checkpoints:
         return self._store.list()
 
     def close(self) -> None:
-        """Wait for the save in flight, report how it ended, give back memory and processes.
+        """Wait for the save in flight, report its outcome, release memory and processes.
 
-        Where the last save failed, a warning names it, and so does `checkpoint_error` of the
-        attempt in run.json.
+        If the last save failed, a warning says so, and so does `checkpoint_error` of the attempt in
+        run.json.
         """
         if self._is_closed:
             return
@@ -210,12 +210,12 @@ class Checkpoints:
 
         Objects with `load_state_dict` are loaded; dicts, lists and tensors are filled in place, and
         other plain data (numbers, strings) replaces the entry of `state`. Rows of
-        metrics and checkpoints after the restored step are moved aside: they will come again. What
-        was restored, and whether the continuation is exact, goes to the log and to run.json.
+        metrics and checkpoints after the restored step are moved aside: they will be repeated. The
+        report, with whether the continuation is exact, goes to the log and to run.json.
 
         Args:
-            state: The same names as at the save.
-            step: Restore exactly this one instead of the newest.
+            state: Objects under the same names as at the save.
+            step: Restore this one instead of the newest.
             generators: False leaves the random generators as they are, until
                 `put_generators_back`: for a trainer that draws numbers between here and its loop.
 
@@ -223,9 +223,9 @@ class Checkpoints:
             The next step to run: 0 where there is no checkpoint.
 
         Raises:
-            FileNotFoundError: `step` was given and is not there.
-            CorruptCheckpointError: There are checkpoints, and none verifies; each is named.
-            ValueError: The names of `state` are not those of the checkpoint, or a param of
+            FileNotFoundError: `step` was given but does not exist.
+            CorruptCheckpointError: All checkpoints are corrupt; each is named.
+            ValueError: The names of `state` differ from those of the checkpoint, or a param of
                 `require_same` differs.
             RuntimeError: The checkpoints are closed.
         """
@@ -246,7 +246,7 @@ class Checkpoints:
     def put_generators_back(self) -> None:
         """Put the random generators where they were at the save that was restored last.
 
-        For `restore(…, generators=False)`; where nothing was restored it does nothing.
+        For `restore(…, generators=False)`; it does nothing if nothing was restored.
 
         Raises:
             RuntimeError: The checkpoints are closed.
@@ -262,15 +262,15 @@ class Checkpoints:
         """The state of the newest checkpoint that verifies, as plain data; nothing is restored.
 
         Args:
-            step: Exactly this one instead of the newest.
+            step: This one instead of the newest.
 
         Returns:
-            By name what `state_dict` gave at the save, or the plain data that it was, with tensors
-            on the CPU.
+            By name the result of `state_dict` at the save, or the plain data, with tensors on the
+            CPU.
 
         Raises:
-            FileNotFoundError: There is no checkpoint, or none of `step`.
-            CorruptCheckpointError: There are checkpoints, and none verifies; each is named.
+            FileNotFoundError: There is no checkpoint, or not the one of `step`.
+            CorruptCheckpointError: All checkpoints are corrupt; each is named.
             RuntimeError: The checkpoints are closed.
         """
         self._require_owner()

@@ -81,7 +81,7 @@ def judge(
     """The decision of `keep` on each checkpoint, oldest first. Damaged manifests stay.
 
     Where one would go, the newest that stays, and the newest finite one, are read against their
-    digests, and where they are damaged those before them stay, too.
+    digests, and where they are damaged the earlier ones stay as well.
 
     Args:
         store: The checkpoints.

@@ -1,4 +1,4 @@
-"""Does the recorded command come to the recorded checkpoint again? Run in a folder of its own."""
+"""Replays the recorded command in a separate folder and compares its checkpoint."""
 
 from __future__ import annotations
 

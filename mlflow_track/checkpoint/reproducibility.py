@@ -40,7 +40,7 @@ def surroundings(state: Mapping[str, Any], world_size: int) -> dict[str, Any]:
         "classes": {
             name: class_of(entry)
             for name, entry in state.items()
-            # A model may be wrapped or compiled at one time and not at another.
+            # A model may be wrapped or compiled at one time but not at another.
             if hasattr(entry, "load_state_dict") and not isinstance(entry, torch.nn.Module)
         },
     }
@@ -57,7 +57,7 @@ class Report:
 
     Attributes:
         step: The step restored.
-        restored: Names of what was put back.
+        restored: The names of the restored entries.
         differences: Readable differences that may make the continuation inexact.
         free: Params that differ, as the caller allowed.
     """
@@ -110,11 +110,11 @@ def differences_of_params(
 
     Args:
         then, now: Flat params.
-        require_same, allow_changed: Shell patterns of dotted names; what no pattern matches is
-            warned about.
+        require_same, allow_changed: Shell patterns of dotted names; other
+            differences are warned about.
 
     Returns:
-        Those to warn about, and those that are free to differ.
+        The differences to warn about, and the allowed ones.
 
     Raises:
         ValueError: One of `require_same` differs.

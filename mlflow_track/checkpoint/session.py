@@ -23,7 +23,7 @@ class Session:
         record: The run's folder, locked by this process; a discarded one of a rank above 0.
         metrics: Its rows: made durable before a checkpoint refers to them, and rewound when an
             older step is restored.
-        repeats: Whether earlier rows may still give way; is told once the place to continue from
+        repeats: Whether earlier rows may still give way; notified once the place to continue from
             is known.
         watched: Where values of watched metrics arrive; None on ranks that do not decide.
         store: Its checkpoints.

@@ -64,7 +64,7 @@ def list_checkpoints(run: str, root: Path, form: str | None) -> None:
 
 
 def checkpoint_rows(checkpoints: Iterable[Checkpoint]) -> list[dict[str, Any]]:
-    """What the manifests say, as programs want it; `problem` where one is damaged."""
+    """The manifests for programs; `problem` where one is damaged."""
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
     from mlflow_track.checkpoint.pruning import has_right_sizes, is_pinned
 

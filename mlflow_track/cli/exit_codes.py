@@ -1,4 +1,4 @@
-"""How a command ends: the five exit codes that scripts rely on (docs/scripting.md)."""
+"""The five exit codes that scripts rely on (docs/scripting.md)."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class LazyGroup(click.Group):
 def _as_failure(
     error: click.ClickException | MissingExtra | OSError | ValueError,
 ) -> click.ClickException:
-    """What the user is told of an error.
+    """The message to the user for an error.
 
     Raises:
         ValueError: The error itself, which is a bug.

@@ -152,7 +152,7 @@ def doctor(
 
 
 class _States:
-    """What each backend has of each run: printed at once for people, at the end for programs."""
+    """The status of each run at each backend: printed at once, or at the end as JSON."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
@@ -206,7 +206,7 @@ class _Backends:
     def ask(
         self, name: str, options: dict[str, str], probe: Callable[[Any], str | None]
     ) -> str | None:
-        """What `probe` says of the backend; see `open`."""
+        """The result of `probe` of the backend; see `open`."""
         key = (name, *sorted(options.items()))
         if key not in self._answers:
             self._answers[key] = probe(self.open(name, options))

@@ -1,4 +1,4 @@
-"""How the commands print: text for people, JSON and CSV for programs.
+"""Prints the results of commands: text for people, JSON and CSV for programs.
 
 Everything printed for people goes through `echo`: what a terminal would obey is shown escaped.
 """
@@ -129,16 +129,16 @@ def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
     return [max(map(text_width, column)) for column in zip(header, *rows, strict=True)]
 
 
-def _fit(widths: Sequence[int], is_number: Sequence[bool], room: int) -> list[int]:
+def _fit(widths: Sequence[int], is_number: Sequence[bool], columns: int) -> list[int]:
     """Widths that fit into a line: text gives way first, then the last columns; numbers never.
 
     Args:
         widths: Those that the columns need; the first one names the row, and is never cut.
         is_number: Which columns hold numbers.
-        room: The width of the line.
+        columns: The width of the line.
     """
     fitted = list(widths)
-    while sum(fitted) + len(_GAP) * (len(fitted) - 1) > room and len(fitted) > 1:
+    while sum(fitted) + len(_GAP) * (len(fitted) - 1) > columns and len(fitted) > 1:
         texts = [
             number
             for number in range(1, len(fitted))
@@ -173,7 +173,7 @@ def _print_styled(
 
 
 def text_width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """The width of a text in columns of a terminal."""
     if text.isascii():
         return len(text)
     return sum(

@@ -138,7 +138,7 @@ def _resumed_from(directory: RunDirectory) -> set[int]:
 
 
 def _keep(store: CheckpointStore, rules: dict[str, Any]) -> Keep:
-    """What the run itself keeps, with the options that were given."""
+    """The run's own rules of retention, overridden by the given options."""
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.record.info import read_info
     from mlflow_track.record.metric import required_direction

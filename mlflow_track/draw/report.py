@@ -85,7 +85,7 @@ def render_report(
         now: Unix seconds of the making; None takes the clock.
 
     Raises:
-        ValueError: There are no runs, or the axis does not fit them.
+        ValueError: There are no runs, or they have no such axis.
     """
     if not runs:
         raise ValueError("a report needs at least one run")
@@ -113,7 +113,7 @@ def render_report(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # Without an icon of its own a page asks the server for one.
+        # Without its own icon a page asks the server for one.
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
     )

@@ -147,7 +147,7 @@ def _scale(value: float, between: tuple[float, float], begin: float, end: float)
 
 def _widened(low: float, high: float, share: float) -> tuple[float, float]:
     if high == low:
-        room = abs(low) * 0.1 or 1.0
-        return low - room, high + room
-    room = (high / 2 - low / 2) * 2 * share
-    return (low - room, high + room) if math.isfinite(room) else (low, high)
+        margin = abs(low) * 0.1 or 1.0
+        return low - margin, high + margin
+    margin = (high / 2 - low / 2) * 2 * share
+    return (low - margin, high + margin) if math.isfinite(margin) else (low, high)

@@ -67,7 +67,7 @@ class Checkpoints:
 
     def _upload(self, checkpoint: Checkpoint) -> bool:
         """Whether it arrived; retention may remove it meanwhile."""
-        # What resumes from it on another machine needs to know the run, too.
+        # A resume from it on another machine also needs the run.
         self._artifacts.send_record_file(layout.CONFIG)
         self._artifacts.send_record_file(layout.RUN)
         name = checkpoint.path.name

@@ -30,7 +30,7 @@ class Companion:
     """The mirror process of a run.
 
     It sees the end of the trainer by the end of the pipe, which the kernel closes however the
-    trainer ends. It has a session of its own, so that Ctrl-C does not reach it. A thread waits for
+    trainer ends. It has its own session, so that Ctrl-C does not reach it. A thread waits for
     what it says, which goes to the console, and for its end: one that was killed is replaced.
 
     Args:

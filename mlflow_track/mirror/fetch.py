@@ -1,6 +1,6 @@
 """Brings a run from a backend to a machine that has no record of it, to be continued here.
 
-`python -m mlflow_track.mirror.fetch REQUEST` is a process of its own, because the trainer does
+`python -m mlflow_track.mirror.fetch REQUEST` is a separate process, because the trainer does
 not import what a backend needs. It prints one JSON object: the folder, or why there is none.
 """
 
@@ -76,7 +76,7 @@ def fetch(request: FetchRequest, name: str, backend: Backend) -> Path | None:
         verifies, and a state of the mirror that knows what the backend has.
 
     Raises:
-        HeldElsewhere: Its heart still beats.
+        HeldElsewhere: It still sends heartbeats.
         CorruptCheckpointError: The backend has checkpoints of it, and none verifies.
         Unavailable: The backend does not answer.
     """

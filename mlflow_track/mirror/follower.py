@@ -32,7 +32,7 @@ _LONGEST_PAUSE_SECONDS = 60.0
 
 
 class Follower:
-    """The loop of the companion process for one backend, in a thread of its own.
+    """The loop of the companion process for one backend, in its own thread.
 
     Args:
         path: The run's folder.
@@ -185,7 +185,7 @@ class Outage:
 
     Args:
         name: The backend's name.
-        report: Takes one line for a person.
+        report: Takes one readable line.
         pending: What has not arrived, readable.
     """
 

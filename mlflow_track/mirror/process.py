@@ -147,7 +147,7 @@ def _be_unobtrusive() -> None:
 
     Niceness 19 leaves it some 1.5% of a core that others want whole; SCHED_IDLE left it so little
     that on a busy machine a run was not to be seen at the server for minutes. A process with a
-    session of its own is scheduled as a group of its own on Linux with autogroups (man 7 sched):
+    separate session is scheduled as a separate group on Linux with autogroups (man 7 sched):
     there its niceness counts only inside the group, and the group has one as well.
     """
     niceness = int(os.environ.get("MLFLOW_TRACK_MIRROR_NICE") or _DEFAULT_NICENESS)

@@ -67,7 +67,7 @@ class Shipper:
         A part that the destination cannot take now does not keep the others from it.
 
         Returns:
-            Whether the destination has all rows; the status at the end is told by `finish`.
+            Whether the destination has all rows; `finish` sends the final status.
 
         Raises:
             Unavailable: Something is still pending because of the destination.

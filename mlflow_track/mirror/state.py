@@ -26,7 +26,7 @@ class Position:
 
     Attributes:
         acknowledged: Bytes after its header that the destination has acknowledged.
-        sending: How far what was ever begun to be sent reaches; a lost answer leaves it ahead.
+        sending: The end of everything ever sent; a lost answer leaves it ahead.
         rewinds: For each rewind of the file, how many of the bytes set aside the destination has.
         values: How many values of the row at `acknowledged` the destination has.
         unknown: What the file says beside that, by a version that knows more; it stays there.

@@ -59,13 +59,13 @@ NOTHING = Rewind(0, [])
 
 
 class AppendFile:
-    """The one writer of such a file. Its caller sees to it that threads take turns.
+    """The one writer of such a file. Its caller lets threads take turns.
 
     Args:
         path: The file; made with `header` if it does not exist. A torn last line, as a power loss
             leaves it, is cut off.
         header: Its first line if it is made.
-        tell: Is told where the file is not readable: it is set aside then, and another begun.
+        tell: Called when the file is not readable: it is moved aside, and a new one started.
 
     Attributes:
         names: The metrics that the header names.
@@ -114,7 +114,7 @@ class AppendFile:
             )
 
     def sync(self) -> None:
-        """Make all lines survive a power loss, too."""
+        """Make all lines survive a power loss."""
         if not self._is_folder_synced:
             # Before the file: its rows are durable where they are found.
             sync_folder(self.path.parent)
@@ -230,7 +230,7 @@ class AppendFile:
         The descriptor keeps its number, so at no time is it that of a closed file. Where nothing
         in the file is known to survive a power loss, the disk is not waited for: not for what is
         written, and not by closing the last descriptor of a file that it still writes. Each of the
-        first metrics of a run may come in a call of its own.
+        first metrics of a run may come in a separate call.
         """
         temporary = layout.temporary(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

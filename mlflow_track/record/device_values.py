@@ -83,7 +83,7 @@ class CudaNumber:
 
     Asking a CUDA tensor for its value waits until the device has done all that was queued before;
     a training loop that does so at every step leaves the device idle while Python prepares the
-    next one. Here the copy is queued behind that work, and the value is looked at later.
+    next one. Here the copy is queued behind that work, and the value is read later.
 
     Args:
         tensor: A CUDA tensor of one element. It may change after this returns.

@@ -199,7 +199,7 @@ class RunDirectory:
         self.update(attempts=attempts, status=RUNNING, ended=None)
 
     def end_attempt(self, status: str, error: str | None = None) -> None:
-        """Write how the attempt ended; on a full disk into the room that was kept for it."""
+        """Write how the attempt ended; on a full disk into the space reserved for it."""
         ended = time.time()
         *earlier, attempt = self._content["attempts"]
         attempts = [*earlier, {**attempt, "ended": ended, "status": status}]
@@ -306,7 +306,7 @@ class RunDirectory:
 
         Args:
             is_start: They are the params that the attempt starts with: after a resume one that is
-                new is a change, too.
+                new is also a change.
 
         Returns:
             By dotted name the old value, None where there was none, and the new one.

@@ -125,7 +125,7 @@ class MetricsFile:
         self.append(step, (name,), (value,))
 
     def sync(self) -> None:
-        """Make every row survive a power loss, too; waits for values that are on their way."""
+        """Make every row survive a power loss; waits for values still on a device."""
         with self.lock:
             self._write_late(wait=True)
             for file in self._files:

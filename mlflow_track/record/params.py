@@ -91,7 +91,7 @@ def change_params(
         params: Nested.
         attempt: The attempt that changes them.
         is_start: They are the params that the attempt starts with: after a resume one that is new
-            is a change, too.
+            is also a change.
 
     Returns:
         By dotted name the old value, None where there was none, and the new one, None where

@@ -262,7 +262,7 @@ def _parse_value(cell: bytes) -> float:
     value = _NOT_FINITE.get(cell)
     if value is None:
         value = float(cell)
-        # Too large a number reads as infinite; `1_0` and ` 1` would read as numbers, too.
+        # Too large a number reads as infinite; `1_0` and ` 1` would also read as numbers.
         if value - value != 0 or not is_plain(cell):
             raise ValueError
     return value
@@ -285,7 +285,7 @@ _Values = tuple[list[int], list[float], list[str], list[float], Sequence[int]]
 def _parse_values_quickly(body: bytes) -> _Values | None:
     """None where a line is not a row, or needs a closer look."""
     lines = body.count(b"\n")
-    # A cell of its own ends each line, so that all of them are known to have four.
+    # A separate cell ends each line, so that all of them are known to have four.
     cells = body.replace(b"\n", b",\n,").split(b",")
     if b'"' in body or len(cells) != 5 * lines + 1 or cells[4::5].count(b"\n") != lines:
         return None

@@ -180,7 +180,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
 
     Attributes:
         created, ended: Unix seconds; `ended` is None where nobody wrote an end.
-        rewinding: A rewind that was begun; see `RunDirectory.rewind`.
+        rewinding: An unfinished rewind; see `RunDirectory.rewind`.
         directions: For a metric which way is better, as the run said.
         summary: What `log_summary` was given; of numbers those that are not finite as a word.
     """

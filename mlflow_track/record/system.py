@@ -2,7 +2,7 @@
 
 Names and units are those of MLflow's own system metrics, so that its UI shows them in their tab. A
 thread samples, whatever the backend: one sample takes 0.1 ms (and about 1 ms for each GPU) every 10
-seconds, while a process of its own would cost memory and a start.
+seconds, while a separate process would cost memory and a start.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Machine:
     """The machine that this process runs on.
 
     Args:
-        folder: The disk it lies on is the one that is looked at.
+        folder: The disk that holds it is the one sampled.
     """
 
     def __init__(self, folder: Path) -> None:

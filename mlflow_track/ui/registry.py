@@ -1,4 +1,4 @@
-"""The model registry of a folder of records: it has none, and says so to MLflow's UI and client."""
+"""The empty model registry of a folder of records, for MLflow's UI and client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _READING_VERBS = ("get_", "search_", "list_", "find_")
 class EmptyRegistry(AbstractStore):
     """No models: every search finds nothing, every write is refused.
 
-    With it the server needs no database of its own, whose making takes seconds.
+    With it the server needs no separate database, whose creation takes seconds.
     """
 
     def __init__(

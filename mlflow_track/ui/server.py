@@ -1,4 +1,4 @@
-"""The real MLflow server over a folder of records, as a process of its own."""
+"""Runs the real MLflow server over a folder of records, as a separate process."""
 
 from __future__ import annotations
 

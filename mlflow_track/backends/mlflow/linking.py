@@ -93,7 +93,7 @@ def _target(
 
 
 def _tell_superseded(there: ServerRun, run: RunRecord) -> None:
-    """The history continues in this run; the old ones say so, and end."""
+    """The history continues in this run; the old ones are marked and ended."""
     for old in list(there.memory.superseding):
         try:
             previous = there.store.attach(old)

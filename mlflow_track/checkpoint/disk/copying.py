@@ -23,11 +23,11 @@ def copy_all(
     """Copy each source into its target in CPU memory; all is there when this returns.
 
     One call for all tensors of a device: in a loop, each copy would wait for the interpreter that
-    another thread may hold. From a CUDA device the copies run on a stream of their own, after what
+    another thread may hold. From a CUDA device the copies run on a separate stream, after what
     the current one has computed; they are quickest into pinned targets.
 
     Args:
-        total_bytes: Of all sources, where that is known: adding it up takes time, too.
+        total_bytes: Of all sources, where that is known: adding it up takes time.
     """
     if not sources:
         return
@@ -75,7 +75,7 @@ def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
 class _Helper:
     """A copy on another core; where no thread can be had, as at the end of Python, it is here.
 
-    A thread of its own and not one of a pool: pools take no work once the main thread has ended.
+    A new thread and not one of a pool: pools take no work once the main thread has ended.
     """
 
     def __init__(self, targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
@@ -105,7 +105,7 @@ class _Helper:
 
 
 def _thread_count(sources: list[torch.Tensor], total_bytes: int | None) -> int:
-    # With threads of its own torch shares out each large tensor itself.
+    # With its own threads torch splits each large tensor itself.
     if torch.get_num_threads() > 1:
         return 1
     if total_bytes is None:

@@ -222,7 +222,7 @@ def _sync_file(path: str) -> None:
 
 
 # What torch and safetensors know and NumPy does not: the bits of the exponent that are all set in
-# an infinity or NaN (float8_e4m3fn has no infinity: its only NaN has the mantissa set, too).
+# an infinity or NaN (float8_e4m3fn has no infinity: its only NaN also has the mantissa set).
 _ALL_SET = {"BF16": (np.uint16, 0x7F80), "F8_E5M2": (np.uint8, 0x7C), "F8_E4M3": (np.uint8, 0x7F)}
 
 

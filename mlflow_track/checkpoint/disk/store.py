@@ -124,7 +124,7 @@ class CheckpointStore:
         self.path = path
 
     def list(self) -> list[Checkpoint]:
-        """The committed checkpoints, newest last. Their content is not looked at."""
+        """The committed checkpoints, newest last. Their content is not read."""
         if self.path.is_symlink() or not self.path.is_dir():
             return []
         found = [
@@ -194,7 +194,7 @@ class CheckpointStore:
         return trash
 
     def quarantine(self, checkpoint: Checkpoint) -> Path:
-        """Move a damaged checkpoint out of the way, for a person to look at."""
+        """Move a damaged checkpoint out of the way, for inspection."""
         return self._move(checkpoint, self.path / layout.QUARANTINE)
 
     def move_aside(self, checkpoint: Checkpoint, attempt: int) -> Path:

@@ -38,7 +38,7 @@ class OnImprovement(SavePolicy):
         noise_sigmas: How many standard deviations of noise a gain must exceed.
 
     Raises:
-        TypeError, ValueError: An argument does not fit; the message names it.
+        TypeError, ValueError: An argument is invalid; the message names it.
     """
 
     metric: str

@@ -117,7 +117,7 @@ class Memory:
         self._in_flight: int | None = None
         self._extremes: dict[str, tuple[float, float]] = {}
         self._history: History | None = None
-        # How many values of the metric that may stop the run were looked at, and where it stood.
+        # How many values of the metric of early stopping were counted, and its standing.
         self._count, self._standing = 0, Standing()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Does a saved state fit the objects it is to be loaded into? Asked before anything is changed."""
+"""Checks whether a saved state matches the live objects, before anything is changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def require_fit(
     origin: str,
     classes: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Raise unless each entry of `saved` fits the one of `state`.
+    """Raise unless each entry of `saved` matches the one of `state`.
 
     Args:
         state: Live objects and plain data by name.
@@ -71,7 +71,7 @@ def class_of(entry: Any) -> str:
 
 
 class _Finding(NamedTuple):
-    """Something that differs; without it nothing is sure, or nothing fits."""
+    """A difference: fatal, or a doubt."""
 
     words: str
     is_fatal: bool

@@ -119,7 +119,7 @@ def fit_prefix(target: Any, saved: Any) -> Any:
     """`saved`, with the prefix that the keys of `target` have.
 
     Beside a model that is what keeps something for each of its parameters by their names: an
-    average of a wrapped model fits the model alone, and the other way round.
+    average of a wrapped model matches the model alone, and vice versa.
     """
     if not hasattr(target, "state_dict") or not isinstance(saved, Mapping) or not saved:
         return saved

@@ -1,7 +1,8 @@
-"""How a checkpoint becomes live state again: verified first, checked whether it fits, then copied.
+"""Loads a checkpoint into live state: verified first, then checked, then copied.
 
-Nothing is changed before all of it is known to fit. Models are filled in place; so are the tensors
-of an optimizer that has them, and a fresh one gets new ones. No tensor that is handed out lies in
+Nothing is changed before all of it is known to match. Models are filled in place; so are the
+tensors of an optimizer that has them, and a fresh one gets new ones. No tensor that is handed out
+lies in
 the file: what happens to the file later cannot reach the training.
 """
 
@@ -35,7 +36,7 @@ class UnreadableCheckpointError(CorruptCheckpointError):
 def read(checkpoint: Checkpoint) -> dict[str, Any]:
     """The content of a checkpoint: `state` by name, and what was saved beside it.
 
-    Every byte of every file is checked before it is looked at. The tensors lie in the mapped file;
+    Every byte of every file is checked before it is used. The tensors lie in the mapped file;
     `load_into` makes them the caller's own.
 
     Raises:
@@ -76,8 +77,8 @@ def load_into(
         Readable doubts: what may differ from the save.
 
     Raises:
-        ValueError: Something does not fit; nothing was changed. The message names the keys that are
-            missing and those that are unexpected, and shapes and dtypes that differ.
+        ValueError: Something does not match; nothing was changed. The message names the keys that
+            are missing and those that are unexpected, and shapes and dtypes that differ.
     """
     fitted = {name: fit_prefix(state.get(name), value) for name, value in saved.items()}
     doubts = require_fit(state, fitted, checkpoint.path.name, classes)
@@ -151,7 +152,7 @@ class _Copy:
 
 
 class _Copies:
-    """All tensors that need memory of their own, so that one block and one copy serve them."""
+    """All tensors that need separate memory, so that one block and one copy serve them."""
 
     def __init__(self) -> None:
         self._all: list[_Copy] = []
@@ -167,7 +168,7 @@ class _Copies:
                 self._take(tensor, saved[key])
 
     def of(self, value: Any, existing: Any) -> Any:
-        """`value` with each tensor replaced by a `_Copy`, into the one of `existing` that fits."""
+        """`value` with each tensor replaced by a `_Copy`, into the matching one of `existing`."""
         if isinstance(value, torch.Tensor):
             # Tied tensors are one object and stay one.
             copy = self._by_source.get(id(value))

@@ -16,7 +16,7 @@ import time
 
 if __name__ == "__main__":
     sys.path += sys.argv[2:]
-    # The trainer's cores are the trainer's, and arrays here are looked at, never multiplied.
+    # The cores belong to the trainer; arrays here are only read, never multiplied.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from collections.abc import Callable

@@ -49,7 +49,7 @@ class Writer(Protocol):
 
 
 class ProcessWriter:
-    """A small process in a session of its own, without torch; see `main.py`.
+    """A small process in its own session, without torch; see `main.py`.
 
     Args:
         memory: What it reads; it has a memfd.
@@ -92,7 +92,7 @@ class ProcessWriter:
         try:
             os.write(self._requests, line)
         except BrokenPipeError:
-            pass  # It died; `receive` says so.
+            pass  # It died; `receive` reports it.
 
     def receive(self, timeout_seconds: float | None) -> dict[str, Any] | None:
         while b"\n" not in self._received:

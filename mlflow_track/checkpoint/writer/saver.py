@@ -3,7 +3,8 @@
 The loop pays for taking the state apart and for one copy of its tensors into memory that is laid
 out as the final file. A writer does the rest: a process that lives on when the trainer is killed,
 so that a save whose call has returned is published; a thread where there is no memory to share
-with a process; and, where one copy of the state does not fit, the call itself, block by block.
+with a process; and, where memory is too small for a copy of the state, the call itself, block by
+block.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class Saver:
                 progress(self._written_bytes, self._pending[0].size_bytes)
 
     def close(self) -> None:
-        """Wait, and give back memory, processes and the lock. No other method fits afterwards."""
+        """Wait, and release memory, processes and the lock. Call nothing else afterwards."""
         self.wait()
         if self._writer is not None:
             self._writer.close()

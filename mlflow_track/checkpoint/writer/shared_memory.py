@@ -143,7 +143,7 @@ def _of_machine() -> int | None:
 
 
 def _of_cgroups(membership: Path, root: Path) -> list[int]:
-    """What is left in each cgroup (version 2) from this process's own up to the root."""
+    """The memory left in each cgroup (version 2) from this process's own up to the root."""
     try:
         found = re.search(r"^0::/(.*)$", membership.read_text(), re.MULTILINE)
     except OSError:
