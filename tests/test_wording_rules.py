@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ PHRASES = re.compile(
 )
 # Documents that a reader of this repository does not have.
 ELSEWHERE = re.compile(r"\bDESIGN\b(?!_)|\bFACTS\b|\bfirst (edition|design)\b|\bSTYLE\.md\b")
+# Of a line of text, of a comment, and of a string that goes over several lines.
+_END, _START = re.compile(r"""\s*["']?$"""), re.compile(r"""^\s*(# |f?["'])?""")
 SUFFIXES = (".py", ".md", ".yaml", ".toml", ".cfg")
 
 
@@ -31,8 +34,16 @@ def lines() -> Iterator[tuple[str, str]]:
         for file in files:
             if file.suffix not in SUFFIXES:
                 continue
-            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-                yield f"{file.relative_to(ROOT)}:{number}", line
+            place, content = file.relative_to(ROOT), file.read_text(encoding="utf-8").splitlines()
+            for number, (line, after) in enumerate(
+                zip_longest(content, content[1:], fillvalue=""), 1
+            ):
+                yield f"{place}:{number}", joined(line, after)
+
+
+def joined(line: str, after: str) -> str:
+    """A line and the next as one text: a phrase may stand across their end."""
+    return f"{_END.sub('', line)} {_START.sub('', after)}"
 
 
 def names_of_tests() -> Iterator[tuple[str, str]]:
@@ -102,6 +113,18 @@ def test_phrases_are_found(text: str) -> None:
 )
 def test_good_english_is_not_found(text: str) -> None:
     assert not found(PHRASES, iter([("here", text)]))
+
+
+@pytest.mark.parametrize(
+    ("line", "after"),
+    [
+        ("Training goes", "on, whatever the server does."),
+        ("    # of a file from the", "    # begin to its end"),
+        ('            f"{name} is {got}; it "', '            f"takes {what}"'),
+    ],
+)
+def test_phrases_across_two_lines_are_found(line: str, after: str) -> None:
+    assert found(PHRASES, iter([("here", joined(line, after))]))
 
 
 def test_documents_elsewhere_are_found() -> None:

@@ -158,7 +158,7 @@ def test_compare_has_a_row_per_run_with_what_differs_and_what_came_of_it() -> No
     assert highest["val/loss best"].tolist() == [1.5, 1.0] and "train/lr" not in highest
     assert table["train/lr best"].isna().all() and table["train/lr"].tolist() == [1e-3] * 2
     assert type(table[["name"]]) is pd.DataFrame
-    with pytest.raises(ValueError, match="direction of 'val/loss' is 'up'"):
+    with pytest.raises(ValueError, match="'val/loss' must be one of min, max, got 'up'"):
         mt.compare(runs, directions={"val/loss": "up"})  # type: ignore[dict-item]
 
 

@@ -202,7 +202,7 @@ def test_a_position_that_is_not_of_this_record_is_an_outage(tmp_path: Path) -> N
     strange = [MetricPoint("a", 0.0, 0, 0, "page 7")]
     backend = Lines(strange, random.Random(0))
     backend.fails = False
-    with pytest.raises(Unavailable, match="'page 7', which is not of this record"):
+    with pytest.raises(Unavailable, match="'page 7', which does not belong to this record"):
         Shipper(trainer.directory.path, "lines", backend).ship()
     trainer.end()
 

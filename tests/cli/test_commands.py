@@ -550,7 +550,7 @@ def test_plot_in_the_terminal_shows_curves_and_names(two_runs: list[mt.LoadedRun
     for line in (text.splitlines()[1], *text.splitlines()[-2:]):
         assert line.split()[0 if "┤" in line else -1] in logarithmic
     assert "there are train/loss" in invoke("plot", "--metric", "x", status=3).output
-    assert "end in .png, .svg, .pdf" in invoke("plot", "-o", "x.gif", status=2).output
+    assert "ending in .png or .svg or .pdf" in invoke("plot", "-o", "x.gif", status=2).output
     make_run("no tokens", experiment="other")
     assert "tokens_per_step" in invoke("plot", "other", "--x", "tokens", status=1).output
 
@@ -564,7 +564,7 @@ def test_export_writes_every_row(two_runs: list[mt.LoadedRun]) -> None:
         table = read(name)
         assert table["train/loss"].tolist() == expected["train/loss"].tolist()
     assert len(json.loads((invoke("export", "-o", "m.json") and Path("m.json")).read_text())) == 40
-    assert "end in .csv" in invoke("export", "-o", "m.xls", status=2).output
+    assert "ending in .csv" in invoke("export", "-o", "m.xls", status=2).output
 
 
 # --- tail ---

@@ -125,7 +125,7 @@ def test_sync_without_words_sends_what_was_meant_for_a_server_and_with_all_the_r
     ("uri", "why"),
     [
         ("htps://alice:hunter2@h/", "got unsupported URI 'htps://alice:***@h/'"),
-        ("mysql://alice:hunter2@h/db", "the driver MySQLdb is not installed"),
+        ("mysql://alice:hunter2@h/db", "driver MySQLdb is not installed"),
         ("bogus", "filesystem tracking backend"),
     ],
 )

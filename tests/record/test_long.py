@@ -381,7 +381,7 @@ def test_more_columns_than_a_reader_would_believe_are_refused_before_they_are_th
     file = MetricsFile(tmp_path / "metrics.csv")
     file.append(0, ("loss",), [1.0])
     many = tuple(f"n{number}" for number in range(100_000))
-    with pytest.raises(ValueError, match=r"at most 100,000 columns, .* got 100,001"):
+    with pytest.raises(ValueError, match=r"at most 100,000 columns in .*, got 100,001"):
         file.append(1, many, [1.0] * len(many))
     file.append(1, ("loss",), [2.0])
     assert frame_of(file.path) == {0: {"loss": 1.0}, 1: {"loss": 2.0}}

@@ -386,5 +386,5 @@ def test_load_weights_refuses_what_is_not_there_and_what_is_damaged(trained: mt.
         mt.load_weights(trained)
     with mt.start_run() as run:
         run.checkpoints().save(0, {"model": torch.nn.Linear(1, 1)})
-    with pytest.raises(ValueError, match="says what is best"):
+    with pytest.raises(ValueError, match="which defines the best"):
         mt.load_weights(run, step="best")

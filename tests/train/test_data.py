@@ -108,7 +108,7 @@ def test_data_that_cannot_be_used_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_corpus(str(tmp_path / "absent"))
     np.save(tmp_path / "square.npy", np.zeros((3, 3), np.int32))
-    with pytest.raises(ValueError, match="one dimension of integers"):
+    with pytest.raises(ValueError, match="integers with one dimension"):
         load_corpus(str(tmp_path / "square.npy"))
     np.save(tmp_path / "negative.npy", np.array([1, -4, 2]))
     with pytest.raises(ValueError, match="token -4"):

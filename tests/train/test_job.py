@@ -221,7 +221,7 @@ def test_other_data_is_refused_on_resume(tmp_path: Path):
     process = job(*flags(run_name="k", data="a.txt", max_steps=100_000, resume="must"))
     _, said = process.communicate()
     assert process.returncode != 0
-    assert "bring the same data or start a new run" in said
+    assert "use the same data or start a new run" in said
 
 
 def test_ctrl_c_saves_stops_and_the_rest_comes_later(whole):

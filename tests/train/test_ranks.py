@@ -152,7 +152,7 @@ def test_more_ranks_than_sequences_are_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "6")
     assert main(flags()) == 2
-    assert "--batch-size is 5 and there are 6 ranks" in capsys.readouterr().err
+    assert "--batch-size must be at least 6, one for each rank, got 5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("world_size", "said"), [("1", "taken apart"), ("2", "")])

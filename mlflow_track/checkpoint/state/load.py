@@ -2,8 +2,7 @@
 
 Nothing is changed before all of it is known to match. Models are filled in place; so are the
 tensors of an optimizer that has them, and a fresh one gets new ones. No tensor that is handed out
-lies in
-the file: what happens to the file later cannot reach the training.
+lies in the file: later changes of the file cannot reach the training.
 """
 
 from __future__ import annotations
