@@ -41,7 +41,7 @@ def plain_params(params: Any) -> dict[str, Any]:
     """Params of any kind as nested JSON, without secrets.
 
     Args:
-        params: A mapping, a dataclass or another object that a program is configured with.
+        params: A mapping, a dataclass or another configuration object.
 
     Raises:
         TypeError: A value has no faithful text; the message names its path.

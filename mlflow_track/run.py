@@ -69,7 +69,7 @@ class Run(RecordVerbs):
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Write one row of metrics. When this returns, the row survives the process.
 
-        A tensor on a CUDA device is not waited for: its row, and those logged after it, are written
+        A tensor on a CUDA device does not block: its row, and those logged after it, are written
         in their order by the first call that finds its value arrived, at the latest by a checkpoint
         or by `finish`. Threads may log at the same time.
 
@@ -155,7 +155,7 @@ class Run(RecordVerbs):
             save: When to save; None saves only when `save()` is called.
             keep: Which ones to keep; None keeps all.
             stop: When to stop early: `should_stop` turns true then, and the run ends FINISHED.
-            upload: Which of the kept ones the MLflow server gets as well: "all", the "best" by the
+            upload: Which of the kept ones are sent to the MLflow server: "all", the "best" by the
                 metric of `keep`, the "last", or "none"; else MLFLOW_TRACK_UPLOAD, else all.
             max_steps: Steps of the whole run, so that the last one is always saved.
             require_same: Params (shell patterns of dotted names, `data.*` for the sha256 of inputs)
@@ -187,7 +187,7 @@ class Run(RecordVerbs):
     def should_stop(self) -> bool:
         """Whether to leave the loop. Reading this promises to obey it.
 
-        A signal, a deadline or early stopping asked to stop. Where `checkpoints.step` is called it
+        True after a signal, a deadline or early stopping. Where `checkpoints.step` is called it
         turns true there, after a checkpoint was saved, and on all ranks at the same step.
         """
         self._attempt.stop.listen()
@@ -232,7 +232,7 @@ class Run(RecordVerbs):
     def finish(self, status: str = FINISHED, error: str | None = None) -> None:
         """End the run: rows durable, status and end time written, the mirror given time to end.
 
-        A disk that fails or is full costs a warning. In a process that was forked from the one that
+        A full or failing disk causes a warning. In a process that was forked from the one that
         writes the run, this does nothing.
 
         Args:

@@ -48,17 +48,18 @@ def start_run(
 ) -> Run:
     """Start a run, or continue one. Use it as `with start_run(…) as run:`.
 
-    What is None comes from the environment, then from `.env`, then from the defaults (README).
+    Arguments that are None come from the environment, then from `.env`, then from the defaults
+    (README).
 
     Args:
         experiment: The experiment's name.
         run_name: The run's name; without one the run is named by its id.
-        params: A mapping, a dataclass or another object that a program is configured with, of
-            values of any kind that has a text (docs/logging.md).
+        params: A mapping, a dataclass or another configuration object, with values of any kind
+            that has a text (docs/logging.md).
         tags: Strings by name.
         resume: "never" starts a new run; "auto" continues the newest unfinished run of this
-            experiment and run name, if there is one, and "allow" means the same; "must" insists on
-            it; a run id names it.
+            experiment and run name, if there is one, and "allow" means the same; "must" requires
+            one; a run id names it.
         on_rewind: How the MLflow server treats steps that a resume repeats: with "continue" (the
             default) they stay as they are there, and a tag records by how much the repetition
             differs; with "fork" a new MLflow run receives the kept history and what
@@ -77,7 +78,7 @@ def start_run(
         TypeError: A param without a faithful text, a rank that is not an integer; the message
             names it.
         RunHeldError: Another live process writes the run to continue.
-        LookupError: resume="must" or an id, and there is no such run.
+        LookupError: resume="must" or an id, but there is no such run.
         OSError: The folder cannot be written.
     """
     settings = read_settings(

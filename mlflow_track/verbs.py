@@ -38,8 +38,8 @@ class RecordVerbs:
         """Add params. A value that changes is recorded as a change.
 
         Args:
-            params: A mapping, a dataclass or another object that a program is configured with, of
-                values of any kind that has a text (docs/logging.md).
+            params: A mapping, a dataclass or another configuration object, with values of any kind
+                that has a text (docs/logging.md).
 
         Raises:
             TypeError: A value has no faithful text; the message names its path.
@@ -115,7 +115,7 @@ class RecordVerbs:
         source: str = "",
         context: str = "training",
     ) -> None:
-        """Note a dataset that the run reads; MLflow shows it as the run's dataset.
+        """Record a dataset that the run reads; MLflow shows it as the run's dataset.
 
         Args:
             name: The dataset's name.
@@ -144,7 +144,7 @@ class RecordVerbs:
     def log_artifact(
         self, local_path: str | os.PathLike[str], artifact_path: str | None = None
     ) -> Path:
-        """Copy a file, or a folder with all in it, to the artifacts.
+        """Copy a file, or a folder with its content, to the artifacts.
 
         Args:
             local_path: The file or folder.

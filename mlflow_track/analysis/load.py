@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class LoadedRun:
-    """A run as it lies on disk. Only run.json is read at once, the rest when it is asked for.
+    """A run on disk. Only run.json is read at once, the rest on demand.
 
     Args:
         path: The run's folder.
@@ -70,10 +70,10 @@ class LoadedRun:
 
     @property
     def info(self) -> dict[str, Any]:
-        """run.json as it is now, as plain JSON; what an older version left out has its default.
+        """run.json as it is now, as plain JSON; keys that an older version lacks have defaults.
 
         Raises:
-            ValueError: It was damaged since the run was loaded.
+            ValueError: It was damaged after the run was loaded.
         """
         return read_plain(self.path)
 
@@ -128,7 +128,7 @@ class LoadedRun:
                 `"metrics.rewound-2.csv"`. One that does not exist has no rows.
 
         Raises:
-            ValueError: The file does not begin as a metrics file does.
+            ValueError: The file is not a metrics file.
         """
         from mlflow_track.analysis.frames import read_frame
 
@@ -157,7 +157,7 @@ def load_runs(
     experiment: str | None = None,
     where: str | Callable[[LoadedRun], bool] | None = None,
 ) -> list[LoadedRun]:
-    """All runs under `root`, oldest first. A folder that cannot be read is warned about.
+    """All runs under `root`, oldest first. Warns of folders that cannot be read.
 
     Args:
         root: A folder of experiments, of runs, or of one run.
@@ -166,7 +166,7 @@ def load_runs(
             `"params.lr < 0.01 and status = 'FINISHED' and metrics.val/loss < 2"`.
 
     Raises:
-        ValueError: `where` is not a filter; the message says what is wrong.
+        ValueError: `where` is not a filter; the message has the reason.
     """
     holds = _condition(where)
     folders, skipped = find_folders(Path(root), experiment)
@@ -186,7 +186,7 @@ def load_metrics(runs: Sequence[LoadedRun], file: str = layout.METRICS) -> panda
     """The metrics of many runs in one DataFrame.
 
     Args:
-        runs: As `load_runs` gives them.
+        runs: Runs, as returned by `load_runs`.
         file: Another file of the same form; see `LoadedRun.metrics`.
 
     Returns:

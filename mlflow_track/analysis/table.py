@@ -17,10 +17,10 @@ with extra("analysis"):
 
 
 class Comparison(pandas.DataFrame):
-    """A DataFrame that shows itself in a notebook with a plot. What is made of it is a plain one.
+    """A DataFrame with a plot in a notebook. Operations on it return plain DataFrames.
 
     Attributes:
-        summaries: What it was made of.
+        summaries: The summaries of its runs.
     """
 
     # pandas hands an attribute on, and sets it without a warning, when it is named here.
@@ -39,7 +39,7 @@ def compare(
     """One row per run, by id: name, status, times, params that differ, metrics.
 
     Args:
-        runs: As `load_runs` gives them.
+        runs: Runs, as returned by `load_runs`.
         metrics: Only these; None takes all.
         directions: For a metric by name "min" or "max": which value is the best. Without it
             what the runs recorded decides (`run.define_metric`, their policies), else the

@@ -217,7 +217,7 @@ class Checkpoints:
             state: Objects under the same names as at the save.
             step: Restore this one instead of the newest.
             generators: False leaves the random generators as they are, until
-                `put_generators_back`: for a trainer that draws numbers between here and its loop.
+                `put_generators_back`: for a trainer that draws numbers before its loop.
 
         Returns:
             The next step to run: 0 where there is no checkpoint.
@@ -244,7 +244,7 @@ class Checkpoints:
         return found.step + 1
 
     def put_generators_back(self) -> None:
-        """Put the random generators where they were at the save that was restored last.
+        """Restore the random generators to the state at the save restored last.
 
         For `restore(…, generators=False)`; it does nothing if nothing was restored.
 
@@ -281,7 +281,7 @@ class Checkpoints:
     def report(self) -> Report | None:
         """The report of the last `restore`: the step, the restored names, and whether it is exact.
 
-        None before, where there was nothing to restore, and on ranks other than 0.
+        None before it, where nothing was restored, and on ranks other than 0.
         """
         return self._report
 

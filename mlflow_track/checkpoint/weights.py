@@ -28,9 +28,9 @@ def load_weights(
     Args:
         source: The folder of a run or of a checkpoint, or an object with such a `path`: a run, a
             `LoadedRun`, a `Checkpoint`.
-        step: Of a run's checkpoints the one of this step, the "last", or the "best" by the metric
-            of the run's `Keep`.
-        prefix: Which entry: its name in `state`, or a dotted path inside one; "" takes every tensor
+        step: The checkpoint of a run: its step, "last", or "best" by the metric of the run's
+            `Keep`.
+        prefix: The entry: its name in `state`, or a dotted path inside one; "" takes every tensor
             under its whole path.
 
     Returns:
@@ -39,7 +39,7 @@ def load_weights(
     Raises:
         FileNotFoundError: There is no such checkpoint.
         CorruptCheckpointError: It is damaged.
-        ValueError: Nothing says what is best, or nothing in the state is called so.
+        ValueError: The run has no `Keep` with a metric, or the state no such entry.
     """
     checkpoint = _find(Path(os.fspath(getattr(source, "path", source))), step)
     with held_for_reading(checkpoint.path):

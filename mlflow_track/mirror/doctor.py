@@ -21,7 +21,7 @@ class Diagnosis:
     """The diagnosis of one run.
 
     Attributes:
-        lines: For a person.
+        lines: Readable lines.
         is_well: Whether nothing is pending, or something is about to send it.
     """
 
@@ -30,7 +30,7 @@ class Diagnosis:
 
 
 def probe(backend: Backend) -> str | None:
-    """Ask the destination something small, now; why it cannot be reached, or None if it can."""
+    """Check the connection; returns why the destination cannot be reached, or None if it can."""
     try:
         if has(backend, "check"):
             backend.check()
@@ -40,7 +40,7 @@ def probe(backend: Backend) -> str | None:
 
 
 def examine(path: Path, name: str, options: Mapping[str, str], trouble: str | None) -> Diagnosis:
-    """Look at how far a backend is with the run in the folder `path`.
+    """Report how far a backend is with the run in the folder `path`.
 
     Args:
         path: The run's folder.

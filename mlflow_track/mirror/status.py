@@ -28,13 +28,13 @@ class BackendStatus:
         pending_rows: Those that the backend has not acknowledged.
         pending_system_rows: The same of the rows of system metrics.
         artifacts: Files that belong there, checkpoints not counted.
-        pending_artifacts: Those that it lacks, or has in an older form.
+        pending_artifacts: Those that it lacks or has in an older form.
         checkpoints: Checkpoints that are complete there.
         pending_checkpoints: Those that it lacks.
-        is_status_pending: Whether it still has to be told how the run ended.
-        refused: What it refused for good; at most the first hundred items.
-        refused_count: How many items that were.
-        error: Why the newest attempt to send failed.
+        is_status_pending: Whether it does not yet have the final status.
+        refused: The items that it refused permanently; at most the first hundred.
+        refused_count: How many items it refused.
+        error: The error of the newest failed attempt to send.
     """
 
     backend: str
@@ -93,7 +93,7 @@ class BackendStatus:
 class SyncStatus:
     """The status of a run at all its backends.
 
-    The attributes say what every one of them has; `status[name]` is the `BackendStatus` of one.
+    The attributes cover all of them; `status[name]` is the `BackendStatus` of one.
 
     Attributes:
         backends: The status of each, in the order in which they were named.
@@ -156,12 +156,12 @@ class SyncStatus:
 
 
 def read_statuses(path: Path, backends: Sequence[str]) -> SyncStatus:
-    """Reads the status of the run in `path` at `backends`."""
+    """The status of the run in `path` at `backends`."""
     return SyncStatus(tuple(read_status(path, backend) for backend in backends))
 
 
 def read_status(path: Path, backend: str) -> BackendStatus:
-    """Reads the status of the run in `path` at one backend."""
+    """The status of the run in `path` at one backend."""
     state, info = MirrorState.read(path, backend), read_info(path)
     status = true_status(path, info)
     is_at_end = status != RUNNING

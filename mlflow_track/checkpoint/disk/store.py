@@ -74,7 +74,7 @@ class Checkpoint:
         """The manifest: step, attempt, time, metrics, policies, versions, files with digests.
 
         Raises:
-            CorruptCheckpointError: The manifest is missing, damaged, or not as its digest says.
+            CorruptCheckpointError: The manifest is missing, damaged, or does not match its digest.
         """
         try:
             return decode(Manifest, self.content, layout.MANIFEST)
@@ -90,14 +90,14 @@ class Checkpoint:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of its files, as the manifest says."""
+        """The bytes of its files, according to the manifest."""
         return sum(entry.bytes for entry in self.manifest.files.values())
 
     def read(self, name: str) -> memoryview:
         """The bytes of one file, mapped, every chunk checked against the manifest by all cores.
 
         Raises:
-            CorruptCheckpointError: Size or digest differ; the message says where.
+            CorruptCheckpointError: Size or digest differ; the message has the place.
         """
         manifest = self.manifest
         entry = manifest.files.get(name)

@@ -17,11 +17,11 @@ _RECENT_SAVES = 5
 
 @dataclass(frozen=True)
 class Budget(SavePolicy):
-    """Saves as often as failures are worth it, and within a share of the training time.
+    """Saves as often as pays off against failures, within a share of the training time.
 
-    It measures what a save costs the training loop (the median stall of the last 5 saves), and
-    saves so often that stall / interval is `max_overhead`, but never before the save in flight is
-    durable. The first save of an attempt comes at once: it measures.
+    It measures the cost of a save to the training loop (the median stall of the last 5 saves), and
+    chooses the interval so that stall / interval is `max_overhead`, but never saves before the save
+    in flight is durable. The first save of an attempt comes at once, to measure the cost.
 
     Args:
         max_overhead: The share of time that saves may cost, above 0 and below 1.
@@ -47,7 +47,7 @@ class Budget(SavePolicy):
         """The reason to save at `now`: the next save is within the budget; else None."""
         stall, durable = recent_cost(history)
         if stall is None:
-            # A save in flight will say what one costs.
+            # The save in flight will tell the cost.
             return None if history.is_saving else "the first save, to measure its cost"
         interval = self.interval_seconds(stall, durable)
         elapsed = now.time - history.since

@@ -21,13 +21,13 @@ class OnImprovement(SavePolicy):
     """Saves when `metric` is better than at every save so far, by a gain that counts.
 
     The gain is the distance from the best value of all saved steps, so that many small improvements
-    add up to one that counts. It looks at the value that was logged with the step before
-    `checkpoints.step`. The first finite value is always saved; a step without the metric, or with a
-    NaN, never.
+    add up to one that counts. It uses the value logged with the step before
+    `checkpoints.step` is called. The first finite value is always saved; a step without the metric,
+    or with a NaN, never.
 
-    With `noise_sigmas`, a gain must also exceed `noise_sigmas` standard deviations of what chance
-    does to a difference of two values: gain > noise_sigmas · √2 · `noise_of(the last 16 values)`,
-    where the values are those before this one. Fewer than 4 values say nothing about the noise.
+    With `noise_sigmas`, a gain must also exceed `noise_sigmas` standard deviations of the
+    random difference of two values: gain > noise_sigmas · √2 · `noise_of(the last 16 values)`,
+    where the values are those before this one. Fewer than 4 values count as no noise.
 
     Args:
         metric: The metric's name, as it is given to `log_metrics`.

@@ -1,6 +1,6 @@
-"""WHEN to save: policies as pure functions of the moment and of what was before it.
+"""Policies that decide when to save: pure functions of the moment and of the history.
 
-A policy that looks at a metric is in `improvement.py`, one that looks at costs in `budget.py`.
+Policies by a metric are in `improvement.py`, those by cost in `budget.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Ask(NamedTuple):
 
     Attributes:
         policy: The policy's name.
-        reason: What a person reads in the manifest and in the log.
-        is_milestone: The policy had planned this very step; `Keep(milestones=True)` keeps it.
+        reason: Readable text for the manifest and the log.
+        is_milestone: The policy planned this step; `Keep(milestones=True)` keeps it.
         may_wait: While another save is being written this one may come some steps later.
     """
 
@@ -34,7 +34,7 @@ class Ask(NamedTuple):
 class SavePolicy:
     """Decides at which steps to save. Combine policies with `|`: any of them may ask.
 
-    Your own policy defines `due`, which is asked after every step, so keep it quick; if it looks at
+    Your own policy defines `due`, which is called after every step, so keep it quick; if it uses
     metrics, it defines `watched` as well.
     """
 
@@ -47,7 +47,7 @@ class SavePolicy:
 
     @property
     def watched(self) -> frozenset[str]:
-        """The metrics that this policy looks at; only these are in `now` and in the history."""
+        """The metrics that this policy uses; only these are in `now` and in the history."""
         return frozenset()
 
     @property
@@ -65,8 +65,8 @@ class SavePolicy:
         Args:
             now: The step just done: `step`, `time` (Unix seconds), and `metrics`, those of this
                 step that policies watch.
-            history: What was before it: `saved` (the saves, each with `step`, `policies` and what
-                it cost), `values`, `lowest` and `highest` of each watched metric, `since` (Unix
+            history: The past: `saved` (the saves, each with `step`, `policies` and its cost),
+                `values`, `lowest` and `highest` of each watched metric, `since` (Unix
                 seconds of the newest save of this attempt, else of its start), and `is_saving`.
         """
         raise NotImplementedError(f"{self.name} must define due(now, history)")
@@ -129,7 +129,7 @@ class EverySteps(SavePolicy):
 
 @dataclass(frozen=True)
 class EveryMinutes(SavePolicy):
-    """Saves when the newest save, whoever asked for it, is `minutes` old.
+    """Saves when the newest save (by any policy) is `minutes` old.
 
     So no more than `minutes` of training and one save can be lost. An attempt counts from its
     start. While another save is being written it waits instead of stalling the loop.
@@ -151,7 +151,7 @@ class EveryMinutes(SavePolicy):
 
 @dataclass(frozen=True)
 class Continuous(SavePolicy):
-    """Saves again as soon as the save before is durable: as often as the disk allows.
+    """Saves again as soon as the previous save is durable: as often as the disk allows.
 
     It never makes the loop wait for the disk; each save still costs the loop one memory copy.
     """
@@ -165,7 +165,7 @@ class Continuous(SavePolicy):
 
 @dataclass(frozen=True, init=False)
 class AtSteps(SavePolicy):
-    """Saves at the steps given: `AtSteps(1000, 10_000)` or `AtSteps([1000, 10_000])`."""
+    """Saves at the given steps: `AtSteps(1000, 10_000)` or `AtSteps([1000, 10_000])`."""
 
     steps: tuple[int, ...]
     is_milestone: ClassVar[bool] = True
@@ -231,7 +231,7 @@ class EvenlySpaced(SavePolicy):
     def steps_after(self, saved: Sequence[int]) -> tuple[int, ...]:
         """The plan that holds once this policy has saved the steps `saved`.
 
-        It is `steps`, unless the run was resumed with other settings: then the slots that are left
+        It is `steps`, unless the run was resumed with other settings: then the remaining slots
         are spread between the newest saved step and the last one, which is always saved.
         """
         if set(saved) <= set(self.steps):

@@ -30,7 +30,7 @@ class Standing(NamedTuple):
 class EarlyStopping:
     """Stops a run whose metric has stopped improving: `run.checkpoints(stop=EarlyStopping(…))`.
 
-    It looks at what is logged: once `patience` values in a row are not better,
+    It uses the logged values: once `patience` values in a row are not better,
     `checkpoints.step` saves, `run.should_stop` turns true, and the run ends as FINISHED. Values
     count in the order of their steps, each step once. A NaN or an infinity is not an improvement.
     In a job of several ranks, rank 0 decides for all.
