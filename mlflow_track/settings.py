@@ -34,23 +34,23 @@ class Settings:
     Attributes:
         is_off: Whether nothing is recorded.
         backends: The names of those that the record is sent to, the most important first.
-        options: Those of each backend, without secrets.
+        options: The options of each backend, without secrets.
         directory: The folder that holds all runs.
         experiment: The experiment's name.
         run_name: The run's name; None lets the run be named by its id.
         resume: "never", "auto", "must" or a run id.
         tracking_uri: The MLflow server, with local paths made absolute; None unless it is one
             of `backends`.
-        named_tracking_uri: The same, but None where no argument and no variable names it.
+        named_tracking_uri: The same, but None unless an argument or a variable sets it.
         mlflow_experiment_id: The MLflow experiment of that run, where nothing names an experiment:
             `mlflow run` hands over the number only.
         mlflow_run_id: The MLflow run to attach to, as `mlflow run` hands it over.
         on_rewind: What a resume that repeats steps does at the server: "continue" in the same
             MLflow run, or "fork" a new one that holds the kept history.
-        upload: Which checkpoints go to the server: "all", "best", "last" or "none".
+        upload: The checkpoints to send to the server: "all", "best", "last" or "none".
         finish_timeout_seconds: How long `finish` waits for the mirror.
         system_metrics_seconds: Time between two samples of the machine; 0 takes none.
-        mirror_environment: What `.env` adds to the environment of the mirror process.
+        mirror_environment: The variables of `.env` for the mirror process.
         deadline: Unix time by which the process must have ended; None where there is none.
         replay_step: The step at which a replay stops; None where this is none.
         parent_run_id: The run whose child a new run is, as a sweep hands it over.

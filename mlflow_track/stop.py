@@ -22,7 +22,7 @@ class StopRequest:
 
     Attributes:
         arrived: The signal that came to this process; None before.
-        reason: Why to stop; None while there is no reason.
+        reason: The reason to stop; None before there is one.
         is_agreed: Whether the reason came from `agree`.
         is_completion: Whether the run has reached its end by stopping: early stopping.
     """

@@ -12,9 +12,9 @@ def expected(name: str, what: str, got: str) -> str:
     """The message of a failed check: "step must be an integer, got 'x' (str)".
 
     Args:
-        name: What was checked, as its caller knows it.
-        what: What it must be.
-        got: What it is: `shown` or `typed` of the value, or a description.
+        name: The name of the value, as the caller knows it.
+        what: The expectation, to follow "must be".
+        got: The given value: the result of `shown` or `typed`, or a description.
     """
     return f"{name} must be {what}, got {got}"
 
@@ -38,8 +38,8 @@ def count_text(count: int, noun: str) -> str:
     """1 run, 2 runs, 1,000 runs.
 
     Args:
-        count: How many.
-        noun: What is counted, in the singular; its plural must end in s.
+        count: The number.
+        noun: The noun in the singular; its plural must end in s.
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 

@@ -62,14 +62,14 @@ class Corpus:
     """A text in tokens, split.
 
     Attributes:
-        name: What to call it.
-        source: Where it came from.
+        name: Its name.
+        source: Its origin.
         train: Tokens to train on.
         val: Tokens to evaluate on.
         vocab_size: Tokens are below it.
         bytes_per_token: For bits per byte; 1.0 where tokens are bytes, None where unknown.
-        sha256: Of all tokens, as they lie in memory or on disk.
-        size_bytes: Of the same.
+        sha256: The digest of all tokens, as they are in memory or on disk.
+        size_bytes: The size of the same.
     """
 
     name: str
@@ -114,7 +114,7 @@ def batch(
     """Inputs and targets of one step: a pure function of its arguments.
 
     Args:
-        rank, world_size: Which slice of the global batch to return.
+        rank, world_size: The slice of the global batch to return.
 
     Returns:
         Two int64 tensors (batch_size / world_size, context_length); targets are the inputs' next

@@ -29,7 +29,7 @@ def evaluate(
     """Loss over the validation split.
 
     Args:
-        windows: How many windows, spread evenly over the split; 0: all of it, without overlap.
+        windows: The number of windows, spread evenly over the split; 0: all of it, without overlap.
         ranks: The job, whose ranks share the windows.
 
     Returns:

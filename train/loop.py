@@ -88,7 +88,7 @@ def train(
 
 
 class _Pace:
-    """How long a step takes since the last row; without evaluating and saving."""
+    """Measures the time of a step since the last row, without evaluating and saving."""
 
     def __init__(self, tokens_per_step: int) -> None:
         self._tokens_per_step = tokens_per_step

@@ -18,8 +18,8 @@ class Progress:
     """Use as a context; `update` may be called every step.
 
     Args:
-        first_step: Where the job begins.
-        max_steps: Where it ends.
+        first_step: The first step of the job.
+        max_steps: The number of steps of the whole run.
         run: Says the plain lines.
         is_shown: Whether this process may draw on the terminal: of several ranks only one.
     """

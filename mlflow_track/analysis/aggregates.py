@@ -17,7 +17,7 @@ class MetricSummary:
     """The extremes and the last value of one metric in a run.
 
     Attributes:
-        count: How often it was logged.
+        count: The number of logged values.
         last, last_step, last_time: Its value at the largest step; of several there, the latest.
         min, min_step, max, max_step: Its extremes and the first step with each; NaN counts for
             neither. Where every value is NaN they are NaN, at the last step.
@@ -40,7 +40,7 @@ class Fold:
         path: The file.
 
     Attributes:
-        metrics: What each metric did; one that the file names but no row has counts zero.
+        metrics: The summary of each metric; one without a value in any row counts zero.
         rows, damaged: Lines that were read, and that could not be.
         last_step: The largest step; -1 where there is none.
         active_steps: Steps between the rows; pauses between attempts do not count.
@@ -62,7 +62,7 @@ class Fold:
         """Add what the file has gained; begin at its start where the rows read are gone.
 
         Args:
-            attempts: When attempts after the first began, in Unix seconds.
+            attempts: The Unix times at which attempts after the first began.
 
         Raises:
             OSError, ValueError: It cannot be read; nothing is known of it then.

@@ -1,4 +1,4 @@
-"""Runs side by side, as plain values: what differs between them and what came of it."""
+"""Compares runs as plain values: their differences and their results."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def best_run(
     Args:
         runs: The runs.
         metric: The metric.
-        direction: As `judged` found it.
+        direction: The result of `judged`.
     """
     found = [(best(run, metric, direction), number) for number, run in enumerate(runs)]
     values = [(reached[0], number) for reached, number in found if reached is not None]
@@ -142,7 +142,7 @@ def why_no_best(verdicts: Mapping[str, Verdict], advice: str) -> list[str]:
 
     Args:
         verdicts: By metric.
-        advice: How to give a direction.
+        advice: A hint how to give a direction.
     """
     metrics: dict[str, list[str]] = {}
     for metric, verdict in verdicts.items():

@@ -35,7 +35,7 @@ def read_curve(run: Summary, metric: str, axis: Axis = "step", label: str = "") 
         metric: The metric's name.
         axis: "step"; "time" is seconds since the run's first row; "tokens" is the steps done times
             the tokens in each.
-        label: What to call it; the run's name otherwise.
+        label: Its label; by default the run's name.
 
     Raises:
         ValueError: The axis is tokens, and the params do not say how many a step has.
@@ -82,7 +82,7 @@ def smoothed(curve: Curve, weight: float) -> Curve:
 
     Args:
         curve: The curve.
-        weight: Of the past, from 0 (none: the curve as it is) to below 1.
+        weight: The weight of the past, from 0 (the curve as it is) to below 1.
 
     Raises:
         ValueError: Another weight.

@@ -156,11 +156,11 @@ def _placed(
     """One value per step: of several the one that was written last.
 
     Args:
-        rows: Those with a value.
+        rows: The rows with a value.
         values: One for each of them.
         places: For each row of the files the place of its step.
         ranks: For each row when it was written; None where they are in that order.
-        size: How many steps there are.
+        size: The number of steps.
     """
     if ranks is not None:
         order = numpy.argsort(ranks[rows], kind="stable")

@@ -27,7 +27,7 @@ class Importance(NamedTuple):
         param: Its dotted name.
         value: From 0 to 1.
         sign: 1 where more of the param goes with more of the metric, -1 with less, 0 for words.
-        runs: How many runs have both.
+        runs: The number of runs with both.
     """
 
     param: str

@@ -40,8 +40,8 @@ class Summary:
         last_step: The largest step logged; -1 where none is.
         steps_per_second: Over the time in which rows came; pauses between attempts do not count.
             None below two rows.
-        problems: What of the record could not be read, readable.
-        system_metrics: What the machine did meanwhile, from system_metrics.csv.
+        problems: Readable descriptions of unreadable parts of the record.
+        system_metrics: The metrics of the machine, from system_metrics.csv.
     """
 
     path: Path

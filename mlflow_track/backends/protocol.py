@@ -26,10 +26,10 @@ class MetricPoint(NamedTuple):
     Attributes:
         key: The metric's name.
         value: Finite, nan, inf or -inf.
-        timestamp: When it was logged, in milliseconds of Unix time.
+        timestamp: The time of logging, in milliseconds of Unix time.
         step: The step that it was logged for.
-        position: Where the record is once this point has arrived. A destination that stores it
-            with its points gives the last one back as `Opened.position`.
+        position: The position in the record once this point has arrived. A destination that stores
+            it with its points gives the last one back as `Opened.position`.
     """
 
     key: str
@@ -64,11 +64,11 @@ class Opened(NamedTuple):
     """The run at the destination that receives the record.
 
     Attributes:
-        id: How the destination calls it.
+        id: Its id at the destination.
         page: Its page for a browser, or its file; None where there is nothing to open.
         position: The `position` of the last point that the destination holds, "" where it holds
             none; None where it cannot say. What the mirror saved counts then.
-        status: What it says of the run's status; "" where it says nothing.
+        status: The run's status there; "" where it has none.
         last_steps: The last step of each metric that it holds, where it cannot say a position.
         is_new: Whether it was made by this call, so that it holds nothing.
         is_foreign: Whether another machine has written to it since this mirror last did.
@@ -101,10 +101,10 @@ class Found(NamedTuple):
     """A run at the destination that a record can be rebuilt from.
 
     Attributes:
-        id: How the destination calls it.
+        id: Its id at the destination.
         record_id: The id of the record that was sent to it.
         status: RUNNING, FINISHED, FAILED or KILLED.
-        heartbeat: What `beat` noted last; None where nothing did.
+        heartbeat: The last value of `beat`; None without one.
         last_steps: The last step of each metric that it holds.
         page: See `Opened`.
         memory: The backend's memory of this run.
@@ -123,7 +123,7 @@ class Unavailable(Exception):
     """The destination cannot take anything now, but may later.
 
     Args:
-        message: Why, for the user.
+        message: The reason, for the user.
         is_answer: Whether the destination did answer, if only to say that it cannot: then
             something else may be possible.
     """
@@ -149,7 +149,7 @@ class Backend:
 
     Attributes:
         options: The variables MLFLOW_TRACK_<BACKEND>_*, by the rest of their names in lower case.
-        memory: What the backend wants to know the next time, as JSON values; kept with the run.
+        memory: JSON values that the backend needs the next time; kept with the run.
             Assign to it, then call `save`.
         save: Writes `memory` down.
     """
@@ -170,7 +170,7 @@ class Backend:
 
         Args:
             run: The record.
-            known_id: What an earlier call returned; None where there was none, or that is gone.
+            known_id: The id that an earlier call returned; None without one, or if it is gone.
         """
         raise NotImplementedError
 
@@ -190,7 +190,7 @@ class Backend:
 
         Args:
             status: FINISHED, FAILED or KILLED.
-            ended: When, in seconds of Unix time.
+            ended: The end, in seconds of Unix time.
         """
         raise NotImplementedError
 

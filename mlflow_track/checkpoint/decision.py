@@ -113,8 +113,8 @@ def agree(ranks: Ranks, stop: StopRequest, stop_code: int, is_due: bool) -> tupl
 
     Args:
         ranks: The job.
-        stop: What came to this rank: a signal to any rank stops all.
-        stop_code: Of `reason_to_stop` on rank 0; 0 on the others.
+        stop: The signals to this rank: a signal to any rank stops all.
+        stop_code: The code of `reason_to_stop` on rank 0; 0 on the others.
         is_due: Whether policies ask, on rank 0; False on the others.
 
     Returns:
@@ -155,7 +155,7 @@ class Unseen:
     """Finds watched metrics that were never logged: a typo must not cost all checkpoints.
 
     Args:
-        plan: What the policies are.
+        plan: The policies.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -199,11 +199,11 @@ class Plan:
 
     Attributes:
         save: When to save; None saves only at `save()`.
-        keep: What to keep; None keeps all.
+        keep: Which checkpoints to keep; None keeps all.
         stop: When to stop early; None never does.
         require_same: Shell patterns of params without which a resume makes no sense.
         allow_changed: Shell patterns of params that may differ and leave the continuation exact.
-        limits: What ends the run.
+        limits: The limits that end the run.
     """
 
     save: SavePolicy | None = None

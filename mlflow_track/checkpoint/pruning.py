@@ -85,12 +85,12 @@ def judge(
 
     Args:
         store: The checkpoints.
-        keep: What to keep.
+        keep: Which checkpoints to keep.
         in_use: Steps that must stay: the one resumed from.
         checked: Which steps are known to be whole, or damaged, and need not be read; what is found
             out here is added.
-        values: What was logged at their steps; None reads it from the record.
-        checkpoints: Those to judge; None judges all.
+        values: The values logged at their steps; None reads them from the record.
+        checkpoints: The checkpoints to judge; None judges all.
     """
     checked = {} if checked is None else checked
     checkpoints = store.list() if checkpoints is None else checkpoints
@@ -176,7 +176,7 @@ class BackgroundPruning:
 
     Args:
         store: The checkpoints.
-        keep: What to keep; None keeps all.
+        keep: Which checkpoints to keep; None keeps all.
         announce: Takes one line of text for the log.
     """
 

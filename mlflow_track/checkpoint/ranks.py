@@ -24,7 +24,7 @@ def rank_and_size(
     Args:
         variables: The environment.
         joined: Rank and size in torch.distributed; None where the process has not joined a job.
-        rank: What the user says, which is right whatever the others say.
+        rank: The rank given by the user, which overrides the others.
     """
     # The launcher that is closest to the process comes first. In a Slurm job mpirun and Lightning
     # start processes inside one task, and each of them has the SLURM_PROCID of that task. A batch
@@ -74,8 +74,8 @@ class Ranks:
     Every method is a collective: all ranks call it, in the same order.
 
     Attributes:
-        rank: Which process this is, from 0.
-        world_size: How many there are.
+        rank: The number of this process, from 0.
+        world_size: The number of processes.
     """
 
     _of_this_process: ClassVar[Ranks | None] = None

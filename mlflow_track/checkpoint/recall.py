@@ -22,7 +22,7 @@ class Recall:
         session: The run that this process writes.
 
     Attributes:
-        memory: What policies remember.
+        memory: The memory of policies.
     """
 
     def __init__(self, session: Session) -> None:
@@ -39,7 +39,7 @@ class Recall:
         """Make the memory again from the record and the saves.
 
         Args:
-            saves: What a checkpoint says of the saves before it.
+            saves: The earlier saves, as a checkpoint holds them.
             checkpoint: Only rows that belong to it count; None takes all.
         """
         self.take()  # What was logged before is in the record.

@@ -28,9 +28,9 @@ class Replay(NamedTuple):
 
     Attributes:
         first, last: The steps that it went from and to.
-        differences: What is not as it was recorded; empty where all is equal bit for bit.
-        report: What the restore of the replay says.
-        digest: Of the first chunk of the recorded tensors, for the eye.
+        differences: The differences from the record; empty where all is equal bit for bit.
+        report: The report of the restore in the replay.
+        digest: The digest of the first chunk of the recorded tensors, for display.
     """
 
     first: int

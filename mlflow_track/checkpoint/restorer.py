@@ -31,7 +31,7 @@ class Restored(NamedTuple):
     Attributes:
         step: Its step.
         random: The states of the generators of all ranks.
-        report: What was found; None on ranks other than 0.
+        report: The report; None on ranks other than 0.
     """
 
     step: int

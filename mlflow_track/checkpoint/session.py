@@ -25,11 +25,11 @@ class Session:
             older step is restored.
         repeats: Whether earlier rows may still give way; notified once the place to continue from
             is known.
-        watched: Where values of watched metrics arrive; None on ranks that do not decide.
+        watched: Collects values of watched metrics; None on ranks that do not decide.
         store: Its checkpoints.
         ranks: The processes of the job.
-        plan: When to save, what to keep, what a resume compares.
-        stop: What signals ask for, and where the decision to stop goes.
+        plan: The policies for saving, keeping, stopping and resuming.
+        stop: The request to stop by a signal, and the decision to stop.
         announce: Takes one line of text for the log.
     """
 

@@ -1,4 +1,4 @@
-"""Commands about the mirror: send records to backends, and say how far these are."""
+"""Commands about the mirror: send records to backends, and show their status."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ENDS = {
 
 
 def _with_backends(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which backends are meant."""
+    """The options that select backends."""
     for option in (
         click.option("--tracking-uri", help=_URI_HELP),
         click.option("--backend", "backends", multiple=True, help=_BACKEND_HELP),
@@ -100,7 +100,7 @@ def sync(
 def doctor(
     runs: tuple[str, ...], backends: tuple[str, ...], tracking_uri: str | None, as_json: bool
 ) -> None:
-    """Say how far each backend is with RUNS (ids or folders), and what keeps it.
+    """Show how far each backend is with RUNS (ids or folders), and what delays it.
 
     Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a backend which lacks something.
     Ends with 0 if the backends have everything, with 4 if something is pending that is about to be

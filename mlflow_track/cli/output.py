@@ -57,7 +57,7 @@ def echo(text: object = "", *, nl: bool = True, err: bool = False, bold: bool = 
     """Print text for people.
 
     Args:
-        text: What to print.
+        text: The text to print.
         nl: Whether a new line follows.
         err: Print to stderr, where words for people belong while a program reads stdout.
         bold: Whether it stands out.
@@ -87,7 +87,7 @@ def print_rows(
         rows: Their values; None prints as nothing.
         form: "json", "csv", or None for people: a table with colours on a terminal, plain text
             otherwise.
-        data: What JSON prints instead of the rows.
+        data: The content of the JSON instead of the rows.
         marked: Whether a cell (row, column) is the best of its kind.
     """
     if form == "json":
@@ -133,8 +133,8 @@ def _fit(widths: Sequence[int], is_number: Sequence[bool], columns: int) -> list
     """Widths that fit into a line: text gives way first, then the last columns; numbers never.
 
     Args:
-        widths: Those that the columns need; the first one names the row, and is never cut.
-        is_number: Which columns hold numbers.
+        widths: The widths that the columns need; the first one names the row and is never cut.
+        is_number: Whether each column holds numbers.
         columns: The width of the line.
     """
     fitted = list(widths)

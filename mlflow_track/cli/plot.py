@@ -49,7 +49,7 @@ def plot(
     """Plot metrics of RUNs (default: all) over one another.
 
     Without -o the plot is text. Without --metric it shows the most important metric (a validation
-    loss, if there is one). --json prints the points: NaN and infinities are not among them.
+    loss, if there is one). --json prints the points: without NaN and infinities.
 
     \b
     Examples:

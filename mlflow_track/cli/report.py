@@ -15,6 +15,7 @@ from mlflow_track.cli.select import (
     runs_argument,
     some_runs,
 )
+from mlflow_track.wording import count_text, size_text
 
 if TYPE_CHECKING:
     from mlflow_track.record.metric import Direction
@@ -63,7 +64,7 @@ def report(
     """Write a report on RUNs (default: all): one HTML file to open, keep or send.
 
     It holds the table, the curves, which params matter, samples and pictures of the artifacts, and
-    where each run came from; it loads nothing from anywhere.
+    the origin of each run; it loads nothing from elsewhere.
 
     \b
     Examples:
@@ -72,7 +73,6 @@ def report(
     """
     from mlflow_track.analysis.compare import without_parents
     from mlflow_track.draw.report import render_report
-    from mlflow_track.wording import count_text, size_text
 
     found = without_parents(some_runs(root, runs))
     require_metrics(found, (*metrics, *directions))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed, and why.")
 @json_option
 def prune(run: str, root: Path, dry_run: bool, as_json: bool, **rules: Any) -> None:
-    """Remove checkpoints of RUN: what the run's own `keep`, changed by the options, does not keep.
+    """Remove the checkpoints of RUN that its own `keep`, changed by the options, does not keep.
 
     The newest that verifies, digest by digest, the newest finite one that does, the one that the
     run was resumed from, and the pinned ones always stay. Ends with 4 if another process still
@@ -89,7 +89,7 @@ def prune(run: str, root: Path, dry_run: bool, as_json: bool, **rules: Any) -> N
 @checkpoint_argument
 @json_option
 def pin(checkpoint: Checkpoint, as_json: bool) -> None:
-    """Keep the checkpoint of STEP whatever the run's `keep` is, also while the run continues.
+    """Always keep the checkpoint of STEP, also while the run is running.
 
     \b
     Example:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 def rm(runs: tuple[str, ...], root: Path, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Move RUNs to the trash (.trash in the folder of all runs); `gc` frees the space.
 
-    Where a word names several runs they are listed, and moved once you agree or with --yes. A run
-    that is running stays. To bring one back, move its folder back.
+    Where a name matches several runs they are listed, and moved after confirmation or with --yes. A
+    run that is running stays. To bring one back, move its folder back.
 
     \b
     Examples:
@@ -81,7 +81,7 @@ def _ask(named: Mapping[str, Sequence[Summary]]) -> None:
 
 
 def _move(run: Summary, dry_run: bool, as_json: bool) -> dict[str, Any]:
-    """Move a run to the trash, unless it runs; what came of it as a row."""
+    """Move a run to the trash, unless it runs; returns the result as a row."""
     from mlflow_track.record.directory import RunHeldError
     from mlflow_track.record.trash import move_to_trash, size_bytes
 
@@ -112,7 +112,7 @@ def _move(run: Summary, dry_run: bool, as_json: bool) -> dict[str, Any]:
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 @json_option
 def gc(root: Path, dry_run: bool, as_json: bool) -> None:
-    """Remove for good what is in the trash under ROOT, and files that crashes have left.
+    """Permanently remove the trash under ROOT, and files left by crashes.
 
     \b
     Examples:

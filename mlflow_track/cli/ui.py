@@ -24,7 +24,7 @@ def ui(root: Path, port: int, no_browser: bool, as_json: bool) -> None:
 
     ROOT is MLFLOW_TRACK_DIR, else runs, where none is given. The page shows the records as they
     are at that moment, also while they grow, and opens on the comparison of the newest experiment.
-    Nothing can be changed from it. press Ctrl-C to stop it.
+    Nothing can be changed from it. Ctrl-C ends it.
 
     \b
     Example:
@@ -50,7 +50,7 @@ def ui(root: Path, port: int, no_browser: bool, as_json: bool) -> None:
                 print_json({"url": page}, is_line=True)
             else:
                 echo(page)
-            echo("press Ctrl-C to stop it", err=True)
+            echo("Ctrl-C ends it", err=True)
             if not no_browser:
                 click.launch(page)
             if server.wait():

@@ -24,8 +24,8 @@ def draw(
 
     Args:
         panels: Title, curves, and the the curves before smoothing (drawn pale), if they were.
-        path: The file; its ending says which kind.
-        x_label: What is on the horizontal axis.
+        path: The file; its ending is the format.
+        x_label: The label of the horizontal axis.
         is_log: Whether the vertical axis is logarithmic.
 
     Raises:

@@ -76,11 +76,11 @@ def render_report(
 
     Args:
         runs: At least one.
-        metrics: Which to show, the one that matters first; None takes all.
+        metrics: The metrics to show, the most important first; None shows all.
         directions: By metric "min" or "max": which value is the best, where the runs and its name
             do not tell, or tell otherwise.
-        title: Of the page; the experiments' names otherwise.
-        axis: Of the curves.
+        title: The title of the page; by default the names of the experiments.
+        axis: The horizontal axis of the curves.
         smooth: Weight of the past in their moving average.
         now: Unix seconds of the making; None takes the clock.
 

@@ -38,8 +38,8 @@ def plot(
 
     Args:
         curves: At least one with a point.
-        width, height: Of the whole in characters.
-        x_label: What is on the horizontal axis.
+        width, height: The total size in characters.
+        x_label: The label of the horizontal axis.
         is_log: Whether the vertical axis is logarithmic.
     """
     import click

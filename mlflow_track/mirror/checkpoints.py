@@ -149,7 +149,7 @@ def wanted_checkpoints(
 
     Args:
         checkpoints: The committed ones.
-        mirror: What the run asked for.
+        mirror: The run's settings of its mirror.
     """
     if mirror.upload == "none":
         return []

@@ -36,7 +36,7 @@ class Companion:
     Args:
         path: The run's folder.
         backends: The names of those that it sends to.
-        environment: As `mirror_environment` makes it.
+        environment: The result of `mirror_environment`.
 
     Raises:
         OSError: The process cannot be started.

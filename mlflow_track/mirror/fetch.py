@@ -67,7 +67,7 @@ def fetch(request: FetchRequest, name: str, backend: Backend) -> Path | None:
     """Rebuild the record of the run that is wanted; None where the backend has no such run.
 
     Args:
-        request: Which run is wanted.
+        request: The wanted run.
         name: The backend's name.
         backend: The backend.
 

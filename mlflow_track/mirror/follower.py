@@ -186,7 +186,7 @@ class Outage:
     Args:
         name: The backend's name.
         report: Takes one readable line.
-        pending: What has not arrived, readable.
+        pending: The missing parts, readable.
     """
 
     def __init__(

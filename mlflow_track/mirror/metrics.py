@@ -141,7 +141,7 @@ class MetricRows:
 
         Args:
             row: The row.
-            known: How many of its values have arrived.
+            known: The number of its values that have arrived.
             within: The position after one of its values, without the number of the value.
             after: The position after all of them.
         """

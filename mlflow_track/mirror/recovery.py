@@ -31,7 +31,7 @@ class Recovery:
         had been sent already.
 
         Args:
-            last_steps: Of each metric at the server.
+            last_steps: The last step of each metric at the server.
         """
         own = set(self._own_moments())
         for name in self._all_names() & last_steps.keys():

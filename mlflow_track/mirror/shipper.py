@@ -172,7 +172,7 @@ class Shipper:
         self.state.takes_files = takes_files
 
     def _continue_from(self, position: str) -> None:
-        """The destination itself says what it has: that counts, not what was noted here."""
+        """Take the position from the destination: it counts, not the one noted here."""
         try:
             self.state.files = positions_of(position)
         except ValueError:
@@ -186,7 +186,7 @@ class Shipper:
             rows.forget()
 
     def _recover(self, info: RunInfo, opened: Opened) -> None:
-        """Without a state of the mirror, the run at the destination itself says what it has."""
+        """Without a state of the mirror, take it from the run at the destination."""
         if self.state.is_reconciled:
             return
         backend = self._ledger.backend

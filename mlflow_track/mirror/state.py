@@ -28,8 +28,8 @@ class Position:
         acknowledged: Bytes after its header that the destination has acknowledged.
         sending: The end of everything ever sent; a lost answer leaves it ahead.
         rewinds: For each rewind of the file, how many of the bytes set aside the destination has.
-        values: How many values of the row at `acknowledged` the destination has.
-        unknown: What the file says beside that, by a version that knows more; it stays there.
+        values: The number of values of the row at `acknowledged` at the destination.
+        unknown: Other content of the file, by a newer version; it is kept.
     """
 
     acknowledged: int = 0
@@ -68,27 +68,27 @@ class MirrorState:
     """The progress of one backend; written after each acknowledgement.
 
     Attributes:
-        destination: Which server of the backend it is, without a password.
-        run_id: How the destination calls the run that receives the record.
+        destination: The server of the backend, without a password.
+        run_id: The destination's id of the run that receives the record.
         url: The run's page; None where there is nothing to open.
         is_reconciled: Whether it is known what the run held when this state began.
         has_foreign: Whether the run holds rows that this record does not: another machine
             continued it meanwhile, or a power loss took them here.
         compared_in: The attempt in which that was looked into.
-        files: How far each file of metrics is, by its name.
+        files: The progress with each file of metrics, by its name.
         artifacts: Size and time of change of each file sent, by its path at the destination.
         checkpoints: Names of the folders that are complete at the destination.
         uploading: Files sent of checkpoints that are not complete there, by the folder's name.
         elsewhere: Checkpoints at the destination that this record never held: left alone.
         takes_files: Whether the backend takes artifacts and checkpoints.
-        refused: What the destination refused for good, readable; the first ones.
-        refused_count: How many items that were.
+        refused: The first items that the destination refused permanently, readable.
+        refused_count: The number of refused items.
         differences: For metrics that a resumed attempt repeated, the largest difference.
         status: The status that was set last.
-        error: Why the newest attempt to send failed; None if it did not.
+        error: The error of the newest attempt to send; None if it succeeded.
         pid: The process that mirrors, or did.
-        memory: What the backend itself keeps here.
-        unknown: What the file says beside that, by a version that knows more; it stays there.
+        memory: The backend's own memory.
+        unknown: Other content of the file, by a newer version; it is kept.
     """
 
     destination: str = ""
@@ -214,7 +214,7 @@ class Ledger:
         backend: The backend.
 
     Attributes:
-        state: What the destination has acknowledged; `save` writes it down.
+        state: The acknowledgements of the destination; `save` writes them.
     """
 
     def __init__(self, path: Path, name: str, backend: Backend) -> None:

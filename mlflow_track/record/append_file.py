@@ -29,7 +29,7 @@ class Rewind(NamedTuple):
     """The part that a rewind removes from a file.
 
     Attributes:
-        rows: How many lines are moved aside.
+        rows: The number of lines to move aside.
         removed: The byte ranges (start, end) they have, counted after the old header.
     """
 

@@ -39,7 +39,7 @@ class LateRows(deque[LateRow]):
     """First in, first out: no row overtakes another.
 
     Attributes:
-        lost: How many values never came, because their device failed.
+        lost: The number of values lost because their device failed.
     """
 
     lost = 0

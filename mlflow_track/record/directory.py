@@ -70,7 +70,7 @@ class RunDirectory:
         path: The folder.
         is_kept: Whether anything is written to it.
         is_shown: Whether its lines go to the console.
-        info: What run.json says now.
+        info: The content of run.json.
 
     Raises:
         UnreadableRun: run.json is missing or damaged, or a newer version wrote it.

@@ -47,7 +47,7 @@ def find_folders(root: Path, experiment: str | None = None) -> tuple[list[Path],
 
     Returns:
         The folders with a run.json, and those that have lost theirs. What is neither, and what
-        begins with a dot (the trash, files being written), is nobody's run and passed over.
+        begins with a dot (the trash, files being written), is skipped.
     """
     if (root / layout.RUN).exists():
         return [root], []

@@ -50,7 +50,7 @@ def temporary(path: Path) -> Path:
 
 
 def mirror_state(path: Path, backend: str) -> Path:
-    """The file that says how far a backend is with the run in `path`."""
+    """The file with the progress of a backend with the run in `path`."""
     return path / MIRROR / f"{backend}.json"
 
 

@@ -120,7 +120,7 @@ def judge(name: str, mode: str | None = None, recorded: Iterable[str | None] = (
     Args:
         name: The metric.
         mode: "min" or "max", where the caller says it.
-        recorded: What each run at hand recorded; None for one that recorded nothing.
+        recorded: The recorded mode of each run; None for one that recorded nothing.
     """
     if mode is not None:
         return Verdict(cast("Direction", mode))
@@ -207,7 +207,7 @@ class Directions:
     """The directions of metrics in one attempt of a run, free of contradictions.
 
     Args:
-        earlier: What earlier attempts recorded, by metric.
+        earlier: The modes of earlier attempts, by metric.
         write: Takes what changed, for run.json.
         announce: Takes one line of text for the log.
     """
@@ -226,8 +226,8 @@ class Directions:
         """Decide the mode of every metric that `claims` name, and record it.
 
         Args:
-            place: Where the claims come from: they replace the earlier ones from there.
-            claims: Of `define_metric`, or of all policies given together.
+            place: The origin of the claims: they replace earlier ones of the same origin.
+            claims: The claim of `define_metric`, or those of all policies given together.
 
         Raises:
             ValueError: Two claims contradict each other, or a direction is unknown.

@@ -56,7 +56,7 @@ class MetricsFile:
         lock: Whoever holds it is alone with the file.
         known: Tuples of names that were written before, at most 65,536 names together.
         alone: The names that `append_one` takes: one of them alone goes to the file beside.
-        lost: How many values never came, because their device failed.
+        lost: The number of values lost because their device failed.
     """
 
     def __init__(self, path: Path, tell: Callable[[str], None] | None = None) -> None:

@@ -53,7 +53,7 @@ class Columns(NamedTuple):
         times: One per row, in Unix seconds.
         metrics: By name; with a column each, also those of a header that no row has.
         lines: For each row the number of its line.
-        damaged: How many lines were not rows.
+        damaged: The number of lines that were not rows.
     """
 
     steps: list[int]

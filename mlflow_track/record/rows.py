@@ -42,7 +42,7 @@ class Rows(NamedTuple):
         rows: The rows, in the order in which they were written.
         ends: For each row, the position after it.
         position: Bytes after the header where the next piece begins.
-        damaged: How many lines were not rows and have been passed over.
+        damaged: The number of skipped lines, which were not rows.
     """
 
     rows: list[Row]
@@ -58,7 +58,7 @@ class Piece(NamedTuple):
         names: The metrics that the header names, in the order of the columns.
         body: The bytes of the lines, from the `position` asked for up to the last whole line.
         before: The bytes right before `position`, at most as many as were asked for.
-        position: Where the body begins, in bytes after the header.
+        position: The start of the body, in bytes after the header.
         is_long: Whether each line is one value.
         is_last: Whether the file has no more whole lines.
         is_torn: Whether its header is not whole: its lines mean nothing then.

@@ -39,9 +39,9 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
     Attributes:
         started, ended: Unix seconds; `ended` is None where nobody wrote an end.
-        error: What went wrong, in one line.
+        error: The error, in one line.
         checkpoint_error: Why the last checkpoint is missing.
-        command: What ran, without the interpreter.
+        command: The command line, without the interpreter.
     """
 
     attempt: Count = 0
@@ -64,10 +64,10 @@ class RewoundFile(Struct, frozen=True, kw_only=True):
 
     Attributes:
         before: Only lines before this position were moved; None: all.
-        rows: How many they were.
+        rows: Their number.
         removed: The byte ranges that they had, counted after the header.
         size_before: The bytes after the header before it.
-        file: Where they lie now; empty where nothing was moved.
+        file: The file that holds them now; empty where nothing was moved.
     """
 
     before: Count | None = None
@@ -83,7 +83,7 @@ class Rewind(RewoundFile, frozen=True, kw_only=True):
     Attributes:
         attempt: The attempt that moved them.
         step: The last step that stayed.
-        file: Where the rows of metrics.csv lie now.
+        file: The file with the rows moved out of metrics.csv.
         long: The same of metrics.long.csv; None where nothing was moved out of it.
     """
 
@@ -138,9 +138,9 @@ class MirrorSettings(Struct, frozen=True, kw_only=True):
     """The run's settings of its mirror.
 
     Attributes:
-        backends: Where it is sent.
-        options: Those of each backend, without secrets.
-        attach, experiment_id, tracking_uri: What MLflow's own variables said.
+        backends: The names of its backends.
+        options: The options of each backend, without secrets.
+        attach, experiment_id, tracking_uri: The values of MLflow's own variables.
     """
 
     backends: tuple[str, ...] = ("mlflow",)
@@ -182,7 +182,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
         created, ended: Unix seconds; `ended` is None where nobody wrote an end.
         rewinding: An unfinished rewind; see `RunDirectory.rewind`.
         directions: For a metric which way is better, as the run said.
-        summary: What `log_summary` was given; of numbers those that are not finite as a word.
+        summary: The values of `log_summary`; numbers that are not finite as text.
     """
 
     layout: int = LAYOUT_VERSION
@@ -238,7 +238,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     Attributes:
         metrics: Numbers; what is not finite as a word.
-        policies: What asked for the save, with the reason.
+        policies: The policies that asked for the save, with the reason.
         metrics_position: Bytes of metrics.csv after its header, at the save.
         metrics_long_position: The same of metrics.long.csv.
     """

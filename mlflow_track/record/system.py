@@ -25,7 +25,7 @@ class SystemMonitor:
     """Samples into `path`, a metrics file whose step counts the samples; a later attempt appends.
 
     The first sample comes after one interval, another one at the end. Nothing here raises into
-    training: what cannot be sampled is said once and left out.
+    training: a sampler that fails is reported once and skipped.
 
     Args:
         path: The file; made with the first sample.

@@ -34,7 +34,7 @@ class UiServer:
         port: 0 takes a free one.
 
     Attributes:
-        url: Where the server listens.
+        url: The address of the server.
     """
 
     def __init__(self, root: Path, port: int = 0) -> None:

@@ -210,7 +210,7 @@ class RecordStore(AbstractStore):
     # --- reading ---
 
     def _scan(self) -> list[Summary]:
-        """All runs; what cannot be read is passed over, and why is said once."""
+        """All runs; skips unreadable ones, with one warning."""
         with self._lock:
             summaries, skipped = self._summaries.read_all(self.root)
             known: dict[str, Summary] = {}

@@ -24,8 +24,8 @@ class Memory(Struct, kw_only=True):
 
     Attributes:
         experiment_id: The experiment of the run.
-        params, tags: What was sent last, by key.
-        inputs: How many datasets were sent.
+        params, tags: The values sent last, by key.
+        inputs: The number of datasets sent.
         renamed: Names that MLflow refuses, and what they are called there, by kind.
         infinite: Metrics with an infinite value, and the first step that had one.
         superseding: Runs that still have to be told that this one took over.
@@ -76,7 +76,7 @@ class ServerRun:
 
     Args:
         store: The server.
-        memory: What was sent to the run.
+        memory: The memory of what was sent to the run.
         save: Writes the memory down.
 
     Attributes:
@@ -140,7 +140,7 @@ class ServerRun:
 
         Args:
             kind: "metrics", "params" or "tags".
-            name: As it is in the record.
+            name: The name in the record.
             others: The names of the kind that the record has.
         """
         renamed = self.memory.renamed.setdefault(kind, {})

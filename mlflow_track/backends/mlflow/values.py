@@ -30,8 +30,8 @@ class Target(NamedTuple):
 
     Attributes:
         url: Its page in the UI; None where there is no server with a UI.
-        params, tags: What it holds already, by key.
-        status: What it says of itself.
+        params, tags: The existing ones, by key.
+        status: Its status.
         metrics: The last step of each key that it has values of.
         name: Its name.
         start_time: In milliseconds of Unix time.

@@ -27,7 +27,7 @@ def copy_all(
     the current one has computed; they are quickest into pinned targets.
 
     Args:
-        total_bytes: Of all sources, where that is known: adding it up takes time.
+        total_bytes: The size of all sources, where it is known: adding it up takes time.
     """
     if not sources:
         return

@@ -37,7 +37,7 @@ class Content:
         size: Bytes in all.
         blocks: The bytes in pieces of `verify.CHUNK_BYTES`, the last one shorter. A block must
             stay as it is until the next but one is asked for.
-        spans: Where the floats lie that decide whether the checkpoint is finite.
+        spans: The ranges of the floats that decide whether the checkpoint is finite.
     """
 
     size: int
@@ -68,7 +68,7 @@ def publish(
         folder: The folder of all checkpoints.
         step: The step just done.
         files: Content by name.
-        manifest: What else the manifest says; sizes, digests and `is_finite` are added here.
+        manifest: The rest of the manifest; sizes, digests and `is_finite` are added here.
         sync_first: Files that the manifest speaks of, made durable before it.
         is_repeat: A process that died may have committed this one already.
         progress: Called with the bytes written so far.
@@ -241,8 +241,8 @@ def all_finite(block: memoryview, offset: int, spans: Spans) -> bool:
 
     Args:
         block: Bytes.
-        offset: Where the block begins; a multiple of every element size.
-        spans: Where the floats lie in the file: (begin, end, safetensors dtype).
+        offset: The start of the block; a multiple of every element size.
+        spans: The ranges of the floats in the file: (begin, end, safetensors dtype).
     """
     for begin, end, dtype in spans:
         first, last = max(begin - offset, 0), min(end - offset, len(block))

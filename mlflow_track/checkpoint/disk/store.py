@@ -148,7 +148,7 @@ class CheckpointStore:
         Args:
             step: The step just done.
             files: Content by name.
-            manifest: What else the manifest says; sizes and digests are added here.
+            manifest: The rest of the manifest; sizes and digests are added here.
 
         Raises:
             OSError: The disk is full or failed; nothing of this checkpoint is left.

@@ -28,7 +28,7 @@ def map_verified(path: Path, entry: ManifestFile, algorithm: str, chunk_bytes: i
     Args:
         path: The file, in the folder of its checkpoint.
         entry: Its entry of the manifest.
-        algorithm: What the digests are made with.
+        algorithm: The algorithm of the digests.
         chunk_bytes: The size of a chunk.
 
     Raises:

@@ -26,8 +26,8 @@ class Saved(NamedTuple):
         step: The step that it was made after.
         policies: Names of the policies that asked.
         is_milestone: Whether one of them had planned this very step.
-        stall_seconds: How long the training loop stood still.
-        durable_seconds: From the call until the checkpoint could survive a power loss.
+        stall_seconds: The time that the training loop was blocked.
+        durable_seconds: The time from the call until the checkpoint was durable.
     """
 
     step: int
@@ -45,7 +45,7 @@ class History:
         saved: The saves, oldest first: every milestone, and the newest of the others.
         values: Of each watched metric the last 16 values as far as they are finite, in the order of
             their steps, without the value of the step that is decided now.
-        lowest, highest: Of each watched metric, over the steps that were saved.
+        lowest, highest: The extremes of each watched metric over the saved steps.
         since: Unix time of the newest save of this attempt, or of the start of the attempt.
         is_saving: Whether a save is in flight, so that its cost is not known yet.
     """

@@ -131,9 +131,9 @@ class Memory:
         """The memory of a run at the checkpoint that is restored.
 
         Args:
-            saves: What `to_plain` gave for that checkpoint.
-            rows: What the record holds: metric, step and value; of a step the last one counts.
-            watched, since: As for a new memory.
+            saves: The result of `to_plain` for that checkpoint.
+            rows: The rows of the record: metric, step and value; the last one of a step counts.
+            watched, since: The same as for a new memory.
         """
         memory = cls(watched, since=since)
         for step, policies, *rest in saves["saved"]:

@@ -49,7 +49,7 @@ class Encoder:
     """Takes state apart.
 
     Args:
-        memory: What an encoder of the state before remembered, by path; it is used and renewed.
+        memory: The memory of the previous encoder, by path; it is used and renewed.
 
     Attributes:
         tensors: Every tensor met, by its path ("model.layers.0.weight"), not copied.

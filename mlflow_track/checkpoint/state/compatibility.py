@@ -26,9 +26,9 @@ def require_fit(
 
     Args:
         state: Live objects and plain data by name.
-        saved: What was saved of them, with the prefixes of the live ones.
-        origin: What to call the checkpoint in the message.
-        classes: Of which class the objects were, by name, where the checkpoint says it.
+        saved: Their saved state, with the prefixes of the live ones.
+        origin: The name of the checkpoint in the message.
+        classes: The classes of the objects, by name, where the checkpoint has them.
 
     Returns:
         Readable doubts: what matches, but may differ from the save.

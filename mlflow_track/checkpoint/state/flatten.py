@@ -40,7 +40,7 @@ def take_apart(
     """The tensors of a request by path, and everything else as the bytes of state.json.
 
     Args:
-        request: What to save.
+        request: The request to save.
         memory: Given to each call, it makes the next one quicker.
 
     Raises:

@@ -68,9 +68,9 @@ def load_into(
 
     Args:
         state: Live objects and plain data by name.
-        saved: What was saved of them.
-        checkpoint: Where it is from, for messages.
-        classes: Of which class the objects were, where the checkpoint says it.
+        saved: Their saved state.
+        checkpoint: Its origin, for messages.
+        classes: The classes of the objects, where the checkpoint has them.
 
     Returns:
         Readable doubts: what may differ from the save.

@@ -68,7 +68,7 @@ def publish_from(memory: memoryview, request: dict[str, Any], tell: Callable[[in
 
 
 def answer(request: dict[str, Any], memory: Memory, tell: Callable[[int], None]) -> dict[str, Any]:
-    """Do what a request asks for; an answer says how it ended, and when."""
+    """Handle a request; the answer has its outcome and its time."""
     problem = None
     try:
         size = sum(request[f"{part}_bytes"] for part in ("image", "document", "order"))

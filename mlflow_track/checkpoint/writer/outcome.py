@@ -14,11 +14,11 @@ class Outcome:
 
     Attributes:
         step: The step of the request.
-        checkpoint: What was committed; None where the save failed.
-        error: Why it failed.
+        checkpoint: The committed checkpoint; None where the save failed.
+        error: The reason for a failure.
         size_bytes: Bytes of tensors.
-        stall_seconds: How long the call of `save` kept the training loop.
-        durable_seconds: From the call until the checkpoint was durable, or had failed.
+        stall_seconds: The time that `save` blocked the training loop.
+        durable_seconds: The time from the call until the checkpoint was durable or failed.
     """
 
     step: int

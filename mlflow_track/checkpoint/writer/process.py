@@ -44,7 +44,7 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Return when all is done that was asked for."""
+        """Return when all requests are done."""
         ...
 
 
@@ -52,7 +52,7 @@ class ProcessWriter:
     """A small process in its own session, without torch; see `main.py`.
 
     Args:
-        memory: What it reads; it has a memfd.
+        memory: The memory to read; it has a memfd.
         lock: The descriptor of the lock that it holds as long as it lives.
 
     Raises:

@@ -58,7 +58,7 @@ class Saver:
     here until the writer of a killed trainer is done.
 
     Args:
-        session: Where checkpoints go, and the rows that become durable before they are counted.
+        session: The store of checkpoints, and the rows to make durable before they are counted.
 
     Raises:
         TimeoutError: The writer of a previous process does not end.
@@ -144,7 +144,7 @@ class Saver:
         return ended
 
     def wait(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Return when nothing is in flight; `outcomes` says how it ended.
+        """Return when nothing is in flight; see `outcomes` for the results.
 
         Args:
             progress: Called about every second with the bytes written of the save in flight, and
