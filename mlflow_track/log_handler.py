@@ -14,7 +14,7 @@ class LogHandler(logging.Handler):
     """Writes records of `logging` to a run's training.log, until the run ends.
 
     It never raises: a record that cannot be formatted is written as it is, and one that cannot be
-    written is lost. What is logged while it writes, in the same thread, is left out.
+    written is lost. Messages logged while it writes, in the same thread, are dropped.
 
     Args:
         write: Takes one line.

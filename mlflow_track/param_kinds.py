@@ -1,7 +1,7 @@
 """Classifies the objects in params: values with one text, and holders of named values.
 
 No package that people configure with is imported here: a kind is known by the names of its classes
-or by what they offer. The table of docs/logging.md says what is stored of each.
+or by their attributes. The table of docs/logging.md has the stored form of each.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def writer_of(value: Any) -> Callable[[Any], str] | None:
 
 
 def members_of(value: Any) -> Members | None:
-    """The names of what a value consists of, and a function from name to value.
+    """The names of the members of a value, and a function from name to value.
 
-    None where it does not consist of named values; what is under a name may be `UNSET`.
+    None where it does not consist of named values; a member may be `UNSET`.
     """
     kind = type(value)
     attribute = functools.partial(_attribute, value)
@@ -139,7 +139,7 @@ def _own_name(value: Any) -> str | None:
 
 
 def _qualified_name(value: Any) -> str:
-    """Module and name of a function or a class: no address, nothing of what it does."""
+    """Module and name of a function or a class, without address or content."""
     name = _own_name(value)
     owner = getattr(value, "__objclass__", value)
     module = getattr(owner, "__module__", None) or "builtins"

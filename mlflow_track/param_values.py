@@ -60,7 +60,7 @@ def plain_params(params: Any) -> dict[str, Any]:
 
 
 class _Conversion:
-    """The params of one call on their way to JSON: how many so far, and what is around a value."""
+    """Converts the params of one call to JSON: counts them, and knows the holders of a value."""
 
     def __init__(self) -> None:
         self._values = 0

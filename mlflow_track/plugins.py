@@ -10,7 +10,7 @@ from mlflow_track.extras import MissingExtra, require_extra
 
 GROUP = "mlflow_track.backends"
 _OURS = (EntryPoint("mlflow", "mlflow_track.backends.mlflow.backend:MlflowBackend", GROUP),)
-# What a backend of this package needs, and the extra that brings it.
+# The package that a backend needs, and the extra that installs it.
 _NEEDS = {"mlflow": ("mlflow", "mlflow")}
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 

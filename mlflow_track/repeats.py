@@ -11,7 +11,7 @@ from mlflow_track.record.uninterruptible import undisturbed
 
 
 class RepeatedSteps:
-    """Watches what a run logs until it is known from where it continues.
+    """Watches the rows of a run until it is known where it continues.
 
     Args:
         directory: The run's folder.

@@ -64,7 +64,7 @@ class Run(RecordVerbs):
         if directory.is_kept:
             self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.path}")
 
-    # --- what is logged ---
+    # --- logging ---
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Write one row of metrics. When this returns, the row survives the process.

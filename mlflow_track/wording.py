@@ -1,4 +1,4 @@
-"""The words of messages: what a check expected and what it got, counts and sizes."""
+"""The wording of messages: expectations with the given value, counts and sizes."""
 
 from __future__ import annotations
 

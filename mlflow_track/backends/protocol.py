@@ -40,7 +40,7 @@ class MetricPoint(NamedTuple):
 
 
 class RunRecord(RunInfo, frozen=True, kw_only=True):
-    """A run as its folder has it: run.json, params, and what the mirror knows.
+    """A run as its folder has it: run.json, params, and the state of the mirror.
 
     Attributes:
         path: The run's folder.
@@ -175,7 +175,7 @@ class Backend:
         raise NotImplementedError
 
     def describe(self, run: RunRecord) -> Refusals:
-        """Take what is said of the run beside its metrics: params, tags, datasets.
+        """Store the description of the run: params, tags, datasets.
 
         Called with all of it, after `open` and whenever something has changed.
         """

@@ -1,4 +1,4 @@
-"""The saves of one attempt: at most one in flight; what has ended is reported, then pruned."""
+"""The saves of one attempt: at most one in flight; finished ones are reported, then pruned."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Commits:
             checkpoints.append(existing.step)
         names, is_milestone = tuple(a.policy for a in asks), any(a.is_milestone for a in asks)
         memory.save(now, Saved(now.step, names, is_milestone))
-        # Retention looks at what is known here, however long the disk takes.
+        # Retention uses the values known here, however slow the disk is.
         values = self._values(memory, [*checkpoints, now.step])
         try:
             self._saver.save(

@@ -122,7 +122,7 @@ def prune(
     """Remove what `judge` does not keep. Call it after a commit, never before.
 
     Returns:
-        What was removed, and what was to be and is being read by another process: it stays.
+        The removed ones, and those that stay because another process reads them.
     """
     removed, busy = [], []
     for verdict in judge(store, keep, in_use, checked, values, checkpoints):
@@ -141,7 +141,7 @@ def prune(
 def _verified(
     store: CheckpointStore, candidates: Sequence[Candidate], checked: MutableMapping[int, bool]
 ) -> Sequence[Candidate]:
-    """`candidates`, in which what a resume would take is known to be whole."""
+    """`candidates`, after verifying those that a resume would use."""
     while True:
         candidates = [
             c._replace(is_verified=c.is_verified and checked.get(c.step, True)) for c in candidates
@@ -161,7 +161,7 @@ def _candidate(checkpoint: Checkpoint, values: Values) -> Candidate:
     manifest = checkpoint.manifest
     return Candidate(
         step=checkpoint.step,
-        # The manifest has what was not logged, and what was known at the save.
+        # The manifest has the values that were not logged, and those known at the save.
         metrics={**checkpoint.metrics, **values.get(checkpoint.step, {})},
         is_finite=manifest.is_finite,
         is_milestone=manifest.is_milestone,

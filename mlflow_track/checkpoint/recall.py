@@ -1,4 +1,4 @@
-"""The memory of a run's policies, fed by what is logged, and made again from the record."""
+"""Feeds the memory of a run's policies with logged values, and rebuilds it from the record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_SAVES: Mapping[str, Any] = {"saved": []}
 
 
 class Recall:
-    """Knows at each step boundary what was logged before it.
+    """Keeps the logged values up to each step boundary.
 
     Args:
         session: The run that this process writes.
@@ -42,7 +42,7 @@ class Recall:
             saves: The earlier saves, as a checkpoint holds them.
             checkpoint: Only rows that belong to it count; None takes all.
         """
-        self.take()  # What was logged before is in the record.
+        self.take()  # Earlier values are in the record.
         if not self._record.is_kept:
             return
         rows, now = self._rows(checkpoint), self._clock.now()
@@ -55,7 +55,7 @@ class Recall:
         return Moment(step, self._clock.now(), {**given, **self.memory.at(step)})
 
     def take(self) -> None:
-        """Remember what was logged since the last call."""
+        """Remember the values logged since the last call."""
         if self._watched is not None:
             for name, step, value in self._watched.take():
                 self.memory.log(name, step, value)

@@ -47,7 +47,7 @@ class ReplayError(RuntimeError):
 def replay(
     run: Path, *, first: int | None = None, last: int | None = None, show: bool = False
 ) -> Replay:
-    """Run the recorded command from one checkpoint to the next, and compare what comes out.
+    """Run the recorded command from one checkpoint to the next, and compare the results.
 
     The command runs where it ran, with `MLFLOW_TRACK_REPLAY` set, which beats the arguments that it
     gives to `start_run`: a copy of the run in a temporary folder is continued, without a server,

@@ -168,7 +168,7 @@ def _describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
-        # Which kernels run depends on what the processor can do.
+        # The processor's capabilities decide which kernels run.
         return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
     return device.type
 

@@ -184,7 +184,7 @@ class Restorer:
             require_same=plan.require_same,
             allow_changed=plan.allow_changed,
         )
-        # A run that has not said what it reads yet is not one that reads something else.
+        # A run without inputs so far does not necessarily read other data.
         data = {k: v for k, v in manifest.data.items() if k in data_of(self._record)}
         prefixed = [{f"data.{k}": v for k, v in d.items()} for d in (data, data_of(self._record))]
         changed, _ = differences_of_params(

@@ -40,7 +40,7 @@ class WatchedValues:
         values: Sequence[float | Arriving],
         places: Sequence[int],
     ) -> None:
-        """Take what the record has taken, as far as it is at the watched places."""
+        """Take the watched ones of the values that were recorded."""
         for at in places:
             self._new.append((names[at], step, values[at]))
 

@@ -14,7 +14,7 @@ USAGE = 2
 NOT_FOUND = 3
 # Not yet: asking again later may give another answer.
 PENDING = 4
-# What a shell reports of a program that Ctrl-C ended; "no" would be an answer.
+# The exit code of a program that Ctrl-C ended, as shells report it; "no" would be an answer.
 INTERRUPTED = 128 + signal.SIGINT
 
 

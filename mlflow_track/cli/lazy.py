@@ -37,7 +37,7 @@ class LazyGroup(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what a damaged folder or the disk makes of it is one line.
+        """Run the command; reports errors of damaged folders and of the disk in one line.
 
         With --json an error is also a document on stdout: a program always has one to parse.
         """

@@ -286,6 +286,6 @@ def _as_tree(runs: Sequence[Summary]) -> tuple[list[Summary], list[str]]:
 
 
 def _last(run: Summary, name: str) -> float | None:
-    """NaN if that is what was logged; None where the run has no such value."""
+    """The value, also NaN; None where the run has no such value."""
     metric = run.metrics.get(name)
     return metric.last if metric is not None and metric.count else None

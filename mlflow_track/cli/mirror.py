@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _URI_HELP = "The MLflow server; else that of the run, else MLFLOW_TRACKING_URI."
 _BACKEND_HELP = "A backend, can be given more than once; else those of the run."
-# What the row of a run and a backend has beside the fields of its status.
+# The fields of a row of a run and a backend, beside those of its status.
 _NAMED_ABOVE = ("backend", "path")
 # The worst one decides how the command ends.
 _ENDS = {

@@ -1,6 +1,6 @@
 """Prints the results of commands: text for people, JSON and CSV for programs.
 
-Everything printed for people goes through `echo`: what a terminal would obey is shown escaped.
+Everything printed for people goes through `echo`, which escapes control characters.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def json_option(command: _F) -> _F:
 
 
 def escaped(text: str) -> str:
-    r"""The text with what a terminal would obey, rather than show, as escapes like `\x1b`."""
+    r"""The text with control characters as escapes like `\x1b`."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.command()
 @run_argument
 @directory_option
-@click.option("--last", type=int, help="How many of the newest to keep; else what the run keeps.")
+@click.option("--last", type=int, help="How many of the newest to keep; else as the run does.")
 @click.option("--best", type=int, help="How many of the best to keep.")
 @click.option("--metric", help="The metric that decides which are best.")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Which direction is better.")

@@ -1,4 +1,4 @@
-"""`mlflow-track tail`: what a run is doing now."""
+"""`mlflow-track tail`: follows a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tail(
     follower.print_end(lines)
     status = found.status
     while not no_follow:
-        # The status first: what came before the end is then printed in any case.
+        # The status first: so everything before the end is printed.
         status = true_status(found.path, read_info(found.path))
         follower.print_new()
         if status != RUNNING:
@@ -66,7 +66,7 @@ def tail(
 
 
 class _Follower:
-    """Prints what the log and the metrics of a run gain."""
+    """Prints new lines of the log and new metrics of a run."""
 
     def __init__(self, path: Path, metrics: tuple[str, ...], as_json: bool) -> None:
         self._log, self._file, self._metrics = path / layout.LOG, path / layout.METRICS, metrics

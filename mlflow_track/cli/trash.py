@@ -57,7 +57,7 @@ def rm(runs: tuple[str, ...], root: Path, dry_run: bool, yes: bool, as_json: boo
 
 
 def _ask(named: Mapping[str, Sequence[Summary]]) -> None:
-    """Let a person see what a word names before it is gone.
+    """Ask for confirmation where a name matches several runs.
 
     Raises:
         click.UsageError: There is nobody to ask.

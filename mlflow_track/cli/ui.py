@@ -46,7 +46,7 @@ def ui(root: Path, port: int, no_browser: bool, as_json: bool) -> None:
         with UiServer(root, port) as server:
             page = page_of(server.url, summaries[-1].experiment)
             if as_json:
-                # On one line: what follows is waited for.
+                # On one line: the rest follows after a wait.
                 print_json({"url": page}, is_line=True)
             else:
                 echo(page)

@@ -18,7 +18,7 @@ _ADVICE = "run.define_metric gives one"
 
 
 def run_as_html(run: Summary) -> str:
-    """One run: what it is, its params, and each metric with its curve in small."""
+    """One run: its heading, its params, and each metric with a small curve."""
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.created))
     curves, none = read_all_curves(run), Curve("", [], [])
     logged = [name for name, found in run.metrics.items() if found.count][:_MOST_ROWS]

@@ -58,7 +58,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); p
   border-radius: 4px; font-size: .82rem; max-height: 24rem; overflow-y: auto; }
 summary { cursor: pointer; }
 """
-# What the browser must not fetch, it cannot be made to fetch by anything in a run.
+# Nothing in a run can make the browser fetch anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 

@@ -33,7 +33,7 @@ class Artifacts:
         self._look_after = 0.0
 
     def send(self, *, is_at_end: bool) -> None:
-        """Send what is pending.
+        """Send the pending files.
 
         Raises:
             Unavailable: Some are still pending; the others have been sent nevertheless.

@@ -168,7 +168,7 @@ def write_log(text: str) -> None:
 
 
 def _rest(used_seconds: float) -> float:
-    """The pause after a round that used `busy` seconds of a processor, for the training."""
+    """The pause after a round that used `used_seconds` of a processor, for the training."""
     seconds = used_seconds / (_SHARE_OF_MACHINE * (os.cpu_count() or 1))
     return min(max(seconds, _INTERVAL_SECONDS), _LONGEST_INTERVAL_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Files of metrics rebuilt from what a backend has of a run."""
+"""Rebuilds files of metrics from a backend's points of a run."""
 
 from __future__ import annotations
 

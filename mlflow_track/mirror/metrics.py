@@ -30,7 +30,7 @@ class MetricRows:
     """Sends files of metrics that share their names: what one was rewound, the other may repeat.
 
     Args:
-        ledger: The run, the server, and what is acknowledged.
+        ledger: The run, the server, and its acknowledgements.
         files: The files' names in the run's folder.
         is_rewound: Whether the rewinds of run.json are rewinds of these files.
     """
@@ -52,7 +52,7 @@ class MetricRows:
     def send(self) -> bool:
         """Send rows, about as many as a minute ships; whether all that were there are sent.
 
-        What the trainer adds meanwhile is for the next call: it makes a batch worth its cost.
+        Rows added meanwhile are for the next call: together they make a batch worth its cost.
 
         Raises:
             ForkNeeded: See there.
@@ -112,7 +112,7 @@ class MetricRows:
             done = end
         if not (has_sent and size_bytes >= _PIECE_BYTES):
             yield points, piece.position
-        # Else more rows follow: what is left over here fills a batch with them.
+        # Else more rows follow: the remainder fills a batch with them.
 
     def _send_points(self, points: list[MetricPoint]) -> None:
         if not points:

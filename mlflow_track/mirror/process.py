@@ -47,11 +47,11 @@ def open_backend(name: str, options: Mapping[str, str] | None = None) -> Backend
 
 
 def sync_run(path: Path, name: str, backend: Backend) -> BackendStatus:
-    """Send what a backend lacks of a run, now, from this process.
+    """Send the missing parts of a run to a backend, now, from this process.
 
     Raises:
         AlreadyMirrored: Another process is doing so.
-        Unavailable: The destination cannot be reached; what has arrived stays counted.
+        Unavailable: The destination cannot be reached; arrived items stay counted.
     """
     lock = try_lock(path, name)
     if lock is None:
@@ -93,7 +93,7 @@ def mirror_run(
     Each backend has a thread: one that is down, or blocks inside a call, holds up no other. The
     trainer is alive while standard input is open; how it ended, the record says. With a backend
     that does not answer, the process tries for MLFLOW_TRACK_MIRROR_LINGER seconds after the
-    trainer's end; `sync_run` sends what is left then.
+    trainer's end; `sync_run` sends the rest then.
 
     Args:
         path: The run's folder.

@@ -13,7 +13,7 @@ from mlflow_track.record.rows import iterate_rows, read_last_steps, read_rows
 
 
 class Recovery:
-    """Compares files of metrics with what the server has of them.
+    """Compares files of metrics with their points at the server.
 
     Args:
         ledger: The run, and the backend.
@@ -57,7 +57,7 @@ class Recovery:
         self.recover()
 
     def _paths(self) -> list[Path]:
-        """The files, and what was set aside of them."""
+        """The files, and those set aside."""
         names = list(self._rows.files)
         for rewind in self._ledger.read_info().rewinds if self._rows.is_rewound else ():
             names += [part_of(rewind, file).file for file in self._rows.files]

@@ -62,7 +62,7 @@ class Shipper:
         return self._ledger.state
 
     def ship(self) -> bool:
-        """Send what is there.
+        """Send everything so far.
 
         A part that the destination cannot take now does not keep the others from it.
 
@@ -209,7 +209,7 @@ class Shipper:
         if len(attempts) > 1 and last_steps and state.compared_in != len(attempts):
             # Another machine has made an attempt that this one does not know of.
             state.has_foreign |= opened.is_foreign
-            # What a later attempt has logged says nothing of what was sent before it.
+            # Rows of a later attempt do not tell what was sent before it.
             first = attempts[min(state.compared_in, len(attempts) - 1)]
             before = self._recovery.last_step_before(first.started or 0)
             if max(last_steps.values()) > before:

@@ -71,7 +71,7 @@ class MirrorState:
         destination: The server of the backend, without a password.
         run_id: The destination's id of the run that receives the record.
         url: The run's page; None where there is nothing to open.
-        is_reconciled: Whether it is known what the run held when this state began.
+        is_reconciled: Whether the content of the run at the start of this state is known.
         has_foreign: Whether the run holds rows that this record does not: another machine
             continued it meanwhile, or a power loss took them here.
         compared_in: The attempt in which that was looked into.
@@ -126,7 +126,7 @@ class MirrorState:
                 content["files"] = {n: _sorted_out(Position, entry) for n, entry in files.items()}
                 return decode(cls, content, file.name)
             except (OSError, ValueError, TypeError, AttributeError):
-                # Without it the destination says what it has.
+                # Without it the destination is asked for its content.
                 continue
         return cls()
 

@@ -48,7 +48,7 @@ class LateRows(deque[LateRow]):
         """Hand out rows from the front, with numbers for values, as far as all has arrived.
 
         Args:
-            wait: Wait for what has not, and hand out all rows.
+            wait: Wait for missing values and return all rows.
         """
         while len(self):
             row = self[0]

@@ -1,6 +1,6 @@
 """A record that keeps nothing: of the backend `off`, and of ranks that do not write.
 
-It is the record in every other respect: what it refuses, it refuses with the same words.
+It is the record in every other respect: it refuses the same arguments with the same messages.
 """
 
 from __future__ import annotations

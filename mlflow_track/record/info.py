@@ -2,7 +2,7 @@
 
 Whoever wrote a folder, it is read as untrusted: another type than expected, a number out of bounds
 or a name that leads out of the folder makes the file unreadable, with one line that says where.
-What is missing gets a default, as older versions wrote less; what is unknown is left alone.
+Missing keys get defaults, as older versions wrote less; unknown keys are kept.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ HIDDEN_CHECKPOINT = ".trash-"
 # Beside the runs: where deleted ones lie.
 TRASH = ".trash"
 
-# What a name begins with while the file is being written.
+# The start of a name while the file is being written.
 TEMPORARY = ".tmp-"
 
 _LONG_ENDING = ".long.csv"
@@ -71,7 +71,7 @@ def mirror_locks(path: Path) -> list[Path]:
 
 
 def metric_files(path: Path) -> list[Path]:
-    """Every file of metrics in the run's folder `path`, what was set aside included."""
+    """Every file of metrics in the run's folder `path`, including those set aside."""
     return sorted(path.glob("*metrics.*csv"))
 
 

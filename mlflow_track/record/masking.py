@@ -63,7 +63,7 @@ def is_secret_name(name: str) -> bool:
 def is_secret(name: str, value: Any) -> bool:
     """Whether this value under this name is a secret, or a list or mapping of secrets.
 
-    What is empty, true or false tells nothing; and a token is a text, while a number counts them.
+    Empty, true and false values reveal nothing; and a token is a text, while a number counts them.
     """
     if not value or isinstance(value, bool):
         return False

@@ -1,6 +1,6 @@
 """The one rule for a metric's direction: whether its smallest value is the best, or its largest.
 
-An explicit mode decides; else what the run recorded (`define_metric` and its policies); else whole
+An explicit mode decides; else the recorded one (`define_metric` and the policies); else whole
 words of the metric's name; else the direction is unknown, and no value is the best.
 """
 
@@ -183,7 +183,7 @@ def _pieces(name: str) -> list[str]:
     return [piece.lower() for piece in itertools.chain.from_iterable(split)]
 
 
-# --- what a run records ---
+# --- recorded by a run ---
 
 
 class Claim(NamedTuple):

@@ -33,7 +33,7 @@ from mlflow_track.record.rows import read_end
 from mlflow_track.record.uninterruptible import undisturbed
 
 _MOST_KNOWN = 1 << 16
-# So much of the end of a file says which metrics are logged, and when the last one was.
+# The size of the end of a file that tells which metrics are logged, and the last time.
 _END_BYTES = 1 << 20
 # The next time that a row can have.
 _TICK_SECONDS = 1e-6

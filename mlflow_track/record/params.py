@@ -15,7 +15,7 @@ _Path = tuple[str, ...]
 
 
 def named_leaves(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The dotted name and the value of each param; lists, and what is in them, are values."""
+    """The dotted name and the value of each param; lists with their content are values."""
     return ((".".join(path), value) for path, value in _paths(nested))
 
 
@@ -98,7 +98,7 @@ def change_params(
         another param took its place.
 
     Raises:
-        ValueError: config.json would be larger than what is read of it; nothing has changed.
+        ValueError: config.json would be too large to be read again; nothing has changed.
     """
     now = merged(config["params"], params)
     old, new = flatten(config["params"]), flatten(now)

@@ -1,4 +1,4 @@
-"""The lines of metrics files: how a header and a row are written, and what they are parsed to.
+"""Writes and parses the lines of metrics files: headers and rows.
 
 `metrics.csv` has the header `step,time,<names>` and a line per call; an empty cell, or one past the
 end of a short line, means "not logged". `metrics.long.csv` has the header `step,time,metric,value`
@@ -24,7 +24,7 @@ _MOST_TIME = 1e11
 # A row of mostly empty cells and a line per value have about the same size there: benchmarks.md.
 _FEW = 64
 _FIXED = ("step", "time")
-# What numbers and what is between them are written with, and what is not finite.
+# The characters of numbers and between them, and of values that are not finite.
 _OF_NUMBERS = b"0123456789.,-+eE\n"
 _OF_WORDS = set(b"nainf")
 _NOT_FINITE = {b"nan": float("nan"), b"inf": float("inf"), b"-inf": float("-inf")}

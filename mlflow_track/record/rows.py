@@ -1,4 +1,4 @@
-"""The one reader of metrics: whole, from a position, from the end, or what a file has gained.
+"""The one reader of metrics: whole, from a position, from the end, or only new rows.
 
 A run's metrics lie in one file, or in two (see `row_format`). Where a metric was logged at a step
 in both, the later time counts: the writer sees to it that what is written later to the other file
@@ -19,7 +19,7 @@ from mlflow_track.record.row_format import Columns, parse_header, parse_rows, pa
 
 _PIECE_BYTES = 1 << 20
 _GUARD_BYTES = 64
-# No line is longer; what has no end for so long is something else.
+# No line is longer; without an end for so long it is something else.
 MOST_LINE_BYTES = 1 << 22
 
 
@@ -162,7 +162,7 @@ class Reader:
     def pieces(self) -> Iterator[tuple[Piece, bool]]:
         """Yields new content; with each piece whether it is the start of the file.
 
-        After a rewind, and where another file lies there, what was given before is void.
+        After a rewind, and where another file lies there, earlier results are void.
 
         Raises:
             FileNotFoundError: There is no such file.

@@ -1,4 +1,4 @@
-"""The types of what a run's JSON files say: bounds and defaults stand here."""
+"""The types of the content of a run's JSON files, with bounds and defaults."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """manifest.json of a checkpoint.
 
     Attributes:
-        metrics: Numbers; what is not finite as a word.
+        metrics: Numbers; text where they are not finite.
         policies: The policies that asked for the save, with the reason.
         metrics_position: Bytes of metrics.csv after its header, at the save.
         metrics_long_position: The same of metrics.long.csv.

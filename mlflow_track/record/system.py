@@ -114,7 +114,7 @@ class Machine:
 
 
 class Gpu:
-    """One GPU, asked through NVML. What it does not know is left out."""
+    """One GPU, sampled through NVML, without values that it does not know."""
 
     def __init__(self, nvml: Any, index: int) -> None:
         self._nvml = nvml

@@ -45,7 +45,7 @@ def leftovers(root: Path, now: float) -> Iterator[Path]:
 
     Args:
         root: The folder of all runs.
-        now: Unix seconds; what is younger than an hour is not a leftover yet.
+        now: Unix seconds; nothing younger than an hour is a leftover.
     """
     yield from sorted((root / layout.TRASH).glob("*/*"))
     for run in sorted(root.glob("*/*/")):

@@ -15,7 +15,7 @@ _handler_of: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", sig
 
 
 def undisturbed(work: Callable[[], T]) -> T:
-    """Run `work` to its end and give what it returns; a Ctrl-C meanwhile is raised afterwards.
+    """Run `work` to its end and return its result; a Ctrl-C meanwhile is raised afterwards.
 
     The same holds for every signal with a handler in Python, which may raise as well, or log.
     """
@@ -32,7 +32,7 @@ def undisturbed(work: Callable[[], T]) -> T:
 
 
 def _restore(handlers: dict[int, Any], arrived: list[int]) -> None:
-    """Put the handlers back, and hand them what has arrived; the last error of theirs is raised."""
+    """Restore the handlers and pass on the arrived signals; raises their last error."""
     error: BaseException | None = None
     while handlers or arrived:
         try:

@@ -35,7 +35,7 @@ from mlflow_track.record.tags import LATEST_CHECKPOINT_TAG, context_tags, record
 from mlflow_track.ui.address import experiment_id_of, uri_of
 
 PROBLEMS_TAG = "mlflow_track.problems"
-# What MLflow's SQL stores take at the most, and what they write in place of an infinity.
+# The limits of MLflow's SQL stores, and their substitute for an infinity.
 _MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 6000, 8000, 36
 _LARGEST = 1.7976931348623157e308
 

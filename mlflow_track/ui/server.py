@@ -41,7 +41,7 @@ class UiServer:
         self._root = root
         self._port = _free_port(port)
         self.url = f"http://127.0.0.1:{self._port}"
-        # The server's working folder: what it may write by itself goes with it.
+        # The server's working folder: removed with all that it writes there.
         self._folder = tempfile.TemporaryDirectory(prefix="mlflow-track-ui-")
         self._process: subprocess.Popen[bytes] | None = None
 

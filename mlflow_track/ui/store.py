@@ -193,7 +193,7 @@ class RecordStore(AbstractStore):
             # The summary, which is newer than the answer here, says why as a tag of the run.
             return History([], [], [])
 
-    # --- what the UI asks for and a folder of records does not have ---
+    # --- requests of the UI for which a folder of records has no data ---
 
     def search_logged_models(self, *args: Any, **kwargs: Any) -> PagedList[Any]:
         return PagedList([], None)

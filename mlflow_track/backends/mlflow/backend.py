@@ -86,7 +86,7 @@ class MlflowBackend(Backend):
     def log_metrics(self, points: Sequence[MetricPoint]) -> Refusals:
         with self._existing() as there:
             refused = there.store.log_metrics(there.id, list(self._as_named(there, points)))
-            # What the server could not take as it was is noted there before anybody wonders.
+            # Values that the server could not store unchanged are noted there first.
             return [*refused, *there.set_tags(own_tags(there))]
 
     def close(self, status: str, ended: float) -> None:

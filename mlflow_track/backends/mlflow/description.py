@@ -40,7 +40,7 @@ class Description:
         self.awaits_parent = False
 
     def send(self, run: RunRecord) -> list[tuple[str, str]]:
-        """Send what has changed; returns what was refused for good."""
+        """Send the changes; returns the items that were refused permanently."""
         self._refused = []
         params = run.params
         self._send_params(params)
@@ -129,7 +129,7 @@ class Description:
 
 
 def own_tags(there: ServerRun) -> dict[str, str]:
-    """Tags about what the server could not take as it was."""
+    """Tags about values that the server could not store unchanged."""
     tags: dict[str, str] = {}
     renamed = {kind: names for kind, names in there.memory.renamed.items() if names}
     if renamed:

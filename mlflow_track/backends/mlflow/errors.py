@@ -30,7 +30,7 @@ _MOST_TEXT = 300
 
 @contextlib.contextmanager
 def translated(missing: type[Exception] = Unavailable) -> Iterator[None]:
-    """Errors of MLflow as those of a backend; what is unknown counts as an outage."""
+    """Errors of MLflow as those of a backend; unknown ones count as an outage."""
     try:
         yield
     except (Unavailable, Gone, Refused, FileNotFoundError):
@@ -93,6 +93,6 @@ def _no_access(text: str) -> Unavailable:
 def _short(error: Exception) -> str:
     """A short message of an error, without the password that its URI may contain."""
     lines = str(error).splitlines() or [""]
-    # SQLAlchemy says what the database said in a later line.
+    # SQLAlchemy puts the message of the database into a later line.
     line = next((line for line in lines if _OF_DATABASE.match(line)), lines[0])
     return mask_password(line).strip()[:_MOST_TEXT]

@@ -19,7 +19,7 @@ def link(
     """Connect with the run at the server, and bring that back to RUNNING if the record is.
 
     Args:
-        there: The server, and what was sent to it.
+        there: The server, with the memory of what was sent.
         run: The record.
         known_id: The run that received the record before; None where there is none any more.
         destination: The server's name, without a password.

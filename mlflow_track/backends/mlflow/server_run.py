@@ -26,7 +26,7 @@ class Memory(Struct, kw_only=True):
         experiment_id: The experiment of the run.
         params, tags: The values sent last, by key.
         inputs: The number of datasets sent.
-        renamed: Names that MLflow refuses, and what they are called there, by kind.
+        renamed: Names that MLflow refuses, and their substitutes, by kind.
         infinite: Metrics with an infinite value, and the first step that had one.
         superseding: Runs that still have to be told that this one took over.
         superseded: Runs that received the record before this one took over.

@@ -129,7 +129,7 @@ class MlflowStore:
             else:
                 self._client.set_terminated(run_id, status, end_time)
 
-    # --- what a run holds ---
+    # --- the content of a run ---
 
     def legal_name(self, name: str) -> str:
         cleaned = _ILLEGAL.sub("_", name)

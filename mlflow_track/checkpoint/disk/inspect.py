@@ -118,7 +118,7 @@ def export_model(
 
     Args:
         checkpoint: It is verified first.
-        target: The file; what is there is replaced, at once.
+        target: The file; an existing one is replaced atomically.
         entry: The name that the model has in the state.
 
     Returns:

@@ -77,7 +77,7 @@ def publish(
         The folder of the checkpoint.
 
     Raises:
-        OSError: The disk is full or failed; what was there before is untouched.
+        OSError: The disk is full or failed; earlier checkpoints are untouched.
     """
     final = folder / layout.folder_of_step(step)
     if is_repeat and final.is_dir():
@@ -119,7 +119,7 @@ def publish(
 
 
 def empty_trash(trash: Path) -> None:
-    """Delete what was renamed out of sight.
+    """Delete the checkpoints renamed out of sight.
 
     The rename must be durable before anything in the folder goes: else a power loss could bring
     the old name back with half of its files.

@@ -43,7 +43,7 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 @dataclass(frozen=True)
 class Layout:
-    """A file's header, and what lies where in it.
+    """A file's header and layout.
 
     Attributes:
         header: The bytes before the first tensor.

@@ -187,7 +187,7 @@ class CheckpointStore:
         empty_trash(self.hide(checkpoint))
 
     def hide(self, checkpoint: Checkpoint) -> Path:
-        """Rename a checkpoint out of sight; `publish.empty_trash` deletes what is returned."""
+        """Rename a checkpoint out of sight; `publish.empty_trash` deletes the result."""
         name = f"{layout.HIDDEN_CHECKPOINT}{checkpoint.path.name}-{os.urandom(4).hex()}"
         trash = self.path / name
         os.rename(checkpoint.path, trash)
@@ -204,7 +204,7 @@ class CheckpointStore:
     def sweep(self) -> None:
         """Remove what interrupted saves and deletions left; only for the holder of the lock."""
         if self.path.is_dir():
-            # What was renamed out of sight must not come back with half of its files.
+            # A checkpoint renamed out of sight must not return with half of its files.
             sync_folder(self.path)
             for entry in self.path.iterdir():
                 if entry.name.startswith((layout.TEMPORARY, layout.HIDDEN_CHECKPOINT)):

@@ -23,7 +23,7 @@ class CorruptCheckpointError(ValueError):
 
 
 def map_verified(path: Path, entry: ManifestFile, algorithm: str, chunk_bytes: int) -> memoryview:
-    """The bytes of a file as a private mapping; what is written to it stays in memory.
+    """The bytes of a file as a private mapping; writes to it stay in memory.
 
     Args:
         path: The file, in the folder of its checkpoint.

@@ -20,7 +20,7 @@ class Moment(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """A save: its step, the policies that asked for it, and what it cost, once that is known.
+    """A save: its step, the policies that asked for it, and its cost, once known.
 
     Attributes:
         step: The step that it was made after.

@@ -221,7 +221,7 @@ class Memory:
         self._history = None
 
     def end_save(self, step: int, *, stall_seconds: float, durable_seconds: float) -> None:
-        """Take what the save of `step` cost."""
+        """Note the cost of the save of `step`."""
         cost = {"stall_seconds": stall_seconds, "durable_seconds": durable_seconds}
         self._saved = tuple(s._replace(**cost) if s.step == step else s for s in self._saved)
         self._in_flight = self._history = None
@@ -245,7 +245,7 @@ class Memory:
             low, high = self._extremes.get(name, (value, value))
             self._extremes[name] = min(low, value), max(high, value)
 
-    # --- what is asked ---
+    # --- queries ---
 
     def history(self, step: int) -> History:
         """The history that a policy gets at the boundary of `step`."""

@@ -27,7 +27,7 @@ _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter, torch.nn.Buffer))
 _MOST_DEPTH = 200
 # A safetensors file has something else under it.
 _NAME_OF_THE_FORMAT = "__metadata__"
-# What a defaultdict makes: no other function can be kept without keeping code.
+# The factories of a defaultdict: any other function would need stored code.
 _FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, int, float, str)}
 _WORTH_REMEMBERING = 16
 _dereference: Any = weakref.ref.__call__

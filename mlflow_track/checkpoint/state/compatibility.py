@@ -34,7 +34,7 @@ def require_fit(
         Readable doubts: what matches, but may differ from the save.
 
     Raises:
-        ValueError: The message names what is missing, unexpected, or of another shape or dtype.
+        ValueError: The message names missing and unexpected entries and other shapes or dtypes.
     """
     missing, unexpected = sorted(set(state) - set(saved)), sorted(set(saved) - set(state))
     if missing or unexpected:

@@ -29,11 +29,11 @@ _ALIGNMENT = 64
 
 
 class UnreadableCheckpointError(CorruptCheckpointError):
-    """A checkpoint matches its manifest, and what it holds cannot be decoded."""
+    """A checkpoint matches its manifest, but its content cannot be decoded."""
 
 
 def read(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of a checkpoint: `state` by name, and what was saved beside it.
+    """The content of a checkpoint: `state` by name, and the rest.
 
     Every byte of every file is checked before it is used. The tensors lie in the mapped file;
     `load_into` makes them the caller's own.
@@ -261,7 +261,7 @@ def _fresh_memory(size: int) -> torch.Tensor:
     """A flat uint8 tensor, in large pages where the system has them: their first touch is cheap."""
     if size < 4 << 20:
         return torch.empty(size, dtype=torch.uint8)
-    # Private: what a forked data loader writes into its copy must not reach the parent.
+    # Private: writes of a forked data loader must not reach the parent.
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         memory.madvise(mmap.MADV_HUGEPAGE)

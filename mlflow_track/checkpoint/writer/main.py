@@ -48,7 +48,7 @@ class SharedMemory:
 
 
 def publish_from(memory: memoryview, request: dict[str, Any], tell: Callable[[int], None]) -> None:
-    """Publish what lies in `memory`: the image, then state.json, then the rest of the request."""
+    """Publish the content of `memory`: the image, then state.json, then the rest."""
     at, image_bytes = request["image_bytes"], request["image_bytes"]
     document = memory[at : at + request["document_bytes"]]
     at += request["document_bytes"]

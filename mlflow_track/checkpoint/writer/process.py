@@ -113,7 +113,7 @@ class ProcessWriter:
 
 
 class ThreadWriter:
-    """The same work in a thread of this process: what is in flight dies with it."""
+    """The same work in a thread of this process: a save in flight dies with it."""
 
     def __init__(self, memory: WarmMemory) -> None:
         self._memory = memory

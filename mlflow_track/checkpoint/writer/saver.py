@@ -239,7 +239,7 @@ class Saver:
         return True
 
     def _replace_writer(self, error: WriterDiedError) -> None:
-        """A new writer for what the dead one left: the memory still holds the image."""
+        """Start a new writer for the dead one's requests: the memory still holds the image."""
         assert self._writer is not None
         self._writer.close()
         self._writer = None

@@ -16,7 +16,7 @@ import torch
 from mlflow_track.checkpoint.disk.publish import PAGE_BYTES
 
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14; Python has no name for it.
-# What the machine needs besides: who takes the last byte is killed for it.
+# Reserved for the machine: a process that takes the last byte is killed for it.
 _RESERVE_SHARE = 0.05
 
 
