@@ -23,7 +23,7 @@ def draw(
     """One panel per metric, below one another.
 
     Args:
-        panels: Title, curves, and the the curves before smoothing (drawn pale), if they were.
+        panels: Title, curves, and the curves before smoothing (drawn pale), if there are any.
         path: The file; its ending is the format.
         x_label: The label of the horizontal axis.
         is_log: Whether the vertical axis is logarithmic.

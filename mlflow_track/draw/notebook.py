@@ -35,7 +35,8 @@ def run_as_html(run: Summary) -> str:
     )
     return (
         f"<div><p><b>{escape(run.experiment)}/{escape(run.name)}</b> {run.status}, started "
-        f"{started}, {run.seconds:.0f} s, {run.last_step + 1} steps<br>"
+        f"{started}, {run.seconds:.0f} s, "
+        f"{count_text(run.last_step + 1, 'step')}<br>"
         f"<code>{escape(str(run.path))}</code></p>"
         "<table><tr><th>metric</th><th>last</th><th>best</th><th></th></tr>"
         f"{metrics}</table>{_notes(why_no_best(verdicts, _ADVICE))}"

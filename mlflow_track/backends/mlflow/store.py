@@ -80,8 +80,8 @@ class MlflowStore:
 
     def find(self, experiment: str, tags: Mapping[str, str]) -> list[Target]:
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        # An answer that was cut inside its headers looks like one that has nothing to say. So
-        # nothing is believed only if a question that has an answer is answered in between.
+        # An answer that was truncated inside its headers looks like an empty one. So
+        # an empty answer counts only if a question with a known answer is answered in between.
         for _ in range(2):
             with translated():
                 found = self._experiment(experiment)

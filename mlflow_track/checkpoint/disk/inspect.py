@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.record import layout
 from mlflow_track.record.files import open_regular, replace_file
+from mlflow_track.wording import count_text
 
 # Manifest fields that say when and where, not what.
 _CIRCUMSTANCES = {
@@ -198,7 +199,7 @@ def _distance(a: Any, b: Any, dtype: str) -> str:
     import numpy as np
 
     left, right = np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
-    words = f"{np.count_nonzero(left != right):,} of {left.size:,} bytes differ"
+    words = f"{np.count_nonzero(left != right):,} of {count_text(left.size, 'byte')} differ"
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "BF16": "<u2"}
     if dtype in kinds:
         numbers = [np.frombuffer(raw, kinds[dtype]) for raw in (a, b)]

@@ -23,6 +23,7 @@ import numpy as np
 from mlflow_track.checkpoint.disk import verify
 from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE, make_folder, sync_folder, write_all
+from mlflow_track.wording import count_text
 
 PAGE_BYTES = 4096
 # Below this the page cache is quicker than the disk.
@@ -150,7 +151,9 @@ def _write(
             pending.result()
         file.sync()
     if written != content.size:
-        raise AssertionError(f"{path.name}: expected {content.size} bytes, got {written}")
+        raise AssertionError(
+            f"{path.name}: expected {count_text(content.size, 'byte')}, got {written:,}"
+        )
     return {"bytes": written, "chunks": chunks}, is_finite
 
 
@@ -208,7 +211,7 @@ def _require_space(folder: Path, size: int) -> None:
     if free < size:
         raise OSError(
             errno.ENOSPC,
-            f"a checkpoint needs {size:,} bytes but only {free:,} are free",
+            f"a checkpoint needs {count_text(size, 'byte')} but only {free:,} are free",
             str(folder),
         )
 

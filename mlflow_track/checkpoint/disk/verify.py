@@ -62,7 +62,9 @@ def _map(path: Path, name: str, size: int) -> memoryview:
     with open_regular(path) as file:
         found = os.fstat(file.fileno()).st_size
         if found != size:
-            raise CorruptCheckpointError(f"{name} has {found} bytes, the manifest says {size}")
+            raise CorruptCheckpointError(
+                f"{name}: expected {count_text(size, 'byte')}, got {found:,}"
+            )
         if size == 0:
             return memoryview(b"")
         return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY))
