@@ -1,4 +1,4 @@
-"""Rows of earlier attempts that a resumed run logs again: they give way to the new ones."""
+"""Removes rows of earlier attempts that a resumed run logs again."""
 
 from __future__ import annotations
 

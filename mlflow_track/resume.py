@@ -98,7 +98,7 @@ def _fetch(settings: Settings) -> tuple[Path | None, str]:
     if "held" in answer:
         raise RunHeldError(answer["held"])
     if "broken" in answer:
-        # A silent fresh start beside it would hide that work is lost.
+        # A silent fresh start would hide the lost work.
         raise LookupError(answer["broken"])
     if "unreachable" in answer:
         return None, answer["unreachable"]
@@ -111,7 +111,7 @@ def _newest_unfinished(settings: Settings) -> Path | None:
         try:
             info = read_info(path)
         except NewerRun:
-            # A fresh start beside it would hide that there is a run to continue.
+            # A fresh start would hide that there is a run to continue.
             raise
         except UnreadableRun as error:
             say(f"WARNING: skipped {path}: {error}")

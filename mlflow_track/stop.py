@@ -50,7 +50,7 @@ class StopRequest:
         _listening.append(self)
 
     def ignore(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous handlers of the signals."""
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._previous.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
@@ -115,7 +115,7 @@ def _release_signals() -> None:
 
 
 def _release_signals_in_child() -> None:
-    # Whoever ends a forked worker, as multiprocessing does with SIGTERM, means it.
+    # A SIGTERM to a forked worker, as by multiprocessing, is meant to end it.
     for request in reversed(_listening.copy()):
         request.ignore()
     _release_signals()

@@ -67,7 +67,7 @@ class Histories:
     """The histories of all metrics of a run, as far as they were read.
 
     Args:
-        path: Its file of metrics; the one beside it for calls that name few is also read.
+        path: Its file of metrics; the second one, for calls that name few, is also read.
     """
 
     def __init__(self, path: Path) -> None:

@@ -26,7 +26,7 @@ class Importance(NamedTuple):
     Attributes:
         param: Its dotted name.
         value: From 0 to 1.
-        sign: 1 where more of the param goes with more of the metric, -1 with less, 0 for words.
+        sign: 1 where the metric grows with the param, -1 where it falls, 0 for text.
         runs: The number of runs with both.
     """
 

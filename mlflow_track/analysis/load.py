@@ -1,4 +1,4 @@
-"""A run's folder as Python objects, whoever wrote it and whether it still grows."""
+"""Reads a run's folder as Python objects, also while the run is running."""
 
 from __future__ import annotations
 

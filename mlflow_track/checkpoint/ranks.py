@@ -59,7 +59,7 @@ def _told_by_lightning(variables: Mapping[str, str]) -> tuple[int, int] | None:
     node, local, size = (_number(variables, k) for k in ("NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"))
     if node is None or local is None or size is None:
         return None
-    # Its own launcher does not tell how many ranks a node has; which one is the first is sure.
+    # Its own launcher does not tell how many ranks a node has, but the first one is certain.
     return node * (_number(variables, "LOCAL_WORLD_SIZE") or local + 1) + local, size
 
 

@@ -1,4 +1,4 @@
-"""A group of commands of which each loads when it is named."""
+"""A group of commands that loads each one when it is called."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ class _Backends:
 def _pairs(
     runs: list[LoadedRun], backends: tuple[str, ...], tracking_uri: str | None
 ) -> list[tuple[LoadedRun, str]]:
-    """Each run with each backend that is meant."""
+    """Each run with each of its selected backends."""
     from mlflow_track.settings import read_settings
 
     named = backends or (("mlflow",) if tracking_uri else ())

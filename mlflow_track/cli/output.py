@@ -59,7 +59,7 @@ def echo(text: object = "", *, nl: bool = True, err: bool = False, bold: bool = 
     Args:
         text: The text to print.
         nl: Whether a new line follows.
-        err: Print to stderr, where words for people belong while a program reads stdout.
+        err: Print to stderr, for people, while a program reads stdout.
         bold: Whether it stands out.
     """
     shown = escaped(str(text))

@@ -30,8 +30,8 @@ class Companion:
     """The mirror process of a run.
 
     It sees the end of the trainer by the end of the pipe, which the kernel closes however the
-    trainer ends. It has its own session, so that Ctrl-C does not reach it. A thread waits for
-    what it says, which goes to the console, and for its end: one that was killed is replaced.
+    trainer ends. It has its own session, so that Ctrl-C does not reach it. A thread prints
+    its messages to the console and restarts it if it is killed.
 
     Args:
         path: The run's folder.

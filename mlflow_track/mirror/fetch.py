@@ -87,7 +87,7 @@ def fetch(request: FetchRequest, name: str, backend: Backend) -> Path | None:
     if found is None:
         return None
     if folder_name(found.record_id) != found.record_id:
-        # Whoever may set a tag at the server must not choose where files go here.
+        # The right to set a tag at the server must not decide where files go here.
         raise ValueError(f"{name} names the run {found.record_id!r}, which cannot be its id")
     _await_silence(request, backend, found)
     home = Path(request.directory) / folder_name(request.experiment)

@@ -153,7 +153,7 @@ class Follower:
 
 
 def try_lock(path: Path, backend: str) -> int | None:
-    """The lock of whoever sends the run in `path` to a backend; None where another has it."""
+    """The lock for sending the run in `path` to a backend; None where another process has it."""
     make_folder(path / layout.MIRROR)
     try:
         return take_lock(layout.mirror_lock(path, backend))

@@ -45,7 +45,7 @@ class MetricRows:
         self.repeated_of = dict.fromkeys(files, 0)
 
     def forget(self) -> None:
-        """The rows go to another run of the server."""
+        """Send the rows to a new run of the server."""
         self.repeated.clear()
         self.repeated_of = dict.fromkeys(self.files, 0)
 

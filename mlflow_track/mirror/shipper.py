@@ -222,7 +222,7 @@ class Shipper:
             self._recovery.find_foreign(last_steps)
 
     def _begin_anew(self) -> None:
-        """All of the record goes to another run of the destination."""
+        """Send the whole record to a new run of the destination."""
         self._ledger.begin_anew()
         self._close()
 

@@ -229,7 +229,7 @@ class Ledger:
         self.backend.save = self.save
 
     def begin_anew(self) -> None:
-        """All of the record goes to another run; what the backend knows stays with it."""
+        """Send the whole record to a new run; the backend's memory is kept."""
         previous = self.state
         self._adopt(
             MirrorState(
@@ -242,7 +242,7 @@ class Ledger:
         self.save()
 
     def begin_elsewhere(self) -> None:
-        """All of the record goes to another server, of which nothing is known."""
+        """Send the whole record to another server; nothing is known of it."""
         self._adopt(MirrorState(pid=self.state.pid, error=self.state.error))
 
     def save(self, *, is_durable: bool = False) -> None:

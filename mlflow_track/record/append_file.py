@@ -225,7 +225,7 @@ class AppendFile:
             os.ftruncate(self.descriptor, size - torn)
 
     def _replace(self, write: Callable[[BinaryIO], Any]) -> None:
-        """Put a file in the place of this one, whole; lines go to it from then on.
+        """Replace this file atomically; lines go to the new one from then on.
 
         The descriptor keeps its number, so at no time is it that of a closed file. Where nothing
         in the file is known to survive a power loss, the disk is not waited for: not for what is

@@ -1,6 +1,6 @@
 """Reads the JSON files of a run's folder: the one reader, strict, bounded and typed.
 
-Whoever wrote a folder, it is read as untrusted: another type than expected, a number out of bounds
+A folder is read as untrusted: another type than expected, a number out of bounds
 or a name that leads out of the folder makes the file unreadable, with one line that says where.
 Missing keys get defaults, as older versions wrote less; unknown keys are kept.
 """

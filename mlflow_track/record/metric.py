@@ -41,7 +41,7 @@ _PHRASES = {
     "false positive": "fpr",
     "false positives": "fpr",
     "miss rate": "fnr",
-    # A time of which less is better; other times are too many different things.
+    # Times where less is better; other times mean too many different things.
     "latency ms": "latency",
     "latency seconds": "latency",
     "latency time": "latency",

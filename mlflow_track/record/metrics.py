@@ -53,7 +53,7 @@ class MetricsFile:
             from its path.
 
     Attributes:
-        lock: Whoever holds it is alone with the file.
+        lock: Its holder has exclusive access to the file.
         known: Tuples of names that were written before, at most 65,536 names together.
         alone: The names that `append_one` takes: one of them alone goes to the file beside.
         lost: The number of values lost because their device failed.

@@ -29,7 +29,7 @@ def artifact_repository(artifact_uri: str, *args: Any, **kwargs: Any) -> RecordA
 
 
 def registry_store(store_uri: str | None = None, **kwargs: Any) -> EmptyRegistry:
-    """The registry that goes with it, without any model."""
+    """The matching registry, without any model."""
     from mlflow_track.ui.registry import EmptyRegistry
 
     return EmptyRegistry(store_uri, **kwargs)

@@ -77,7 +77,7 @@ class Description:
             if found:
                 known = found[0].run_id
             elif not (run.path.parent / parent / layout.RUN).exists():
-                # Whoever set the tag meant a run of the server.
+                # The tag names a run of the server.
                 known = parent
         self.awaits_parent = known is None
         return {PARENT_TAG: known} if known is not None else {}

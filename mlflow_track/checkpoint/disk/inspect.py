@@ -86,7 +86,7 @@ def compare_manifests(first: Checkpoint, second: Checkpoint) -> list[Difference]
 
 
 def compare_values(first: Checkpoint, second: Checkpoint) -> Iterator[Difference]:
-    """The tensors of both, and the plain state beside them, whose values differ; all is read.
+    """The tensors and the plain state whose values differ in both; everything is read.
 
     A tensor's difference is how many of its bytes differ, and the largest difference of two of its
     numbers.

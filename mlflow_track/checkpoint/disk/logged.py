@@ -157,7 +157,7 @@ def _place_of_save(file: Path, position: int, saved_at: float) -> int:
 
 
 def _time_of_last(lines: bytes) -> float | None:
-    """The time of the last of some lines, of which the first need not be whole."""
+    """The time of the last of some lines; the first may be incomplete."""
     cells = lines[:-1].rpartition(b"\n")[2].split(b",", 2)
     try:
         return float(cells[1])

@@ -133,7 +133,7 @@ def fill(
     """Copy header and `tensors` into `buffer` (uint8, at least `layout.total_bytes` long).
 
     Args:
-        targets: The views of `buffer` for the places of `layout`, where they are at hand.
+        targets: The views of `buffer` for the places of `layout`, if they exist already.
     """
     buffer.numpy().data[: len(layout.header)] = layout.header
     into = list(views(buffer, layout).values()) if targets is None else targets

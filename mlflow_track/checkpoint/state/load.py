@@ -64,7 +64,7 @@ def load_into(
 ) -> list[str]:
     """Put `saved` into `state`: objects are loaded, plain data takes the place of the entry.
 
-    Dicts, lists and tensors are filled in place: whoever holds one under another name sees it.
+    Dicts, lists and tensors are filled in place: other references to one see it.
 
     Args:
         state: Live objects and plain data by name.

@@ -81,7 +81,7 @@ def answer(request: dict[str, Any], memory: Memory, tell: Callable[[int], None])
 
 
 def main() -> None:
-    # Whoever stops the job signals every process of it; the trainer decides when this one ends.
+    # A stop of the job signals all its processes; the trainer decides when this one ends.
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.nice(5)

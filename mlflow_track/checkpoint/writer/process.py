@@ -87,7 +87,7 @@ class ProcessWriter:
 
     def send(self, request: Mapping[str, Any]) -> None:
         line = json.dumps(request).encode() + b"\n"
-        # One write of less than a pipe holds is whole or not at all.
+        # A write smaller than a pipe's buffer is atomic.
         assert len(line) <= select.PIPE_BUF
         try:
             os.write(self._requests, line)
