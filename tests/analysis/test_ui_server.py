@@ -41,7 +41,7 @@ def test_a_taken_port_is_named(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         code, text = ui(str(tmp_path), "--port", str(port))
-    assert code == 1 and f"port {port} of 127.0.0.1 cannot be had" in text
+    assert code == 1 and f"port {port} is not available on 127.0.0.1" in text
 
 
 def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch):
