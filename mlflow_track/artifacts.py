@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_track.checks import artifact_path as checked_path
 from mlflow_track.record import layout
 from mlflow_track.record.files import make_folder, replace_file
-from mlflow_track.wording import expected, shown, typed
+from mlflow_track.wording import expected, shown
 
 if TYPE_CHECKING:
     import numpy
@@ -60,7 +60,7 @@ class Artifacts:
 
     def write_text(self, text: str, name: str) -> Path:
         if not isinstance(text, str):
-            raise TypeError(expected(f"the text for {name!r}", "a string", typed(text)))
+            raise TypeError(expected(f"the text for {name!r}", "a string", type(text).__name__))
         return self._write(name, text.encode())
 
     def write_json(self, content: Any, name: str) -> Path:
@@ -68,14 +68,18 @@ class Artifacts:
             text = json.dumps(content, indent=2, ensure_ascii=False)
         except (TypeError, ValueError) as error:
             raise TypeError(
-                expected(f"the content for {name!r}", "valid as JSON", f"{typed(content)}: {error}")
+                expected(
+                    f"the content for {name!r}",
+                    "valid as JSON",
+                    f"{type(content).__name__}: {error}",
+                )
             ) from None
         return self._write(name, text.encode())
 
     def write_figure(self, figure: Any, name: str) -> Path:
         if not hasattr(figure, "savefig"):
             raise TypeError(
-                expected(f"the figure for {name!r}", "a matplotlib Figure", typed(figure))
+                expected(f"the figure for {name!r}", "a matplotlib Figure", type(figure).__name__)
             )
         buffer = io.BytesIO()
         kind = Path(name).suffix.lstrip(".") or "png"
@@ -206,7 +210,11 @@ def _columns(data: Any, name: str) -> dict[str, list[Any]]:
         data = data.to_dict(orient="list")
     if not isinstance(data, Mapping):
         raise TypeError(
-            expected(f"the table for {name!r}", "a mapping of columns or a DataFrame", typed(data))
+            expected(
+                f"the table for {name!r}",
+                "a mapping of columns or a DataFrame",
+                type(data).__name__,
+            )
         )
     columns = {str(key): list(column) for key, column in data.items()}
     lengths = {key: len(column) for key, column in columns.items()}

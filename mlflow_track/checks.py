@@ -116,7 +116,7 @@ def summary(values: Any) -> dict[str, bool | int | float | str]:
 
 def tags(values: Any) -> dict[str, str]:
     if not isinstance(values, Mapping):
-        raise TypeError(expected("tags", "a mapping of strings", typed(values)))
+        raise TypeError(expected("tags", "a mapping of strings", type(values).__name__))
     for key in values:
         if not isinstance(key, str) or not key.strip() or _CONTROL.search(key):
             raise ValueError(

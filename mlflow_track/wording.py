@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _MOST_SHOWN = 200
@@ -20,8 +21,8 @@ def expected(name: str, what: str, got: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it; of a long one the beginning."""
-    text = repr(value)
+    """A value as Python writes it, on one line; of a long one the beginning."""
+    text = re.sub(r"\s*\n\s*", " ", repr(value))
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}… ({len(text):,} characters)"
 
 

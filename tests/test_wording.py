@@ -16,6 +16,15 @@ def test_shown_cuts_a_long_value_and_says_its_length() -> None:
     assert shown("x" * 199) == f"'{'x' * 199}… (201 characters)"
 
 
+class Lines:
+    def __repr__(self) -> str:
+        return "Lines(1,\n      2)"
+
+
+def test_shown_is_one_line() -> None:
+    assert shown(Lines()) == "Lines(1, 2)"
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(1.5, "1.5 (float)"), (None, "None"), (True, "True (bool)")]
 )

@@ -1,4 +1,4 @@
-"""The verbs, through the door: what is logged is in the folder; what does not fit is refused."""
+"""The verbs of a run: what is logged is in the folder; invalid arguments are refused."""
 
 import errno
 import json
