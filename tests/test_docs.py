@@ -37,7 +37,7 @@ from mlflow_track.cli import ckpt, main
 from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^( *)```(.*)$")
 RUNNABLE = ("python", "bash", "console", "console server")
 SHOWN = ("", "text", "json", "csv", "yaml", "ini", "toml")

@@ -170,58 +170,66 @@ def test_the_pins_of_a_python_are_those_of_the_packages_that_support_it(version)
 # --- MLproject and the flags of train ---
 
 
-def as_mlflow_says_it(value: object) -> str:
-    """A default on the command line of `mlflow run`: there is neither a None nor a bare flag."""
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def command_of(entry_point: str, **parameters: str) -> list[str]:
+    """The words that `mlflow run . -e ENTRY_POINT -P name=value …` executes after python -m."""
+    from mlflow.projects._project_spec import load_project
+
+    command = load_project(str(ROOT)).get_entry_point(entry_point).compute_command(parameters, None)
+    assert command.startswith("python -m ")
+    return shlex.split(command)[2:]
 
 
-def config_defaults() -> dict[str, str]:
-    """What MLproject says; without `config`, because MLflow passes every flag and flags beat it."""
-    from train.config import Config
-
-    names = [field.name for field in fields(Config) if field.name != "config"]
-    return {name: as_mlflow_says_it(getattr(Config(), name)) for name in names}
-
-
-SWEEP = {"learning_rate": "0.001,0.002,0.004", "seed": "1,2"}
-
-
-@pytest.mark.parametrize(
-    ("entry_point", "changed"), [("main", {}), ("resume", {"resume": "auto"}), ("sweep", SWEEP)]
-)
-def test_an_entry_point_has_the_parameters_and_defaults_of_the_config(entry_point, changed):
-    parameters = mlproject()["entry_points"][entry_point]["parameters"]
-    defaults = {name: str(parameter["default"]) for name, parameter in parameters.items()}
-    assert defaults == config_defaults() | changed
-
-
-@pytest.mark.parametrize("entry_point", ["main", "resume", "sweep"])
-def test_an_entry_point_passes_each_parameter_under_its_own_flag(entry_point):
-    command = mlproject()["entry_points"][entry_point]["command"]
-    program, *words = command.split(" --")
-    assert program == ("python -m train.sweep" if entry_point == "sweep" else "python -m train")
-    assert words == [f"{name.replace('_', '-')} {{{name}}}" for name in config_defaults()]
-
-
-def test_the_command_that_mlflow_builds_is_the_default_config():
+def test_mlflow_run_without_parameters_is_the_default_config():
     from train.config import Config, parse
 
-    entry_point = mlproject()["entry_points"]["main"]
-    # As mlflow.projects does it: str, quoted for the shell, put into the command.
-    words = {
-        name: shlex.quote(str(parameter["default"]))
-        for name, parameter in entry_point["parameters"].items()
-    }
-    flags = shlex.split(entry_point["command"].format(**words))[3:]
-    assert parse(flags) == (Config(), {})
+    program, *flags = command_of("main")
+    assert program == "train" and parse(flags) == (Config(), {})
+
+
+def test_mlflow_run_reaches_every_setting():
+    from train.config import Config, parse
+
+    # Texts that a shell, or a second reader of the command, would take apart.
+    texts = {"run_name": "a 'b' $c; d", "experiment": "e#f", "data": "", "position": "learned"}
+    for item in fields(Config):
+        if item.name == "config":
+            continue
+        default = getattr(Config(), item.name)
+        text = texts.get(item.name, "" if default is None else str(default).lower())
+        program, *flags = command_of("main", **{item.name: text})
+        assert program == "train"
+        assert flags[0] == f"--{item.name}" and flags[1:] == [text]
+        found, _ = parse(flags)
+        assert getattr(found, item.name) == (text or None if text in texts.values() else default)
+
+
+def test_mlflow_run_with_an_unknown_parameter_names_the_near_one(
+    capsys: pytest.CaptureFixture[str],
+):
+    from train.config import parse
+
+    with pytest.raises(SystemExit):
+        parse(command_of("main", max_stepz="5")[1:])
+    assert "unknown flag '--max-stepz'; did you mean --max-steps?" in capsys.readouterr().err
+
+
+def test_resume_and_sweep_bring_their_own_defaults():
+    from train.config import parse
+    from train.sweep import split
+
+    assert parse(command_of("resume")[1:])[0].resume == "auto"
+    assert parse(command_of("resume", resume="must", max_steps="5")[1:])[0].resume == "must"
+    program, *flags = command_of("sweep", seed="3", run_name="grid")
+    assert program == "train.sweep"
+    fixed, grid = split(flags)
+    assert fixed == {"--seed": "3", "--run-name": "grid"}
+    assert grid == {"--learning-rate": ["0.001", "0.002", "0.004"]}
 
 
 def test_no_parameter_is_of_a_type_that_mlflow_resolves():
     # `path` must exist relative to the caller's folder, and `uri` must be one: both refuse ''.
     for entry_point in mlproject()["entry_points"].values():
-        for name, parameter in entry_point["parameters"].items():
+        for name, parameter in entry_point.get("parameters", {}).items():
             assert parameter["type"] in ("string", "float"), name
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import mlflow_track as mt
 
@@ -108,6 +109,32 @@ def test_a_run_whose_backend_is_not_installed_is_recorded_and_synced_later(
     monkeypatch.delenv("PYTHONPATH")
     shown = command("sync runs")
     assert shown.returncode == 0 and "mlflow has everything (1 row)" in shown.stdout, shown
+
+
+@pytest.mark.tables
+@pytest.mark.timeout(1800)
+def test_what_conda_yaml_lists_is_enough_for_mlflow_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, source = tmp_path / "environment", tmp_path / "source"
+    venv.create(place, with_pip=True)
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "__pycache__"))
+    (rows,) = [
+        row["pip"]
+        for row in yaml.safe_load((source / "conda.yaml").read_text())["dependencies"]
+        if isinstance(row, dict)
+    ]
+    pip = [place / "bin" / "python", "-m", "pip", "install", "-qq", "-c", ROOT / "constraints.txt"]
+    subprocess.run([*pip, *rows], check=True)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("PATH", f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    words = ["run", ".", "--env-manager=local", "-P", "max_steps=20", "-P", "warmup_steps=5"]
+    done = subprocess.run(
+        [place / "bin" / "mlflow", *words], cwd=source, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mlflow has everything (20 rows)" in done.stderr + done.stdout
 
 
 @pytest.mark.tables

@@ -135,7 +135,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Config, dict[str, str]]:
 
 
 class _Once(argparse.Action):
-    """Stores a value, and refuses a second: `mlflow run` adds -P max-steps=5 to the default."""
+    """Stores a value, and refuses a second: `mlflow run -e resume -P …` may bring one."""
 
     def __call__(
         self,
@@ -157,13 +157,21 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
-        known, unknown = self.parse_known_args(arguments)
+        known, unknown = self.parse_known_args([with_dashes(word) for word in arguments])
         if unknown:
             flags = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1)
             hint = f"; did you mean {near[0]}?" if near else "; --help lists the flags"
             raise ValueError(f"unknown flag {unknown[0]!r}{hint}")
         return known
+
+
+def with_dashes(word: str) -> str:
+    """A flag of a command line as --help shows it: `mlflow run -P max_steps=5` says --max_steps."""
+    if not word.startswith("--"):
+        return word
+    flag, separator, value = word.partition("=")
+    return flag.replace("_", "-") + separator + value
 
 
 def _parser() -> _Parser:
@@ -212,7 +220,7 @@ def _read_file(path: str) -> dict[str, Any]:
 
 
 def _convert(flag: str, text: str, kind: Any) -> Any:
-    """The value that `text` stands for. MLproject passes an unset string as an empty one."""
+    """The value that `text` stands for. An empty text is an unset string."""
     if kind is bool:
         if text.lower() in (*_TRUE, *_FALSE):
             return text.lower() in _TRUE

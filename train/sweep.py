@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import mlflow_track as mt
-from train.config import parse
+from train.config import parse, with_dashes
 
 # Values of these may hold commas, or belong to the sweep as a whole.
 _SINGLE = ("--experiment", "--run-name", "--resume", "--config", "--data", "--device")
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def split(flags: Sequence[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
     """The flags with one value, and those with several; a wrong command line ends the process."""
-    pairs: list[str] = [part for argument in flags for part in _halves(argument)]
+    pairs: list[str] = [part for argument in flags for part in _halves(with_dashes(argument))]
     if len(pairs) % 2 or not all(flag.startswith("--") for flag in pairs[::2]):
         print(
             "train.sweep: every flag takes a value: --name value, or --name a,b,c", file=sys.stderr

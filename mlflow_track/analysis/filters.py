@@ -107,7 +107,8 @@ def _compares(compare: Callable[[Any, Any], bool], value: Any, wanted: Any) -> b
         if isinstance(value, bool):
             return False
         try:
-            return compare(float(value), wanted)
+            # An integer is compared as it is: one of 400 digits is larger than any float.
+            return compare(value if isinstance(value, int) else float(value), wanted)
         except (TypeError, ValueError):
             return compare is operator.ne
     return compare(_text(value), wanted)

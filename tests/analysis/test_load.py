@@ -118,6 +118,7 @@ FILTERS = {
     "params.flag = true": ["b"],
     "metrics.missing > 0": [],
     "last_step >= 1": ["a", "b"],
+    "params.lr > 1e300": ["d"],
 }
 
 
@@ -128,6 +129,7 @@ def test_a_filter_takes_the_runs_that_it_says(tmp_path: Path, text: str) -> None
     rows = [(0, {"val/loss": 0.5}), (1, {"val/loss": 1.0})]
     write(e / "b", rows, {"lr": 5e-3, "model": {"d": 128}, "flag": True}, tags=tags)
     write(e / "c", [], {"lr": 1}, status="FAILED", tags={"stage": "y"})
+    write(e / "d", [], {"lr": 10**400})
     assert [run.name for run in mt.load_runs(tmp_path, where=text)] == FILTERS[text]
 
 
