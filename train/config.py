@@ -1,4 +1,4 @@
-"""Which settings the job has: one frozen dataclass, and the flags made from it."""
+"""The settings of the job: one frozen dataclass, and the flags made from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Config:
     """Every setting of the job; checked at birth.
 
     Raises:
-        ValueError: A value does not fit; the message names the field, what came and what fits.
+        ValueError: A value is invalid; the message names the field, the expectation and the value.
     """
 
     experiment: str | None = _setting(None, "experiment to file the run under", group="run")
@@ -79,22 +79,21 @@ class Config:
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
         if self.d_model % self.num_heads:
             raise ValueError(
-                f"--d-model is {self.d_model}; with --num-heads {self.num_heads} it takes a "
-                f"multiple of {self.num_heads}"
+                f"--d-model must be a multiple of --num-heads {self.num_heads}, got {self.d_model}"
             )
         if self.position == "rope" and self.d_model // self.num_heads % 2:
             raise ValueError(
-                f"--d-model is {self.d_model}; with --num-heads {self.num_heads} and --position "
-                f"rope, which turns pairs, it takes an even multiple of {self.num_heads}"
+                f"--d-model must be an even multiple of --num-heads {self.num_heads} with "
+                f"--position rope, which turns pairs, got {self.d_model}"
             )
         if self.min_learning_rate > self.learning_rate:
             raise ValueError(
-                f"--min-learning-rate is {self.min_learning_rate}; with --learning-rate "
-                f"{self.learning_rate} it takes at most that"
+                f"--min-learning-rate must be at most --learning-rate {self.learning_rate}, got "
+                f"{self.min_learning_rate}"
             )
 
     def params(self) -> dict[str, Any]:
-        """What the run records: the settings that shape it, not where or whether it goes on."""
+        """The params to record: the settings that shape the run, not its place or resume."""
         skip = ("experiment", "run_name", "resume", "config")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
 
@@ -206,7 +205,7 @@ def _read_file(path: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"--config {path} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"--config {path} holds {type(content).__name__}; it takes an object")
+        raise ValueError(f"--config {path} must be a JSON object, got {type(content).__name__}")
     for name, value in content.items():
         if name not in _TYPES:
             near = difflib.get_close_matches(name, _TYPES, 1)
@@ -237,7 +236,7 @@ def _convert(flag: str, text: str, kind: Any) -> Any:
             pass
     else:
         return text or None if kind == str | None else text
-    raise ValueError(f"{flag} is {text!r}; it takes {_fits(kind)}")
+    raise ValueError(f"{flag} must be {_wanted(kind)}, got {text!r}")
 
 
 def _integral(number: float) -> int:
@@ -248,22 +247,22 @@ def _integral(number: float) -> int:
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
     if typing.get_origin(kind) is Literal:
-        fits = value in typing.get_args(kind)
+        is_valid = value in typing.get_args(kind)
     elif kind is float:
-        fits = isinstance(value, float | int) and not isinstance(value, bool)
+        is_valid = isinstance(value, float | int) and not isinstance(value, bool)
     elif kind is int:
-        fits = isinstance(value, int) and not isinstance(value, bool)
+        is_valid = isinstance(value, int) and not isinstance(value, bool)
     else:
-        fits = isinstance(value, kind)
-    _require(fits, name, value, _fits(kind))
+        is_valid = isinstance(value, kind)
+    _require(is_valid, name, value, _wanted(kind))
 
 
-def _require(fits: bool, name: str, value: Any, wanted: str) -> None:
-    if not fits:
-        raise ValueError(f"--{name.replace('_', '-')} is {value!r}; it takes {wanted}")
+def _require(is_valid: bool, name: str, value: Any, wanted: str) -> None:
+    if not is_valid:
+        raise ValueError(f"--{name.replace('_', '-')} must be {wanted}, got {value!r}")
 
 
-def _fits(kind: Any) -> str:
+def _wanted(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return " or ".join(typing.get_args(kind))
     words = {int: "an integer (1e3 is one)", float: "a number", bool: "true or false (or 1, 0)"}

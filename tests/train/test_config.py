@@ -119,7 +119,7 @@ def test_flags_beat_the_file_and_both_are_told(tmp_path: Path):
 
 
 def test_a_config_written_by_hand_is_checked_too():
-    with pytest.raises(ValueError, match="--norm is 'batch'; it takes rmsnorm or layernorm"):
+    with pytest.raises(ValueError, match="--norm must be rmsnorm or layernorm, got 'batch'"):
         Config(norm="batch")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="--max-steps is True"):
+    with pytest.raises(ValueError, match=r"--max-steps must be an integer .*, got True"):
         Config(max_steps=True)
