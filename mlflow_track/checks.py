@@ -198,7 +198,9 @@ def artifact_path(root: Path, name: Any) -> Path:
     path = root / pure
     if not path.parent.resolve().is_relative_to(root.resolve()):
         raise ValueError(
-            expected("an artifact's name", f"inside {root}", f"{name!r}, which a link leads out")
+            expected(
+                "an artifact's name", f"inside {root}", f"{name!r}, which leads out through a link"
+            )
         )
     return path
 

@@ -83,7 +83,7 @@ def test_a_forked_child_neither_writes_nor_ends_the_run(how: str, run_script: Sc
     assert run.status == "FINISHED" and len(run.info["attempts"]) == 1
     assert run.info["tags"] == {} and run.params == {}
     assert done.stderr.count("FINISHED") == 1
-    assert ("hand the values over to it" in done.stderr) == (how == "log")
+    assert ("pass the values to it" in done.stderr) == (how == "log")
 
 
 def test_without_the_hook_the_child_would_write_into_the_run(run_script: Script) -> None:
