@@ -125,6 +125,12 @@ class Attempt:
                 self.print(f"WARNING: {why}; until then the run is recorded here only")
             else:
                 backends.append(name)
+        before = self.record.info.mirror
+        if not self._settings.backends and before is not None:
+            self.print(
+                f"this run was sent to {', '.join(before.backends)} before, and is recorded here "
+                "only from now on; mlflow-track sync sends the rest"
+            )
         if backends:
             from mlflow_track.mirror.companion import Companion, mirror_environment
 

@@ -52,6 +52,8 @@ def examine(path: Path, name: str, options: Mapping[str, str], trouble: str | No
     is_mirrored = is_locked(layout.mirror_lock(path, name))
     shown = [f"{key}={value}" for key, value in mask_options(options).items()]
     is_told = "not yet sent" if status.is_status_pending else "sent"
+    process = f"process {state.pid}" if state.pid else "a process that starts"
+    process = f"{process} is sending" if is_mirrored else "no process"
     lines = [
         f"  {name}",
         f"    status       {is_told}",
@@ -61,7 +63,7 @@ def examine(path: Path, name: str, options: Mapping[str, str], trouble: str | No
         f"    system rows  {status.pending_system_rows:,} pending",
         f"    refused      {status.refused_count:,}",
         *(f"                 {item}" for item in status.refused[:10]),
-        f"    mirror       {f'process {state.pid} is sending' if is_mirrored else 'no process'}",
+        f"    mirror       {process}",
         f"    destination  {trouble or 'answers'}: {status.where}",
         *([f"    options      {', '.join(shown)}"] if shown else []),
     ]

@@ -305,3 +305,14 @@ def test_no_password_reaches_the_record(run_script, tmp_path):
     for file in (tmp_path / "runs").rglob("*"):
         if file.is_file():
             assert b"secret-word" not in file.read_bytes(), file
+
+
+def test_a_resume_without_the_backend_says_that_the_run_had_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with mt.start_run(experiment="e") as run:
+        run._attempt.record.restate("mirror", {"backends": ["mlflow"]})
+    said = "this run was sent to mlflow before, and is recorded here only from now on"
+    assert said not in capsys.readouterr().err
+    mt.start_run(resume=run.id).finish()
+    assert capsys.readouterr().err.count(said) == 1
