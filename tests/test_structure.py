@@ -258,6 +258,10 @@ def test_a_circle_a_long_file_and_a_full_folder_are_found(tmp_path: Path):
     assert len(full_folders(tmp_path)) == 1
 
 
+def test_the_page_about_the_architecture_is_short():
+    assert len((ROOT / "docs" / "architecture.md").read_text().splitlines()) < 150
+
+
 def test_every_rule_is_about_something_that_is_there():
     modules = {name_of(path, ROOT) for path in files(ROOT)}
     for layer in filter(None, RANK):
