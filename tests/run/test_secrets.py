@@ -173,6 +173,8 @@ def test_a_folder_that_is_named_through_its_child_is_copied_under_its_own_name()
     Path("data/inner").mkdir(parents=True)
     Path("data/f.txt").write_text("f")
     with mt.start_run() as run:
+        # It writes to run.json as well.
+        run._attempt.provenance.join()
         before = (run.path / "run.json").read_text()
         target = run.log_artifact("data/inner/..")
         assert target == run.path / "artifacts/data"
