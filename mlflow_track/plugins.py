@@ -7,17 +7,20 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from mlflow_track.extras import MissingExtra, require_extra
+from mlflow_track.record.schema import BACKEND_NAME
 
 GROUP = "mlflow_track.backends"
 _OURS = (EntryPoint("mlflow", "mlflow_track.backends.mlflow.backend:MlflowBackend", GROUP),)
 # The package that a backend needs, and the extra that installs it.
 _NEEDS = {"mlflow": ("mlflow", "mlflow")}
-_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_NAME = re.compile(BACKEND_NAME)
 
 
 def find_backend(name: str) -> EntryPoint | None:
     """The class of a backend, to be loaded; None where no installed package has one."""
     # Those of other packages are looked for in the metadata of all, which takes milliseconds.
+    if not _NAME.fullmatch(name):
+        return None
     ours = next((entry for entry in _OURS if entry.name == name), None)
     return ours or next(iter(entry_points(group=GROUP, name=name)), None)
 

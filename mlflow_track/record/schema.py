@@ -31,6 +31,8 @@ Count = Annotated[int, Meta(ge=0, le=2**62)]
 
 
 # Of one file inside the folder that names it.
+# Part of the names of files in mirror/, so that it must lead nowhere else.
+BACKEND_NAME = r"^[a-z][a-z0-9_-]{0,63}$"
 FileName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\x00]{1,255}$")]
 
 
@@ -143,7 +145,7 @@ class MirrorSettings(Struct, frozen=True, kw_only=True):
         attach, experiment_id, tracking_uri: The values of MLflow's own variables.
     """
 
-    backends: tuple[str, ...] = ("mlflow",)
+    backends: tuple[Annotated[str, Meta(pattern=BACKEND_NAME)], ...] = ("mlflow",)
     options: dict[str, dict[str, str]] = {}
     attach: str | None = None
     experiment_id: str | None = None

@@ -218,6 +218,22 @@ def test_sync_sends_to_a_backend_that_a_run_never_had(
     assert points_in(lines_of(record, tmp_path / "lines")) == [("a", 0, 1.0)]
 
 
+@pytest.mark.parametrize("name", ["../../../secret", "a/b", "/tmp/x", "", "A"])
+def test_a_record_whose_backend_names_a_file_elsewhere_is_damaged(
+    name: str, tmp_path: Path
+) -> None:
+    with mt.start_run(experiment="e", backend="local") as run:
+        run._attempt.record.restate("mirror", {"backends": ["mlflow"]})
+    info = json.loads((run.path / "run.json").read_text())
+    info["mirror"]["backends"] = [name]
+    (run.path / "run.json").write_text(json.dumps(info))
+    (tmp_path / "secret.json").write_text('{"url": "READ OUTSIDE"}')
+    for command in ("doctor", "sync"):
+        done = CliRunner().invoke(main, [command, "runs"])
+        assert done.exit_code != 0 and "READ OUTSIDE" not in done.output
+        assert "run.json is damaged" in done.output, done.output
+
+
 @pytest.mark.parametrize(
     ("backend", "said"),
     [
