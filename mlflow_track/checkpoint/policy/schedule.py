@@ -51,6 +51,11 @@ class SavePolicy:
         return frozenset()
 
     @property
+    def last_step(self) -> int | None:
+        """The last step of the run, which this policy saves; None where it does not know it."""
+        return None
+
+    @property
     def claims(self) -> tuple[Claim, ...]:
         """The directions of its metrics, as far as this policy names them."""
         return ()
@@ -92,6 +97,11 @@ class AnyOf(SavePolicy):
     @property
     def watched(self) -> frozenset[str]:
         return frozenset().union(*(policy.watched for policy in self.policies))
+
+    @property
+    def last_step(self) -> int | None:
+        steps = (policy.last_step for policy in self.policies)
+        return max((step for step in steps if step is not None), default=None)
 
     @property
     def claims(self) -> tuple[Claim, ...]:
