@@ -21,7 +21,7 @@ def test_step_refuses_steps_that_go_back_and_saves_a_step_once(backend: str) -> 
         assert [checkpoints.step(step, state) for step in (1, 2, 2, 2, 3)] == [
             *(False, True, False, False, False)
         ]
-        with pytest.raises(ValueError, match="step must be 3 or more, .* got 0: count the steps"):
+        with pytest.raises(ValueError, match=r"step must be 3 or more, .* got 0: count the steps"):
             checkpoints.step(0, state)
         assert checkpoints.step(4, state)
 
