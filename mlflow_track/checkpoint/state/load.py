@@ -24,8 +24,7 @@ from mlflow_track.checkpoint.state.compatibility import converted_moments, requi
 from mlflow_track.checkpoint.state.flatten import fit_prefix
 from mlflow_track.record import layout
 
-# The alignment that vector instructions like best.
-_ALIGNMENT = 64
+_LARGE_BYTES = 4 << 20
 
 
 class UnreadableCheckpointError(CorruptCheckpointError):
@@ -100,8 +99,7 @@ def load_into(
     for name, value in own.items():
         target = state[name]
         if isinstance(target, torch.Generator):
-            # torch reads it from the start of its storage, which others share here.
-            target.set_state(copies.resolve(value).clone())
+            target.set_state(copies.resolve(value))
         elif hasattr(target, "load_state_dict"):
             target.load_state_dict(copies.resolve(value))
             if isinstance(target, torch.optim.Optimizer):
@@ -151,7 +149,7 @@ class _Copy:
 
 
 class _Copies:
-    """All tensors that need separate memory, so that one block and one copy serve them."""
+    """All tensors that need separate memory, so that one copy serves them."""
 
     def __init__(self) -> None:
         self._all: list[_Copy] = []
@@ -209,15 +207,9 @@ class _Copies:
 
     def make(self) -> None:
         """Copy all."""
-        homeless = [copy for copy in self._all if copy.target is None]
-        sizes = [copy.source.numel() * copy.source.element_size() for copy in homeless]
-        padded = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
-        block = _fresh_memory(sum(padded))
-        at = 0
-        for copy, size, step in zip(homeless, sizes, padded, strict=True):
-            piece = block[at : at + size]
-            copy.target = piece.view(copy.source.dtype).as_strided(copy.source.shape, copy.stride)
-            at += step
+        for copy in self._all:
+            if copy.target is None:
+                copy.target = _fresh_tensor(copy.source, copy.stride)
         copy_all(
             [copy.target for copy in self._all if copy.target is not None],
             [copy.source for copy in self._all],
@@ -257,14 +249,19 @@ def _lay_out_like_parameters(saved: Mapping[str, Any], optimizer: torch.optim.Op
                     moment.lay_out(torch.empty_like(parameter, device="meta").stride())
 
 
-def _fresh_memory(size: int) -> torch.Tensor:
-    """A flat uint8 tensor, in large pages where the system has them: their first touch is cheap."""
-    if size < 4 << 20:
-        return torch.empty(size, dtype=torch.uint8)
+def _fresh_tensor(like: torch.Tensor, stride: tuple[int, ...]) -> torch.Tensor:
+    """A tensor with a storage that nothing else lies in.
+
+    Some of torch (`Generator.set_state`) reads from the start of the storage, not of the tensor. A
+    large one lies in large pages where the system has them: their first touch is cheap.
+    """
+    size = like.numel() * like.element_size()
+    if size < _LARGE_BYTES:
+        return torch.empty_strided(like.shape, stride, dtype=like.dtype)
     # Private: writes of a forked data loader must not reach the parent.
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         memory.madvise(mmap.MADV_HUGEPAGE)
     except (AttributeError, OSError):
         pass
-    return torch.frombuffer(memory, dtype=torch.uint8)
+    return torch.frombuffer(memory, dtype=like.dtype).as_strided(like.shape, stride)
