@@ -12,7 +12,8 @@ import torch
 from mlflow_track.checkpoint import pruning
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, held_for_reading
 from mlflow_track.checkpoint.policy.retention import Keep
-from mlflow_track.checkpoint.state.load import own_copy, read
+from mlflow_track.checkpoint.state.fill import own_copy
+from mlflow_track.checkpoint.state.load import read
 from mlflow_track.record import layout
 from mlflow_track.record.info import read_info
 from mlflow_track.wording import expected, shown

@@ -17,6 +17,7 @@ from torch import nn
 import mlflow_track as mt
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.state import codec, load
+from mlflow_track.checkpoint.state.fill import own_copy
 from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.metrics import MetricsFile
@@ -163,7 +164,7 @@ def test_each_tensor_that_is_handed_out_has_a_storage_of_its_own(
     state: dict[str, Any] = {"a": None, "b": None}
     committed = folder.save(0, {"a": {"x": torch.ones(count)}, "b": torch.zeros(count).byte()})
     folder.load(committed, state)
-    loaded = load.own_copy(load.read(committed)["state"])
+    loaded = own_copy(load.read(committed)["state"])
     for tensor in (state["a"]["x"], state["b"], loaded["a"]["x"], loaded["b"]):
         assert tensor.storage_offset() == 0
         assert tensor.untyped_storage().nbytes() == tensor.nbytes
@@ -457,7 +458,7 @@ REFUSED = {
     "a tensor of another shape": (
         lambda: torch.zeros(3),
         lambda: torch.zeros(5),
-        r"'x' is float32\[3\] in the checkpoint and float32\[5\] here \(None, or an empty tensor",
+        r"'x' is float32\[3\] in the checkpoint and float32\[5\] here \(None, or an empty one",
     ),
 }
 IN_DOUBT = {
