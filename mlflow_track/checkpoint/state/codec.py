@@ -16,7 +16,7 @@ import torch
 
 from mlflow_track.checkpoint.state import kinds
 from mlflow_track.checkpoint.state.classes import Absent
-from mlflow_track.checkpoint.state.objects import is_object, plain_of
+from mlflow_track.checkpoint.state.objects import is_object, state_of
 from mlflow_track.checkpoint.state.strides import dense_stride, is_dense, is_same_memory
 from mlflow_track.checkpoint.state.tensors import require_storable
 from mlflow_track.wording import expected, typed
@@ -93,7 +93,7 @@ class Encoder:
             return {found.tag: found.take(value, _Taking(self, path, depth))}
         if is_object(value) and not self._is_inside_an_object:
             self._is_inside_an_object = True
-            form = self.encode(plain_of(value), path, depth)
+            form = self.encode(state_of(value), path, depth)
             self._is_inside_an_object = False
             return form
         raise TypeError(

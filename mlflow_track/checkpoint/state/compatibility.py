@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from mlflow_track.checkpoint.state.match import Load, loads_in
 from mlflow_track.checkpoint.state.objects import content_here
-from mlflow_track.checkpoint.state.plain import (
-    Finding,
-    describe,
-    dtype_text,
-    findings_of_plain,
-    is_alike,
-)
+from mlflow_track.checkpoint.state.plain import describe, is_alike, problems_of_plain
 from mlflow_track.checkpoint.state.strides import once
 
 _MOST_NAMED = 8
@@ -32,7 +26,7 @@ def require_fit(
     plan: Mapping[str, Any],
     origin: str,
     classes: Mapping[str, str] | None = None,
-) -> list[str]:
+) -> None:
     """Raise unless each entry of a saved state matches the live one.
 
     Args:
@@ -40,9 +34,6 @@ def require_fit(
         plan: Their saved state, as `match` returns it.
         origin: The name of the checkpoint in the message.
         classes: The classes of the objects, by name, where the checkpoint has them.
-
-    Returns:
-        Readable doubts: what matches, but may differ from the save.
 
     Raises:
         ValueError: The message names missing and unexpected entries and other shapes or dtypes.
@@ -54,52 +45,35 @@ def require_fit(
             f"{missing}; unexpected in the checkpoint: {unexpected}; to take only weights, use "
             "load_weights(run, prefix=…)"
         )
-    problems: list[str] = []
-    doubts: list[str] = []
-    for load in loads_in(plan):
-        _of_load(load, classes or {}, problems, doubts)
+    problems = [words for load in loads_in(plan) for words in _of_load(load, classes or {})]
     for name, value in plan.items():
-        _add(list(findings_of_plain(name, state[name], value)), problems, doubts)
+        problems += list(problems_of_plain(name, state[name], value))[:_MOST_NAMED]
     if problems:
         raise ValueError(
             f"{origin} does not match the state; nothing was loaded: {'; '.join(problems)}"
         )
-    return doubts
 
 
-def _of_load(
-    load: Load, classes: Mapping[str, str], problems: list[str], doubts: list[str]
-) -> None:
+def _of_load(load: Load, classes: Mapping[str, str]) -> list[str]:
     name, target, saved = load.path, load.here, load.saved
     if isinstance(target, torch.nn.Module):
-        problems += _of_module(name, target, saved, load.prefixes or ())
-    elif isinstance(target, torch.optim.Optimizer):
-        problems += (found := _of_optimizer(name, target, saved))
-        if not found:
-            _add(_of_groups(name, target, saved), problems, doubts)
-            _add(_of_moments(name, target, saved), problems, doubts)
-    elif isinstance(target, torch.Generator):
-        if not is_alike(saved, target.get_state()):
-            problems.append(
-                f"{name!r} is a generator here, but was not saved as one of this device"
-            )
-    elif hasattr(target, "load_state_dict"):
-        is_another = classes.get(name, class_of(target)) != class_of(target)
-        _add(_of_object(name, target, saved, is_another), problems, doubts)
-    else:
-        problems.append(
-            f"{name!r} has state_dict but no load_state_dict: its class needs both to be restored"
-        )
+        return _of_module(name, target, saved, load.prefixes or ())
+    if isinstance(target, torch.optim.Optimizer):
+        return _of_optimizer(name, target, saved) or [
+            *_of_groups(name, target, saved),
+            *_of_moments(name, target, saved)[:_MOST_NAMED],
+        ]
+    if isinstance(target, torch.Generator):
+        is_generator = is_alike(saved, target.get_state())
+        words = f"{name!r} is a generator here, but was not saved as one of this device"
+        return [] if is_generator else [words]
+    is_another = classes.get(name, class_of(target)) != class_of(target)
+    return _of_object(name, target, saved, is_another)
 
 
 def class_of(entry: Any) -> str:
     """The name of an entry's class, as a checkpoint keeps it."""
     return type(entry).__qualname__
-
-
-def _add(findings: Sequence[Finding], problems: list[str], doubts: list[str]) -> None:
-    for finding in findings[:_MOST_NAMED]:
-        (problems if finding.is_fatal else doubts).append(finding.words)
 
 
 def _of_module(
@@ -170,64 +144,40 @@ def _of_optimizer(name: str, target: torch.optim.Optimizer, saved: Any) -> list[
     return problems[:_MOST_NAMED]
 
 
-def _of_groups(name: str, target: torch.optim.Optimizer, saved: Any) -> list[Finding]:
-    findings = []
+def _of_groups(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str]:
+    found = []
     groups = zip(saved["param_groups"], target.param_groups, strict=True)
     for number, (then, here) in enumerate(groups):
         extra = then.keys() - here.keys() - _NOT_OF_THE_OPTIMIZER
         absent = target.defaults.keys() - then.keys()
-        if extra or absent:
+        if extra and absent:
             # Each has what the other lacks: that is not another version of one optimizer.
-            findings.append(
-                Finding(
-                    f"group {number} of {name!r} {_differing(extra, absent)}",
-                    bool(extra and absent),
-                )
-            )
-    return findings
+            found.append(f"group {number} of {name!r} {_differing(extra, absent)}")
+    return found
 
 
-def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[Finding]:
+def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str]:
     """Compares the moments that the live optimizer already has."""
-    findings = []
+    found = []
     for number, here in content_here(target)["state"].items():
         then = saved["state"].get(number)
-        where = f"{name}.state.{number}"
         if then is None:
-            findings.append(Finding(f"{where} has moments here, none in the checkpoint", False))
             continue
+        where = f"{name}.state.{number}"
         extra, absent = then.keys() - here.keys(), here.keys() - then.keys()
-        if extra or absent:
-            findings.append(Finding(f"{where} {_differing(extra, absent)}", bool(extra and absent)))
-        findings += [
-            Finding(
-                f"{where}.{key} is {describe(then[key])} in the checkpoint and "
-                f"{describe(moment)} here",
-                True,
-            )
+        if extra and absent:
+            found.append(f"{where} {_differing(extra, absent)}")
+        found += [
+            f"{where}.{key} is {describe(then[key])} in the checkpoint and {describe(moment)} here"
             for key, moment in here.items()
             if isinstance(then.get(key), torch.Tensor)
             and isinstance(moment, torch.Tensor)
             and then[key].dtype != moment.dtype
         ]
-    return findings
+    return found
 
 
-def converted_moments(name: str, loaded: torch.optim.Optimizer, saved: Any) -> list[str]:
-    """Lists the moments to which torch has given the dtype of their parameter."""
-    found = [
-        f"{name}.state.{number}.{key} {dtype_text(then[key])} -> {dtype_text(moment)}"
-        for number, here in content_here(loaded)["state"].items()
-        if (then := saved["state"].get(number))
-        for key, moment in here.items()
-        if isinstance(moment, torch.Tensor)
-        and isinstance(then.get(key), torch.Tensor)
-        and then[key].dtype != moment.dtype
-    ]
-    return [_listed(found)] if found else []
-
-
-def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> list[Finding]:
+def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> list[str]:
     here = target.state_dict()
     for keys in (here, saved):
         if not (isinstance(keys, Mapping) and keys and all(isinstance(k, str) for k in keys)):
@@ -235,10 +185,9 @@ def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> li
     extra, absent = saved.keys() - here.keys(), here.keys() - saved.keys()
     # An object of the caller may have keys that come with time; those of torch are its structure.
     is_structure = type(target).__module__.partition(".")[0] == "torch"
-    if not absent and not (extra and is_structure):
-        return []
-    is_fatal = bool(extra and absent) and (is_structure or is_another_class)
-    return [Finding(f"{name!r} {_differing(extra, absent)}", is_fatal)]
+    if extra and absent and (is_structure or is_another_class):
+        return [f"{name!r} {_differing(extra, absent)}"]
+    return []
 
 
 def _differing(extra: Iterable[str], absent: Iterable[str]) -> str:

@@ -118,8 +118,13 @@ class Copies:
                     copy.here = None
         return problems
 
-    def make(self) -> None:
-        """Copy all but what a model fills itself."""
+    def make(self) -> set[str]:
+        """Copy all but what a model fills itself.
+
+        Returns:
+            The paths of the live tensors that were filled.
+        """
+        filled = {c.path for c in self._all if c.here is not None and not c.is_left}
         targets, sources = [], []
         for copy in self._all:
             if copy.is_left:
@@ -130,6 +135,7 @@ class Copies:
             targets.append(target)
             sources.append(source)
         copy_all(targets, sources)
+        return filled
 
     def resolve(self, value: Any) -> Any:
         """`value` with each `Place` replaced by what is there."""

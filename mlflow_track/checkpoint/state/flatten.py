@@ -62,8 +62,16 @@ def require_object(name: str, entry: Any) -> None:
     """
     Raises:
         TypeError: The entry is what `state_dict()` returned, as `torch.save` has it: a `restore`
-            would fill that copy, and not the object.
+            would fill that copy, and not the object. Or it cannot load what it saves.
     """
+    if hasattr(entry, "state_dict") and not hasattr(entry, "load_state_dict"):
+        raise TypeError(
+            expected(
+                f"state[{name!r}]",
+                "plain data, or an object with state_dict and load_state_dict",
+                f"{typed(entry)} without load_state_dict: a restore could not fill it",
+            )
+        )
     if isinstance(entry, dict) and (
         hasattr(entry, "_metadata") or entry.keys() == {"state", "param_groups"}
     ):

@@ -120,7 +120,7 @@ _ENUM = Kind(
     take=lambda value, walk: member_form(value),
     put=lambda content, walk: member_from(*content),
     refill=values.refill_member,
-    same=lambda one, other: one == other,
+    same=lambda one, other: member_form(one)[1:] == member_form(other)[1:],
 )
 _SCALAR = Kind(
     tag="$scalar",

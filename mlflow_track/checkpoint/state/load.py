@@ -8,7 +8,7 @@ lies in the file: later changes of the file cannot reach the training.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from mlflow_track.checkpoint.disk import safetensors
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.state import codec, kinds
-from mlflow_track.checkpoint.state.compatibility import converted_moments, require_fit
+from mlflow_track.checkpoint.state.compatibility import require_fit
 from mlflow_track.checkpoint.state.fill import Copies, Copy
 from mlflow_track.checkpoint.state.match import Load, loads_in, match
 from mlflow_track.checkpoint.state.objects import content_here
@@ -58,7 +58,7 @@ def load_into(
     saved: Mapping[str, Any],
     checkpoint: Checkpoint,
     classes: Mapping[str, str] | None = None,
-) -> list[str]:
+) -> None:
     """Put `saved` into `state`: objects are loaded, plain data takes the place of the entry.
 
     What can change is filled in place, and other references to it see the new value: tensors,
@@ -70,15 +70,15 @@ def load_into(
         checkpoint: Its origin, for messages.
         classes: The classes of the objects, where the checkpoint has them.
 
-    Returns:
-        Readable doubts: what may differ from the save.
-
     Raises:
         ValueError: Something does not match; nothing was changed. The message names the keys that
             are missing and those that are unexpected, and shapes and dtypes that differ.
+        RuntimeError: An object could not load its state. The message names the entries that were
+            changed, and those that were not.
     """
+    origin = checkpoint.path.name
     plan = {name: match(name, state.get(name), value) for name, value in saved.items()}
-    doubts = require_fit(state, plan, checkpoint.path.name, classes)
+    require_fit(state, plan, origin, classes)
     loads = list(loads_in(plan))
     copies = Copies()
     for load in loads:
@@ -86,21 +86,30 @@ def load_into(
     planned = {name: copies.of(name, value, state[name]) for name, value in plan.items()}
     if problems := copies.settle():
         raise ValueError(
-            f"{checkpoint.path.name} does not match the state; nothing was loaded: "
-            f"{'; '.join(problems)}"
+            f"{origin} does not match the state; nothing was loaded: {'; '.join(problems)}"
         )
     # First those that may still refuse.
     _load_by_rules(loads)
-    copies.make()
+    changed = {load.path for load in loads if load.prefixes} | copies.make()
     for load in loads:
-        doubts += _load(load, copies)
+        try:
+            _load(load, copies)
+        except Exception as error:
+            others = [n for n in (*plan, *(other.path for other in loads)) if n != load.path]
+            done = [name for name in others if _is_changed(name, changed)]
+            rest = [name for name in others if name not in done]
+            raise RuntimeError(
+                f"{origin} was restored only in part: loading {load.path!r} raised "
+                f"{type(error).__name__}: {error}; changed: {_names([*done, load.path])} (the "
+                f"last perhaps in part); unchanged: {_names(rest)}"
+            ) from error
+        changed.add(load.path)
     for name, value in planned.items():
         target, content = state[name], copies.resolve(value)
         if isinstance(target, torch.Tensor) and isinstance(content, torch.Tensor):
             state[name] = content.to(target.device)
         else:
             state[name] = kinds.fill(target, content)
-    return doubts
 
 
 def _plan(load: Load, copies: Copies) -> None:
@@ -131,20 +140,26 @@ def _load_by_rules(loads: Sequence[Load]) -> None:
             loaded.append(load.path)
 
 
-def _load(load: Load, copies: Copies) -> list[str]:
-    """Load one object; returns doubts."""
+def _load(load: Load, copies: Copies) -> None:
     target = load.here
     if load.prefixes:
-        return []  # It is loaded already.
+        return  # It is loaded already.
     if isinstance(target, torch.nn.Module):
         _load_module(target, load.saved)
     elif isinstance(target, torch.Generator):
         target.set_state(copies.resolve(load.planned))
+    elif isinstance(target, torch.amp.GradScaler) and not load.saved:
+        pass  # It was switched off at the save: torch refuses to load that.
     else:
         target.load_state_dict(copies.resolve(load.planned))
-    if isinstance(target, torch.optim.Optimizer):
-        return converted_moments(load.path, target, load.saved)
-    return []
+
+
+def _is_changed(name: str, changed: Iterable[str]) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for path in changed)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, dict.fromkeys(names))) or "nothing"
 
 
 def _load_module(module: torch.nn.Module, saved: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from mlflow_track.checkpoint.state import kinds, names
 from mlflow_track.checkpoint.state.fill import Place
-from mlflow_track.checkpoint.state.objects import is_object
+from mlflow_track.checkpoint.state.objects import holds_objects, is_object
 from mlflow_track.checkpoint.state.rules import prefixes_with_rules
 
 
@@ -39,7 +39,7 @@ def match(path: str, live: Any, saved: Any) -> Any:
     """
     if is_object(live):
         return Load(path, live, saved)
-    if not _holds_objects(live):
+    if not holds_objects(live):
         return saved
     kind = kinds.kind_of(live)
     assert kind is not None and kind.parts is not None
@@ -49,7 +49,7 @@ def match(path: str, live: Any, saved: Any) -> Any:
             f"{type(saved).__name__}; nothing was loaded"
         )
     here, there = kind.parts(live), kind.parts(saved)
-    missing = [key for key in here if key not in there and _holds_objects(here[key])]
+    missing = [key for key in here if key not in there and holds_objects(here[key])]
     # A dict may hold plain data beside objects, some of it only at times.
     extra = [key for key in there if key not in here and kinds.kind_of(there[key]) is not None]
     if missing or extra:
@@ -68,10 +68,3 @@ def loads_in(plan: Any) -> Iterator[Load]:
     elif (kind := kinds.kind_of(plan)) is not None and kind.parts is not None:
         for part in kind.parts(plan).values():
             yield from loads_in(part)
-
-
-def _holds_objects(live: Any) -> bool:
-    kind = kinds.kind_of(live)
-    if kind is None or kind.parts is None:
-        return is_object(live)
-    return any(map(_holds_objects, kind.parts(live).values()))

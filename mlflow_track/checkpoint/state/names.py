@@ -36,14 +36,15 @@ def fit(target: Any, saved: Any) -> Any:
     if isinstance(target, torch.nn.Module):
         names = _bare_names(target, own)
         return _renamed(saved, dict(zip(own if names is None else names, own, strict=True)))
-    return _fit_plain(own, saved)
+    return fit_plain(own, saved)
 
 
-def _fit_plain(own: Any, saved: Any) -> Any:
+def fit_plain(own: Any, saved: Any) -> Any:
+    """Saved plain data under the names of `own`, where only wrappers make them differ."""
     if not isinstance(own, Mapping) or type(saved) is not dict or not saved:
         return saved
     if own.keys() == saved.keys():
-        inside = {key: _fit_plain(own[key], value) for key, value in saved.items()}
+        inside = {key: fit_plain(own[key], value) for key, value in saved.items()}
         is_same = all(inside[key] is value for key, value in saved.items())
         return saved if is_same else inside
     if not all(isinstance(key, str) for key in (*own, *saved)):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mlflow_track.checkpoint.state import kinds
 from mlflow_track.checkpoint.state.names import bare
 
 
@@ -16,7 +17,26 @@ def is_object(entry: Any) -> bool:
     )
 
 
+def holds_objects(entry: Any) -> bool:
+    """Whether an entry is an object with a state, or a list, dict … that has one in it."""
+    kind = kinds.kind_of(entry)
+    if kind is None or kind.parts is None:
+        return is_object(entry)
+    return any(map(holds_objects, kind.parts(entry).values()))
+
+
 def plain_of(entry: Any) -> Any:
+    """An entry of the state as plain data, as a save takes it; tensors are not copied."""
+    if is_object(entry):
+        return state_of(entry)
+    if not holds_objects(entry):
+        return entry
+    kind = kinds.kind_of(entry)
+    assert kind is not None and kind.parts is not None
+    return kind.build(entry, {key: plain_of(part) for key, part in kind.parts(entry).items()})
+
+
+def state_of(entry: Any) -> Any:
     """The state of an object as plain data; of a model under the names that its classes give."""
     if isinstance(entry, torch.Generator):
         return entry.get_state()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +13,8 @@ from mlflow_track.checkpoint.state.classes import Absent
 from mlflow_track.checkpoint.state.match import Load
 
 
-class Finding(NamedTuple):
-    """A difference: fatal, or a doubt."""
-
-    words: str
-    is_fatal: bool
-
-
-def findings_of_plain(name: str, live: Any, saved: Any) -> Iterator[Finding]:
-    """The differences between a live entry of plain data and a saved one.
+def problems_of_plain(name: str, live: Any, saved: Any) -> Iterator[str]:
+    """Readable reasons why a live entry cannot become the saved plain data.
 
     What differs in value is not one: the saved value replaces it. None, or what is empty, takes
     a tensor or an array of any shape.
@@ -35,11 +27,11 @@ def findings_of_plain(name: str, live: Any, saved: Any) -> Iterator[Finding]:
 def describe(value: Any) -> str:
     """The dtype and shape of a tensor or an array, else the class."""
     if isinstance(value, torch.Tensor | np.ndarray):
-        return f"{dtype_text(value)}{list(value.shape)}"
+        return f"{_dtype(value)}{list(value.shape)}"
     return type(value).__name__
 
 
-def dtype_text(value: torch.Tensor | np.ndarray) -> str:
+def _dtype(value: torch.Tensor | np.ndarray) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
@@ -55,12 +47,12 @@ def is_alike(saved: Any, here: Any) -> bool:
     )
 
 
-def _of_array(name: str, live: Any, saved: Any) -> Iterator[Finding]:
+def _of_array(name: str, live: Any, saved: Any) -> Iterator[str]:
     if not isinstance(saved, torch.Tensor | np.ndarray):
         return
     if isinstance(live, torch.Tensor) and live.is_meta:
         words = f"{name!r} is on the meta device, without memory: give one with memory, or None"
-        yield Finding(words, True)
+        yield words
         return
     is_one_kind = isinstance(saved, torch.Tensor) == isinstance(live, torch.Tensor)
     size = live.numel() if isinstance(live, torch.Tensor) else live.size
@@ -68,21 +60,18 @@ def _of_array(name: str, live: Any, saved: Any) -> Iterator[Finding]:
     if is_alike(saved, live) or (is_one_kind and saved.dtype == live.dtype and not size):
         return
     words = f"{name!r} is {describe(saved)} in the checkpoint and {describe(live)} here"
-    yield Finding(f"{words} (None, or an empty one, accepts any shape)", True)
+    yield f"{words} (None, or an empty one, accepts any shape)"
 
 
-def _inside(path: str, live: Any, saved: Any) -> Iterator[Finding]:
+def _inside(path: str, live: Any, saved: Any) -> Iterator[str]:
     if isinstance(saved, Absent) and kinds.fill(live, saved) is saved:
         words = f"{path!r} was saved as {saved.enum}.{saved.name}, a member of an Enum that is not "
-        yield Finding(words + "loaded here; put a member of that class in its place first", True)
+        yield words + "loaded here; put a member of that class in its place first"
     if isinstance(saved, np.random.Generator) and isinstance(live, np.random.Generator):
         kind, here = (type(g.bit_generator).__name__ for g in (saved, live))
         if kind != here:
             words = f"{path!r} is a generator of {kind} in the checkpoint and of {here} here"
-            yield Finding(words, True)
-    if isinstance(saved, deque) and isinstance(live, deque) and saved.maxlen != live.maxlen:
-        words = f"{path!r} holds at most {saved.maxlen} in the checkpoint and {live.maxlen} here"
-        yield Finding(words, False)
+            yield words
     kind = kinds.kind_of(saved)
     if kind is None or kind.parts is None:
         return
