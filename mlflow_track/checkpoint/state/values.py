@@ -113,10 +113,19 @@ def same_arrays(one: np.ndarray, other: np.ndarray) -> bool:
     return (one.dtype, one.shape) == (other.dtype, other.shape) and one.tobytes() == other.tobytes()
 
 
+def _fill_value(value: np.ma.MaskedArray) -> np.ndarray:
+    # Of an array without dimensions NumPy may give it as another type.
+    return np.asarray(value.fill_value).astype(value.dtype)
+
+
 def take_masked(value: np.ma.MaskedArray, walk: Any) -> Any:
     mask = None if value.mask is np.ma.nomask else np.asarray(value.mask)
-    fill_value = np.asarray(value.fill_value)
-    inside = {"data": value.data, "mask": mask, "fill": fill_value, "hard": bool(value.hardmask)}
+    inside = {
+        "data": value.data,
+        "mask": mask,
+        "fill": _fill_value(value),
+        "hard": bool(value.hardmask),
+    }
     return [walk.form(part, label) for label, part in inside.items()]
 
 
@@ -142,7 +151,7 @@ def same_masked(one: Any, other: Any) -> bool:
     return (
         same_arrays(one.data, other.data)
         and same_arrays(np.asarray(one.mask), np.asarray(other.mask))
-        and same_arrays(np.asarray(one.fill_value), np.asarray(other.fill_value))
+        and same_arrays(_fill_value(one), _fill_value(other))
         and one.hardmask == other.hardmask
     )
 
