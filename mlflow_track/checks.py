@@ -7,6 +7,7 @@ import math
 import operator
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -66,6 +67,8 @@ def metric_value(name: str, value: Any) -> float | Arriving:
     try:
         if getattr(value, "is_cuda", False):
             return CudaNumber(value)
+        if _is_masked(value):
+            return math.nan
         # NumPy's float() of a complex number or of an array only warns; item() tells them apart.
         return float(value.item() if hasattr(value, "item") else value)
     except OverflowError:
@@ -76,6 +79,16 @@ def metric_value(name: str, value: Any) -> float | Arriving:
         raise TypeError(
             expected(f"metric {name!r}", "one number", f"{typed(value)}: {error}")
         ) from None
+
+
+def _is_masked(value: Any) -> bool:
+    """Whether NumPy says that the value is missing; as a number it would be 0 or the fill value."""
+    masked = sys.modules.get("numpy.ma")
+    return (
+        masked is not None
+        and isinstance(value, masked.MaskedArray)
+        and bool(masked.getmaskarray(value).any())
+    )
 
 
 def step_number(step: Any) -> int:
@@ -276,7 +289,8 @@ def metric_numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     for name, value in (metrics or {}).items():
         try:
             # A loss that still has its graph is as good as its number.
-            checked[name] = float(value.detach() if hasattr(value, "detach") else value)
+            number = value.detach() if hasattr(value, "detach") else value
+            checked[name] = math.nan if _is_masked(number) else float(number)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(expected(f"metric {name!r}", "a number", typed(value))) from None
     return checked

@@ -20,7 +20,7 @@ from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.state.arrived import Arrivals
 from mlflow_track.checkpoint.state.compatibility import class_of
-from mlflow_track.checkpoint.state.flatten import plain_of
+from mlflow_track.checkpoint.state.objects import plain_of
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.params import flatten
 from mlflow_track.wording import shown

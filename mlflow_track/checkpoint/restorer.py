@@ -22,6 +22,7 @@ from mlflow_track.checkpoint.reproducibility import (
 )
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state import load
+from mlflow_track.checkpoint.state.fill import own_copy
 from mlflow_track.checkpoint.state.flatten import require_object
 from mlflow_track.record.params import flatten
 from mlflow_track.wording import count_text
@@ -124,7 +125,7 @@ class Restorer:
                 # The other ranks wait for an answer.
                 self._ranks.same({"error": str(error)})
                 raise
-            answer = {"state": load.own_copy(found[1]["state"])}
+            answer = {"state": own_copy(found[1]["state"])}
         answer = self._ranks.same(answer)
         if "error" in answer:
             raise CorruptCheckpointError(f"rank 0 could not load: {answer['error']}")
