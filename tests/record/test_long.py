@@ -19,7 +19,7 @@ from mlflow_track.analysis.aggregates import Fold, join_metrics
 from mlflow_track.analysis.frames import read_frame
 from mlflow_track.analysis.histories import Histories
 from mlflow_track.record import layout, metrics, row_format
-from mlflow_track.record.append_file import Positions
+from mlflow_track.record.append_file import Positions, Span
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.info import read_info
 from mlflow_track.record.metrics import MetricsFile
@@ -80,7 +80,8 @@ class Model:
 
     def rewind(self, last_step: int) -> None:
         self.rewinds += 1
-        self.file.rewind(last_step, self.path.with_name(layout.rewound_metrics(self.rewinds)))
+        aside = self.path.with_name(layout.rewound_metrics(self.rewinds))
+        self.file.rewind(Span(last_step), aside)
         self.values = [value for value in self.values if value[1] <= last_step]
 
     def read(self) -> None:
@@ -348,11 +349,12 @@ def test_without_the_size_a_rewind_would_be_made_twice(
     directory, file = run
     before = file.positions()
     file.append(5, ("layer1/norm",), [7.0])
-    file.rewind(2, directory.path / "aside.csv", before)
+    span = Span(2, before=before)
+    file.rewind(span, directory.path / "aside.csv")
     left = frame_of(directory.metrics_path)
-    file.rewind(2, directory.path / "aside-2.csv", before, before)
+    file.rewind(span, directory.path / "aside-2.csv", before)
     assert frame_of(directory.metrics_path) == left
-    file.rewind(2, directory.path / "aside-3.csv", before)
+    file.rewind(span, directory.path / "aside-3.csv")
     assert frame_of(directory.metrics_path) != left
 
 
