@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import subprocess
@@ -341,6 +342,38 @@ def test_a_rewind_interrupted_by_a_crash_is_completed_in_the_other_file(
         **{s: dict.fromkeys(names(100), float(s)) for s in range(3)},
         5: dict.fromkeys(names(100), 8.0),
     }
+
+
+@pytest.mark.parametrize("died_after", [0, 1, 2])
+def test_a_rewind_by_places_is_completed_by_places(
+    died_after: int, run: tuple[RunDirectory, MetricsFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the places rows move whatever their steps are, and before them none does."""
+    directory, file = run
+    begin = file.positions()
+    file.append(1, ("layer1/norm",), [7.0])
+    file.append(2, tuple(names(100)), [8.0] * 100)
+    calls, rewind = [], metrics.AppendFile.rewind
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        if len(calls) == died_after:
+            raise SystemExit
+        calls.append(self)
+        return rewind(self, *arguments)
+
+    whole = {s: dict.fromkeys(names(100), float(s)) for s in range(6)}
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.AppendFile, "rewind", interrupted)
+        patch.setattr(RunDirectory, "_note_rewind", lambda self: None)
+        with contextlib.suppress(SystemExit):
+            directory.rewind(file, 2, begin=begin)
+    assert directory.info.rewinding is not None
+    again = RunDirectory(directory.path)
+    again.open_metrics().close()
+    (done,) = again.info.rewinds
+    # What a destination keeps of them is up to the last step that stayed.
+    assert done.step == 5 and done.rows == 1 and done.long is not None and done.long.rows == 1
+    assert frame_of(directory.metrics_path) == whole
 
 
 def test_without_the_size_a_rewind_would_be_made_twice(
