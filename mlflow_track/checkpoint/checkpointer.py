@@ -37,10 +37,7 @@ class Checkpoints(Turns):
             self._stop.share()
         plan = session.plan
         self._times = StepTimes()
-        self._order = StepOrder(
-            saves_by_itself=plan.save is not None and self._record.is_kept,
-            knows_its_end=plan.knows_its_end,
-        )
+        self._order = StepOrder(self._record.is_kept and plan.save is not None, plan.knows_its_end)
         self._commits, self._recall = Commits(session), Recall(session)
         self._restorer = Restorer(session, self._recall)
         self._unseen = decision.Unseen(session.plan)
@@ -84,22 +81,26 @@ class Checkpoints(Turns):
                 path.
             RuntimeError: The checkpoints are closed.
         """
-        step = self._order.boundary(checks.step_and_state(step, state))
-        numbers = checks.metric_numbers(metrics)
+        # Most steps do not save: what they need not do, they do not call.
+        if type(step) is not int or type(state) is not dict or not 0 <= step <= checks.MOST_STEP:
+            step = checks.step_and_state(step, state)
+        self._order.boundary(step)
+        numbers = checks.metric_numbers(metrics) if metrics else {}
         self._say_restored()
-        self._commits.settle(self._recall.memory)
-        self._commits.prepare(state)
+        self._commits.boundary(state, self._recall.memory)
         # From now on a stop is decided at a boundary, so that it comes with a checkpoint.
         self._stop.share()
         now = self._recall.moment(step, numbers)
-        self._unseen.look(now.metrics)
         self._times.boundary(now.time)
+        if now.metrics:
+            self._unseen.look(now.metrics)
         asks, code, reason = self._decide(now)
+        if not (asks or code) and self._stop.arrived is None and self._ranks.is_alone:
+            return False
         if self._commits.must_wait(step, asks):
             asks = ()
-        is_there = bool(asks or code or self._stop.arrived) and self._commits.has(step)
         code, is_saving = decision.agree(
-            self._ranks, self._stop, code, is_due=bool(asks), is_there=is_there
+            *(self._ranks, self._stop, code), is_due=bool(asks), is_there=self._commits.has(step)
         )
         if code:
             if not self._stop.is_agreed:
@@ -210,7 +211,7 @@ class Checkpoints(Turns):
         )
         self._has_ended = True
         self._say_restored()
-        if self._ranks.is_first:
+        if self._ranks.is_first and self._times.count:
             self._recall.take()
             logged = self._recall.logged_names()
             self._unseen.tell(self._recall.memory, logged, self._announce)
@@ -336,7 +337,7 @@ class Checkpoints(Turns):
         self._say(self._restored.continuation.end_generators(words, are_restored=False))
 
     def _decide(self, now: Moment) -> tuple[tuple[Ask, ...], int, str]:
-        """The requests for a save, and a code and a reason to stop: rank 0 decides."""
+        """See `decision.decide`: rank 0 decides."""
         if not self._ranks.is_first:
             return (), 0, ""
         return decision.decide(self._plan, now, self._recall.memory, self._times)

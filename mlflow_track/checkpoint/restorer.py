@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mlflow_track.checkpoint import randomness
 from mlflow_track.checkpoint.changed_params import require_same_params
 from mlflow_track.checkpoint.continuation import Continuation
+from mlflow_track.checkpoint.disk.logged import ends_of
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.recall import NO_SAVES, Recall
 from mlflow_track.checkpoint.report import Findings, Report
@@ -18,6 +19,8 @@ from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state import load
 from mlflow_track.checkpoint.state.fill import own_copy
 from mlflow_track.checkpoint.state.flatten import require_object
+from mlflow_track.record import layout
+from mlflow_track.record.append_file import Positions
 from mlflow_track.record.params import flatten
 from mlflow_track.wording import count_text
 
@@ -70,7 +73,7 @@ class Restorer:
             if found is None:
                 if self._record.attempt > 1:
                     self._announce("no checkpoint found: starting from step 0")
-                    self._rewind(-1)
+                    self._rewind(None)
                 self._fingerprints.take(state)
                 self._recall.replay(NO_SAVES)
                 self._ranks.same({"next_step": 0})
@@ -94,7 +97,7 @@ class Restorer:
         )
         found = self._fill(state, content["state"], checkpoint, checkpoint.manifest.classes)
         self._recall.replay(content["history"], checkpoint)
-        self._rewind(checkpoint.step)
+        self._rewind(checkpoint)
         continuation = Continuation(self._session, checkpoint, found, tuple(state))
         continuation.compare(state, self._fingerprints.settings)
         restored = Restored(checkpoint.step, content["random"], continuation)
@@ -225,15 +228,31 @@ class Restorer:
                     f"param. Known params: {', '.join(sorted(known))}"
                 )
 
-    def _rewind(self, step: int) -> None:
+    def _rewind(self, restored: Checkpoint | None) -> None:
+        """Move aside what comes again after `restored`; None is the start of the run."""
         attempt = self._record.attempt
+        step = -1 if restored is None else restored.step
+        begin = None if restored is None else self._end_of_rows(restored)
         for checkpoint in self._store.list():
             if checkpoint.step > step:
                 moved = self._store.move_aside(checkpoint, attempt)
                 self._announce(f"moved checkpoint of the later step {checkpoint.step} to {moved}")
-        rows = self._record.rewind(self._metrics, step)
+        rows = self._record.rewind(self._metrics, step, begin=begin)
         if rows:
             self._announce(f"moved {count_text(rows, 'row')} after step {step} aside")
+
+    def _end_of_rows(self, restored: Checkpoint) -> Positions | None:
+        """Where the rows end that belong to a checkpoint; None where only steps can tell."""
+        if not self._record.is_kept:
+            return None
+        path = self._record.metrics_path
+        try:
+            self._metrics.positions()  # Waits for values on their way.
+            ends = ends_of(path, restored)
+        except (OSError, ValueError) as error:
+            self._announce(f"WARNING: {error}: rows are moved aside by their steps")
+            return None
+        return Positions(ends.get(path, 0), ends.get(layout.long_form(path), 0))
 
 
 def _is_finite(checkpoint: Checkpoint) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.record import layout
-from mlflow_track.record.append_file import Positions
+from mlflow_track.record.append_file import Positions, Span
 from mlflow_track.record.files import (
     legible,
     make_folder,
@@ -220,42 +220,32 @@ class RunDirectory:
         self._finish_rewind(metrics)
         return metrics
 
-    def rewind(self, metrics: MetricsFile, last_step: int, before: Positions | None = None) -> int:
+    def rewind(
+        self,
+        metrics: MetricsFile,
+        last_step: int,
+        before: Positions | None = None,
+        begin: Positions | None = None,
+    ) -> int:
         """Move the rows after `last_step` aside, and note it in run.json; return how many.
 
-        With `before` only those that lie before these positions.
+        With `before` only those before these positions. With `begin`, where it is known which rows
+        come again, those from these positions on, whatever their steps are.
 
         run.json says what is about to happen before it happens: a reader that follows the file by
         position must know, and a crash in between is completed by `open_metrics`.
         """
-        return undisturbed(lambda: self._rewind(metrics, last_step, before))
+        span = Span(last_step, before=before) if begin is None else Span(-1, begin, before)
+        return undisturbed(lambda: self._rewind(metrics, last_step, span))
 
-    def _rewind(self, metrics: MetricsFile, last_step: int, before: Positions | None) -> int:
+    def _rewind(self, metrics: MetricsFile, last_step: int, span: Span) -> int:
         with metrics.lock:
-            plan = metrics.plan_rewind(last_step, before)
+            plan, size = metrics.plan_rewind(span), metrics.positions()
             if plan.rows:
                 aside = self._path_aside()
-                size = metrics.positions()
-                entry: dict[str, Any] = {
-                    "attempt": self.attempt,
-                    "step": last_step,
-                    "before": before and before.wide,
-                    "rows": plan.wide.rows,
-                    "removed": plan.wide.removed,
-                    "size_before": size.wide,
-                    "file": aside.name,
-                    "time": time.time(),
-                }
-                if plan.long.rows:
-                    entry["long"] = {
-                        "before": before and before.long,
-                        "rows": plan.long.rows,
-                        "removed": plan.long.removed,
-                        "size_before": size.long,
-                        "file": layout.long_form(aside).name,
-                    }
-                self.update(rewinding=entry)
-                metrics.rewind(last_step, aside, before)
+                entry = {"attempt": self.attempt, "step": max(last_step, plan.last_kept)}
+                self.update(rewinding={**entry, **plan.describe(span, size, aside)})
+                metrics.rewind(span, aside)
                 self._note_rewind()
             return plan.rows
 
@@ -264,11 +254,12 @@ class RunDirectory:
         entry = self.info.rewinding
         if entry is not None:
             long = entry.long or RewoundFile()
-            before = None
+            past = entry.step if entry.past is None else entry.past
+            span = Span(past, Positions(entry.begin, long.begin))
             if entry.before is not None:
-                before = Positions(entry.before, long.before or 0)
+                span = span._replace(before=Positions(entry.before, long.before or 0))
             only = Positions(entry.size_before, long.size_before if entry.long else -1)
-            metrics.rewind(entry.step, self.path / entry.file, before, only)
+            metrics.rewind(span, self.path / entry.file, only)
             self._note_rewind()
 
     def _note_rewind(self) -> None:

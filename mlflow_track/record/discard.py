@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.record.append_file import Positions, Rewind, Rewinds
+from mlflow_track.record.append_file import Positions, Rewind, Rewinds, Span
 from mlflow_track.record.device_values import Arriving, LateRows
 from mlflow_track.record.directory import RunDirectory, new_content
 from mlflow_track.record.info import to_info
@@ -86,7 +86,7 @@ class DiscardedMetrics(MetricsFile):
         self.lock = threading.RLock()
         self._forget(why)
 
-    def plan_rewind(self, last_step: int, before: Positions | None = None) -> Rewinds:
+    def plan_rewind(self, span: Span) -> Rewinds:
         return Rewinds(Rewind(0, []), Rewind(0, []))
 
     def _forget(self, why: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from mlflow_track.record import layout
-from mlflow_track.record.append_file import NOTHING, AppendFile, Positions, Rewinds
+from mlflow_track.record.append_file import NOTHING, AppendFile, Positions, Rewinds, Span
 from mlflow_track.record.device_values import Arriving, LateRow, LateRows
 from mlflow_track.record.row_format import (
     LONG_HEADER,
@@ -175,41 +175,36 @@ class MetricsFile:
         self._late = LateRows()
         self._forget(why)
 
-    def plan_rewind(self, last_step: int, before: Positions | None = None) -> Rewinds:
+    def plan_rewind(self, span: Span) -> Rewinds:
         """The parts that `rewind` would remove."""
+        past, begin, before = span
         with self.lock:
             self._write_late(wait=True)
-            wide, long = self._wide.plan_rewind(last_step, before and before.wide), NOTHING
-            if self._long is not None:
-                long = self._long.plan_rewind(last_step, before and before.long)
-            return Rewinds(wide, long)
+            wide = self._wide.plan_rewind(past, before and before.wide, begin.wide)
+            if self._long is None:
+                return Rewinds(wide, NOTHING)
+            return Rewinds(wide, self._long.plan_rewind(past, before and before.long, begin.long))
 
-    def rewind(
-        self,
-        last_step: int,
-        aside: Path,
-        before: Positions | None = None,
-        only: Positions | None = None,
-    ) -> Rewinds:
-        """Move the rows later than `last_step` to the file `aside`; nothing is deleted.
+    def rewind(self, span: Span, aside: Path, only: Positions | None = None) -> Rewinds:
+        """Move rows to the file `aside`; nothing is deleted.
 
         A crash in between leaves the rows in both files, never in neither. To be called where no
         Ctrl-C arrives: see `undisturbed`.
 
         Args:
-            last_step: The last step that stays.
+            span: The rows.
             aside: A new file; what is moved out of the long file goes to the one beside it.
-            before: Only rows before these positions, counted after the headers; None takes all.
             only: Only in files that still end at this position: a crash came before their turn.
         """
+        past, begin, before = span
         with self.lock:
             at = self.positions()
             wide = long = NOTHING
             if only is None or only.wide == at.wide:
-                wide = self._wide.rewind(last_step, aside, before and before.wide)
+                wide = self._wide.rewind(past, aside, before and before.wide, begin.wide)
             if self._long is not None and (only is None or only.long == at.long):
                 beside = layout.long_form(aside)
-                long = self._long.rewind(last_step, beside, before and before.long)
+                long = self._long.rewind(past, beside, before and before.long, begin.long)
             return Rewinds(wide, long)
 
     def _write(

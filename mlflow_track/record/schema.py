@@ -69,6 +69,7 @@ class RewoundFile(Struct, frozen=True, kw_only=True):
     """Lines that were moved out of a file of metrics.
 
     Attributes:
+        begin: Only lines from this position on were moved.
         before: Only lines before this position were moved; None: all.
         rows: Their number.
         removed: The byte ranges that they had, counted after the header.
@@ -76,6 +77,7 @@ class RewoundFile(Struct, frozen=True, kw_only=True):
         file: The file that holds them now; empty where nothing was moved.
     """
 
+    begin: Count = 0
     before: Count | None = None
     rows: Count = 0
     removed: tuple[tuple[Count, Count], ...] = ()
@@ -89,12 +91,14 @@ class Rewind(RewoundFile, frozen=True, kw_only=True):
     Attributes:
         attempt: The attempt that moved them.
         step: The last step that stayed.
+        past: The step past which lines were moved; None where that is `step`.
         file: The file with the rows moved out of metrics.csv.
         long: The same of metrics.long.csv; None where nothing was moved out of it.
     """
 
     attempt: Count = 0
     step: Annotated[int, Meta(ge=-1, le=2**53)] = -1
+    past: Annotated[int, Meta(ge=-1, le=2**53)] | None = None
     file: FileName = layout.rewound_metrics(0)
     time: Time | None = None
     long: RewoundFile | None = None
