@@ -185,7 +185,7 @@ class Attempt:
         self._set_upload(upload, plan.keep)
         self.stop.listen()
         if self.checkpoints is not None:
-            self.checkpoints.close()
+            self.checkpoints._end_now("run.checkpoints")
         self.watched = WatchedValues(plan.watched) if ranks.is_first else None
         store = CheckpointStore if self.record.is_kept else DiscardedStore
         checkpoints = Checkpoints(
@@ -225,15 +225,18 @@ class Attempt:
             return
         self.has_ended, self.keeps = True, None
         atexit.unregister(self._end_at_exit)
+        failure = ""
         if self.checkpoints is not None:
             with self._warned("the last checkpoint may be missing"):
-                self.checkpoints.close()
+                self.checkpoints._end_in_turn()
+            failure = self.checkpoints._failure
         self.stop.ignore()
         if self._system is not None:
             self._system.close()
         if self.provenance.ident is not None:
             self.provenance.join(timeout=_PROVENANCE_SECONDS)
         info = self.record.info
+        error = "; ".join(filter(None, [error, failure])) or None
         if self.record.is_kept:
             self.print(f"run {info.name} {status}{': ' + error if error else ''}")
         with self._warned("rows may be lost"):
@@ -245,7 +248,8 @@ class Attempt:
             lost = count_text(self.metrics.lost, "metric value")
             self.print(f"WARNING: {lost} of a failed device were lost")
         with self._warned("the status is not in run.json, so the run reads as KILLED"):
-            self.record.end_attempt(status, error)
+            facts = {"checkpoint_error": failure} if failure else {}
+            self.record.end_attempt(status, error, **facts)
         self.why_closed = f"run {info.id} has ended; log before finish, or continue it with resume"
         with self._warned("rows are lost"):
             self.metrics.close(self.why_closed)

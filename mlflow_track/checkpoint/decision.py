@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+from mlflow_track.checkpoint.boundaries import StepTimes
 from mlflow_track.checkpoint.policy.budget import recent_cost
 from mlflow_track.checkpoint.policy.deadline import Deadline
 from mlflow_track.checkpoint.policy.history import History, Moment
@@ -21,7 +21,6 @@ from mlflow_track.record.metric import Directions
 from mlflow_track.stop import StopRequest
 from mlflow_track.wording import expected, typed
 
-_STEPS_REMEMBERED = 1000
 _REPLAYED, _DEADLINE, EARLY = 1000, 1001, 1002
 
 
@@ -52,24 +51,6 @@ class Clock:
 
     def now(self) -> float:
         return self._offset + time.monotonic()
-
-
-class StepTimes:
-    """Measures how long steps take, from one boundary to the next."""
-
-    def __init__(self) -> None:
-        self._before: float | None = None
-        self._seconds: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
-
-    def boundary(self, now: float) -> None:
-        if self._before is not None:
-            self._seconds.append(now - self._before)
-        self._before = now
-
-    @property
-    def longest(self) -> float:
-        """The longest of the last 1000 steps, in seconds, with any evaluation in it."""
-        return max(self._seconds, default=0.0)
 
 
 def reasons_to_save(
@@ -108,20 +89,34 @@ def reason_to_stop(
     return 0, ""
 
 
-def agree(ranks: Ranks, stop: StopRequest, stop_code: int, is_due: bool) -> tuple[int, bool]:
-    """One answer for all ranks, by one exchange of two numbers.
+def decide(
+    plan: Plan, now: Moment, memory: Memory, times: StepTimes
+) -> tuple[tuple[Ask, ...], int, str]:
+    """The requests for a save at the boundary `now`, and a code and a reason to stop."""
+    history = memory.history(now.step)
+    asks = reasons_to_save(plan.save, plan.limits, now, history)
+    return asks, *reason_to_stop(plan, now, history, memory, times, time.time())
+
+
+def agree(
+    ranks: Ranks, stop: StopRequest, stop_code: int, *, is_due: bool, is_there: bool
+) -> tuple[int, bool]:
+    """One answer for all ranks, by one exchange of three numbers.
 
     Args:
         ranks: The job.
         stop: The signals to this rank: a signal to any rank stops all.
         stop_code: The code of `reason_to_stop` on rank 0; 0 on the others.
         is_due: Whether policies ask, on rank 0; False on the others.
+        is_there: Whether rank 0 knows that the step is saved already; False on the others.
 
     Returns:
         Why to stop (0: continue), and whether to save. A stop saves once, if the loop ignores it.
     """
-    code, due = ranks.largest([max(stop_code, int(stop.arrived or 0)), int(is_due)])
-    return code, bool(due or (code and not stop.is_agreed))
+    code, due, there = ranks.largest(
+        [max(stop_code, int(stop.arrived or 0)), int(is_due), int(is_there)]
+    )
+    return code, bool(due or (code and not stop.is_agreed)) and not there
 
 
 def stop_reason(ranks: Ranks, code: int, reason: str) -> str:
@@ -236,6 +231,12 @@ class Plan:
         if self.stop is not None:
             names.add(self.stop.metric)
         return frozenset(names)
+
+    @property
+    def knows_its_end(self) -> bool:
+        """Whether the last step is known, so that it is saved."""
+        by_policy = self.save is not None and self.save.last_step is not None
+        return by_policy or self.limits.max_steps is not None
 
     def resolved(self, directions: Directions) -> Plan:
         """The plan with the mode of every metric that its policies compare.

@@ -10,18 +10,22 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from mlflow_track.checkpoint import randomness
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
+from mlflow_track.checkpoint.state.arrived import Arrivals
 from mlflow_track.checkpoint.state.compatibility import class_of
+from mlflow_track.checkpoint.state.flatten import plain_of
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.params import flatten
 from mlflow_track.wording import shown
 
+_MOST_NAMED = 20
 _WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
 
 
@@ -51,6 +55,30 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
 
 
+class Findings(NamedTuple):
+    """Readable findings about a continuation.
+
+    Attributes:
+        differences: What makes it inexact.
+        unknown: What may make it so, and cannot be known here.
+    """
+
+    differences: Sequence[str] = ()
+    unknown: Sequence[str] = ()
+
+    @classmethod
+    def of_ranks(cls, ranks: Sequence[Findings]) -> Findings:
+        """Those of all ranks, each once; a finding of only some has the first of their ranks."""
+        lists = []
+        for of_each in zip(*ranks, strict=True):
+            first: dict[str, int] = {}
+            for rank, found in enumerate(of_each):
+                for words in found:
+                    first.setdefault(words, rank)
+            lists.append([w if not rank else f"{w} (rank {rank})" for w, rank in first.items()])
+        return cls(*lists)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The result of a restore.
@@ -58,35 +86,85 @@ class Report:
     Attributes:
         step: The step restored.
         restored: The names of the restored entries.
-        differences: Readable differences that may make the continuation inexact.
+        differences: Readable differences that make the continuation inexact.
+        unknown: Reasons why it cannot be known whether it is exact.
         free: Params that differ, as the caller allowed.
     """
 
     step: int
     restored: Sequence[str]
     differences: Sequence[str] = ()
+    unknown: Sequence[str] = ()
     free: Sequence[str] = field(default=())
 
     @property
     def is_exact(self) -> bool:
-        return not self.differences
+        return not self.differences and not self.unknown
+
+    @property
+    def verdict(self) -> str:
+        """Whether the continuation is exact, with the reasons where it is not."""
+        unknown = f"unknown: {'; '.join(self.unknown)}" if self.unknown else ""
+        if self.differences:
+            no = f"no ({'; '.join(_first(self.differences))})"
+            return f"exact: {no}; {unknown}" if unknown else f"exact: {no}"
+        return f"exact: {unknown or 'yes'}"
 
     def __str__(self) -> str:
-        exact = "exact: yes" if self.is_exact else f"exact: no ({'; '.join(self.differences)})"
         free = f"; free to differ: {'; '.join(self.free)}" if self.free else ""
-        return f"restored {', '.join(self.restored)} from step {self.step}; {exact}{free}"
+        return f"restored {', '.join(self.restored)} from step {self.step}; {self.verdict}{free}"
 
     def with_difference(self, *differences: str) -> Report:
         return replace(self, differences=(*self.differences, *differences))
+
+    def with_findings(self, found: Findings) -> Report:
+        return replace(
+            self,
+            differences=(*self.differences, *found.differences),
+            unknown=(*self.unknown, *found.unknown),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
             "step": self.step,
             "restored": list(self.restored),
             "differences": list(self.differences),
+            "unknown": list(self.unknown),
             "free": list(self.free),
             "is_exact": self.is_exact,
         }
+
+
+def _first(words: Sequence[str]) -> list[str]:
+    """The first of a long list, with the number of the others; run.json has all."""
+    more = len(words) - _MOST_NAMED
+    return [*words[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
+
+
+def arrived(state: Mapping[str, Any], saved: Mapping[str, Any]) -> Findings:
+    """Take the live objects apart again after loading, and compare them with the checkpoint.
+
+    Args:
+        state: Live objects and plain data by name, loaded.
+        saved: Their data in the checkpoint.
+    """
+    arrivals = Arrivals()
+    differences: list[str] = []
+    unknown: list[str] = []
+    with torch.no_grad():
+        for name, entry in state.items():
+            before = randomness.capture()
+            here = plain_of(entry)
+            if randomness.has_drawn(before):
+                randomness.restore(before)
+                unknown.append(f"state_dict() of {name!r} draws random numbers")
+            is_shared = isinstance(entry, torch.nn.Module | torch.Tensor) or here is entry
+            found = arrivals.compare(name, saved[name], here, may_be_tied=is_shared)
+            if found and here is not entry and Arrivals().compare(name, here, plain_of(entry)):
+                unknown.append(f"two calls of state_dict() of {name!r} do not return the same")
+                found = []
+            differences += found
+    return Findings([*differences, *arrivals.ties()], unknown)
 
 
 def differences_of_surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,9 @@ from mlflow_track.checkpoint import randomness
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.recall import NO_SAVES, Recall
 from mlflow_track.checkpoint.reproducibility import (
+    Findings,
     Report,
+    arrived,
     data_of,
     differences_of_params,
     differences_of_surroundings,
@@ -88,11 +90,10 @@ class Restorer:
                 "classes": checkpoint.manifest.classes,
             }
         )
-        classes = checkpoint.manifest.classes
-        doubts = load.load_into(state, content["state"], checkpoint, classes)
+        found = self._fill(state, content["state"], checkpoint, checkpoint.manifest.classes)
         self._recall.replay(content["history"], checkpoint)
         self._rewind(checkpoint.step)
-        restored = Restored(checkpoint.step, content["random"], report.with_difference(*doubts))
+        restored = Restored(checkpoint.step, content["random"], report.with_findings(found))
         if generators:
             restored = restored._replace(report=self.put_generators_back(restored))
         return restored
@@ -137,12 +138,36 @@ class Restorer:
         if not answer["next_step"]:
             return None
         origin = Checkpoint(Path(answer["name"]), answer["next_step"] - 1)
-        load.load_into(state, answer["state"], origin, answer["classes"])
+        self._fill(state, answer["state"], origin, answer["classes"])
         self._recall.replay(answer["history"])
         restored = Restored(origin.step, answer["random"], None)
         if generators:
             self.put_generators_back(restored)
         return restored
+
+    def _fill(
+        self,
+        state: MutableMapping[str, Any],
+        saved: Mapping[str, Any],
+        origin: Checkpoint,
+        classes: Mapping[str, str] | None,
+    ) -> Findings:
+        """Load on every rank, and find what has not arrived in the live objects of any."""
+        error: Exception | None = None
+        found = Findings()
+        try:
+            load.load_into(state, saved, origin, classes)
+            found = arrived(state, saved)
+        except Exception as failure:
+            error = failure
+        # A rank that failed must not leave the others waiting.
+        answers = self._ranks.gather([str(error) if error else None, *map(list, found)])
+        if error is not None:
+            raise error
+        for rank, (failed, *_) in enumerate(answers):
+            if failed is not None:
+                raise RuntimeError(f"rank {rank} could not restore: {failed}")
+        return Findings.of_ranks([Findings(*lists) for _, *lists in answers])
 
     def _newest_that_verifies(self, step: int | None) -> tuple[Checkpoint, dict[str, Any]] | None:
         candidates = [c for c in self._store.list() if step is None or c.step == step]

@@ -169,10 +169,12 @@ class RunDirectory:
             self.update(**{field: {**(self._content.get(field) or {}), **content}})
 
     def note_in_attempt(self, **fields: Any) -> None:
-        """Change fields of this attempt."""
+        """Change fields of this attempt; None removes one."""
         with self._info_lock:
             *earlier, attempt = self._content["attempts"]
-            self.update(attempts=[*earlier, {**attempt, **fields}])
+            content = {**attempt, **fields}
+            gone = [name for name, value in fields.items() if value is None]
+            self.update(attempts=[*earlier, {k: content[k] for k in content if k not in gone}])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         with self._info_lock:
@@ -198,11 +200,11 @@ class RunDirectory:
         attempts.append({"attempt": number, "started": time.time(), "status": RUNNING, **details})
         self.update(attempts=attempts, status=RUNNING, ended=None)
 
-    def end_attempt(self, status: str, error: str | None = None) -> None:
+    def end_attempt(self, status: str, error: str | None = None, **facts: Any) -> None:
         """Write how the attempt ended; on a full disk into the space reserved for it."""
         ended = time.time()
         *earlier, attempt = self._content["attempts"]
-        attempts = [*earlier, {**attempt, "ended": ended, "status": status}]
+        attempts = [*earlier, {**attempt, "ended": ended, "status": status, **facts}]
         if error:
             attempts[-1]["error"] = mask_password(error)
         try:

@@ -27,7 +27,7 @@ class UiServerError(RuntimeError):
 
 
 class UiServer:
-    """An `mlflow server` on 127.0.0.1 that reads records; use it as a context manager.
+    """MLflow's server on 127.0.0.1 that reads records; use it as a context manager.
 
     Args:
         root: The folder of runs.
@@ -110,12 +110,8 @@ class UiServer:
 
     def _command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--host", "127.0.0.1", "--port", str(self._port)),
-            *("--backend-store-uri", uri_of(self._root)),
-            *("--registry-store-uri", uri_of(self._root)),
-            # Otherwise the server would take files from anyone who asks it to.
-            *("--no-serve-artifacts", "--default-artifact-root", uri_of(self._root)),
+            *(sys.executable, "-m", "mlflow_track.ui.app"),
+            *(uri_of(self._root), str(self._port)),
         ]
 
     def _answers(self) -> bool:

@@ -58,10 +58,15 @@ def test_a_frame_is_exact_and_merges_the_rows_of_a_step(tmp_path: Path) -> None:
     assert frame.index.name == "step" and frame.dtypes["a"] == np.float64
 
 
-def test_both_parsers_read_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_arrow", [True, False])
+def test_the_parsers_read_the_same(
+    has_arrow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_arrow:
+        monkeypatch.setattr(frames, "pyarrow", None)
     rows = [(s, {"a": s / 7, **({"b": -s * 1e300} if s % 3 else {})}) for s in range(50)]
     (piece,) = read_pieces(write(tmp_path / "r", rows) / "metrics.csv")
-    quick = frames._parse_together(piece.names, piece.body, len(rows))
+    quick = frames._parse_together(piece.names, [piece.body], len(rows))
     assert quick is not None
     steps, columns = frames._table([[piece]])
     pd.testing.assert_frame_equal(quick, pd.DataFrame({"step": steps, **columns}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import socket
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 import mlflow_track as mt
 from mlflow_track.cli import main
 from mlflow_track.ui.address import experiment_id_of, page_of
+from mlflow_track.ui.app import ReadOnly
 from mlflow_track.ui.server import UiServer, UiServerError
 
 
@@ -55,3 +57,38 @@ def test_the_page_compares_an_experiment_by_charts():
         f"http://127.0.0.1:1/#/experiments/{experiment_id_of('e')}/runs?"
     )
     assert "compareRunsMode=CHART" in page_of("", "e")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "comes_through"),
+    [
+        ("GET", "/ajax-api/3.0/mlflow/assistant/config", True),
+        ("HEAD", "/", True),
+        ("POST", "/ajax-api/2.0/mlflow/runs/search", True),
+        ("POST", "/graphql", True),
+        # The store refuses it, with a message that the page shows.
+        ("POST", "/ajax-api/2.0/mlflow/runs/update", True),
+        ("PUT", "/ajax-api/3.0/mlflow/assistant/config", False),
+        ("PATCH", "/ajax-api/2.0/mlflow/registered-models/update", False),
+        ("DELETE", "/ajax-api/2.0/mlflow/logged-models/1", False),
+        ("POST", "/ajax-api/3.0/mlflow/assistant/skills/install", False),
+        ("POST", "/ajax-api/3.0/jobs/", False),
+        ("POST", "/ajax-api/2.0/mlflow/upload-artifact", False),
+        ("POST", "/gateway/mlflow/v1/chat/completions", False),
+        ("BREW", "/", False),
+    ],
+)
+def test_the_server_answers_what_reads_and_refuses_what_writes(method, path, comes_through):
+    sent: list[dict] = []
+    reached: list[str] = []
+
+    async def server(scope, receive, send):
+        reached.append(scope["path"])
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path}
+    asyncio.run(ReadOnly(server)(scope, lambda: asyncio.sleep(0, {}), send))
+    assert (reached == [path]) is comes_through
+    assert [message.get("status") for message in sent[:1]] == ([] if comes_through else [403])

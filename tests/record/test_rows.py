@@ -78,14 +78,23 @@ def test_the_quick_way_reads_what_the_way_line_by_line_reads(
     assert same(parse_rows(NAMES, body), by_line)
     assert len(by_line.steps) + by_line.damaged == body.count(b"\n")
     assert odd or by_line.damaged == 0
-    # The parser of pandas, where many runs are read at once, agrees or leaves it to the other.
+    # The parsers of Arrow and of pandas agree, or leave it to the other.
     piece = rows.Piece(NAMES, body, b"", 0, False, True)
-    if body:
-        together = frames._parse_together(NAMES, body, body.count(b"\n"))
-        steps, own = frames._table([[piece]])
+    steps, own = frames._table([[piece]])
+    for has_arrow in (True, False):
+        together = in_frames(NAMES, body, has_arrow)
         if together is not None:
             together = together.groupby("step").last()
             pd.testing.assert_frame_equal(together, pd.DataFrame(own, pd.Index(steps, name="step")))
+
+
+def in_frames(names: tuple[str, ...], body: bytes, has_arrow: bool) -> pd.DataFrame | None:
+    """The lines as the frames of many runs are read; None where they are left to `row_format`."""
+    names, plain = frames._plain([[rows.Piece(names, body, b"", 0, False, True)]])
+    with pytest.MonkeyPatch.context() as patch:
+        if not has_arrow:
+            patch.setattr(frames, "pyarrow", None)
+        return frames._parse_together(names, [plain], body.count(b"\n")) if plain else None
 
 
 def damaged(body: bytes, odd: list[tuple[int, bytes]]) -> bytes:
@@ -149,8 +158,7 @@ def test_a_step_and_a_time_have_bounds(line: bytes, is_row: bool) -> None:
         assert parse_rows(("a",), body).damaged == (not is_row)
         long = body.replace(b",1.0\n", b",a,1.0\n")
         assert parse_values(long).damaged == (not is_row)
-        together = frames._parse_together(("a",), body, body.count(b"\n"))
-        assert (together is not None) is is_row
+        assert all((in_frames(("a",), body, has) is not None) is is_row for has in (True, False))
 
 
 def test_short_lines_among_long_ones_need_no_more_memory_than_they_have() -> None:

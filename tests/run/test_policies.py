@@ -206,6 +206,7 @@ def test_the_report_says_what_was_restored_and_that_it_is_exact(saved_run: mt.Ru
         "step": 3,
         "restored": ["w", "random generators"],
         "differences": [],
+        "unknown": [],
         "free": [],
         "is_exact": True,
     }

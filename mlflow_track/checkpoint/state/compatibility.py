@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -21,7 +21,7 @@ def require_fit(
     saved: Mapping[str, Any],
     origin: str,
     classes: Mapping[str, str] | None = None,
-) -> list[str]:
+) -> None:
     """Raise unless each entry of `saved` matches the one of `state`.
 
     Args:
@@ -29,9 +29,6 @@ def require_fit(
         saved: Their saved state, with the prefixes of the live ones.
         origin: The name of the checkpoint in the message.
         classes: The classes of the objects, by name, where the checkpoint has them.
-
-    Returns:
-        Readable doubts: what matches, but may differ from the save.
 
     Raises:
         ValueError: The message names missing and unexpected entries and other shapes or dtypes.
@@ -43,43 +40,29 @@ def require_fit(
             f"{missing}; unexpected in the checkpoint: {unexpected}"
         )
     problems: list[str] = []
-    doubts: list[str] = []
     for name, value in saved.items():
         target = state[name]
         if isinstance(target, torch.nn.Module):
             problems += _of_module(name, target, value)
         elif isinstance(target, torch.optim.Optimizer):
-            problems += (found := _of_optimizer(name, target, value))
-            if not found:
-                _add(_of_groups(name, target, value), problems, doubts)
-                _add(_of_moments(name, target, value), problems, doubts)
+            problems += _of_optimizer(name, target, value) or [
+                *_of_groups(name, target, value),
+                *_of_moments(name, target, value)[:_MOST_NAMED],
+            ]
         elif isinstance(target, torch.Tensor):
             problems += _of_tensor(name, target, value)
         elif hasattr(target, "load_state_dict"):
             is_another = (classes or {}).get(name, class_of(target)) != class_of(target)
-            _add(_of_object(name, target, value, is_another), problems, doubts)
+            problems += _of_object(name, target, value, is_another)
     if problems:
         raise ValueError(
             f"{origin} does not match the state; nothing was loaded: {'; '.join(problems)}"
         )
-    return doubts
 
 
 def class_of(entry: Any) -> str:
     """The name of an entry's class, as a checkpoint keeps it."""
     return type(entry).__qualname__
-
-
-class _Finding(NamedTuple):
-    """A difference: fatal, or a doubt."""
-
-    words: str
-    is_fatal: bool
-
-
-def _add(findings: Sequence[_Finding], problems: list[str], doubts: list[str]) -> None:
-    for finding in findings[:_MOST_NAMED]:
-        (problems if finding.is_fatal else doubts).append(finding.words)
 
 
 def _of_module(name: str, target: torch.nn.Module, saved: Any) -> list[str]:
@@ -120,63 +103,38 @@ def _of_optimizer(name: str, target: torch.optim.Optimizer, saved: Any) -> list[
     return problems[:_MOST_NAMED]
 
 
-def _of_groups(name: str, target: torch.optim.Optimizer, saved: Any) -> list[_Finding]:
-    findings = []
+def _of_groups(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str]:
+    found = []
     groups = zip(saved["param_groups"], target.param_groups, strict=True)
     for number, (then, here) in enumerate(groups):
         extra = then.keys() - here.keys() - _NOT_OF_THE_OPTIMIZER
         absent = target.defaults.keys() - then.keys()
-        if extra or absent:
+        if extra and absent:
             # Each has what the other lacks: that is not another version of one optimizer.
-            findings.append(
-                _Finding(
-                    f"group {number} of {name!r} {_differing(extra, absent)}",
-                    bool(extra and absent),
-                )
-            )
-    return findings
+            found.append(f"group {number} of {name!r} {_differing(extra, absent)}")
+    return found
 
 
-def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[_Finding]:
+def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str]:
     """Compares the moments that the live optimizer already has."""
-    findings = []
+    found = []
     for number, here in target.state_dict()["state"].items():
         then = saved["state"].get(number)
-        where = f"{name}.state.{number}"
         if then is None:
-            findings.append(_Finding(f"{where} has moments here, none in the checkpoint", False))
             continue
+        where = f"{name}.state.{number}"
         extra, absent = then.keys() - here.keys(), here.keys() - then.keys()
-        if extra or absent:
-            findings.append(
-                _Finding(f"{where} {_differing(extra, absent)}", bool(extra and absent))
-            )
-        findings += [
-            _Finding(
-                f"{where}.{key} is {_describe(then[key])} in the checkpoint and "
-                f"{_describe(moment)} here",
-                True,
-            )
+        if extra and absent:
+            found.append(f"{where} {_differing(extra, absent)}")
+        found += [
+            f"{where}.{key} is {_describe(then[key])} in the checkpoint and {_describe(moment)} "
+            "here"
             for key, moment in here.items()
             if isinstance(then.get(key), torch.Tensor)
             and isinstance(moment, torch.Tensor)
             and then[key].dtype != moment.dtype
         ]
-    return findings
-
-
-def converted_moments(name: str, loaded: torch.optim.Optimizer, saved: Any) -> list[str]:
-    """Lists the moments to which torch has given the dtype of their parameter."""
-    found = [
-        f"{name}.state.{number}.{key} {_dtype(then[key])} -> {_dtype(moment)}"
-        for number, here in loaded.state_dict()["state"].items()
-        if (then := saved["state"].get(number))
-        for key, moment in here.items()
-        if isinstance(moment, torch.Tensor)
-        and isinstance(then.get(key), torch.Tensor)
-        and then[key].dtype != moment.dtype
-    ]
-    return [_listed(found)] if found else []
+    return found
 
 
 def _of_tensor(name: str, target: torch.Tensor, saved: Any) -> list[str]:
@@ -190,7 +148,7 @@ def _of_tensor(name: str, target: torch.Tensor, saved: Any) -> list[str]:
     ]
 
 
-def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> list[_Finding]:
+def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> list[str]:
     here = target.state_dict()
     for keys in (here, saved):
         if not (isinstance(keys, Mapping) and keys and all(isinstance(k, str) for k in keys)):
@@ -198,10 +156,9 @@ def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> li
     extra, absent = saved.keys() - here.keys(), here.keys() - saved.keys()
     # An object of the caller may have keys that come with time; those of torch are its structure.
     is_structure = type(target).__module__.partition(".")[0] == "torch"
-    if not absent and not (extra and is_structure):
-        return []
-    is_fatal = bool(extra and absent) and (is_structure or is_another_class)
-    return [_Finding(f"{name!r} {_differing(extra, absent)}", is_fatal)]
+    if extra and absent and (is_structure or is_another_class):
+        return [f"{name!r} {_differing(extra, absent)}"]
+    return []
 
 
 def _differing(extra: Iterable[str], absent: Iterable[str]) -> str:

@@ -53,7 +53,7 @@ def take_apart(
             if not isinstance(name, str) or not name:
                 raise TypeError(expected("a key of the state", "a non-empty string", typed(name)))
             require_object(name, entry)
-            parts[name] = encoder.encode(_plain(entry), name)
+            parts[name] = encoder.encode(plain_of(entry), name)
         beside = {k: codec.Encoder().encode(value, k) for k, value in request.beside.items()}
         return encoder.tensors, _json({"state": parts, **beside})
 
@@ -62,8 +62,16 @@ def require_object(name: str, entry: Any) -> None:
     """
     Raises:
         TypeError: The entry is what `state_dict()` returned, as `torch.save` has it: a `restore`
-            would fill that copy, and not the object.
+            would fill that copy, and not the object. Or it cannot load what it saves.
     """
+    if hasattr(entry, "state_dict") and not hasattr(entry, "load_state_dict"):
+        raise TypeError(
+            expected(
+                f"state[{name!r}]",
+                "plain data, or an object with state_dict and load_state_dict",
+                f"{typed(entry)} without load_state_dict: a restore could not fill it",
+            )
+        )
     if isinstance(entry, dict) and (
         hasattr(entry, "_metadata") or entry.keys() == {"state", "param_groups"}
     ):
@@ -73,7 +81,8 @@ def require_object(name: str, entry: Any) -> None:
         )
 
 
-def _plain(entry: Any) -> Any:
+def plain_of(entry: Any) -> Any:
+    """An entry of the state as plain data, as a save takes it; tensors are not copied."""
     if getattr(type(entry), "state_dict", None) is torch.nn.Module.state_dict:
         # The parameters themselves: the same objects each time, and nothing made for each.
         return dict(strip_prefix(entry.state_dict(keep_vars=True)))

@@ -11,7 +11,7 @@ import json
 import mmap
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from mlflow_track.checkpoint.disk import safetensors
 from mlflow_track.checkpoint.disk.copying import copy_all
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.state import codec
-from mlflow_track.checkpoint.state.compatibility import converted_moments, require_fit
+from mlflow_track.checkpoint.state.compatibility import require_fit
 from mlflow_track.checkpoint.state.flatten import fit_prefix
 from mlflow_track.record import layout
 
@@ -61,7 +61,7 @@ def load_into(
     saved: Mapping[str, Any],
     checkpoint: Checkpoint,
     classes: Mapping[str, str] | None = None,
-) -> list[str]:
+) -> None:
     """Put `saved` into `state`: objects are loaded, plain data takes the place of the entry.
 
     Dicts, lists and tensors are filled in place: other references to one see it.
@@ -72,15 +72,14 @@ def load_into(
         checkpoint: Its origin, for messages.
         classes: The classes of the objects, where the checkpoint has them.
 
-    Returns:
-        Readable doubts: what may differ from the save.
-
     Raises:
         ValueError: Something does not match; nothing was changed. The message names the keys that
             are missing and those that are unexpected, and shapes and dtypes that differ.
+        RuntimeError: An object could not load its state. The message names the entries that were
+            changed, and those that were not.
     """
     fitted = {name: fit_prefix(state.get(name), value) for name, value in saved.items()}
-    doubts = require_fit(state, fitted, checkpoint.path.name, classes)
+    require_fit(state, fitted, checkpoint.path.name, classes)
     copies = _Copies()
     for name, value in fitted.items():
         target = state[name]
@@ -96,21 +95,39 @@ def load_into(
             _lay_out_like_parameters(own[name], target)
         else:
             own[name] = copies.of(value, None if hasattr(target, "load_state_dict") else target)
+    loaded = [name for name, value in own.items() if copies.are_in_place(value)]
     copies.make()
     for name, value in own.items():
-        target = state[name]
-        if isinstance(target, torch.Generator):
-            # torch reads it from the start of its storage, which others share here.
-            target.set_state(copies.resolve(value).clone())
-        elif hasattr(target, "load_state_dict"):
-            target.load_state_dict(copies.resolve(value))
-            if isinstance(target, torch.optim.Optimizer):
-                doubts += converted_moments(name, target, fitted[name])
-        elif isinstance(target, torch.Tensor) and isinstance(value, _Copy):
-            state[name] = copies.resolve(value).to(target.device)
-        else:
-            state[name] = _in_place(target, copies.resolve(value))
-    return doubts
+        try:
+            _load_entry(state, name, value, copies)
+        except Exception as error:
+            untouched = [other for other in own if other not in loaded and other != name]
+            raise RuntimeError(
+                f"{checkpoint.path.name} was restored only in part: loading {name!r} raised "
+                f"{type(error).__name__}: {error}; changed: {_names([*loaded, name])} (the last "
+                f"perhaps in part); unchanged: {_names(untouched)}"
+            ) from error
+        if name not in loaded:
+            loaded.append(name)
+
+
+def _load_entry(state: MutableMapping[str, Any], name: str, value: Any, copies: _Copies) -> None:
+    target = state[name]
+    if isinstance(target, torch.Generator):
+        # torch reads it from the start of its storage, which others share here.
+        target.set_state(copies.resolve(value).clone())
+    elif isinstance(target, torch.amp.GradScaler) and not value:
+        pass  # It was switched off at the save: torch refuses to load that.
+    elif hasattr(target, "load_state_dict"):
+        target.load_state_dict(copies.resolve(value))
+    elif isinstance(target, torch.Tensor) and isinstance(value, _Copy):
+        state[name] = copies.resolve(value).to(target.device)
+    else:
+        state[name] = _in_place(target, copies.resolve(value))
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names)) or "nothing"
 
 
 def own_copy(value: Any) -> Any:
@@ -142,6 +159,10 @@ class _Copy:
         self.source = source
         self.target = target
         self.stride = source.stride()
+
+    @property
+    def is_in_place(self) -> bool:
+        return self.target is not None
 
     def lay_out(self, stride: tuple[int, ...]) -> None:
         """Have these strides, in the target that is there or in one that is made."""
@@ -222,6 +243,14 @@ class _Copies:
             [copy.target for copy in self._all if copy.target is not None],
             [copy.source for copy in self._all],
         )
+
+    def are_in_place(self, value: Any) -> bool:
+        """Whether a tensor of `value` lies in what was there before."""
+        if isinstance(value, _Copy):
+            return value.is_in_place
+        if isinstance(value, dict):
+            return any(map(self.are_in_place, value.values()))
+        return isinstance(value, list | tuple) and any(map(self.are_in_place, value))
 
     def resolve(self, value: Any) -> Any:
         """`value` with each `_Copy` replaced by the tensor that was filled."""
