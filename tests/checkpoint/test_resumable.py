@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from torch.utils.data import (
 
 import mlflow_track as mt
 from mlflow_track.checkpoint import loader as loader_module
+from tests.campaign import again, seeds
 
 
 class Augmented(Dataset):
@@ -538,6 +541,115 @@ def test_another_number_of_ranks_continues_in_the_same_global_order(
 def test_ranks_of_one_seed_draw_their_own_numbers() -> None:
     one, other = shared(8, 2, 4)
     assert not {*next(iter(one))[:, 1].tolist()} & {*next(iter(other))[:, 1].tolist()}
+
+
+# --- in a checkpoint ---
+
+
+def test_restore_refuses_another_loader_before_anything_is_loaded() -> None:
+    def state(size: int) -> dict[str, Any]:
+        return {"weight": torch.zeros(2), "loader": made("shuffle", size, 4)}
+
+    with mt.start_run(directory="runs", backend="local", run_name="a") as run:
+        checkpoints, saved = run.checkpoints(save=mt.EverySteps(1)), state(12)
+        checkpoints.restore(saved)
+        saved["weight"] += 1
+        next(iter(saved["loader"]))
+        checkpoints.save(0, saved)
+        checkpoints.wait()
+        other = state(13)
+        with pytest.raises(ValueError, match="nothing was loaded: 'loader': the data loader diff"):
+            checkpoints.restore(other)
+        assert other["weight"].sum() == 0
+        resumed = state(12)
+        checkpoints.restore(resumed)
+        assert checkpoints.report is not None and checkpoints.report.is_exact
+        assert resumed["loader"].state_dict()["epoch"] == 1  # Its iteration was dropped.
+
+
+TRAIN = """
+import os, signal, sys
+import numpy as np, random, torch
+from torch.utils.data import DataLoader, Dataset
+import mlflow_track as mt
+
+last, workers, name, reads = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+
+class Data(Dataset):
+    def __len__(self):
+        return 40
+    def __getitem__(self, index):
+        with open(reads, "a") as file:
+            file.write(f"{index}\\n")
+        return torch.full((4,), index / 40) + random.random() + np.random.rand() + torch.rand(4)
+
+torch.manual_seed(0)
+np.random.seed(0)
+layers = torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1)
+model = torch.nn.Sequential(*layers)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+data = mt.resumable(DataLoader(Data(), batch_size=4, shuffle=True, num_workers=workers))
+schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+state = {"model": model, "optimizer": optimizer, "schedule": schedule, "data": data}
+with mt.start_run(directory="runs", backend="local", run_name=name, resume="auto") as run:
+    checkpoints = run.checkpoints(save=mt.EverySteps(1), keep=mt.Keep(last=1))
+    step = checkpoints.restore(state)
+    if step:
+        assert checkpoints.report.is_exact, checkpoints.report
+    for epoch in data.epochs(3):
+        for x in data:
+            loss = model(x).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            values = {"loss": loss, "lr": schedule.get_last_lr()[0], "drawn": np.random.rand()}
+            run.log_metrics(values, step=step)
+            checkpoints.step(step, state)
+            if step == last:
+                checkpoints.wait()
+                os.kill(os.getpid(), signal.SIGKILL)
+            step += 1
+        schedule.step()
+"""
+
+
+def rows_of(name: str) -> list[list[str]]:
+    (run,) = [r for r in mt.load_runs("runs") if r.name == name]
+    lines = (run.path / "metrics.csv").read_text().splitlines()[1:]
+    return [line.split(",") for line in lines]
+
+
+def values_of(name: str) -> list[list[str]]:
+    return [[step, *values] for step, _, *values in rows_of(name)]
+
+
+def reads_of(file: str) -> int:
+    return len(Path(file).read_text().splitlines()) if Path(file).exists() else 0
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_a_killed_run_with_workers_continues_as_if_it_had_not_been_killed(
+    run_script: Callable[..., Any],
+) -> None:
+    """3 epochs of 10 batches of 4, with shuffle, dropout, augmentation and a schedule by epoch."""
+    done = run_script(TRAIN, "-1", "2", "whole", "reads")
+    assert done.returncode == 0, done.stderr
+    whole = values_of("whole")
+    assert len(whole) == 30 and reads_of("reads") == 120
+    for seed in seeds(2):
+        chosen = random.Random(seed)
+        # Often at the end of an epoch, where saves are.
+        last = chosen.choice([9, 19, 29, *range(30)])
+        before, after = chosen.choices([0, 1, 2], k=2)
+        name, file = f"cut-{seed}", f"reads-{seed}"
+        killed = run_script(TRAIN, str(last), str(before), name, "reads-before")
+        words = f"after step {last}, {before} and {after} workers: {again(seed, 'killed_run')}"
+        assert killed.returncode == -signal.SIGKILL, (words, killed.stderr)
+        resumed = run_script(TRAIN, "-1", str(after), name, file)
+        assert resumed.returncode == 0, (words, resumed.stderr)
+        assert values_of(name) == whole, words
+        assert reads_of(file) == 4 * (29 - last), words
 
 
 # --- what it refuses ---
