@@ -17,7 +17,7 @@ from mlflow_track.plugins import why_missing
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.exit_status import ending_of, error_since, note_error_before
+from mlflow_track.record.exit_status import ending_of, error_since, note_error_before, note_exits
 from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metric import Directions
@@ -103,6 +103,7 @@ class Attempt:
     def start_helpers(self) -> None:
         """Start the helpers beside the loop: the mirror, system metrics, provenance."""
         note_error_before(self.record.info.id)
+        note_exits()
         atexit.register(self._end_at_exit)
         _after_fork(self)
         if not self.record.is_kept:
@@ -258,6 +259,10 @@ class Attempt:
                 # Not into training.log: the server has that already.
                 say(str(there))
 
+    def end_with(self, error: BaseException | None) -> None:
+        """End as the exception says that ended the program, or the way its loop was left."""
+        self.end(*ending_of(error, self.stop.interruption, self.stop.request))
+
     def leave_to_parent(self) -> None:
         """In a forked child: the run is the parent's to write and to finish."""
         self.has_ended, self.keeps = True, None
@@ -310,7 +315,7 @@ class Attempt:
             self.print(f"provenance is incomplete: {error}")
 
     def _end_at_exit(self) -> None:
-        self.end(*ending_of(error_since(self.record.info.id), self.stop.interruption))
+        self.end_with(error_since(self.record.info.id))
 
 
 def _after_fork(attempt: Attempt) -> None:

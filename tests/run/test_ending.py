@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
@@ -204,3 +205,56 @@ def test_rows_that_are_not_in_the_folder_are_told_at_a_checkpoint_and_in_the_rec
     assert told == moves
     (attempt,) = run._attempt.record.info.attempts
     assert ("was deleted or moved" in (attempt.error or "")) is moves
+
+
+LEFT = """
+import mlflow_track as mt
+run = mt.start_run(backend="local")
+def leave(action):
+    action()
+import sys, threading
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "error"),
+    [
+        ("", "FINISHED", None),
+        ("sys.exit(3)", "FAILED", "SystemExit: 3"),
+        ("leave(lambda: sys.exit('no data'))", "FAILED", "SystemExit: no data"),
+        ("exit(4)", "FAILED", "SystemExit: 4"),
+        ("import argparse\nargparse.ArgumentParser().error('x')", "FAILED", "SystemExit: 2"),
+        ("sys.exit()", "FINISHED", None),
+        ("sys.exit(0)", "FINISHED", None),
+        # Neither is the end of the program.
+        ("try: sys.exit(3)\nexcept SystemExit: pass", "FINISHED", None),
+        ("threading.Thread(target=sys.exit, args=(3,)).start()", "FINISHED", None),
+        ("raise ValueError('no')", "FAILED", "ValueError: no"),
+    ],
+)
+def test_a_run_without_with_ends_as_its_program_does(
+    lines: str, status: str, error: str | None, run_interpreter
+) -> None:
+    run_interpreter(f"{LEFT}\n{lines}")
+    (run,) = mt.load_runs("runs")
+    assert (run.status, run.info["attempts"][0].get("error")) == (status, error)
+
+
+def test_without_the_note_of_exits_a_status_of_3_would_be_an_end(run_interpreter) -> None:
+    guard = "import mlflow_track.attempt as a; a.note_exits = lambda: None"
+    assert run_interpreter(f"{guard}\n{LEFT}\nsys.exit(3)").returncode == 3
+    assert mt.load_runs("runs")[0].status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated."),
+        BrokenProcessPool(),
+    ],
+)
+def test_ending_of_workers_lost_after_a_request_to_stop_is_killed(error: Exception) -> None:
+    assert ending_of(error, None)[0] == "FAILED"
+    status, why = ending_of(error, None, "SIGTERM")
+    assert status == "KILLED" and why is not None and why.startswith("stopped: SIGTERM; ")
+    assert ending_of(ValueError("no"), None, "SIGTERM") == ("FAILED", "ValueError: no")
