@@ -60,13 +60,11 @@ class Attempt:
         config_lock: Held while params are written.
         has_ended: Whether `end` was called, or need not be called.
         keeps: Kept alive until then: the run, for `active_run`.
-        why_closed: Why nothing can be logged any more; empty before.
     """
 
     def __init__(self, record: RunDirectory, settings: Settings, *, is_resumed: bool) -> None:
         self.record = record
         self._settings = settings
-        self.why_closed = ""
         self.checkpoints: Checkpoints | None = None
         self.watched: WatchedValues | None = None
         self.stop = StopRequest()
@@ -89,10 +87,12 @@ class Attempt:
             )
         self.metrics = record.open_metrics(self.print)
         self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
-        self.artifacts = Artifacts(record.artifacts_path, is_kept=record.is_kept)
+        self.artifacts = Artifacts(
+            record.artifacts_path, record.require_open, is_kept=record.is_kept
+        )
         self.directions = Directions(
             record.info.directions,
-            lambda changed: self.open_record().restate("directions", changed),
+            lambda changed: self.record.restate("directions", changed),
             self.print,
         )
         self.log_handlers: list[LogHandler] = []
@@ -146,7 +146,7 @@ class Attempt:
     def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
         """Merge checked params into config.json and log the changes."""
         with self.config_lock:
-            changed = self.open_record().add_params(params, is_start=is_start)
+            changed = self.record.add_params(params, is_start=is_start)
         for name, (was, now) in changed.items():
             self.print(f"param {name} changed from {shown(was)} to {shown(now)}")
         is_by_name = self._settings.resume in ("auto", "must")
@@ -160,7 +160,8 @@ class Attempt:
         """Write one line to training.log and, unless it is shown there already, on the console."""
         for line in str(message).splitlines() or [""]:
             try:
-                self.record.append_log(line)
+                if not self.record.why_closed:
+                    self.record.append_log(line)
             except OSError as error:
                 # A full disk must not end a training, neither by a checkpoint nor by a line.
                 line = f"{line} (not in training.log: {error.strerror})"
@@ -173,6 +174,7 @@ class Attempt:
         Raises:
             TypeError, ValueError: See `Run.checkpoints`.
         """
+        self.record.require_open()
         from mlflow_track.checkpoint.checkpointer import Checkpoints
         from mlflow_track.checkpoint.disk.store import CheckpointStore, DiscardedStore
         from mlflow_track.checkpoint.ranks import Ranks
@@ -247,9 +249,10 @@ class Attempt:
             self.print(f"WARNING: {lost} of a failed device were lost")
         with self._warned("the status is not in run.json, so the run reads as KILLED"):
             self.record.end_attempt(status, error)
-        self.why_closed = f"run {info.id} has ended; log before finish, or continue it with resume"
+        why = f"run {info.id} has ended; log before finish, or continue it with resume"
+        self.record.close(why)
         with self._warned("rows are lost"):
-            self.metrics.close(self.why_closed)
+            self.metrics.close(why)
         for handler in self.log_handlers:
             handler.close()
         self.record.release()
@@ -269,24 +272,20 @@ class Attempt:
         self.repeats.place_is_known()
         # A thread of the parent may have held it.
         self.config_lock = threading.Lock()
-        self.why_closed = (
+        why = (
             f"run {self.record.info.id} is written by the process that this one "
             f"({os.getpid()}) was forked from; pass the values to it, or call start_run here"
         )
-        self.metrics.abandon(self.why_closed)
+        self.record.close(why)
+        self.metrics.abandon(why)
         for handler in self.log_handlers:
             handler.is_closed = True
         if self.checkpoints is not None:
-            self.checkpoints._abandon(self.why_closed)
+            self.checkpoints._abandon(why)
 
     def open_record(self) -> RunDirectory:
-        """The record, to be written to.
-
-        Raises:
-            RuntimeError: The attempt has ended, or this process was forked from its own.
-        """
-        if self.why_closed:
-            raise RuntimeError(self.why_closed)
+        """The record, to be written to; see `RunDirectory.require_open`."""
+        self.record.require_open()
         return self.record
 
     def open_log_handler(self) -> LogHandler:
@@ -294,11 +293,6 @@ class Attempt:
         handler = LogHandler(self.open_record().append_log)
         self.log_handlers.append(handler)
         return handler
-
-    def open_artifacts(self) -> Artifacts:
-        """The artifacts, to be written to; see `open_record`."""
-        self.open_record()
-        return self.artifacts
 
     @contextlib.contextmanager
     def _warned(self, consequence: str) -> Iterator[None]:

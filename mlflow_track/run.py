@@ -62,6 +62,8 @@ class Run(RecordVerbs):
         verb = f"continues (attempt {directory.attempt})" if is_resumed else "starts"
         if directory.is_kept:
             self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.path}")
+        for warning in directory.unpromised():
+            self.print(warning)
 
     # --- logging ---
 
