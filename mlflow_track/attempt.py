@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
+from mlflow_track.divergence import Divergence
 from mlflow_track.log_handler import LogHandler
 from mlflow_track.plugins import why_missing
 from mlflow_track.record import provenance
@@ -19,8 +20,8 @@ from mlflow_track.record.console import say
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of, error_since, note_error_before, note_exits
 from mlflow_track.record.info import UnreadableRun
-from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metric import Directions
+from mlflow_track.record.schema import FINISHED
 from mlflow_track.record.system import SystemMonitor
 from mlflow_track.repeats import RepeatedSteps
 from mlflow_track.settings import UPLOADS, Settings
@@ -71,21 +72,13 @@ class Attempt:
         self.has_ended = False
         self.keeps: object = None
         self.config_lock = threading.Lock()
+        self._is_reopened = is_resumed and record.info.status == FINISHED
         record.start_attempt(provenance.describe_process())
         if settings.backends and record.is_kept:
-            record.restate(
-                "mirror",
-                {
-                    "backends": list(settings.backends),
-                    "options": settings.options,
-                    "attach": settings.mlflow_run_id,
-                    "experiment_id": settings.mlflow_experiment_id,
-                    "tracking_uri": mask_password(settings.tracking_uri or ""),
-                    "rewind": settings.on_rewind,
-                    "upload": settings.upload,
-                },
-            )
+            record.restate("mirror", settings.for_mirror())
         self.metrics = record.open_metrics(self.print)
+        self._divergence = Divergence(record.metrics_path, self.print)
+        self.metrics.note_not_finite = self._divergence.note
         self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
         self.artifacts = Artifacts(
             record.artifacts_path, record.require_open, is_kept=record.is_kept
@@ -111,7 +104,7 @@ class Attempt:
         for start, what in (
             (self._start_mirror, "the mirror"),
             (self._start_system_metrics, "system metrics"),
-            (self.provenance.start, "the capture of provenance"),
+            (self._start_provenance, "the capture of provenance"),
         ):
             try:
                 start()
@@ -237,6 +230,7 @@ class Attempt:
         if self.provenance.ident is not None:
             self.provenance.join(timeout=_PROVENANCE_SECONDS)
         info = self.record.info
+        error = "; ".join(filter(None, [error, self._divergence.ending()])) or None
         if self.record.is_kept:
             self.print(f"run {info.name} {status}{': ' + error if error else ''}")
         with self._warned("rows may be lost"):
@@ -301,6 +295,11 @@ class Attempt:
             yield
         except (OSError, UnreadableRun) as error:
             self.print(f"WARNING: {error}: {consequence}")
+
+    def _start_provenance(self) -> None:
+        # What is added to a run that has finished, like a test result, is of another program.
+        if not self._is_reopened:
+            self.provenance.start()
 
     def _capture_provenance(self) -> None:
         try:
