@@ -9,7 +9,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,15 @@ class Artifacts:
 
     Args:
         root: The folder.
+        require_open: Called before anything is written; raises where nothing can be any more.
         is_kept: Whether anything is written; arguments are checked in any case.
     """
 
-    def __init__(self, root: Path, *, is_kept: bool = True) -> None:
+    def __init__(
+        self, root: Path, require_open: Callable[[], None], *, is_kept: bool = True
+    ) -> None:
         self.root = root
+        self._require_open = require_open
         self._is_kept = is_kept
 
     def copy(self, source: str | os.PathLike[str], folder: str | None) -> Path:
@@ -50,6 +54,7 @@ class Artifacts:
         return target
 
     def copy_content(self, source: str | os.PathLike[str], folder: str | None) -> None:
+        self._require_open()
         source = Path(source)
         if not source.is_dir():
             raise NotADirectoryError(
@@ -114,6 +119,7 @@ class Artifacts:
         return self._write(name, buffer.getvalue().encode())
 
     def _path(self, name: str) -> Path:
+        self._require_open()
         return checked_path(self.root, name)
 
     def _write(self, name: str, content: bytes) -> Path:

@@ -138,7 +138,11 @@ class RecordVerbs:
         Args:
             message: The text; each of its lines is one in the log.
             is_shown: Whether it goes to the console as well.
+
+        Raises:
+            RuntimeError: The run has ended, or this process was forked from the one that writes it.
         """
+        self._attempt.open_record()
         self._attempt.print(message, is_shown=is_shown)
 
     # --- files ---
@@ -159,7 +163,7 @@ class RecordVerbs:
             FileNotFoundError: `local_path` does not exist.
             ValueError: `artifact_path` would leave the artifacts.
         """
-        return self._attempt.open_artifacts().copy(local_path, artifact_path)
+        return self._attempt.artifacts.copy(local_path, artifact_path)
 
     def log_artifacts(
         self, local_dir: str | os.PathLike[str], artifact_path: str | None = None
@@ -174,7 +178,7 @@ class RecordVerbs:
             NotADirectoryError: `local_dir` is not a folder.
             ValueError: `artifact_path` would leave the artifacts.
         """
-        self._attempt.open_artifacts().copy_content(local_dir, artifact_path)
+        self._attempt.artifacts.copy_content(local_dir, artifact_path)
 
     def log_text(self, text: str, artifact_file: str) -> Path:
         """Write a text as an artifact.
@@ -190,7 +194,7 @@ class RecordVerbs:
             TypeError: `text` is not a string.
             ValueError: `artifact_file` would leave the artifacts.
         """
-        return self._attempt.open_artifacts().write_text(text, artifact_file)
+        return self._attempt.artifacts.write_text(text, artifact_file)
 
     def log_dict(self, content: Any, artifact_file: str) -> Path:
         """Write JSON-serialisable content as an artifact.
@@ -206,7 +210,7 @@ class RecordVerbs:
             TypeError: The content is not serialisable as JSON.
             ValueError: `artifact_file` would leave the artifacts.
         """
-        return self._attempt.open_artifacts().write_json(content, artifact_file)
+        return self._attempt.artifacts.write_json(content, artifact_file)
 
     def log_figure(self, figure: Any, artifact_file: str) -> Path:
         """Draw a matplotlib figure into an artifact.
@@ -223,7 +227,7 @@ class RecordVerbs:
             TypeError: It is not a figure.
             ValueError: `artifact_file` would leave the artifacts.
         """
-        return self._attempt.open_artifacts().write_figure(figure, artifact_file)
+        return self._attempt.artifacts.write_figure(figure, artifact_file)
 
     def log_image(self, image: Any, artifact_file: str) -> Path:
         """Write an image as an artifact.
@@ -242,7 +246,7 @@ class RecordVerbs:
             ValueError: Its shape or its numbers are not those of an image, `artifact_file` has
                 a different ending, or would leave the artifacts.
         """
-        return self._attempt.open_artifacts().write_image(image, artifact_file)
+        return self._attempt.artifacts.write_image(image, artifact_file)
 
     def log_table(self, data: Any, artifact_file: str) -> Path:
         """Write a table as an artifact.
@@ -259,4 +263,4 @@ class RecordVerbs:
             ValueError: `artifact_file` would leave the artifacts or has a different ending, or
                 columns differ in length.
         """
-        return self._attempt.open_artifacts().write_table(data, artifact_file)
+        return self._attempt.artifacts.write_table(data, artifact_file)

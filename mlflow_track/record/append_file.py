@@ -162,7 +162,9 @@ class AppendFile:
         return os.fstat(self.descriptor).st_size - self._header_bytes
 
     def is_there(self) -> bool:
-        """Whether the path still leads to this file."""
+        """Whether the path still leads to this file; of one that is closed nothing is known."""
+        if self.descriptor < 0:
+            return True
         try:
             return os.path.samestat(os.fstat(self.descriptor), os.stat(self.path))
         except OSError:

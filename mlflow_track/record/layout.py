@@ -104,3 +104,29 @@ def step_of_folder(name: str) -> int | None:
     """The step of a checkpoint's folder; None where `name` is not one."""
     found = _STEP_FOLDER.fullmatch(name)
     return int(found[1]) if found else None
+
+
+class RunPaths:
+    """The paths in the folder `path` of a run."""
+
+    path: Path
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def system_metrics_path(self) -> Path:
+        return self.path / SYSTEM_METRICS
+
+    @property
+    def artifacts_path(self) -> Path:
+        return self.path / ARTIFACTS
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / CHECKPOINTS
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / LOG

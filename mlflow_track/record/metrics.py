@@ -3,8 +3,7 @@
 A call of log_metrics is one `os.write` of whole lines, so whatever kills the process, the values of
 calls that returned stay. Mostly it is one row of the file with a column per metric; a call that
 names few of many metrics writes a line per value to the file beside it (see `row_format`). Lines
-are never rewritten, so a position is "bytes after the header" and stays true when a new metric
-widens the header.
+are never rewritten: a position is "bytes after the header", also when a new metric widens it.
 """
 
 from __future__ import annotations
@@ -57,6 +56,7 @@ class MetricsFile:
         known: Tuples of names that were written before, at most 65,536 names together.
         alone: The names that `append_one` takes: one of them alone goes to the file beside.
         lost: The number of values lost because their device failed.
+        note_not_finite: Called with step, names and values before a row that are not all finite.
     """
 
     def __init__(self, path: Path, tell: Callable[[str], None] | None = None) -> None:
@@ -76,6 +76,7 @@ class MetricsFile:
         self._current: AppendFile | None = None
         self._earliest = self._latest = 0.0
         self._why_closed = ""
+        self.note_not_finite: Callable[..., object] = lambda *row: None
         if layout.long_form(path).exists():
             self._open_long()
 
@@ -208,18 +209,15 @@ class MetricsFile:
             return Rewinds(wide, long)
 
     def _write(
-        self,
-        step: int,
-        now: float,
-        names: tuple[str, ...],
-        values: Sequence[Any],
-        is_finite: bool,
-        may_open: bool = True,
-    ) -> None:
+        self, step: int, now: float, names: tuple[str, ...], values: Sequence[Any],
+        is_finite: bool, may_open: bool = True,
+    ) -> None:  # fmt: skip
         try:
             plan = self.known[names]
         except KeyError:
             plan = self._plan(names, may_open)
+        if not is_finite:
+            self.note_not_finite(step, names, values)
         file = self._wide
         if self._long is not None:
             if isinstance(plan, tuple):

@@ -238,6 +238,17 @@ class RunInfo(Struct, frozen=True, kw_only=True):
         """The newest attempt; an empty one where there is none."""
         return self.attempts[-1] if self.attempts else Attempt()
 
+    @property
+    def trained(self) -> Attempt:
+        """The attempt that trained last: one after the run had finished added something to it."""
+        finished = (attempt for attempt in self.attempts if attempt.status == FINISHED)
+        return next(finished, self.newest)
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command line that made the run, whatever continued or reopened it later."""
+        return next((a.command for a in self.attempts if a.command), ())
+
 
 class Change(Struct, frozen=True, kw_only=True):
     """Params that an attempt changed: by dotted name the old value and the new one."""

@@ -288,6 +288,7 @@ with mt.start_run(run_name="s", resume="auto") as run:
     [
         ("step", signal.SIGTERM, 5),
         ("evaluation", signal.SIGINT, 5),
+        ("evaluation", signal.SIGHUP, 5),
         ("save", signal.SIGUSR1, 6),
         # The boundary has passed: the next one has the checkpoint.
         ("after the boundary", signal.SIGTERM, 6),

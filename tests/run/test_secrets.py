@@ -138,7 +138,7 @@ def linked(tmp_path: Path) -> Artifacts:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "link").symlink_to(tmp_path / "elsewhere")
-    return Artifacts(tmp_path / "artifacts")
+    return Artifacts(tmp_path / "artifacts", lambda: None)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
