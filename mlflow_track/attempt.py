@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import threading
 import weakref
@@ -56,7 +57,7 @@ class Attempt:
         watched: Takes the values that their policies watch; None without policies.
         log_handlers: The handlers that write `logging` to the log; closed with the attempt.
         companion: The mirror process; None without one.
-        provenance: The thread that captures the origin of the run.
+        provenance: The thread that captures the origin of the run; None without one.
         config_lock: Held while params are written.
         has_ended: Whether `end` was called, or need not be called.
         keeps: Kept alive until then: the run, for `active_run`.
@@ -98,7 +99,7 @@ class Attempt:
         self.log_handlers: list[LogHandler] = []
         self.companion: Companion | None = None
         self._system: SystemMonitor | None = None
-        self.provenance = threading.Thread(target=self._capture_provenance, daemon=True)
+        self.provenance: threading.Thread | None = None
 
     def start_helpers(self) -> None:
         """Start the helpers beside the loop: the mirror, system metrics, provenance."""
@@ -110,7 +111,7 @@ class Attempt:
         for start, what in (
             (self._start_mirror, "the mirror"),
             (self._start_system_metrics, "system metrics"),
-            (self.provenance.start, "the capture of provenance"),
+            (self._start_provenance, "the capture of provenance"),
         ):
             try:
                 start()
@@ -231,7 +232,7 @@ class Attempt:
         self.stop.ignore()
         if self._system is not None:
             self._system.close()
-        if self.provenance.ident is not None:
+        if self.provenance is not None:
             self.provenance.join(timeout=_PROVENANCE_SECONDS)
         info = self.record.info
         if self.record.is_kept:
@@ -303,11 +304,9 @@ class Attempt:
         except (OSError, UnreadableRun) as error:
             self.print(f"WARNING: {error}: {consequence}")
 
-    def _capture_provenance(self) -> None:
-        try:
-            self.record.restate("provenance", provenance.capture(self.record.path))
-        except OSError as error:
-            self.print(f"provenance is incomplete: {error}")
+    def _start_provenance(self) -> None:
+        restate = functools.partial(self.record.restate, "provenance")
+        self.provenance = provenance.start(self.record.path, restate, self.print)
 
     def _end_at_exit(self) -> None:
         self.end(*ending_of(error_since(self.record.info.id), self.stop.interruption))
