@@ -90,7 +90,10 @@ class Attempt:
             )
         self.metrics = record.open_metrics(self.print)
         self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
-        self.artifacts = Artifacts(record.artifacts_path, is_kept=record.is_kept)
+        runs = record.path.parent.parent
+        self.artifacts = Artifacts(
+            record.artifacts_path, runs, is_kept=record.is_kept, tell=self.print
+        )
         self.directions = Directions(
             record.info.directions,
             lambda changed: self.open_record().restate("directions", changed),
