@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import threading
 import weakref
@@ -57,7 +58,7 @@ class Attempt:
         watched: Takes the values that their policies watch; None without policies.
         log_handlers: The handlers that write `logging` to the log; closed with the attempt.
         companion: The mirror process; None without one.
-        provenance: The thread that captures the origin of the run.
+        provenance: The thread that captures the origin of the run; None without one.
         config_lock: Held while params are written.
         has_ended: Whether `end` was called, or need not be called.
         keeps: Kept alive until then: the run, for `active_run`.
@@ -81,7 +82,11 @@ class Attempt:
         self.metrics.note_not_finite = self._divergence.note
         self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
         self.artifacts = Artifacts(
-            record.artifacts_path, record.require_open, is_kept=record.is_kept
+            record.artifacts_path,
+            record.path.parent.parent,
+            require_open=record.require_open,
+            is_kept=record.is_kept,
+            tell=self.print,
         )
         self.directions = Directions(
             record.info.directions,
@@ -91,7 +96,7 @@ class Attempt:
         self.log_handlers: list[LogHandler] = []
         self.companion: Companion | None = None
         self._system: SystemMonitor | None = None
-        self.provenance = threading.Thread(target=self._capture_provenance, daemon=True)
+        self.provenance: threading.Thread | None = None
 
     def start_helpers(self) -> None:
         """Start the helpers beside the loop: the mirror, system metrics, provenance."""
@@ -229,7 +234,7 @@ class Attempt:
         self.stop.ignore()
         if self._system is not None:
             self._system.close()
-        if self.provenance.ident is not None:
+        if self.provenance is not None:
             self.provenance.join(timeout=_PROVENANCE_SECONDS)
         info = self.record.info
         error = "; ".join(filter(None, [error, failure, self._divergence.ending()])) or None
@@ -302,13 +307,8 @@ class Attempt:
     def _start_provenance(self) -> None:
         # What is added to a run that has finished, like a test result, is of another program.
         if not self._is_reopened:
-            self.provenance.start()
-
-    def _capture_provenance(self) -> None:
-        try:
-            self.record.restate("provenance", provenance.capture(self.record.path))
-        except OSError as error:
-            self.print(f"provenance is incomplete: {error}")
+            restate = functools.partial(self.record.restate, "provenance")
+            self.provenance = provenance.start(self.record.path, restate, self.print)
 
     def _end_at_exit(self) -> None:
         self.end_with(error_since(self.record.info.id))

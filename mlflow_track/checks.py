@@ -22,6 +22,7 @@ from mlflow_track.wording import expected, shown, typed
 MOST_STEP = 2**53
 _RESERVED = ("step", "time")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _MOST_NAME = 500
 # File systems take 255 bytes, and a temporary name is longer than the final one.
 _MOST_FILE_NAME = 200
@@ -30,11 +31,12 @@ _MOST_FILE_NAME = 200
 def metric_name(name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(expected("a metric's name", "a string", typed(name)))
-    if not name.strip() or _CONTROL.search(name) or len(name) > _MOST_NAME:
+    if not name.strip() or _UNWRITABLE.search(name) or len(name) > _MOST_NAME:
         raise ValueError(
             expected(
                 "a metric's name",
-                f"1 to {_MOST_NAME} characters, not all blank, without control characters",
+                f"1 to {_MOST_NAME} characters, not all blank, without control characters and "
+                "half characters (surrogates)",
                 shown(name),
             )
         )
@@ -197,7 +199,7 @@ def artifact_path(root: Path, name: Any) -> Path:
         or pure.is_absolute()
         or ".." in pure.parts
         or _CONTROL.search(str(text))
-        or any(len(os.fsencode(part)) > _MOST_FILE_NAME for part in pure.parts)
+        or not all(map(_is_file_name, pure.parts))
         or any(part.startswith(layout.TEMPORARY) for part in pure.parts)
     ):
         raise ValueError(
@@ -216,6 +218,14 @@ def artifact_path(root: Path, name: Any) -> Path:
             )
         )
     return path
+
+
+def _is_file_name(part: str) -> bool:
+    try:
+        return len(os.fsencode(part)) <= _MOST_FILE_NAME
+    except UnicodeEncodeError:
+        # Half a character that stands for no byte.
+        return False
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

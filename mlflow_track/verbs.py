@@ -152,6 +152,9 @@ class RecordVerbs:
     ) -> Path:
         """Copy a file, or a folder with its content, to the artifacts.
 
+        Links are followed. Of a folder around the runs everything but the runs is copied; a
+        warning names what else is left out: pipes, sockets, links to nothing, links in a circle.
+
         Args:
             local_path: The file or folder.
             artifact_path: The folder inside the artifacts; None is the top.
@@ -168,7 +171,7 @@ class RecordVerbs:
     def log_artifacts(
         self, local_dir: str | os.PathLike[str], artifact_path: str | None = None
     ) -> None:
-        """Copy the content of a folder to the artifacts.
+        """Copy the content of a folder to the artifacts; see `log_artifact`.
 
         Args:
             local_dir: The folder.
@@ -200,7 +203,8 @@ class RecordVerbs:
         """Write JSON-serialisable content as an artifact.
 
         Args:
-            content: Anything that `json.dumps` accepts.
+            content: Anything that `json.dumps` accepts; arrays and tensors in it become lists,
+                dates and paths text.
             artifact_file: The file's name inside the artifacts.
 
         Returns:
@@ -252,7 +256,7 @@ class RecordVerbs:
         """Write a table as an artifact.
 
         Args:
-            data: A mapping of columns of the same length, or a DataFrame.
+            data: A DataFrame, or a mapping of columns of the same length: lists, arrays, tensors.
             artifact_file: The file's name inside the artifacts. It ends in .csv or .json.
 
         Returns:

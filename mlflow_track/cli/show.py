@@ -141,10 +141,14 @@ def _attempt(attempt: Attempt, info: RunInfo) -> str:
 def _provenance(run: Summary) -> list[tuple[str, str]]:
     provenance, attempt = run.info.provenance, run.info.trained
     git = provenance.git or Git()
-    changed = f" with uncommitted changes ({layout.PATCH})" if git.is_dirty else ""
+    changed = {True: f"yes ({layout.PATCH})", None: f"unknown {git.unknown}".strip()}
     facts = [
         ("command", shlex.join(run.info.command)),
-        ("commit", f"{git.commit[:12]} of {git.branch}{changed}" if git.commit else ""),
+        ("commit", f"{git.commit[:12]} of {git.branch}" if git.commit else ""),
+        ("uncommitted changes", changed.get(git.is_dirty, "") if git.commit else ""),
+        *[("not in the patch", f"{path}: {why}") for path, why in git.left_out.items()],
+        ("not in git", ", ".join(git.untracked)),
+        *[("unknown", f"{name}: {why}") for name, why in provenance.missing.items()],
         ("python", attempt.python),
         ("torch", attempt.torch),
         ("host", attempt.host),

@@ -80,6 +80,11 @@ def rewound_metrics(attempt: int, number: int = 1) -> str:
     return f"metrics.rewound-{attempt}{f'-{number}' if number > 1 else ''}.csv"
 
 
+def earlier_patch(number: int) -> str:
+    """The file for the code.patch of an earlier attempt, whose changes were other ones."""
+    return f"code.earlier-{number}.patch"
+
+
 def long_form(path: Path) -> Path:
     """The file beside a file of metrics for calls that name few of many metrics."""
     return path.with_suffix(_LONG_ENDING)

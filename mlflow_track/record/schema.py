@@ -144,15 +144,27 @@ class Input(Struct, frozen=True, kw_only=True):
 
 
 class Git(Struct, frozen=True, kw_only=True):
-    """The commit that ran; `is_dirty` is None where git did not say."""
+    """The commit that ran, and what was changed after it.
+
+    Attributes:
+        root: The top folder of the working tree.
+        is_dirty: Whether a tracked file was changed; None where git did not say.
+        left_out: The changed files that are not in code.patch, or not wholly, with the reason.
+        untracked: Files and folders that git neither knows nor ignores; their content is not kept.
+        unknown: Why git did not say more; empty where it did.
+    """
 
     commit: str | None = None
     branch: str | None = None
+    root: str | None = None
     is_dirty: bool | None = None
+    left_out: dict[str, str] = {}
+    untracked: tuple[str, ...] = ()
+    unknown: str = ""
 
 
 class Provenance(Struct, frozen=True, kw_only=True):
-    """The origin of a run."""
+    """The origin of a run; `missing` has what of it could not be read, with the reason."""
 
     user: str | None = None
     script: str | None = None
@@ -160,6 +172,7 @@ class Provenance(Struct, frozen=True, kw_only=True):
     platform: str | None = None
     cpu_count: Count | None = None
     git: Git | None = None
+    missing: dict[str, str] = {}
 
 
 class MirrorSettings(Struct, frozen=True, kw_only=True):
