@@ -65,6 +65,11 @@ def mirror_lock(path: Path, backend: str) -> Path:
     return path / MIRROR / f"{backend}.lock"
 
 
+def mirror_waiting_lock(path: Path, backend: str) -> Path:
+    """Held by a mirror that waits for its server, and sends nothing meanwhile."""
+    return path / MIRROR / f"{backend}.waiting.lock"
+
+
 def mirror_locks(path: Path) -> list[Path]:
     """The locks of all backends."""
     return sorted((path / MIRROR).glob("*.lock"))

@@ -43,7 +43,9 @@ class MemorySink:
         self.fails = fails
         self.cells: set[MetricPoint] = set()
         self.runs: list[str] = []
-        self.status = ""
+        self.tags: dict[str, str] = {}
+        self.files: set[str] = set()
+        self.status = "RUNNING"
 
     def _call(self, effect: Callable[[], Any]) -> Any:
         if self.fails():
@@ -65,7 +67,7 @@ class MemorySink:
     def _target(self) -> Target:
         keys = {cell.key for cell in self.cells}
         last = {key: max(c.step for c in self.cells if c.key == key) for key in keys}
-        return Target("1", "run", None, {}, {}, "RUNNING", last)
+        return Target("1", "run", None, {}, dict(self.tags), self.status, last)
 
     def history(self, run_id: str, key: str) -> list[MetricPoint]:
         return self._call(lambda: [cell for cell in self.cells if cell.key == key])
@@ -79,13 +81,20 @@ class MemorySink:
     def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
         return self._call(list)
 
-    set_tags = log_params
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
+        return self._call(lambda: self.tags.update(tags)) or []
 
     def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
         self._call(lambda: setattr(self, "status", status))
 
+    def legal_path(self, run_id: str, name: str) -> str:
+        return name
+
     def upload(self, run_id: str, file: Path, name: str) -> None:
-        self._call(list)
+        self._call(lambda: self.files.add(name))
+
+    def has_file(self, run_id: str, name: str) -> bool:
+        return self._call(lambda: name in self.files)
 
     def remove_tag(self, run_id: str, name: str) -> None:
         self._call(list)
@@ -421,12 +430,13 @@ def test_the_largest_difference_between_attempts_is_known(tmp_path):
 
 
 class ForgetfulSink(MemorySink):
-    """Takes everything and keeps the count."""
+    """Takes everything, keeps the count and the newest batch."""
 
     count = 0
 
     def log_metrics(self, run_id: str, cells: Sequence[MetricPoint]) -> list[tuple[str, str]]:
         self.count += len(cells)
+        self.cells = set(as_stored(cells))
         return []
 
 
