@@ -46,6 +46,9 @@ class Continuation:
         self._content = checkpoint.content
         self._then = fingerprint.unpacked(self._manifest.fingerprint)
         self._base = Report(step=checkpoint.step, restored=restored).with_findings(found)
+        if self._manifest.iterates_loader:
+            words = "a DataLoader was iterating and is not in the state"
+            self._base = self._base.with_findings(Findings(unknown=[words]))
         self._replaced: list[Replaced] = []
         self.is_settled = False
         self._is_first = True

@@ -160,6 +160,7 @@ def facts_of_save(
         "policies": policies,
         **surroundings(state, session.ranks.world_size, session.plan),
         "fingerprint": fingerprint.packed(session.fingerprints.take(state, verb)),
+        "iterates_loader": session.loaders.is_iterating(state),
         "params": params,
         "params_sha256": fingerprint_of(params),
         "data": data_of(directory),
