@@ -245,6 +245,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     Attributes:
         metrics: Numbers; text where they are not finite.
         policies: The policies that asked for the save, with the reason.
+        is_finite: Whether no value of a tensor is NaN or infinite.
+        not_finite: By name of a tensor how many NaNs and infinities it has, if any; None in a
+            manifest of an older version.
         metrics_position: Bytes of metrics.csv after its header, at the save.
         metrics_long_position: The same of metrics.long.csv.
     """
@@ -265,6 +268,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     params_sha256: str = ""
     data: dict[str, str] = {}
     is_finite: bool = True
+    not_finite: dict[str, tuple[Count, Count]] | None = None
     is_milestone: bool = False
     metrics_position: Count = 0
     metrics_long_position: Count = 0
