@@ -188,12 +188,12 @@ class Attempt:
         if self.checkpoints is not None:
             self.checkpoints._end_now("run.checkpoints")
         self.watched = WatchedValues(plan.watched) if ranks.is_first else None
-        store = CheckpointStore if self.record.is_kept else DiscardedStore
+        kind = CheckpointStore if self.record.is_kept else DiscardedStore
         checkpoints = Checkpoints(
             Session(
                 record=self.record,
                 metrics=self.metrics,
-                store=store(self.record.checkpoints_path),
+                store=kind.of_trainer(self.record),
                 ranks=ranks,
                 plan=plan,
                 stop=self.stop,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_track.checkpoint import randomness
+from mlflow_track.checkpoint import pruning, randomness
 from mlflow_track.checkpoint.changed_params import require_same_params
 from mlflow_track.checkpoint.continuation import Continuation
 from mlflow_track.checkpoint.disk.logged import ends_of
@@ -23,6 +23,8 @@ from mlflow_track.record import layout
 from mlflow_track.record.append_file import Positions
 from mlflow_track.record.params import flatten
 from mlflow_track.wording import count_text
+
+_MOST_NAMED = 5
 
 
 class Restored(NamedTuple):
@@ -200,14 +202,19 @@ class Restorer:
         return None
 
     def _warn_of_numbers(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.manifest.is_finite:
+        manifest, finite = checkpoint.manifest, pruning.finite_of(self._store.list())
+        has_nans = any(nans for nans, _ in (manifest.not_finite or {}).values())
+        if manifest.is_finite or (checkpoint.step in finite and not has_nans):
             return
-        finite = [c.step for c in self._store.list() if _is_finite(c) and c.step < checkpoint.step]
+        before = [step for step in finite if step < checkpoint.step]
         healthy = (
-            f"; use restore(state, step={finite[-1]}) for the newest without" if finite else ""
+            f"; use restore(state, step={max(before)}) for the newest without" if before else ""
         )
+        names = sorted(manifest.not_finite or ())
+        where = f" in {', '.join(names[:_MOST_NAMED])}{' …' * (len(names) > _MOST_NAMED)}"
         self._announce(
-            f"WARNING: the checkpoint of step {checkpoint.step} has NaN or infinite values{healthy}"
+            f"WARNING: the checkpoint of step {checkpoint.step} has NaN or infinite values"
+            f"{where * bool(names)}{healthy}"
         )
 
     def _require_same(self, checkpoint: Checkpoint) -> None:
@@ -253,10 +260,3 @@ class Restorer:
             self._announce(f"WARNING: {error}: rows are moved aside by their steps")
             return None
         return Positions(ends.get(path, 0), ends.get(layout.long_form(path), 0))
-
-
-def _is_finite(checkpoint: Checkpoint) -> bool:
-    try:
-        return bool(checkpoint.manifest.is_finite)
-    except CorruptCheckpointError:
-        return False

@@ -294,6 +294,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
         kernels: Settings of torch that decide how it computes.
         iterates_loader: Whether a DataLoader was iterating whose place no entry of the state has.
         fingerprint: Facts about the objects of the state; see `checkpoint.fingerprint`.
+        is_finite: Whether no value of a tensor is NaN or infinite.
+        not_finite: By name of a tensor how many NaNs and infinities it has, if any; None in a
+            manifest of an older version.
         metrics_position: Bytes of metrics.csv after its header, at the save.
         metrics_long_position: The same of metrics.long.csv.
     """
@@ -318,6 +321,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     params_sha256: str = ""
     data: dict[str, str] = {}
     is_finite: bool = True
+    not_finite: dict[str, tuple[Count, Count]] | None = None
     is_milestone: bool = False
     metrics_position: Count = 0
     metrics_long_position: Count = 0
