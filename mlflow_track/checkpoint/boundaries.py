@@ -11,21 +11,33 @@ _STEPS_REMEMBERED = 1000
 
 
 class StepTimes:
-    """Measures how long steps take, from one boundary to the next."""
+    """Measures how long steps take, from one boundary to the next.
+
+    Attributes:
+        count: The number of boundaries.
+    """
 
     def __init__(self) -> None:
-        self._before: float | None = None
+        self.count = 0
+        self._before = self._longest = 0.0
         self._seconds: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
 
     def boundary(self, now: float) -> None:
-        if self._before is not None:
-            self._seconds.append(now - self._before)
+        if self.count:
+            seconds = now - self._before
+            has_gone = self.count > _STEPS_REMEMBERED and self._seconds[0] == self._longest
+            self._seconds.append(seconds)
+            if seconds >= self._longest:
+                self._longest = seconds
+            elif has_gone:
+                self._longest = max(self._seconds)
+        self.count += 1
         self._before = now
 
     @property
     def longest(self) -> float:
         """The longest of the last 1000 steps, in seconds, with any evaluation in it."""
-        return max(self._seconds, default=0.0)
+        return self._longest
 
 
 class StepOrder:
@@ -36,7 +48,7 @@ class StepOrder:
         knows_its_end: Whether it is known which step is the last, so that it is saved.
     """
 
-    def __init__(self, *, saves_by_itself: bool, knows_its_end: bool) -> None:
+    def __init__(self, saves_by_itself: bool, knows_its_end: bool) -> None:
         self._saves_by_itself, self._knows_its_end = saves_by_itself, knows_its_end
         self._boundary = self._saved = -1
         self._has_warned = False
@@ -45,8 +57,8 @@ class StepOrder:
         """The run continues after `step`; -1 is its start."""
         self._boundary = self._saved = step
 
-    def boundary(self, step: int) -> int:
-        """Take the step of a boundary, and return it.
+    def boundary(self, step: int) -> None:
+        """Take the step of a boundary.
 
         Raises:
             ValueError: A later one was there before.
@@ -61,7 +73,6 @@ class StepOrder:
                 )
             )
         self._boundary = step
-        return step
 
     def save(self, step: int, announce: Callable[[str], None]) -> None:
         """Take the step of a requested save; warns once where a later one was there before."""

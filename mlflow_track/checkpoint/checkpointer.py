@@ -14,7 +14,7 @@ from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.recall import Recall
-from mlflow_track.checkpoint.reproducibility import Report
+from mlflow_track.checkpoint.report import Report
 from mlflow_track.checkpoint.restorer import Restored, Restorer
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.turns import Turns, in_turn
@@ -37,10 +37,7 @@ class Checkpoints(Turns):
             self._stop.share()
         plan = session.plan
         self._times = StepTimes()
-        self._order = StepOrder(
-            saves_by_itself=plan.save is not None and self._record.is_kept,
-            knows_its_end=plan.knows_its_end,
-        )
+        self._order = StepOrder(self._record.is_kept and plan.save is not None, plan.knows_its_end)
         self._commits, self._recall = Commits(session), Recall(session)
         self._restorer = Restorer(session, self._recall)
         self._unseen = decision.Unseen(session.plan)
@@ -84,22 +81,26 @@ class Checkpoints(Turns):
                 path.
             RuntimeError: The checkpoints are closed.
         """
-        step = self._order.boundary(checks.step_and_state(step, state))
-        numbers = checks.metric_numbers(metrics)
+        # Most steps do not save: what they need not do, they do not call.
+        if type(step) is not int or type(state) is not dict or not 0 <= step <= checks.MOST_STEP:
+            step = checks.step_and_state(step, state)
+        self._order.boundary(step)
+        numbers = checks.metric_numbers(metrics) if metrics else {}
         self._say_restored()
-        self._commits.settle(self._recall.memory)
-        self._commits.prepare(state)
+        self._commits.boundary(state, self._recall.memory)
         # From now on a stop is decided at a boundary, so that it comes with a checkpoint.
         self._stop.share()
         now = self._recall.moment(step, numbers)
-        self._unseen.look(now.metrics)
         self._times.boundary(now.time)
+        if now.metrics:
+            self._unseen.look(now.metrics)
         asks, code, reason = self._decide(now)
+        if not (asks or code) and self._stop.arrived is None and self._ranks.is_alone:
+            return False
         if self._commits.must_wait(step, asks):
             asks = ()
-        is_there = bool(asks or code or self._stop.arrived) and self._commits.has(step)
         code, is_saving = decision.agree(
-            self._ranks, self._stop, code, is_due=bool(asks), is_there=is_there
+            *(self._ranks, self._stop, code), is_due=bool(asks), is_there=self._commits.has(step)
         )
         if code:
             if not self._stop.is_agreed:
@@ -108,6 +109,7 @@ class Checkpoints(Turns):
                 if code == decision.EARLY:
                     self._announce(f"stopping at step {step}: {words}")
             asks = asks or (Ask("stop", f"the run was asked to stop: {self._stop.reason}"),)
+        self._look(step, state, "step", is_saving=is_saving)
         if is_saving:
             self._commits.commit(now, state, asks, self._recall.memory)
         return is_saving
@@ -140,6 +142,7 @@ class Checkpoints(Turns):
         self._order.save(step, self._announce)
         now = self._recall.moment(step, numbers)
         asks = (Ask("save", "requested by the caller"),)
+        self._look(step, state, "save", is_saving=True)
         return self._commits.commit(now, state, asks, self._recall.memory)
 
     @in_turn
@@ -208,7 +211,7 @@ class Checkpoints(Turns):
         )
         self._has_ended = True
         self._say_restored()
-        if self._ranks.is_first:
+        if self._ranks.is_first and self._times.count:
             self._recall.take()
             logged = self._recall.logged_names()
             self._unseen.tell(self._recall.memory, logged, self._announce)
@@ -315,14 +318,26 @@ class Checkpoints(Turns):
         if report is not None:
             self._restorer.say(report)
 
+    def _look(self, step: int, state: Mapping[str, Any], verb: str, *, is_saving: bool) -> None:
+        """Compare with the checkpoint that is continued once more, at the first steps."""
+        continuation = None if self._restored is None else self._restored.continuation
+        if continuation is None or continuation.is_settled:
+            return
+        report = continuation.look(state, verb, is_saving=is_saving)
+        if report is not None:
+            self._report = report
+            self._restorer.correct(report, step)
+
     def _say_restored(self) -> None:
         """Report a restore without its generators, which nobody has put back."""
-        if self._unsaid is not None:
-            unsaid, self._unsaid = self._unsaid, None
-            self._say(unsaid.with_difference("the random generators were not restored"))
+        if self._unsaid is None or self._restored is None or self._restored.continuation is None:
+            return
+        self._unsaid = None
+        words = "the random generators were not restored"
+        self._say(self._restored.continuation.end_generators(words, are_restored=False))
 
     def _decide(self, now: Moment) -> tuple[tuple[Ask, ...], int, str]:
-        """The requests for a save, and a code and a reason to stop: rank 0 decides."""
+        """See `decision.decide`: rank 0 decides."""
         if not self._ranks.is_first:
             return (), 0, ""
         return decision.decide(self._plan, now, self._recall.memory, self._times)

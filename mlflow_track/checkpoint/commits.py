@@ -32,7 +32,7 @@ class Commits:
 
     def __init__(self, session: Session) -> None:
         self._record, self._ranks, self._store = session.record, session.ranks, session.store
-        self._announce = session.announce
+        self._session, self._announce = session, session.announce
         # It waits for the writer of an earlier process, whose folder must not be swept.
         self._saver = (
             Saver(session)
@@ -44,6 +44,7 @@ class Commits:
         self._metric = keep.metric if keep is not None else None
         self._pruning = pruning.BackgroundPruning(self._store, keep, self._announce)
         self._patience = PatientLog(self._announce)
+        self._is_prepared = False
         # Of each save in flight, by its step: what asked for it, and the values that were known.
         self._in_flight: dict[int, tuple[tuple[Ask, ...], Values]] = {}
         # The steps of this process's saves, but for those that failed or were moved aside.
@@ -78,9 +79,13 @@ class Commits:
         self._patience.waits(step, asks, in_flight)
         return True
 
-    def prepare(self, state: Mapping[str, Any]) -> None:
-        """Have memory and a writer ready before the first save."""
-        self._saver.prepare(state)
+    def boundary(self, state: Mapping[str, Any], memory: Memory) -> None:
+        """Report ended saves; have memory and a writer ready before the first one."""
+        if self._in_flight:
+            self.settle(memory)
+        if not self._is_prepared:
+            self._saver.prepare(state)
+            self._is_prepared = True
 
     def commit(
         self, now: Moment, state: Mapping[str, Any], asks: tuple[Ask, ...], memory: Memory
@@ -115,9 +120,7 @@ class Commits:
                     state=state,
                     beside={"random": generators, "history": memory.to_plain()},
                     manifest={
-                        **facts_of_save(
-                            self._record, self._ranks.world_size, self._known(now), state, asks
-                        ),
+                        **facts_of_save(self._session, self._known(now), state, asks),
                         "is_milestone": is_milestone,
                     },
                 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from mlflow_track.checkpoint.boundaries import StepTimes
 from mlflow_track.checkpoint.policy.budget import recent_cost
 from mlflow_track.checkpoint.policy.deadline import Deadline
-from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.policy.retention import Keep
 from mlflow_track.checkpoint.policy.schedule import Ask, SavePolicy
@@ -53,49 +53,35 @@ class Clock:
         return self._offset + time.monotonic()
 
 
-def reasons_to_save(
-    policy: SavePolicy | None, limits: Limits, now: Moment, history: History
-) -> tuple[Ask, ...]:
-    """Everything that asks for a save after the step of `now`, but for a stop."""
+def decide(
+    plan: Plan, now: Moment, memory: Memory, times: StepTimes
+) -> tuple[tuple[Ask, ...], int, str]:
+    """What asks for a save at the boundary `now`, but for a stop; a code and a reason to stop.
+
+    The code is for the other ranks; 0 continues.
+    """
+    history, limits = memory.history(now.step), plan.limits
+    asks = plan.save.asking(now, history) if plan.save is not None else ()
     if limits.replay_step is not None:
-        return ()
-    asks = policy.asking(now, history) if policy is not None else ()
-    is_last = limits.max_steps is not None and now.step == limits.max_steps - 1
-    if is_last and not asks:
-        return (Ask("LastStep", "the last step", is_milestone=True),)
-    return asks
-
-
-def reason_to_stop(
-    plan: Plan, now: Moment, history: History, memory: Memory, times: StepTimes, wall_time: float
-) -> tuple[int, str]:
-    """A code for the other ranks, and the reason; (0, "") continues."""
-    limits = plan.limits
-    if limits.replay_step is not None and now.step >= limits.replay_step:
-        return _REPLAYED, "reached the replayed step"
+        asks = ()
+        if now.step >= limits.replay_step:
+            return asks, _REPLAYED, "reached the replayed step"
+    elif limits.max_steps is not None and now.step == limits.max_steps - 1 and not asks:
+        asks = (Ask("LastStep", "the last step", is_milestone=True),)
     if plan.stop is not None:
         reason = plan.stop.reason(memory.standing(plan.stop))
         if reason is not None:
-            return EARLY, f"early stopping: {reason}"
+            return asks, EARLY, f"early stopping: {reason}"
     if limits.deadline is not None:
         stall, durable = recent_cost(history)
         reason = Deadline(limits.deadline).reason_to_stop(
-            wall_time,
+            time.time(),
             step_seconds=times.longest,
             save_seconds=None if stall is None else max(stall, durable),
         )
         if reason is not None:
-            return _DEADLINE, reason
-    return 0, ""
-
-
-def decide(
-    plan: Plan, now: Moment, memory: Memory, times: StepTimes
-) -> tuple[tuple[Ask, ...], int, str]:
-    """The requests for a save at the boundary `now`, and a code and a reason to stop."""
-    history = memory.history(now.step)
-    asks = reasons_to_save(plan.save, plan.limits, now, history)
-    return asks, *reason_to_stop(plan, now, history, memory, times, time.time())
+            return asks, _DEADLINE, reason
+    return asks, 0, ""
 
 
 def agree(
@@ -106,16 +92,18 @@ def agree(
     Args:
         ranks: The job.
         stop: The signals to this rank: a signal to any rank stops all.
-        stop_code: The code of `reason_to_stop` on rank 0; 0 on the others.
+        stop_code: The code of `decide` on rank 0; 0 on the others.
         is_due: Whether policies ask, on rank 0; False on the others.
         is_there: Whether rank 0 knows that the step is saved already; False on the others.
 
     Returns:
         Why to stop (0: continue), and whether to save. A stop saves once, if the loop ignores it.
     """
-    code, due, there = ranks.largest(
-        [max(stop_code, int(stop.arrived or 0)), int(is_due), int(is_there)]
-    )
+    code, due, there = stop_code, is_due, is_there
+    if stop.arrived is not None:
+        code = max(code, int(stop.arrived))
+    if not ranks.is_alone:
+        code, due, there = ranks.largest([code, int(is_due), int(is_there)])
     return code, bool(due or (code and not stop.is_agreed)) and not there
 
 
@@ -158,21 +146,17 @@ class Unseen:
         self._at_once = set(plan.save.watched if plan.save is not None else ())
         self._names = plan.watched
         self._came: set[str] = set()
-        self._steps = 0
 
     def look(self, now: Collection[str]) -> None:
         """Take the metrics that a boundary has."""
-        self._steps += 1
-        if now:
+        if not self._came.issuperset(now):
             self._came.update(now)
             self._at_once.difference_update(now)
 
     def tell(
         self, memory: Memory, logged: Collection[str], announce: Callable[[str], None]
     ) -> None:
-        """Report them, if there was any step at all."""
-        if not self._steps:
-            return
+        """Report them, at the end of a loop that had steps."""
         for name in sorted(self._names):
             if not len(memory.series.get(name, ())):
                 logged = self._came.union(logged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -87,3 +88,47 @@ def test_age_of_the_last_checkpoint_counts_from_the_restored_one() -> None:
             run.finish("FAILED")
     assert "the last checkpoint is 9 steps old (step 50 of 59)" in log(run)
     assert log(run).count("the last checkpoint is") == 1
+
+
+WATCHING = {
+    "save": mt.EvenlySpaced(10**7, 100, 5) | mt.OnImprovement("val/loss", min_delta=0.01),
+    "keep": mt.Keep(last=2, best=1, metric="val/loss"),
+    "stop": mt.EarlyStopping("val/loss", patience=10**6),
+}
+
+
+@pytest.mark.parametrize(
+    ("policies", "is_logged", "most"),
+    [
+        ({"save": mt.EvenlySpaced(500_000, 0, 250_000)}, False, 22),
+        ({"save": mt.Budget(1e-9)}, False, 30),
+        (WATCHING, False, 25),
+        (WATCHING, True, 40),
+    ],
+)
+def test_step_that_does_not_save_makes_few_calls(
+    policies: dict[str, Any], is_logged: bool, most: int
+) -> None:
+    """A call costs about a tenth of a microsecond; times themselves depend on the machine."""
+    calls: list[int] = []
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        calls[-1] += event == "call"
+
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(**policies)
+        state = {"w": 0}
+        run.log_metrics({"val/loss": 1.0, "lr": 0.1}, step=1)
+        checkpoints.step(1, state)
+        checkpoints.save(3, state)
+        checkpoints.wait()
+        for step in range(5, 2001, 2):
+            if is_logged:
+                run.log_metrics({"val/loss": 1.0, "lr": 0.1}, step=step)
+            calls.append(0)
+            sys.setprofile(count)
+            try:
+                checkpoints.step(step, state)
+            finally:
+                sys.setprofile(None)
+    assert sorted(calls)[-20] <= most

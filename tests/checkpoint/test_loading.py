@@ -17,6 +17,7 @@ from torch import nn
 import mlflow_track as mt
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.state import codec, load
+from mlflow_track.checkpoint.state.fill import own_copy
 from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.metrics import MetricsFile
@@ -134,6 +135,40 @@ def test_a_generator_beside_tensors_that_get_new_memory_comes_back(folder: Folde
     assert torch.equal(state["first"]["w"], torch.ones(3))
     assert torch.equal(state["sampler"].get_state(), saved.get_state())
     assert torch.equal(torch.rand(4, generator=state["sampler"]), torch.rand(4, generator=saved))
+
+
+class Sampler:
+    """Keeps the state of its generator, as samplers and loaders do."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"])
+
+
+def test_a_sampler_that_keeps_the_state_of_its_generator_comes_back(folder: Folder) -> None:
+    was, now = Sampler(3), Sampler(4)
+    committed = folder.save(0, {"weight": torch.ones(3), "sampler": was, "other": torch.ones(9)})
+    folder.load(committed, {"weight": None, "sampler": now, "other": None})
+    assert torch.equal(now.generator.get_state(), was.generator.get_state())
+
+
+@pytest.mark.parametrize("count", [5, 1_500_000])
+def test_each_tensor_that_is_handed_out_has_a_storage_of_its_own(
+    folder: Folder, count: int
+) -> None:
+    state: dict[str, Any] = {"a": None, "b": None}
+    committed = folder.save(0, {"a": {"x": torch.ones(count)}, "b": torch.zeros(count).byte()})
+    folder.load(committed, state)
+    loaded = own_copy(load.read(committed)["state"])
+    for tensor in (state["a"]["x"], state["b"], loaded["a"]["x"], loaded["b"]):
+        assert tensor.storage_offset() == 0
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+        assert tensor.data_ptr() == tensor.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("tensor", [torch.randn(5), torch.randn(3, 5).t()])
@@ -430,7 +465,7 @@ REFUSED = {
     "a tensor of another shape": (
         lambda: torch.zeros(3),
         lambda: torch.zeros(5),
-        r"'x' is float32\[3\] in the checkpoint and float32\[5\] here \(None, or an empty tensor",
+        r"'x' is float32\[3\] in the checkpoint and float32\[5\] here \(None, or an empty one",
     ),
 }
 
@@ -525,7 +560,7 @@ def test_load_that_raises_half_way_names_what_was_changed_and_what_was_not() -> 
             again.checkpoints().restore(live)
     assert str(caught.value) == (
         "step-000000000 was restored only in part: loading 'bad' raised KeyError: 'half'; "
-        "changed: 'table', 'first', 'bad' (the last perhaps in part); unchanged: 'last'"
+        "changed: 'first', 'table', 'bad' (the last perhaps in part); unchanged: 'last'"
     )
     assert live["first"].counts == {"a": 1} and live["last"].counts == {}
     assert live["table"]["w"].tolist() == [1, 1]

@@ -80,7 +80,10 @@ class SavePolicy:
     def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
         """The policies that ask for a save at `now`."""
         reason = self.due(now, history)
-        return (Ask(self.name, reason, self.is_milestone, self.may_wait),) if reason else ()
+        return (self._ask(reason),) if reason else ()
+
+    def _ask(self, reason: str) -> Ask:
+        return Ask(self.name, reason, self.is_milestone, self.may_wait)
 
     def __or__(self, other: SavePolicy) -> SavePolicy:
         """A policy that saves when any of its members asks."""
@@ -116,7 +119,12 @@ class AnyOf(SavePolicy):
         return "; ".join(ask.reason for ask in self.asking(now, history)) or None
 
     def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
-        return tuple(ask for policy in self.policies for ask in policy.asking(now, history))
+        asks: tuple[Ask, ...] = ()
+        for policy in self.policies:
+            reason = policy.due(now, history)
+            if reason:
+                asks += (policy._ask(reason),)
+        return asks
 
     def __str__(self) -> str:
         return " | ".join(map(str, self.policies))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from mlflow_track.checkpoint.disk.copying import on_cores
-from mlflow_track.checkpoint.state.flatten import strip_prefix
+from mlflow_track.checkpoint.state import kinds
+from mlflow_track.checkpoint.state.names import fit_plain
 from mlflow_track.wording import shown
 
 # A tensor on a device comes back in pieces of this size: memory may be short on either side.
 _PIECE_BYTES = 64 << 20
+_ROWS = (list, tuple, deque)
 _PLAIN = (bool, int, float, complex, str, bytes, bytearray, type(None))
 
 
@@ -54,8 +56,7 @@ class Arrivals:
             may_be_tied: Whether it matters which of its tensors are one, as in a model. The live
                 tensors must stay alive until `ties` has been called.
         """
-        if isinstance(saved, Mapping) and isinstance(here, Mapping) and saved.keys() != here.keys():
-            saved, here = strip_prefix(saved), strip_prefix(here)
+        saved = fit_plain(here, saved)
         pairs: list[_Pair] = []
         found = list(_differences(name, saved, here, pairs))
         is_equal = [True] * len(pairs)
@@ -121,13 +122,13 @@ def _differences(path: str, saved: Any, here: Any, pairs: list[_Pair]) -> Iterat
             else:
                 yield f"{path}.{key} is missing here"
         yield from (f"{path}.{key} is not in the checkpoint" for key in here if key not in saved)
-    elif isinstance(saved, list | tuple) and isinstance(here, list | tuple):
+    elif isinstance(saved, _ROWS) and isinstance(here, _ROWS):
         if len(saved) != len(here):
             yield f"{path} has {len(saved)} items in the checkpoint, {len(here)} here"
             return
         for number, (then, now) in enumerate(zip(saved, here, strict=True)):
             yield from _differences(f"{path}.{number}", then, now, pairs)
-    elif isinstance(saved, np.ndarray) and isinstance(here, np.ndarray):
+    elif type(saved) is np.ndarray and type(here) is np.ndarray:
         if (saved.dtype, saved.shape) != (here.dtype, here.shape):
             form = [f"{array.dtype}{list(array.shape)}" for array in (saved, here)]
             yield f"{path} {form[0]} -> {form[1]}"
@@ -148,6 +149,9 @@ def _other_form(saved: torch.Tensor, here: torch.Tensor) -> str:
 
 def _is_same_leaf(saved: Any, here: Any) -> bool:
     saved, here = _number(saved), _number(here)
+    kind = kinds.kind_of(saved)
+    if kind is not None and kind is kinds.kind_of(here):
+        return kind.same(saved, here)
     if isinstance(saved, float | complex) and saved != saved:
         return isinstance(here, float | complex) and here != here
     try:

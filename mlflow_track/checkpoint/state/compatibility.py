@@ -7,6 +7,11 @@ from typing import Any
 
 import torch
 
+from mlflow_track.checkpoint.state.match import Load, loads_in
+from mlflow_track.checkpoint.state.objects import content_here
+from mlflow_track.checkpoint.state.plain import describe, is_alike, problems_of_plain
+from mlflow_track.checkpoint.state.strides import once
+
 _MOST_NAMED = 8
 # What schedulers and torch itself put into the groups of an optimizer, now and then.
 _NOT_OF_THE_OPTIMIZER = frozenset(
@@ -18,46 +23,52 @@ _LIKE_THE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buff
 
 def require_fit(
     state: Mapping[str, Any],
-    saved: Mapping[str, Any],
+    plan: Mapping[str, Any],
     origin: str,
     classes: Mapping[str, str] | None = None,
 ) -> None:
-    """Raise unless each entry of `saved` matches the one of `state`.
+    """Raise unless each entry of a saved state matches the live one.
 
     Args:
         state: Live objects and plain data by name.
-        saved: Their saved state, with the prefixes of the live ones.
+        plan: Their saved state, as `match` returns it.
         origin: The name of the checkpoint in the message.
         classes: The classes of the objects, by name, where the checkpoint has them.
 
     Raises:
         ValueError: The message names missing and unexpected entries and other shapes or dtypes.
     """
-    missing, unexpected = sorted(set(state) - set(saved)), sorted(set(saved) - set(state))
+    missing, unexpected = sorted(set(state) - set(plan)), sorted(set(plan) - set(state))
     if missing or unexpected:
         raise ValueError(
             f"the keys of `state` do not match checkpoint {origin}: missing from the checkpoint: "
-            f"{missing}; unexpected in the checkpoint: {unexpected}"
+            f"{missing}; unexpected in the checkpoint: {unexpected}; to take only weights, use "
+            "load_weights(run, prefix=…)"
         )
-    problems: list[str] = []
-    for name, value in saved.items():
-        target = state[name]
-        if isinstance(target, torch.nn.Module):
-            problems += _of_module(name, target, value)
-        elif isinstance(target, torch.optim.Optimizer):
-            problems += _of_optimizer(name, target, value) or [
-                *_of_groups(name, target, value),
-                *_of_moments(name, target, value)[:_MOST_NAMED],
-            ]
-        elif isinstance(target, torch.Tensor):
-            problems += _of_tensor(name, target, value)
-        elif hasattr(target, "load_state_dict"):
-            is_another = (classes or {}).get(name, class_of(target)) != class_of(target)
-            problems += _of_object(name, target, value, is_another)
+    problems = [words for load in loads_in(plan) for words in _of_load(load, classes or {})]
+    for name, value in plan.items():
+        problems += list(problems_of_plain(name, state[name], value))[:_MOST_NAMED]
     if problems:
         raise ValueError(
             f"{origin} does not match the state; nothing was loaded: {'; '.join(problems)}"
         )
+
+
+def _of_load(load: Load, classes: Mapping[str, str]) -> list[str]:
+    name, target, saved = load.path, load.here, load.saved
+    if isinstance(target, torch.nn.Module):
+        return _of_module(name, target, saved, load.prefixes or ())
+    if isinstance(target, torch.optim.Optimizer):
+        return _of_optimizer(name, target, saved) or [
+            *_of_groups(name, target, saved),
+            *_of_moments(name, target, saved)[:_MOST_NAMED],
+        ]
+    if isinstance(target, torch.Generator):
+        is_generator = is_alike(saved, target.get_state())
+        words = f"{name!r} is a generator here, but was not saved as one of this device"
+        return [] if is_generator else [words]
+    is_another = classes.get(name, class_of(target)) != class_of(target)
+    return _of_object(name, target, saved, is_another)
 
 
 def class_of(entry: Any) -> str:
@@ -65,21 +76,49 @@ def class_of(entry: Any) -> str:
     return type(entry).__qualname__
 
 
-def _of_module(name: str, target: torch.nn.Module, saved: Any) -> list[str]:
+def _of_module(
+    name: str, target: torch.nn.Module, saved: Any, prefixes: tuple[str, ...]
+) -> list[str]:
     if not isinstance(saved, Mapping):
         return [f"{name!r} was saved as {type(saved).__name__}, but is a module here"]
-    own = target.state_dict()
-    problems = []
+    whole = target.state_dict()
+    # Its own rules decide there.
+    own = {key: value for key, value in whole.items() if not key.startswith(prefixes)}
+    problems = [
+        f"{name}.{key} is on the meta device, without memory: give the module its memory before "
+        "it is restored (to_empty(device=…))"
+        for key, value in whole.items()
+        if isinstance(value, torch.Tensor) and value.is_meta
+    ][:_MOST_NAMED]
     if absent := [key for key in own if key not in saved]:
         problems.append(f"missing from {name!r}: {_listed(absent)}")
-    if extra := [key for key in saved if key not in own]:
+    if extra := [key for key in saved if key not in whole and not key.startswith(prefixes)]:
         problems.append(f"unexpected in {name!r}: {_listed(extra)}")
-    differing = [
-        f"{name}.{key} is {_describe(saved[key])} in the checkpoint and {_describe(tensor)} here"
-        for key, tensor in own.items()
-        if key in saved and isinstance(tensor, torch.Tensor) and not _is_alike(saved[key], tensor)
-    ]
+    if absent or extra:
+        problems.append(
+            "to take what both have, use model.load_state_dict(load_weights(run), strict=False)"
+        )
+    differing = []
+    for key, tensor in own.items():
+        if key not in saved or not isinstance(tensor, torch.Tensor):
+            continue
+        if not is_alike(saved[key], tensor):
+            differing.append(
+                f"{name}.{key} is {describe(saved[key])} in the checkpoint and "
+                f"{describe(tensor)} here{_advice(saved[key], tensor)}"
+            )
+        elif not tensor.is_meta and once(tensor, saved[key])[0] is None:
+            differing.append(
+                f"{name}.{key} is expanded here, one element seen many times, and has several "
+                "values in the checkpoint"
+            )
     return [*problems, *differing[:_MOST_NAMED]]
+
+
+def _advice(saved: Any, tensor: torch.Tensor) -> str:
+    """How to convert weights on purpose."""
+    is_dtype = isinstance(saved, torch.Tensor) and saved.shape == tensor.shape
+    return " (to convert it, use model.load_state_dict(load_weights(run)))" if is_dtype else ""
 
 
 def _of_optimizer(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str]:
@@ -89,6 +128,8 @@ def _of_optimizer(name: str, target: torch.optim.Optimizer, saved: Any) -> list[
     here = [len(group["params"]) for group in target.param_groups]
     if groups != here:
         return [f"{name!r} has groups of {groups} parameters in the checkpoint, of {here} here"]
+    if type(target).__module__.partition(".")[0] != "torch":
+        return []  # Others keep moments of a lower rank, or flat ones.
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     parameters = [parameter for group in target.param_groups for parameter in group["params"]]
     problems = []
@@ -118,7 +159,7 @@ def _of_groups(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str
 def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str]:
     """Compares the moments that the live optimizer already has."""
     found = []
-    for number, here in target.state_dict()["state"].items():
+    for number, here in content_here(target)["state"].items():
         then = saved["state"].get(number)
         if then is None:
             continue
@@ -127,25 +168,13 @@ def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[st
         if extra and absent:
             found.append(f"{where} {_differing(extra, absent)}")
         found += [
-            f"{where}.{key} is {_describe(then[key])} in the checkpoint and {_describe(moment)} "
-            "here"
+            f"{where}.{key} is {describe(then[key])} in the checkpoint and {describe(moment)} here"
             for key, moment in here.items()
             if isinstance(then.get(key), torch.Tensor)
             and isinstance(moment, torch.Tensor)
             and then[key].dtype != moment.dtype
         ]
     return found
-
-
-def _of_tensor(name: str, target: torch.Tensor, saved: Any) -> list[str]:
-    if not isinstance(saved, torch.Tensor) or _is_alike(saved, target):
-        return []
-    if saved.dtype == target.dtype and not target.numel():
-        return []  # It grows.
-    return [
-        f"{name!r} is {_describe(saved)} in the checkpoint and {_describe(target)} here (None, or "
-        "an empty tensor, takes any shape)"
-    ]
 
 
 def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> list[str]:
@@ -168,24 +197,6 @@ def _differing(extra: Iterable[str], absent: Iterable[str]) -> str:
     sides = ((extra, "in the checkpoint"), (absent, "here"))
     found = [f"{_listed(sorted(map(str, keys)))} {side}" for keys, side in sides if keys]
     return f"has the extra keys {' and '.join(found)}"
-
-
-def _is_alike(saved: Any, tensor: torch.Tensor) -> bool:
-    return (
-        isinstance(saved, torch.Tensor)
-        and saved.shape == tensor.shape
-        and saved.dtype == tensor.dtype
-    )
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{_dtype(value)}{list(value.shape)}"
-    return type(value).__name__
-
-
-def _dtype(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
 
 
 def _listed(names: Iterable[str]) -> str:
