@@ -84,7 +84,7 @@ class ResumableLoader:
     # --- iteration ---
 
     def __iter__(self) -> Iterator[Any]:
-        if self._is_open and not self._is_moved:
+        if self._is_open:
             self._end_epoch()
         began = time.perf_counter()
         if not self._keeps_rest and self._is_at_end():
