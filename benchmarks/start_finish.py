@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -55,10 +56,12 @@ def main() -> None:
     print("| folder | what | first, ms | later, median ms | quartiles |\n|---|---|---|---|---|")
     for name in ("no repository", "git repository"):
         with tempfile.TemporaryDirectory() as folder:
+            # Git is asked in the folder of the script.
+            script = shutil.copy(__file__, folder)
             if name == "git repository":
                 _make_repository(Path(folder))
             done = subprocess.run(
-                [sys.executable, __file__, "measure"],
+                [sys.executable, script, "measure"],
                 cwd=folder,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -15,7 +15,9 @@ PAGE = Path(__file__).with_name("reference.md")
 # Every public name, in the order of a newcomer.
 SECTIONS = {
     "Runs": ("start_run", "active_run", "Run", "SyncStatus", "RunHeldError"),
-    "Checkpoints": (*("Checkpoints", "Checkpoint", "load_weights", "CorruptCheckpointError"),),
+    "Checkpoints": (
+        *("Checkpoints", "Checkpoint", "resumable", "load_weights", "CorruptCheckpointError"),
+    ),
     "When to save": (
         *("EvenlySpaced", "EverySteps", "AtSteps", "EveryMinutes", "Continuous", "OnImprovement"),
         *("Budget", "SavePolicy"),

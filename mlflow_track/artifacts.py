@@ -9,19 +9,21 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track.checks import artifact_path as checked_path
 from mlflow_track.record import layout
-from mlflow_track.record.files import make_folder, replace_file
-from mlflow_track.wording import expected, shown
+from mlflow_track.record.files import legible, make_folder, replace_file
+from mlflow_track.wording import count_text, expected, shown, typed
 
 if TYPE_CHECKING:
     import numpy
 
 _CHANNELS = (1, 3, 4)
+_MOST_NAMED = 20
+_OTHER = "a pipe, a socket or a device"
 
 
 class Artifacts:
@@ -29,12 +31,28 @@ class Artifacts:
 
     Args:
         root: The folder.
+        require_open: Called before anything is written; raises where nothing can be any more.
+        runs: The folder of all runs, of which nothing is copied along with a folder around it.
         is_kept: Whether anything is written; arguments are checked in any case.
+        tell: Takes a line about what was left out of a folder.
     """
 
-    def __init__(self, root: Path, *, is_kept: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        runs: Path | None = None,
+        *,
+        require_open: Callable[[], None],
+        is_kept: bool = True,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self.root = root
+        self._require_open = require_open
         self._is_kept = is_kept
+        self._tell = tell
+        # Those on the way from the runs to this one: any of them may be what is copied.
+        inside = [root, *(p for p in root.parents if runs and p.is_relative_to(runs))]
+        self._own = {os.path.realpath(path) for path in inside} if is_kept else set()
 
     def copy(self, source: str | os.PathLike[str], folder: str | None) -> Path:
         source = Path(source)
@@ -50,6 +68,7 @@ class Artifacts:
         return target
 
     def copy_content(self, source: str | os.PathLike[str], folder: str | None) -> None:
+        self._require_open()
         source = Path(source)
         if not source.is_dir():
             raise NotADirectoryError(
@@ -61,11 +80,11 @@ class Artifacts:
     def write_text(self, text: str, name: str) -> Path:
         if not isinstance(text, str):
             raise TypeError(expected(f"the text for {name!r}", "a string", type(text).__name__))
-        return self._write(name, text.encode())
+        return self._write(name, legible(text).encode())
 
     def write_json(self, content: Any, name: str) -> Path:
         try:
-            text = json.dumps(content, indent=2, ensure_ascii=False)
+            text = json.dumps(content, indent=2, ensure_ascii=False, default=_plain)
         except (TypeError, ValueError) as error:
             raise TypeError(
                 expected(
@@ -74,7 +93,8 @@ class Artifacts:
                     f"{type(content).__name__}: {error}",
                 )
             ) from None
-        return self._write(name, text.encode())
+        # Half a character becomes an escape of JSON, which brings it back.
+        return self._write(name, text.encode(errors="backslashreplace"))
 
     def write_figure(self, figure: Any, name: str) -> Path:
         if not hasattr(figure, "savefig"):
@@ -111,9 +131,10 @@ class Artifacts:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-        return self._write(name, buffer.getvalue().encode())
+        return self._write(name, legible(buffer.getvalue()).encode())
 
     def _path(self, name: str) -> Path:
+        self._require_open()
         return checked_path(self.root, name)
 
     def _write(self, name: str, content: bytes) -> Path:
@@ -124,14 +145,50 @@ class Artifacts:
         return path
 
     def _copy_folder(self, source: Path, target: Path) -> None:
-        for file in sorted(source.rglob("*")):
-            if file.is_file():
-                inside = (target / file.relative_to(source)).relative_to(self.root)
+        left_out: dict[str, str] = {}
+        for file in sorted(_files_in(source, self._own, left_out)):
+            inside = (target / file.relative_to(source)).relative_to(self.root)
+            try:
                 self._copy_file(file, self._path(str(inside)))
+            except FileNotFoundError:
+                left_out[str(file)] = "it was removed meanwhile"
+        if left_out and self._tell is not None:
+            named = [f"{path} ({why})" for path, why in left_out.items()]
+            more = len(named) - _MOST_NAMED
+            named[_MOST_NAMED:] = [f"and {count_text(more, 'other')}"] if more > 0 else []
+            self._tell(f"WARNING: the artifacts lack of {source}: {', '.join(named)}")
 
     def _copy_file(self, source: Path, target: Path) -> None:
         if self._is_kept:
             _copy_file(source, target)
+
+
+def _files_in(folder: Path, own: Set[str], left_out: dict[str, str]) -> Iterator[Path]:
+    """The files in a folder and below it, also behind links.
+
+    Args:
+        own: The real paths of folders to leave out.
+        left_out: Takes what else is there, with the reason.
+    """
+    folders = [(folder, frozenset({os.path.realpath(folder)}))]
+    while folders:
+        place, around = folders.pop()
+        for name in os.listdir(place):
+            path = place / name
+            if path.is_dir():
+                real = os.path.realpath(path)
+                if real in own:
+                    left_out[str(path)] = "it holds runs"
+                elif real in around:
+                    left_out[str(path)] = "a link to a folder around it"
+                else:
+                    folders.append((path, around | {real}))
+            elif name.startswith(layout.TEMPORARY):
+                left_out[str(path)] = "a file that was being written"
+            elif path.is_file():
+                yield path
+            else:
+                left_out[str(path)] = "a link to nothing" if path.is_symlink() else _OTHER
 
 
 def _copy_file(source: Path, target: Path) -> None:
@@ -216,8 +273,36 @@ def _columns(data: Any, name: str) -> dict[str, list[Any]]:
                 type(data).__name__,
             )
         )
-    columns = {str(key): list(column) for key, column in data.items()}
+    columns = {str(key): _values(column, str(key)) for key, column in data.items()}
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(expected(f"the columns of {name!r}", "equally long", f"lengths {lengths}"))
     return columns
+
+
+def _values(column: Any, name: str) -> list[Any]:
+    """The values of a column, numbers as Python's."""
+    values = _plain(column) if hasattr(column, "tolist") else column
+    try:
+        return [_plain(value) if hasattr(value, "tolist") else value for value in values]
+    except TypeError:
+        raise TypeError(
+            expected(f"column {name!r} of a table", "a list of values", typed(column))
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """A value of another kind as JSON has it: arrays and tensors as numbers, times as text.
+
+    Raises:
+        TypeError: It has no such form.
+    """
+    if hasattr(value, "tolist"):
+        # As integers the times would lose their unit.
+        is_time = getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m")
+        return (value.astype(str) if is_time else value).tolist()
+    if isinstance(value, os.PathLike):
+        return legible(os.fsdecode(value))
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import threading
 import weakref
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
+from mlflow_track.divergence import Divergence
 from mlflow_track.log_handler import LogHandler
 from mlflow_track.plugins import why_missing
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.exit_status import ending_of, error_since, note_error_before
+from mlflow_track.record.exit_status import ending_of, error_since, note_error_before, note_exits
 from mlflow_track.record.info import UnreadableRun
-from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metric import Directions
+from mlflow_track.record.schema import FINISHED
 from mlflow_track.record.system import SystemMonitor
 from mlflow_track.repeats import RepeatedSteps
 from mlflow_track.settings import UPLOADS, Settings
@@ -56,53 +58,50 @@ class Attempt:
         watched: Takes the values that their policies watch; None without policies.
         log_handlers: The handlers that write `logging` to the log; closed with the attempt.
         companion: The mirror process; None without one.
-        provenance: The thread that captures the origin of the run.
+        provenance: The thread that captures the origin of the run; None without one.
         config_lock: Held while params are written.
         has_ended: Whether `end` was called, or need not be called.
         keeps: Kept alive until then: the run, for `active_run`.
-        why_closed: Why nothing can be logged any more; empty before.
     """
 
     def __init__(self, record: RunDirectory, settings: Settings, *, is_resumed: bool) -> None:
         self.record = record
         self._settings = settings
-        self.why_closed = ""
         self.checkpoints: Checkpoints | None = None
         self.watched: WatchedValues | None = None
         self.stop = StopRequest()
         self.has_ended = False
         self.keeps: object = None
         self.config_lock = threading.Lock()
+        self._is_reopened = is_resumed and record.info.status == FINISHED
         record.start_attempt(provenance.describe_process())
         if settings.backends and record.is_kept:
-            record.restate(
-                "mirror",
-                {
-                    "backends": list(settings.backends),
-                    "options": settings.options,
-                    "attach": settings.mlflow_run_id,
-                    "experiment_id": settings.mlflow_experiment_id,
-                    "tracking_uri": mask_password(settings.tracking_uri or ""),
-                    "rewind": settings.on_rewind,
-                    "upload": settings.upload,
-                },
-            )
+            record.restate("mirror", settings.for_mirror())
         self.metrics = record.open_metrics(self.print)
+        self._divergence = Divergence(record.metrics_path, self.print)
+        self.metrics.note_not_finite = self._divergence.note
         self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
-        self.artifacts = Artifacts(record.artifacts_path, is_kept=record.is_kept)
+        self.artifacts = Artifacts(
+            record.artifacts_path,
+            record.path.parent.parent,
+            require_open=record.require_open,
+            is_kept=record.is_kept,
+            tell=self.print,
+        )
         self.directions = Directions(
             record.info.directions,
-            lambda changed: self.open_record().restate("directions", changed),
+            lambda changed: self.record.restate("directions", changed),
             self.print,
         )
         self.log_handlers: list[LogHandler] = []
         self.companion: Companion | None = None
         self._system: SystemMonitor | None = None
-        self.provenance = threading.Thread(target=self._capture_provenance, daemon=True)
+        self.provenance: threading.Thread | None = None
 
     def start_helpers(self) -> None:
         """Start the helpers beside the loop: the mirror, system metrics, provenance."""
         note_error_before(self.record.info.id)
+        note_exits()
         atexit.register(self._end_at_exit)
         _after_fork(self)
         if not self.record.is_kept:
@@ -110,7 +109,7 @@ class Attempt:
         for start, what in (
             (self._start_mirror, "the mirror"),
             (self._start_system_metrics, "system metrics"),
-            (self.provenance.start, "the capture of provenance"),
+            (self._start_provenance, "the capture of provenance"),
         ):
             try:
                 start()
@@ -145,7 +144,7 @@ class Attempt:
     def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> None:
         """Merge checked params into config.json and log the changes."""
         with self.config_lock:
-            changed = self.open_record().add_params(params, is_start=is_start)
+            changed = self.record.add_params(params, is_start=is_start)
         for name, (was, now) in changed.items():
             self.print(f"param {name} changed from {shown(was)} to {shown(now)}")
         is_by_name = self._settings.resume in ("auto", "must")
@@ -159,7 +158,8 @@ class Attempt:
         """Write one line to training.log and, unless it is shown there already, on the console."""
         for line in str(message).splitlines() or [""]:
             try:
-                self.record.append_log(line)
+                if not self.record.why_closed:
+                    self.record.append_log(line)
             except OSError as error:
                 # A full disk must not end a training, neither by a checkpoint nor by a line.
                 line = f"{line} (not in training.log: {error.strerror})"
@@ -172,6 +172,7 @@ class Attempt:
         Raises:
             TypeError, ValueError: See `Run.checkpoints`.
         """
+        self.record.require_open()
         from mlflow_track.checkpoint.checkpointer import Checkpoints
         from mlflow_track.checkpoint.disk.store import CheckpointStore, DiscardedStore
         from mlflow_track.checkpoint.ranks import Ranks
@@ -185,7 +186,7 @@ class Attempt:
         self._set_upload(upload, plan.keep)
         self.stop.listen()
         if self.checkpoints is not None:
-            self.checkpoints.close()
+            self.checkpoints._end_now("run.checkpoints")
         self.watched = WatchedValues(plan.watched) if ranks.is_first else None
         store = CheckpointStore if self.record.is_kept else DiscardedStore
         checkpoints = Checkpoints(
@@ -225,15 +226,18 @@ class Attempt:
             return
         self.has_ended, self.keeps = True, None
         atexit.unregister(self._end_at_exit)
+        failure = ""
         if self.checkpoints is not None:
             with self._warned("the last checkpoint may be missing"):
-                self.checkpoints.close()
+                self.checkpoints._end_in_turn()
+            failure = self.checkpoints._failure
         self.stop.ignore()
         if self._system is not None:
             self._system.close()
-        if self.provenance.ident is not None:
+        if self.provenance is not None:
             self.provenance.join(timeout=_PROVENANCE_SECONDS)
         info = self.record.info
+        error = "; ".join(filter(None, [error, failure, self._divergence.ending()])) or None
         if self.record.is_kept:
             self.print(f"run {info.name} {status}{': ' + error if error else ''}")
         with self._warned("rows may be lost"):
@@ -245,10 +249,12 @@ class Attempt:
             lost = count_text(self.metrics.lost, "metric value")
             self.print(f"WARNING: {lost} of a failed device were lost")
         with self._warned("the status is not in run.json, so the run reads as KILLED"):
-            self.record.end_attempt(status, error)
-        self.why_closed = f"run {info.id} has ended; log before finish, or continue it with resume"
+            facts = {"checkpoint_error": failure} if failure else {}
+            self.record.end_attempt(status, error, **facts)
+        why = f"run {info.id} has ended; log before finish, or continue it with resume"
+        self.record.close(why)
         with self._warned("rows are lost"):
-            self.metrics.close(self.why_closed)
+            self.metrics.close(why)
         for handler in self.log_handlers:
             handler.close()
         self.record.release()
@@ -258,30 +264,30 @@ class Attempt:
                 # Not into training.log: the server has that already.
                 say(str(there))
 
+    def end_with(self, error: BaseException | None) -> None:
+        """End as the exception says that ended the program, or the way its loop was left."""
+        self.end(*ending_of(error, self.stop.interruption, self.stop.request))
+
     def leave_to_parent(self) -> None:
         """In a forked child: the run is the parent's to write and to finish."""
         self.has_ended, self.keeps = True, None
         self.repeats.place_is_known()
         # A thread of the parent may have held it.
         self.config_lock = threading.Lock()
-        self.why_closed = (
+        why = (
             f"run {self.record.info.id} is written by the process that this one "
             f"({os.getpid()}) was forked from; pass the values to it, or call start_run here"
         )
-        self.metrics.abandon(self.why_closed)
+        self.record.close(why)
+        self.metrics.abandon(why)
         for handler in self.log_handlers:
             handler.is_closed = True
         if self.checkpoints is not None:
-            self.checkpoints._abandon(self.why_closed)
+            self.checkpoints._abandon(why)
 
     def open_record(self) -> RunDirectory:
-        """The record, to be written to.
-
-        Raises:
-            RuntimeError: The attempt has ended, or this process was forked from its own.
-        """
-        if self.why_closed:
-            raise RuntimeError(self.why_closed)
+        """The record, to be written to; see `RunDirectory.require_open`."""
+        self.record.require_open()
         return self.record
 
     def open_log_handler(self) -> LogHandler:
@@ -289,11 +295,6 @@ class Attempt:
         handler = LogHandler(self.open_record().append_log)
         self.log_handlers.append(handler)
         return handler
-
-    def open_artifacts(self) -> Artifacts:
-        """The artifacts, to be written to; see `open_record`."""
-        self.open_record()
-        return self.artifacts
 
     @contextlib.contextmanager
     def _warned(self, consequence: str) -> Iterator[None]:
@@ -303,14 +304,14 @@ class Attempt:
         except (OSError, UnreadableRun) as error:
             self.print(f"WARNING: {error}: {consequence}")
 
-    def _capture_provenance(self) -> None:
-        try:
-            self.record.restate("provenance", provenance.capture(self.record.path))
-        except OSError as error:
-            self.print(f"provenance is incomplete: {error}")
+    def _start_provenance(self) -> None:
+        # What is added to a run that has finished, like a test result, is of another program.
+        if not self._is_reopened:
+            restate = functools.partial(self.record.restate, "provenance")
+            self.provenance = provenance.start(self.record.path, restate, self.print)
 
     def _end_at_exit(self) -> None:
-        self.end(*ending_of(error_since(self.record.info.id), self.stop.interruption))
+        self.end_with(error_since(self.record.info.id))
 
 
 def _after_fork(attempt: Attempt) -> None:

@@ -7,6 +7,7 @@ import math
 import operator
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,6 +22,7 @@ from mlflow_track.wording import expected, shown, typed
 MOST_STEP = 2**53
 _RESERVED = ("step", "time")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _MOST_NAME = 500
 # File systems take 255 bytes, and a temporary name is longer than the final one.
 _MOST_FILE_NAME = 200
@@ -29,11 +31,12 @@ _MOST_FILE_NAME = 200
 def metric_name(name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(expected("a metric's name", "a string", typed(name)))
-    if not name.strip() or _CONTROL.search(name) or len(name) > _MOST_NAME:
+    if not name.strip() or _UNWRITABLE.search(name) or len(name) > _MOST_NAME:
         raise ValueError(
             expected(
                 "a metric's name",
-                f"1 to {_MOST_NAME} characters, not all blank, without control characters",
+                f"1 to {_MOST_NAME} characters, not all blank, without control characters and "
+                "half characters (surrogates)",
                 shown(name),
             )
         )
@@ -66,6 +69,8 @@ def metric_value(name: str, value: Any) -> float | Arriving:
     try:
         if getattr(value, "is_cuda", False):
             return CudaNumber(value)
+        if _is_masked(value):
+            return math.nan
         # NumPy's float() of a complex number or of an array only warns; item() tells them apart.
         return float(value.item() if hasattr(value, "item") else value)
     except OverflowError:
@@ -76,6 +81,16 @@ def metric_value(name: str, value: Any) -> float | Arriving:
         raise TypeError(
             expected(f"metric {name!r}", "one number", f"{typed(value)}: {error}")
         ) from None
+
+
+def _is_masked(value: Any) -> bool:
+    """Whether NumPy says that the value is missing; as a number it would be 0 or the fill value."""
+    masked = sys.modules.get("numpy.ma")
+    return (
+        masked is not None
+        and isinstance(value, masked.MaskedArray)
+        and bool(masked.getmaskarray(value).any())
+    )
 
 
 def step_number(step: Any) -> int:
@@ -184,7 +199,7 @@ def artifact_path(root: Path, name: Any) -> Path:
         or pure.is_absolute()
         or ".." in pure.parts
         or _CONTROL.search(str(text))
-        or any(len(os.fsencode(part)) > _MOST_FILE_NAME for part in pure.parts)
+        or not all(map(_is_file_name, pure.parts))
         or any(part.startswith(layout.TEMPORARY) for part in pure.parts)
     ):
         raise ValueError(
@@ -203,6 +218,14 @@ def artifact_path(root: Path, name: Any) -> Path:
             )
         )
     return path
+
+
+def _is_file_name(part: str) -> bool:
+    try:
+        return len(os.fsencode(part)) <= _MOST_FILE_NAME
+    except UnicodeEncodeError:
+        # Half a character that stands for no byte.
+        return False
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -276,7 +299,8 @@ def metric_numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     for name, value in (metrics or {}).items():
         try:
             # A loss that still has its graph is as good as its number.
-            checked[name] = float(value.detach() if hasattr(value, "detach") else value)
+            number = value.detach() if hasattr(value, "detach") else value
+            checked[name] = math.nan if _is_masked(number) else float(number)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(expected(f"metric {name!r}", "a number", typed(value))) from None
     return checked

@@ -11,7 +11,6 @@ from mlflow_track import checks
 from mlflow_track.attempt import Attempt
 from mlflow_track.record.device_values import Arriving
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.exit_status import ending_of
 from mlflow_track.record.schema import FAILED, FINISHED, KILLED
 from mlflow_track.settings import Settings
 from mlflow_track.verbs import RecordVerbs
@@ -63,6 +62,8 @@ class Run(RecordVerbs):
         verb = f"continues (attempt {directory.attempt})" if is_resumed else "starts"
         if directory.is_kept:
             self.print(f"run {self.name} of {directory.info.experiment} {verb} in {self.path}")
+        for warning in directory.unpromised():
+            self.print(warning)
 
     # --- logging ---
 
@@ -147,9 +148,10 @@ class Run(RecordVerbs):
     ) -> Checkpoints:
         """Open the run's checkpoints: `save` decides when, `keep` decides which stay.
 
-        From here on SIGTERM, Ctrl-C and SIGUSR1 ask for a checkpoint and a clean stop, and so does
-        `MLFLOW_TRACK_DEADLINE`. In a job of several ranks (torchrun) all of them call this, after
-        `torch.distributed.init_process_group`, and then the same methods at the same steps.
+        From here on SIGTERM, Ctrl-C, SIGUSR1 and a terminal that closes (SIGHUP) ask for a
+        checkpoint and a clean stop, and so does `MLFLOW_TRACK_DEADLINE`. In a job of several ranks
+        (torchrun) all of them call this, after `torch.distributed.init_process_group`, and then the
+        same methods at the same steps.
 
         Args:
             save: When to save; None saves only when `save()` is called.
@@ -185,13 +187,15 @@ class Run(RecordVerbs):
 
     @property
     def should_stop(self) -> bool:
-        """Whether to leave the loop. Reading this promises to obey it.
+        """Whether to leave the loop. Reading this promises to obey it: the run then ends KILLED.
+
+        A loop that never reads it, or makes further steps nevertheless, ends FINISHED.
 
         True after a signal, a deadline or early stopping. Where `checkpoints.step` is called it
         turns true there, after a checkpoint was saved, and on all ranks at the same step.
         """
         self._attempt.stop.listen()
-        return self._attempt.stop.reason is not None
+        return self._attempt.stop.heed()
 
     @property
     def stop_reason(self) -> str | None:
@@ -236,7 +240,8 @@ class Run(RecordVerbs):
         writes the run, this does nothing.
 
         Args:
-            status: "FINISHED", "FAILED" or "KILLED".
+            status: "FINISHED", "FAILED" or "KILLED". A loop that was left because `should_stop` was
+                true is not finished: its run ends KILLED.
             error: The error, in one line.
 
         Raises:
@@ -244,7 +249,10 @@ class Run(RecordVerbs):
         """
         if status not in (FINISHED, FAILED, KILLED):
             raise ValueError(expected("status", "FINISHED, FAILED or KILLED", shown(status)))
-        self._attempt.end(status, error)
+        if status == FINISHED and error is None:
+            self._attempt.end_with(None)
+        else:
+            self._attempt.end(status, error)
 
     def __enter__(self) -> Run:
         return self
@@ -255,7 +263,7 @@ class Run(RecordVerbs):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.finish(*ending_of(error, self._attempt.stop.interruption))
+        self._attempt.end_with(error)
 
     # --- inside ---
 

@@ -98,6 +98,18 @@ class Settings:
         if not self.resume.strip():
             raise ValueError(expected("resume", _RESUME, shown(self.resume)))
 
+    def for_mirror(self) -> dict[str, object]:
+        """What run.json has of them, for the mirror."""
+        return {
+            "backends": list(self.backends),
+            "options": self.options,
+            "attach": self.mlflow_run_id,
+            "experiment_id": self.mlflow_experiment_id,
+            "tracking_uri": mask_password(self.tracking_uri or ""),
+            "rewind": self.on_rewind,
+            "upload": self.upload,
+        }
+
 
 def read_settings(
     *,

@@ -10,6 +10,7 @@ from typing import Any
 from mlflow_track import checks
 from mlflow_track.checkpoint.ranks import FIRST, joined_job, rank_and_size
 from mlflow_track.param_values import plain_params
+from mlflow_track.record.console import occupy_standard_descriptors
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.discard import DiscardedRecord
 from mlflow_track.record.tags import PARENT_TAG
@@ -81,6 +82,7 @@ def start_run(
         LookupError: resume="must" or an id, but there is no such run.
         OSError: The folder cannot be written.
     """
+    occupy_standard_descriptors()
     settings = read_settings(
         backend=backend,
         directory=directory,

@@ -128,7 +128,9 @@ class RecordVerbs:
             TypeError: `size_bytes` is not an integer, or another argument is not a string.
         """
         item = checks.input_description(name, sha256, size_bytes, source, context)
-        self._attempt.open_record().add("inputs", item, once=True)
+        record = self._attempt.open_record()
+        record.add("inputs", item, once=True)
+        record.note_in_attempt(data={**record.info.newest.data, name: sha256})
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Write a line to training.log and, unless `is_shown` is False, to stderr.
@@ -136,7 +138,11 @@ class RecordVerbs:
         Args:
             message: The text; each of its lines is one in the log.
             is_shown: Whether it goes to the console as well.
+
+        Raises:
+            RuntimeError: The run has ended, or this process was forked from the one that writes it.
         """
+        self._attempt.open_record()
         self._attempt.print(message, is_shown=is_shown)
 
     # --- files ---
@@ -145,6 +151,9 @@ class RecordVerbs:
         self, local_path: str | os.PathLike[str], artifact_path: str | None = None
     ) -> Path:
         """Copy a file, or a folder with its content, to the artifacts.
+
+        Links are followed. Of a folder around the runs everything but the runs is copied; a
+        warning names what else is left out: pipes, sockets, links to nothing, links in a circle.
 
         Args:
             local_path: The file or folder.
@@ -157,12 +166,12 @@ class RecordVerbs:
             FileNotFoundError: `local_path` does not exist.
             ValueError: `artifact_path` would leave the artifacts.
         """
-        return self._attempt.open_artifacts().copy(local_path, artifact_path)
+        return self._attempt.artifacts.copy(local_path, artifact_path)
 
     def log_artifacts(
         self, local_dir: str | os.PathLike[str], artifact_path: str | None = None
     ) -> None:
-        """Copy the content of a folder to the artifacts.
+        """Copy the content of a folder to the artifacts; see `log_artifact`.
 
         Args:
             local_dir: The folder.
@@ -172,7 +181,7 @@ class RecordVerbs:
             NotADirectoryError: `local_dir` is not a folder.
             ValueError: `artifact_path` would leave the artifacts.
         """
-        self._attempt.open_artifacts().copy_content(local_dir, artifact_path)
+        self._attempt.artifacts.copy_content(local_dir, artifact_path)
 
     def log_text(self, text: str, artifact_file: str) -> Path:
         """Write a text as an artifact.
@@ -188,13 +197,14 @@ class RecordVerbs:
             TypeError: `text` is not a string.
             ValueError: `artifact_file` would leave the artifacts.
         """
-        return self._attempt.open_artifacts().write_text(text, artifact_file)
+        return self._attempt.artifacts.write_text(text, artifact_file)
 
     def log_dict(self, content: Any, artifact_file: str) -> Path:
         """Write JSON-serialisable content as an artifact.
 
         Args:
-            content: Anything that `json.dumps` accepts.
+            content: Anything that `json.dumps` accepts; arrays and tensors in it become lists,
+                dates and paths text.
             artifact_file: The file's name inside the artifacts.
 
         Returns:
@@ -204,7 +214,7 @@ class RecordVerbs:
             TypeError: The content is not serialisable as JSON.
             ValueError: `artifact_file` would leave the artifacts.
         """
-        return self._attempt.open_artifacts().write_json(content, artifact_file)
+        return self._attempt.artifacts.write_json(content, artifact_file)
 
     def log_figure(self, figure: Any, artifact_file: str) -> Path:
         """Draw a matplotlib figure into an artifact.
@@ -221,7 +231,7 @@ class RecordVerbs:
             TypeError: It is not a figure.
             ValueError: `artifact_file` would leave the artifacts.
         """
-        return self._attempt.open_artifacts().write_figure(figure, artifact_file)
+        return self._attempt.artifacts.write_figure(figure, artifact_file)
 
     def log_image(self, image: Any, artifact_file: str) -> Path:
         """Write an image as an artifact.
@@ -240,13 +250,13 @@ class RecordVerbs:
             ValueError: Its shape or its numbers are not those of an image, `artifact_file` has
                 a different ending, or would leave the artifacts.
         """
-        return self._attempt.open_artifacts().write_image(image, artifact_file)
+        return self._attempt.artifacts.write_image(image, artifact_file)
 
     def log_table(self, data: Any, artifact_file: str) -> Path:
         """Write a table as an artifact.
 
         Args:
-            data: A mapping of columns of the same length, or a DataFrame.
+            data: A DataFrame, or a mapping of columns of the same length: lists, arrays, tensors.
             artifact_file: The file's name inside the artifacts. It ends in .csv or .json.
 
         Returns:
@@ -257,4 +267,4 @@ class RecordVerbs:
             ValueError: `artifact_file` would leave the artifacts or has a different ending, or
                 columns differ in length.
         """
-        return self._attempt.open_artifacts().write_table(data, artifact_file)
+        return self._attempt.artifacts.write_table(data, artifact_file)

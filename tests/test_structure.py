@@ -21,7 +21,7 @@ LAYERS = (
     ("extras", "wording"),
     ("record",),
     ("checks", "stop", "param_kinds"),
-    ("param_values", "artifacts", "log_handler", "repeats"),
+    ("param_values", "artifacts", "log_handler", "repeats", "divergence"),
     ("checkpoint.policy", "checkpoint.disk"),
     ("checkpoint.state",),
     ("checkpoint.writer",),

@@ -10,7 +10,7 @@ import mlflow_track as mt
 from train.config import Config, parse
 from train.curves import draw_curves
 from train.data import Corpus, load_corpus, require_length
-from train.hardware import Hardware, choose_hardware
+from train.hardware import Hardware, choose_hardware, slow_precision
 from train.loop import describe, train
 from train.model import Shape, Transformer
 from train.ranks import joined, leave, own_device, ranks_of_environment
@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
             size_bytes=corpus.size_bytes,
             source=corpus.source,
         )
+        if warning := slow_precision(hardware):
+            run.print(warning)
         torch.manual_seed(config.seed)
         model = Transformer(_shape(config, corpus)).to(hardware.device)
         run.print(

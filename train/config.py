@@ -32,7 +32,9 @@ class Config:
     resume: str | None = _setting(None, "never, auto, must or a run id", group="run")
     config: str | None = _setting(None, "JSON file of settings; flags beat it", group="run")
     data: str | None = _setting(
-        None, "text file, or token file (.npy, .bin of uint16); Python's help texts", group="data"
+        None,
+        "text, or tokens (.npy, .npz, .bin of uint16 or llm.c's); Python's help texts",
+        group="data",
     )
     max_steps: int = _setting(1000, "optimizer steps of the whole run", group="training")
     warmup_steps: int = _setting(100, "steps of linear warm-up", group="training")
@@ -71,8 +73,9 @@ class Config:
         positive = "max_steps max_checkpoints batch_size context_length d_model num_layers"
         for name in (*positive.split(), *"num_heads d_ff eval_interval log_interval".split()):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in "warmup_steps eval_batches early_stopping_patience seed".split():
+        for name in "warmup_steps eval_batches early_stopping_patience".split():
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2**63")
         for name in "learning_rate min_learning_rate weight_decay grad_clip".split():
             value = getattr(self, name)
             _require(0 <= value < float("inf"), name, value, "a finite number of 0 or more")

@@ -3,58 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+
+from train.files import SUFFIXES, ArrayTokens, TokenData, Tokens, text_bytes, token_data
 
 _VAL_SHARE = 0.1
 _BYTES = 256
-
-
-class Tokens(Protocol):
-    """A sequence of tokens that can be cut."""
-
-    def __len__(self) -> int: ...
-
-    def cut(self, start: int, length: int) -> NDArray[np.int64]:
-        """The tokens from `start` on, `length` of them."""
-        ...
-
-
-@dataclass(frozen=True)
-class ArrayTokens:
-    """Tokens in memory."""
-
-    array: NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def cut(self, start: int, length: int) -> NDArray[np.int64]:
-        return self.array[start : start + length].astype(np.int64)
-
-
-class FileTokens:
-    """Tokens in a file, read with `pread`: a mapped file would grow the process with use."""
-
-    def __init__(self, path: Path, dtype: np.dtype, offset: int, first: int, count: int) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._dtype, self._begin, self._count = dtype, offset + first * dtype.itemsize, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def cut(self, start: int, length: int) -> NDArray[np.int64]:
-        size = self._dtype.itemsize
-        length = min(length, self._count - start)
-        raw = os.pread(self._descriptor, length * size, self._begin + start * size)
-        return np.frombuffer(raw, self._dtype).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +42,21 @@ class Corpus:
 
 
 def load_corpus(path: str | None) -> Corpus:
-    """Python's own help texts, or the file at `path`: text as bytes, `.npy` or `.bin` as tokens.
+    """Python's own help texts, or the file at `path`: text as bytes, or a file of tokens.
 
     Raises:
         FileNotFoundError: There is no file at `path`.
-        ValueError: The file is not a list of tokens.
+        ValueError: The file is neither text nor a list of tokens; the message says what to do.
     """
     if path is None:
         return _help_texts()
     file = Path(path).expanduser()
     if not file.is_file():
-        raise FileNotFoundError(f"--data {path}: there is no such file")
-    if file.suffix in (".npy", ".bin"):
-        return _token_file(file)
-    raw = file.read_bytes()
+        what = "that is a folder" if file.is_dir() else "there is no such file"
+        raise FileNotFoundError(f"--data {path}: {what}")
+    if file.suffix in SUFFIXES:
+        return _of_tokens(file, token_data(file))
+    raw = text_bytes(file)
     split = int(len(raw) * (1 - _VAL_SHARE))
     return _of_bytes(file.name, str(file), raw[:split], raw[split:])
 
@@ -173,37 +133,16 @@ def _of_bytes(name: str, source: str, train: bytes, val: bytes) -> Corpus:
     )
 
 
-def _token_file(path: Path) -> Corpus:
-    dtype, offset = np.dtype("<u2"), 0
-    if path.suffix == ".npy":
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.ndim != 1 or array.dtype.kind not in "ui":
-            raise ValueError(
-                f"--data {path} must be an array of integers with one dimension, got one of "
-                f"{array.dtype} with {array.ndim}"
-            )
-        dtype, offset = array.dtype, array.offset  # type: ignore[attr-defined]
-    size = path.stat().st_size
-    count = (size - offset) // dtype.itemsize
-    split = int(count * (1 - _VAL_SHARE))
-    digest, largest = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        file.seek(offset)
-        while piece := file.read(dtype.itemsize << 20):
-            digest.update(piece)
-            tokens = np.frombuffer(piece[: len(piece) // dtype.itemsize * dtype.itemsize], dtype)
-            if len(tokens) and tokens.min() < 0:
-                raise ValueError(
-                    f"every token of --data {path} must be 0 or more, got {tokens.min()}"
-                )
-            largest = max(largest, int(tokens.max(initial=0)))
+def _of_tokens(path: Path, data: TokenData) -> Corpus:
+    split = int(data.count * (1 - _VAL_SHARE))
+    digest, largest = data.scan()
     return Corpus(
         name=path.name,
         source=str(path),
-        train=FileTokens(path, dtype, offset, 0, split),
-        val=FileTokens(path, dtype, offset, split, count - split),
+        train=data.part(0, split),
+        val=data.part(split, data.count),
         vocab_size=largest + 1,
         bytes_per_token=None,
-        sha256=digest.hexdigest(),
-        size_bytes=size - offset,
+        sha256=digest,
+        size_bytes=data.size_bytes,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ import mlflow_track as mt
 from train.config import Config
 from train.data import Corpus, batch
 from train.evaluate import ALONE, evaluate
-from train.hardware import Hardware
+from train.hardware import Hardware, compiled
 from train.model import cross_entropy
 from train.optimizer import clip_gradients, learning_rate_at, make_optimizer
 from train.progress import Progress
@@ -44,7 +44,11 @@ def train(
     optimizer = make_optimizer(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
     )
-    forward = cast(nn.Module, torch.compile(model)) if config.compile else model
+    forward = model
+    if config.compile:
+        forward, warning = compiled(model, hardware.device)
+        if warning:
+            run.print(warning)
     patience = config.early_stopping_patience
     state: dict[str, Any] = {
         "model": model,
@@ -59,7 +63,11 @@ def train(
     )
     # The generators of a checkpoint beat the seed. Each rank drops out its own activations.
     torch.manual_seed(config.seed + ranks.rank)
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
     first_step = checkpoints.restore(state)
+    # The checkpoint brings its own: what was asked for here is used.
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
     if state["data_sha256"] != corpus.sha256:
         raise ValueError(
             f"the sha256 of {corpus.name} must be {state['data_sha256']}, as at the checkpoint, "

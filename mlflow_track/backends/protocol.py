@@ -126,11 +126,27 @@ class Unavailable(Exception):
         message: The reason, for the user.
         is_answer: Whether the destination did answer, if only to say that it cannot: then
             something else may be possible.
+        is_final: Whether no later attempt of this process can succeed: there is nothing
+            of this URI, or a package is missing. The mirror does not wait for it.
+        retry_after: Seconds for which the destination asked not to be called; 0 where it did not.
     """
 
-    def __init__(self, message: str, *, is_answer: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        is_answer: bool = False,
+        is_final: bool = False,
+        retry_after: float = 0.0,
+    ) -> None:
         super().__init__(message)
         self.is_answer = is_answer
+        self.is_final = is_final
+        self.retry_after = retry_after
+
+
+class Lost(Unavailable):
+    """The destination acknowledged something and does not have it: all of it is sent again."""
 
 
 class Gone(Exception):
@@ -186,11 +202,17 @@ class Backend:
         raise NotImplementedError
 
     def close(self, status: str, ended: float) -> None:
-        """Note how the run has ended, after everything else has arrived.
+        """Note how the run has ended, after everything else that the destination takes.
+
+        A file that it refused for the moment may be sent once more after this.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             ended: The end, in seconds of Unix time.
+
+        Raises:
+            Refused: The destination will never note it.
+            Lost: Something that was acknowledged is not there.
         """
         raise NotImplementedError
 
@@ -223,6 +245,14 @@ class Backend:
 
     def beat(self, now: float) -> None:
         """Note that the run is alive at this Unix time; called about every 15 seconds."""
+        raise NotImplementedError
+
+    def ping(self) -> None:
+        """Ask whether the destination is there, at little cost, before a client is loaded for it.
+
+        Called before each attempt while the destination is not known to be there. A mirror that
+        waits for a dead server does nothing else, so that it needs little memory.
+        """
         raise NotImplementedError
 
     def check(self) -> None:

@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict
 from typing import Any
 
 from mlflow_track import checks
 from mlflow_track.checkpoint import decision
+from mlflow_track.checkpoint.boundaries import StepOrder, StepTimes
 from mlflow_track.checkpoint.commits import Commits
 from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.recall import Recall
-from mlflow_track.checkpoint.reproducibility import Report
+from mlflow_track.checkpoint.report import Report
 from mlflow_track.checkpoint.restorer import Restored, Restorer
 from mlflow_track.checkpoint.session import Session
+from mlflow_track.checkpoint.turns import Turns, in_turn
 
 
-class Checkpoints:
+class Checkpoints(Turns):
     """The checkpoints of a run, made by `run.checkpoints(…)`.
 
-    In a job of several ranks every rank calls the same methods; rank 0 decides. In a process
-    forked from the one that made it every method raises RuntimeError: writer, image and rows
-    belong to the parent.
+    In a job of several ranks every rank calls the same methods; rank 0 decides. Threads may call
+    them: one waits until the other's call has ended. A call inside another one, by a signal handler
+    or a `state_dict`, raises RuntimeError. So does every method in a process forked from the one
+    that made it: writer, image and rows belong to the parent.
     """
 
     def __init__(self, session: Session) -> None:
+        super().__init__()
         self._record, self._plan, self._ranks = session.record, session.plan, session.ranks
         self._stop, self._announce, self._store = session.stop, session.announce, session.store
         if not self._ranks.is_alone:
             self._stop.share()
-        self._times = decision.StepTimes()
+        plan = session.plan
+        self._times = StepTimes()
+        self._order = StepOrder(self._record.is_kept and plan.save is not None, plan.knows_its_end)
         self._commits, self._recall = Commits(session), Recall(session)
         self._restorer = Restorer(session, self._recall)
         self._unseen = decision.Unseen(session.plan)
         self._restored: Restored | None = None
         self._unsaid: Report | None = None
         self._report: Report | None = None
-        self._why_abandoned = ""
-        self._is_closed = False
-        plan = session.plan
+        self._has_ended = False
         self._record.restate(
             "checkpoints",
             {
@@ -52,6 +55,7 @@ class Checkpoints:
 
     # --- saving ---
 
+    @in_turn
     def step(
         self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> bool:
@@ -68,28 +72,36 @@ class Checkpoints:
             metrics: Values for the policies that are not logged.
 
         Returns:
-            Whether it saved; with the backend "off", whether it would have.
+            Whether it saved; with the backend "off", whether it would have. A step that is already
+            saved is not saved again.
 
         Raises:
-            TypeError, ValueError: An argument is invalid, or the state holds something that a
-                checkpoint cannot hold; the message has its path.
+            TypeError, ValueError: An argument is invalid, `step` is before that of an earlier call,
+                or the state holds something that a checkpoint cannot hold; the message has its
+                path.
             RuntimeError: The checkpoints are closed.
         """
-        self._require_owner()
-        step = checks.step_and_state(step, state)
-        numbers = checks.metric_numbers(metrics)
+        # Most steps do not save: what they need not do, they do not call.
+        if type(step) is not int or type(state) is not dict or not 0 <= step <= checks.MOST_STEP:
+            step = checks.step_and_state(step, state)
+        self._order.boundary(step)
+        numbers = checks.metric_numbers(metrics) if metrics else {}
         self._say_restored()
-        self._commits.settle(self._recall.memory)
-        self._commits.prepare(state)
+        self._commits.boundary(state, self._recall.memory)
         # From now on a stop is decided at a boundary, so that it comes with a checkpoint.
         self._stop.share()
         now = self._recall.moment(step, numbers)
-        self._unseen.look(now.metrics)
         self._times.boundary(now.time)
+        if now.metrics:
+            self._unseen.look(now.metrics)
         asks, code, reason = self._decide(now)
+        if not (asks or code) and self._stop.arrived is None and self._ranks.is_alone:
+            return False
         if self._commits.must_wait(step, asks):
             asks = ()
-        code, is_saving = decision.agree(self._ranks, self._stop, code, bool(asks))
+        code, is_saving = decision.agree(
+            *(self._ranks, self._stop, code), is_due=bool(asks), is_there=self._commits.has(step)
+        )
         if code:
             if not self._stop.is_agreed:
                 words = decision.stop_reason(self._ranks, code, reason)
@@ -97,10 +109,12 @@ class Checkpoints:
                 if code == decision.EARLY:
                     self._announce(f"stopping at step {step}: {words}")
             asks = asks or (Ask("stop", f"the run was asked to stop: {self._stop.reason}"),)
+        self._look(step, state, "step", is_saving=is_saving)
         if is_saving:
             self._commits.commit(now, state, asks, self._recall.memory)
         return is_saving
 
+    @in_turn
     def save(
         self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> Checkpoint:
@@ -122,13 +136,16 @@ class Checkpoints:
             OSError: The disk is full or failed. Earlier checkpoints are untouched.
             RuntimeError: The checkpoints are closed.
         """
-        self._require_owner()
         step = checks.step_and_state(step, state)
+        numbers = checks.metric_numbers(metrics)
         self._say_restored()
-        now = self._recall.moment(step, checks.metric_numbers(metrics))
+        self._order.save(step, self._announce)
+        now = self._recall.moment(step, numbers)
         asks = (Ask("save", "requested by the caller"),)
+        self._look(step, state, "save", is_saving=True)
         return self._commits.commit(now, state, asks, self._recall.memory)
 
+    @in_turn
     def due(self, step: int) -> str | None:
         """The reason why `checkpoints.step` would save at this step now; None where it would not.
 
@@ -142,7 +159,6 @@ class Checkpoints:
             TypeError, ValueError: It is not an integer of 0 or more.
             RuntimeError: The checkpoints are closed.
         """
-        self._require_owner()
         self._commits.settle(self._recall.memory)
         now = self._recall.moment(checks.step_number(step), {})
         asks, code, reason = self._decide(now)
@@ -154,6 +170,7 @@ class Checkpoints:
                 reasons.append(reason)
         return self._ranks.same("; ".join(reasons) or None)
 
+    @in_turn
     def wait(self) -> None:
         """Return when every save is durable.
 
@@ -161,10 +178,8 @@ class Checkpoints:
             OSError: The last save failed; it is raised once. Earlier checkpoints are untouched.
             RuntimeError: The checkpoints are closed.
         """
-        self._require_owner()
-        error = self._commits.wait(self._recall.memory)
-        if error is not None:
-            raise error
+        self._commits.wait(self._recall.memory)
+        self._commits.raise_error()
 
     def list(self) -> list[Checkpoint]:
         """The committed checkpoints, newest last; waits for the save in flight.
@@ -172,37 +187,41 @@ class Checkpoints:
         Raises:
             OSError: The save that was in flight failed.
         """
-        if not self._is_closed:
+        if not self._has_ended:
             self.wait()
         return self._store.list()
 
     def close(self) -> None:
         """Wait for the save in flight, report its outcome, release memory and processes.
 
-        If the last save failed, a warning says so, and so does `checkpoint_error` of the attempt in
-        run.json.
+        Raises:
+            OSError: The last save failed; it is raised once, here or by `wait`. The attempt in
+                run.json has it as `checkpoint_error`.
         """
-        if self._is_closed:
-            return
-        self._require_owner()
-        self._is_closed = True
+        if not self._has_ended:
+            if self._why_closed:
+                raise RuntimeError(self._why_closed)
+            self._end_in_turn()
+            self._commits.raise_error()
+
+    def _end(self) -> None:
+        self._why_closed = (
+            "these checkpoints are closed: the run has ended, or run.checkpoints(…) was called "
+            "again; use what the newest call returned"
+        )
+        self._has_ended = True
         self._say_restored()
-        if self._ranks.is_first:
+        if self._ranks.is_first and self._times.count:
             self._recall.take()
             logged = self._recall.logged_names()
             self._unseen.tell(self._recall.memory, logged, self._announce)
         self._commits.close(self._recall.memory)
-        self._why_abandoned = (
-            "these checkpoints are closed: the run has ended, or run.checkpoints(…) was called "
-            "again; use what the newest call returned"
-        )
-
-    def _abandon(self, why: str) -> None:
-        """In a forked child: its methods raise RuntimeError(why) from here on."""
-        self._why_abandoned = why
+        if self._ranks.is_first and not self._failure:
+            self._order.tell_age(self._commits.newest, self._announce)
 
     # --- restoring ---
 
+    @in_turn
     def restore(
         self, state: MutableMapping[str, Any], step: int | None = None, *, generators: bool = True
     ) -> int:
@@ -229,10 +248,12 @@ class Checkpoints:
                 `require_same` differs.
             RuntimeError: The checkpoints are closed.
         """
-        self._require_owner()
         checks.mapping_of_state(state)
+        # What is in flight is a checkpoint to restore, or a later one to move aside.
+        self._commits.wait(self._recall.memory)
         found = self._restorer.restore(state, step, generators=generators)
         self._restored = found
+        self._order.restart(-1 if found is None else found.step)
         if found is None:
             return 0
         self._commits.resume_from(found.step)
@@ -243,6 +264,7 @@ class Checkpoints:
             self._unsaid = found.report
         return found.step + 1
 
+    @in_turn
     def put_generators_back(self) -> None:
         """Restore the random generators to the state at the save restored last.
 
@@ -251,13 +273,13 @@ class Checkpoints:
         Raises:
             RuntimeError: The checkpoints are closed.
         """
-        self._require_owner()
         if self._restored is not None:
             report = self._restorer.put_generators_back(self._restored)
             if self._unsaid is not None:
                 self._unsaid = None
                 self._say(report)
 
+    @in_turn
     def load(self, step: int | None = None) -> dict[str, Any]:
         """The state of the newest checkpoint that verifies, as plain data; nothing is restored.
 
@@ -273,9 +295,13 @@ class Checkpoints:
             CorruptCheckpointError: All checkpoints are corrupt; each is named.
             RuntimeError: The checkpoints are closed.
         """
-        self._require_owner()
         self._commits.wait(self._recall.memory)
         return self._restorer.load(step)
+
+    @property
+    def _failure(self) -> str:
+        """Why the last save failed; empty where it did not."""
+        return self._commits.failure
 
     @property
     def report(self) -> Report | None:
@@ -287,29 +313,31 @@ class Checkpoints:
 
     # --- inside ---
 
-    def _require_owner(self) -> None:
-        if self._why_abandoned:
-            raise RuntimeError(self._why_abandoned)
-
     def _say(self, report: Report | None) -> None:
         self._report = report
         if report is not None:
             self._restorer.say(report)
 
+    def _look(self, step: int, state: Mapping[str, Any], verb: str, *, is_saving: bool) -> None:
+        """Compare with the checkpoint that is continued once more, at the first steps."""
+        continuation = None if self._restored is None else self._restored.continuation
+        if continuation is None or continuation.is_settled:
+            return
+        report = continuation.look(state, verb, is_saving=is_saving)
+        if report is not None:
+            self._report = report
+            self._restorer.correct(report, step)
+
     def _say_restored(self) -> None:
         """Report a restore without its generators, which nobody has put back."""
-        if self._unsaid is not None:
-            unsaid, self._unsaid = self._unsaid, None
-            self._say(unsaid.with_difference("the random generators were not restored"))
+        if self._unsaid is None or self._restored is None or self._restored.continuation is None:
+            return
+        self._unsaid = None
+        words = "the random generators were not restored"
+        self._say(self._restored.continuation.end_generators(words, are_restored=False))
 
     def _decide(self, now: Moment) -> tuple[tuple[Ask, ...], int, str]:
-        """The requests for a save, and a code and a reason to stop: rank 0 decides."""
+        """See `decision.decide`: rank 0 decides."""
         if not self._ranks.is_first:
             return (), 0, ""
-        memory = self._recall.memory
-        history = memory.history(now.step)
-        asks = decision.reasons_to_save(self._plan.save, self._plan.limits, now, history)
-        code, reason = decision.reason_to_stop(
-            self._plan, now, history, memory, self._times, time.time()
-        )
-        return asks, code, reason
+        return decision.decide(self._plan, now, self._recall.memory, self._times)

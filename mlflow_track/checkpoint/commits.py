@@ -32,7 +32,7 @@ class Commits:
 
     def __init__(self, session: Session) -> None:
         self._record, self._ranks, self._store = session.record, session.ranks, session.store
-        self._announce = session.announce
+        self._session, self._announce = session, session.announce
         # It waits for the writer of an earlier process, whose folder must not be swept.
         self._saver = (
             Saver(session)
@@ -44,18 +44,32 @@ class Commits:
         self._metric = keep.metric if keep is not None else None
         self._pruning = pruning.BackgroundPruning(self._store, keep, self._announce)
         self._patience = PatientLog(self._announce)
+        self._is_prepared = False
         # Of each save in flight, by its step: what asked for it, and the values that were known.
         self._in_flight: dict[int, tuple[tuple[Ask, ...], Values]] = {}
+        # The steps of this process's saves, but for those that failed or were moved aside.
+        self._own: set[int] = set()
         self._resumed_from: set[int] = set()
         # Steps that this process wrote or read against their digests: pruning need not.
         self._checked: dict[int, bool] = {}
-        # The newest save that failed, where none after it was durable.
-        self._failed: Outcome | None = None
+        # Why the newest save failed, where none after it was durable; and its error until raised.
+        self.failure = ""
         self._unraised: OSError | None = None
+
+    @property
+    def newest(self) -> int | None:
+        """The newest step that this attempt has saved, or continues; None where there is none."""
+        return max((step for step, is_whole in self._checked.items() if is_whole), default=None)
+
+    def has(self, step: int) -> bool:
+        """Whether this attempt saved `step`, or continues an attempt that did."""
+        existing = self._store.expected(step)
+        return step in self._own or (existing.path.is_dir() and self._is_own(existing))
 
     def resume_from(self, step: int) -> None:
         """The checkpoint of `step` was read against its digests, and the attempt continues it."""
         self._resumed_from, self._checked = {step}, {step: True}
+        self._own = {own for own in self._own if own <= step}
 
     def must_wait(self, step: int, asks: Sequence[Ask]) -> bool:
         """Whether a save is in flight and all of `asks` may wait."""
@@ -65,9 +79,13 @@ class Commits:
         self._patience.waits(step, asks, in_flight)
         return True
 
-    def prepare(self, state: Mapping[str, Any]) -> None:
-        """Have memory and a writer ready before the first save."""
-        self._saver.prepare(state)
+    def boundary(self, state: Mapping[str, Any], memory: Memory) -> None:
+        """Report ended saves; have memory and a writer ready before the first one."""
+        if self._in_flight:
+            self.settle(memory)
+        if not self._is_prepared:
+            self._saver.prepare(state)
+            self._is_prepared = True
 
     def commit(
         self, now: Moment, state: Mapping[str, Any], asks: tuple[Ask, ...], memory: Memory
@@ -102,9 +120,7 @@ class Commits:
                     state=state,
                     beside={"random": generators, "history": memory.to_plain()},
                     manifest={
-                        **facts_of_save(
-                            self._record, self._ranks.world_size, self._known(now), state, asks
-                        ),
+                        **facts_of_save(self._session, self._known(now), state, asks),
                         "is_milestone": is_milestone,
                     },
                 )
@@ -113,6 +129,7 @@ class Commits:
             memory.forget_save(now.step)
             raise
         self._in_flight[now.step] = asks, values
+        self._own.add(now.step)
         self.settle(memory)
         return self._store.expected(now.step)
 
@@ -122,7 +139,8 @@ class Commits:
             asks, values = self._in_flight.pop(outcome.step, ((), {}))
             if outcome.error is None:
                 self._checked[outcome.step] = True
-                self._failed = self._unraised = None
+                self._unraised = None
+                self._note_failure("")
                 memory.end_save(
                     outcome.step,
                     stall_seconds=outcome.stall_seconds,
@@ -132,22 +150,26 @@ class Commits:
                 self._pruning.start(self._resumed_from, self._checked, values)
             else:
                 memory.forget_save(outcome.step)
-                self._failed, self._unraised = outcome, outcome.error
+                self._own.discard(outcome.step)
+                self._unraised = outcome.error
                 self._announce(
-                    f"step {outcome.step} was NOT saved: {outcome.error}; training continues, the "
-                    "checkpoints before it are untouched, the next save that is due tries again"
+                    f"WARNING: step {outcome.step} was NOT saved: {outcome.error}; training "
+                    "continues, the checkpoints before it are untouched, the next save that is due "
+                    "tries again"
                 )
+                self._note_failure(f"step {outcome.step} was not saved: {outcome.error}")
 
-    def wait(self, memory: Memory) -> OSError | None:
-        """Return when no save is in flight, with the error of the last one if it failed.
-
-        Each error is returned once.
-        """
+    def wait(self, memory: Memory) -> None:
+        """Return when no save is in flight and none is being removed."""
         self._saver.wait()
         self.settle(memory)
         self._pruning.wait()
+
+    def raise_error(self) -> None:
+        """Raise the error of the last save if it failed, once."""
         error, self._unraised = self._unraised, None
-        return error
+        if error is not None:
+            raise error
 
     def close(self, memory: Memory) -> None:
         """Wait, report how the last save ended, give back memory and processes."""
@@ -155,12 +177,16 @@ class Commits:
         self._saver.close()
         self.settle(memory)
         self._pruning.wait()
-        if self._failed is not None:
-            words = f"step {self._failed.step} was not saved: {self._failed.error}"
-            self._announce(f"WARNING: the last checkpoint is missing: {words}")
+        if self.failure:
+            self._announce(f"WARNING: the last checkpoint is missing: {self.failure}")
+
+    def _note_failure(self, words: str) -> None:
+        """Note in run.json why the last checkpoint is missing, or that it is not any more."""
+        if words != self.failure:
+            self.failure = words
             # Where this disk is full as well, the end of the run writes it with the status.
             with contextlib.suppress(OSError):
-                self._record.note_in_attempt(checkpoint_error=words)
+                self._record.note_in_attempt(checkpoint_error=words or None)
 
     def _is_own(self, existing: Checkpoint) -> bool:
         """Whether this attempt saved it, or continues the one that did."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+from mlflow_track.checkpoint.boundaries import StepTimes
 from mlflow_track.checkpoint.policy.budget import recent_cost
 from mlflow_track.checkpoint.policy.deadline import Deadline
-from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.policy.retention import Keep
 from mlflow_track.checkpoint.policy.schedule import Ask, SavePolicy
@@ -21,7 +21,6 @@ from mlflow_track.record.metric import Directions
 from mlflow_track.stop import StopRequest
 from mlflow_track.wording import expected, typed
 
-_STEPS_REMEMBERED = 1000
 _REPLAYED, _DEADLINE, EARLY = 1000, 1001, 1002
 
 
@@ -54,74 +53,58 @@ class Clock:
         return self._offset + time.monotonic()
 
 
-class StepTimes:
-    """Measures how long steps take, from one boundary to the next."""
+def decide(
+    plan: Plan, now: Moment, memory: Memory, times: StepTimes
+) -> tuple[tuple[Ask, ...], int, str]:
+    """What asks for a save at the boundary `now`, but for a stop; a code and a reason to stop.
 
-    def __init__(self) -> None:
-        self._before: float | None = None
-        self._seconds: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
-
-    def boundary(self, now: float) -> None:
-        if self._before is not None:
-            self._seconds.append(now - self._before)
-        self._before = now
-
-    @property
-    def longest(self) -> float:
-        """The longest of the last 1000 steps, in seconds, with any evaluation in it."""
-        return max(self._seconds, default=0.0)
-
-
-def reasons_to_save(
-    policy: SavePolicy | None, limits: Limits, now: Moment, history: History
-) -> tuple[Ask, ...]:
-    """Everything that asks for a save after the step of `now`, but for a stop."""
+    The code is for the other ranks; 0 continues.
+    """
+    history, limits = memory.history(now.step), plan.limits
+    asks = plan.save.asking(now, history) if plan.save is not None else ()
     if limits.replay_step is not None:
-        return ()
-    asks = policy.asking(now, history) if policy is not None else ()
-    is_last = limits.max_steps is not None and now.step == limits.max_steps - 1
-    if is_last and not asks:
-        return (Ask("LastStep", "the last step", is_milestone=True),)
-    return asks
-
-
-def reason_to_stop(
-    plan: Plan, now: Moment, history: History, memory: Memory, times: StepTimes, wall_time: float
-) -> tuple[int, str]:
-    """A code for the other ranks, and the reason; (0, "") continues."""
-    limits = plan.limits
-    if limits.replay_step is not None and now.step >= limits.replay_step:
-        return _REPLAYED, "reached the replayed step"
+        asks = ()
+        if now.step >= limits.replay_step:
+            return asks, _REPLAYED, "reached the replayed step"
+    elif limits.max_steps is not None and now.step == limits.max_steps - 1 and not asks:
+        asks = (Ask("LastStep", "the last step", is_milestone=True),)
     if plan.stop is not None:
         reason = plan.stop.reason(memory.standing(plan.stop))
         if reason is not None:
-            return EARLY, f"early stopping: {reason}"
+            return asks, EARLY, f"early stopping: {reason}"
     if limits.deadline is not None:
         stall, durable = recent_cost(history)
         reason = Deadline(limits.deadline).reason_to_stop(
-            wall_time,
+            time.time(),
             step_seconds=times.longest,
             save_seconds=None if stall is None else max(stall, durable),
         )
         if reason is not None:
-            return _DEADLINE, reason
-    return 0, ""
+            return asks, _DEADLINE, reason
+    return asks, 0, ""
 
 
-def agree(ranks: Ranks, stop: StopRequest, stop_code: int, is_due: bool) -> tuple[int, bool]:
-    """One answer for all ranks, by one exchange of two numbers.
+def agree(
+    ranks: Ranks, stop: StopRequest, stop_code: int, *, is_due: bool, is_there: bool
+) -> tuple[int, bool]:
+    """One answer for all ranks, by one exchange of three numbers.
 
     Args:
         ranks: The job.
         stop: The signals to this rank: a signal to any rank stops all.
-        stop_code: The code of `reason_to_stop` on rank 0; 0 on the others.
+        stop_code: The code of `decide` on rank 0; 0 on the others.
         is_due: Whether policies ask, on rank 0; False on the others.
+        is_there: Whether rank 0 knows that the step is saved already; False on the others.
 
     Returns:
         Why to stop (0: continue), and whether to save. A stop saves once, if the loop ignores it.
     """
-    code, due = ranks.largest([max(stop_code, int(stop.arrived or 0)), int(is_due)])
-    return code, bool(due or (code and not stop.is_agreed))
+    code, due, there = stop_code, is_due, is_there
+    if stop.arrived is not None:
+        code = max(code, int(stop.arrived))
+    if not ranks.is_alone:
+        code, due, there = ranks.largest([code, int(is_due), int(is_there)])
+    return code, bool(due or (code and not stop.is_agreed)) and not there
 
 
 def stop_reason(ranks: Ranks, code: int, reason: str) -> str:
@@ -163,21 +146,17 @@ class Unseen:
         self._at_once = set(plan.save.watched if plan.save is not None else ())
         self._names = plan.watched
         self._came: set[str] = set()
-        self._steps = 0
 
     def look(self, now: Collection[str]) -> None:
         """Take the metrics that a boundary has."""
-        self._steps += 1
-        if now:
+        if not self._came.issuperset(now):
             self._came.update(now)
             self._at_once.difference_update(now)
 
     def tell(
         self, memory: Memory, logged: Collection[str], announce: Callable[[str], None]
     ) -> None:
-        """Report them, if there was any step at all."""
-        if not self._steps:
-            return
+        """Report them, at the end of a loop that had steps."""
         for name in sorted(self._names):
             if not len(memory.series.get(name, ())):
                 logged = self._came.union(logged)
@@ -236,6 +215,12 @@ class Plan:
         if self.stop is not None:
             names.add(self.stop.metric)
         return frozenset(names)
+
+    @property
+    def knows_its_end(self) -> bool:
+        """Whether the last step is known, so that it is saved."""
+        by_policy = self.save is not None and self.save.last_step is not None
+        return by_policy or self.limits.max_steps is not None
 
     def resolved(self, directions: Directions) -> Plan:
         """The plan with the mode of every metric that its policies compare.

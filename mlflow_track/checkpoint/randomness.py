@@ -24,6 +24,17 @@ def capture() -> dict[str, Any]:
     }
 
 
+def has_drawn(since: dict[str, Any]) -> bool:
+    """Whether a generator has moved since it was captured."""
+    now = capture()
+    places = [
+        [s["state"]["key"].tobytes(), s["state"]["pos"]] for s in (now["numpy"], since["numpy"])
+    ]
+    return places[0] != places[1] or any(
+        now[name] != since[name] for name in ("python", "torch", "cuda")
+    )
+
+
 def restore(state: dict[str, Any]) -> list[str]:
     """Put the generators back.
 

@@ -51,14 +51,15 @@ class Recall:
     def moment(self, step: int, given: Mapping[str, float]) -> Moment:
         """A step boundary that is now; watched values on their way to it are waited for."""
         self.take()
+        if not given:
+            return Moment(step, self._clock.now(), self.memory.at(step))
         self.memory.give(step, given)
         return Moment(step, self._clock.now(), {**given, **self.memory.at(step)})
 
     def take(self) -> None:
         """Remember the values logged since the last call."""
-        if self._watched is not None:
-            for name, step, value in self._watched.take():
-                self.memory.log(name, step, value)
+        if self._watched is not None and self._watched.new:
+            self._watched.take(self.memory.log)
 
     def logged_names(self) -> set[str]:
         """The metrics that this process has logged."""

@@ -1,4 +1,4 @@
-"""Decides whether a continuation is exact: compares a resume with what a save noted."""
+"""Compares a resume with what a save noted: live objects, and the environment of the numbers."""
 
 from __future__ import annotations
 
@@ -7,36 +7,43 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from mlflow_track.checkpoint import fingerprint, kernels, randomness
+from mlflow_track.checkpoint.decision import Plan
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
+from mlflow_track.checkpoint.policy.stopping import EarlyStopping
+from mlflow_track.checkpoint.report import Findings
+from mlflow_track.checkpoint.session import Session
+from mlflow_track.checkpoint.state.arrived import Arrivals
 from mlflow_track.checkpoint.state.compatibility import class_of
+from mlflow_track.checkpoint.state.objects import plain_of
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.params import flatten
-from mlflow_track.wording import shown
 
 _WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
 
 
-def surroundings(state: Mapping[str, Any], world_size: int) -> dict[str, Any]:
-    """The environment of the numbers: versions, device, threads, classes, world size."""
+def surroundings(state: Mapping[str, Any], world_size: int, plan: Plan) -> dict[str, Any]:
+    """The environment of the numbers: versions, device, threads, kernels, world size."""
+    device = _device(state)
     return {
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        "device": _device(state),
+        "device": device,
         "threads": torch.get_num_threads(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
+        "matmul_precision": kernels.matmul_precision(),
+        "kernels": kernels.kernels(device),
         "world_size": world_size,
+        "early_stopping": _words_of(plan.stop),
         "classes": {
             name: class_of(entry)
             for name, entry in state.items()
@@ -46,112 +53,56 @@ def surroundings(state: Mapping[str, Any], world_size: int) -> dict[str, Any]:
     }
 
 
-def fingerprint(params: Mapping[str, Any]) -> str:
-    """The sha256 of flat params."""
-    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
+def arrived(state: Mapping[str, Any], saved: Mapping[str, Any]) -> Findings:
+    """Take the live objects apart again after loading, and compare them with the checkpoint.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """The result of a restore.
-
-    Attributes:
-        step: The step restored.
-        restored: The names of the restored entries.
-        differences: Readable differences that may make the continuation inexact.
-        free: Params that differ, as the caller allowed.
+    Args:
+        state: Live objects and plain data by name, loaded.
+        saved: Their data in the checkpoint.
     """
-
-    step: int
-    restored: Sequence[str]
-    differences: Sequence[str] = ()
-    free: Sequence[str] = field(default=())
-
-    @property
-    def is_exact(self) -> bool:
-        return not self.differences
-
-    def __str__(self) -> str:
-        exact = "exact: yes" if self.is_exact else f"exact: no ({'; '.join(self.differences)})"
-        free = f"; free to differ: {'; '.join(self.free)}" if self.free else ""
-        return f"restored {', '.join(self.restored)} from step {self.step}; {exact}{free}"
-
-    def with_difference(self, *differences: str) -> Report:
-        return replace(self, differences=(*self.differences, *differences))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "restored": list(self.restored),
-            "differences": list(self.differences),
-            "free": list(self.free),
-            "is_exact": self.is_exact,
-        }
+    arrivals = Arrivals()
+    differences: list[str] = []
+    unknown: list[str] = []
+    with torch.no_grad():
+        for name, entry in state.items():
+            before = randomness.capture()
+            here = plain_of(entry)
+            if randomness.has_drawn(before):
+                randomness.restore(before)
+                unknown.append(f"state_dict() of {name!r} draws random numbers")
+            is_shared = isinstance(entry, torch.nn.Module | torch.Tensor) or here is entry
+            found = arrivals.compare(name, saved[name], here, may_be_tied=is_shared)
+            if found and here is not entry and Arrivals().compare(name, here, plain_of(entry)):
+                unknown.append(f"two calls of state_dict() of {name!r} do not return the same")
+                found = []
+            differences += found
+    return Findings([*differences, *arrivals.ties()], unknown)
 
 
 def differences_of_surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The differences between a manifest and `surroundings` here."""
-    old, new = dict(_flat(then, now)), dict(_flat(now, now))
-    return [
-        f"{_WORDS.get(name, name)} {old[name]} -> {new[name]}"
-        for name in new
-        if name in old and old[name] != new[name]
-    ]
-
-
-def differences_of_params(
-    then: Mapping[str, Any],
-    now: Mapping[str, Any],
-    *,
-    require_same: Iterable[str],
-    allow_changed: Iterable[str],
-) -> tuple[list[str], list[str]]:
-    """Params that differ, by class.
-
-    Args:
-        then, now: Flat params.
-        require_same, allow_changed: Shell patterns of dotted names; other
-            differences are warned about.
-
-    Returns:
-        The differences to warn about, and the allowed ones.
-
-    Raises:
-        ValueError: One of `require_same` differs.
-    """
-    warned, ignored, fatal = [], [], []
-    for name in sorted({*then, *now}):
-        before, after = _json(then.get(name)), _json(now.get(name))
-        if before == after:
-            continue
-        words = f"{name} {shown(before)} -> {shown(after)}"
-        if any(fnmatchcase(name, pattern) for pattern in require_same):
-            fatal.append(words)
-        elif any(fnmatchcase(name, pattern) for pattern in allow_changed):
-            ignored.append(words)
-        else:
-            warned.append(words)
-    if fatal:
-        raise ValueError(
-            f"params listed in require_same have changed since the checkpoint: {'; '.join(fatal)}; "
-            "set them back, or start a new run with resume='never'"
-        )
-    return warned, ignored
-
-
-def _flat(values: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name in names:
-        value = values.get(name)
+    """The differences between a manifest and `surroundings` here; what it lacks is left out."""
+    found: list[str] = []
+    for name, value in now.items():
+        before = then.get(name)
+        if name == "classes":
+            continue  # The facts of the objects say it.
         if isinstance(value, Mapping):
-            prefix = "class of " if name == "classes" else ""
-            yield from ((prefix + key, item) for key, item in value.items())
-        elif name in values:
-            yield name, value
+            found += kernels.differences(before, value) if isinstance(before, Mapping) else []
+        elif before is not None and value is not None and before != value:
+            found.append(f"{_WORDS.get(name, name.replace('_', ' '))} {before} -> {value}")
+    return found
 
 
-def _json(value: Any) -> Any:
-    """Converts a value as a file would: tuples become lists."""
-    return json.loads(json.dumps(value))
+def differences_of_classes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Of a checkpoint that has no facts of the objects."""
+    changed = kernels.differences(then.get("classes") or {}, now["classes"])
+    return [f"class of {words}" for words in changed]
+
+
+def _words_of(stop: EarlyStopping | None) -> str:
+    if stop is None:
+        return "none"
+    return f"on {stop.metric} ({stop.mode}, patience {stop.patience}, min_delta {stop.min_delta:g})"
 
 
 def _device(state: Mapping[str, Any]) -> str:
@@ -174,8 +125,17 @@ def _describe(device: torch.device) -> str:
 
 
 def data_of(directory: RunDirectory) -> dict[str, str]:
-    """The sha256 of each input that the run has named."""
-    return {item.name: item.sha256 for item in directory.info.inputs}
+    """The sha256 of each input that the run has named, the last that an attempt named counting."""
+    info = directory.info
+    data = {item.name: item.sha256 for item in info.inputs}
+    for attempt in info.attempts:
+        data.update(attempt.data)
+    return data
+
+
+def fingerprint_of(params: Mapping[str, Any]) -> str:
+    """The sha256 of flat params."""
+    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
 
 
 def _json_number(value: float) -> float | str:
@@ -183,25 +143,24 @@ def _json_number(value: float) -> float | str:
 
 
 def facts_of_save(
-    directory: RunDirectory,
-    world_size: int,
-    now: Moment,
-    state: Mapping[str, Any],
-    asks: Sequence[Ask],
+    session: Session, now: Moment, state: Mapping[str, Any], asks: Sequence[Ask]
 ) -> dict[str, Any]:
     """The content of the manifest of a save, apart from what the saver adds."""
+    directory = session.record
     params = flatten(directory.read_params())
     policies: dict[str, str] = {}
     for ask in asks:
         policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
+    verb = "save" if "save" in policies else "step"
     return {
         "run_id": directory.info.id,
         "attempt": directory.attempt,
         "time": time.time(),
         "metrics": {name: _json_number(value) for name, value in now.metrics.items()},
         "policies": policies,
-        **surroundings(state, world_size),
+        **surroundings(state, session.ranks.world_size, session.plan),
+        "fingerprint": fingerprint.packed(session.fingerprints.take(state, verb)),
         "params": params,
-        "params_sha256": fingerprint(params),
+        "params_sha256": fingerprint_of(params),
         "data": data_of(directory),
     }

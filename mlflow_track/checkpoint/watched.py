@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from mlflow_track.record.device_values import Arriving
 
@@ -18,12 +19,13 @@ class WatchedValues:
 
     Attributes:
         places: For tuples of names that were logged before, where among them watched ones are.
+        new: The values since the last call of `take`.
     """
 
     def __init__(self, names: Collection[str]) -> None:
         self.names = frozenset(names)
         self.places: dict[tuple[str, ...], tuple[int, ...]] = {}
-        self._new: deque[tuple[str, int, float | Arriving]] = deque()
+        self.new: deque[tuple[str, int, float | Arriving]] = deque()
 
     def find(self, names: tuple[str, ...]) -> tuple[int, ...]:
         """The positions of watched metrics in `names`."""
@@ -42,13 +44,15 @@ class WatchedValues:
     ) -> None:
         """Take the watched ones of the values that were recorded."""
         for at in places:
-            self._new.append((names[at], step, values[at]))
+            self.new.append((names[at], step, values[at]))
 
-    def take(self) -> Iterator[tuple[str, int, float]]:
-        """The values since the last call; waits for those still on a device."""
-        while self._new:
-            name, step, value = self._new.popleft()
-            try:
-                yield name, step, value if isinstance(value, int | float) else value.wait()
-            except RuntimeError:
-                continue  # Its device failed; the record does not have it either.
+    def take(self, log: Callable[[str, int, float], None]) -> None:
+        """Hand over the values since the last call; waits for those still on a device."""
+        while self.new:
+            name, step, value = self.new.popleft()
+            if type(value) is float or isinstance(value, int | float):
+                log(name, step, value)
+                continue
+            # Where its device failed the record does not have it either.
+            with contextlib.suppress(RuntimeError):
+                log(name, step, value.wait())

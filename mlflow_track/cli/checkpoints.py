@@ -36,7 +36,7 @@ from mlflow_track.cli.select import (
     store_of,
 )
 from mlflow_track.record.schema import Manifest
-from mlflow_track.wording import count_text, size_text
+from mlflow_track.wording import count_text, expected, size_text
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.disk.store import Checkpoint
@@ -240,12 +240,16 @@ def export(
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
 
     target = output or Path(f"{entry}-step-{checkpoint.step}.{form}")
+    if target.suffix != f".{form}":
+        raise click.BadParameter(
+            expected("the file", f"a name ending in .{form}", f"{target.name!r}"), param_hint="-o"
+        )
     try:
         with held_for_reading(checkpoint.path):
             count, skipped = export_model(checkpoint, target, entry)
     except KeyError as error:
         raise exit_codes.NotFound(error.args[0]) from None
-    except (CorruptCheckpointError, OSError) as error:
+    except (CorruptCheckpointError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:
         print_json(

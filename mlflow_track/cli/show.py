@@ -23,7 +23,7 @@ from mlflow_track.cli.select import directory_option, one_run, run_or_last_argum
 from mlflow_track.record import layout
 from mlflow_track.record.files import files_below
 from mlflow_track.record.info import read_plain
-from mlflow_track.record.schema import Attempt, Git
+from mlflow_track.record.schema import Attempt, Git, RunInfo
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
@@ -75,7 +75,7 @@ def _print_facts(run: Summary) -> None:
     _print_pairs("", facts)
     attempts = run.info.attempts
     if len(attempts) > 1 or any(attempt.error for attempt in attempts):
-        _print_pairs("attempts", [(str(a.attempt), _attempt(a)) for a in attempts])
+        _print_pairs("attempts", [(str(a.attempt), _attempt(a, run.info)) for a in attempts])
     _print_pairs("params", [(name, cell_text(value)) for name, value in run.params.items()])
     values = run.summary_values.items()
     _print_pairs("summary", [(name, cell_text(value)) for name, value in values])
@@ -152,22 +152,28 @@ def _print_pairs(title: str, pairs: list[tuple[str, str]]) -> None:
         echo(f"  {name.ljust(width)}  {text}")
 
 
-def _attempt(attempt: Attempt) -> str:
+def _attempt(attempt: Attempt, info: RunInfo) -> str:
     parts = [attempt.status]
     if attempt.started is not None:
         parts.append(time_text(attempt.started))
         if attempt.ended is not None:
             parts.append(duration_text(attempt.ended - attempt.started))
-    return "  ".join([*parts, *filter(None, (attempt.host, attempt.error))])
+    command = attempt.command if attempt.command != info.command else None
+    parts += filter(None, (attempt.host, shlex.join(command or ()), attempt.error))
+    return "  ".join(parts)
 
 
 def _provenance(run: Summary) -> list[tuple[str, str]]:
-    provenance, attempt = run.info.provenance, run.info.newest
+    provenance, attempt = run.info.provenance, run.info.trained
     git = provenance.git or Git()
-    changed = f" with uncommitted changes ({layout.PATCH})" if git.is_dirty else ""
+    changed = {True: f"yes ({layout.PATCH})", None: f"unknown {git.unknown}".strip()}
     facts = [
-        ("command", shlex.join(attempt.command or ())),
-        ("commit", f"{git.commit[:12]} of {git.branch}{changed}" if git.commit else ""),
+        ("command", shlex.join(run.info.command)),
+        ("commit", f"{git.commit[:12]} of {git.branch}" if git.commit else ""),
+        ("uncommitted changes", changed.get(git.is_dirty, "") if git.commit else ""),
+        *[("not in the patch", f"{path}: {why}") for path, why in git.left_out.items()],
+        ("not in git", ", ".join(git.untracked)),
+        *[("unknown", f"{name}: {why}") for name, why in provenance.missing.items()],
         ("python", attempt.python),
         ("torch", attempt.torch),
         ("host", attempt.host),

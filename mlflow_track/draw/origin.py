@@ -72,12 +72,12 @@ def provenance_as_html(
     rows = []
     for number in order[:_MOST_RUNS]:
         run, name = runs[number], names[number]
-        provenance, attempt = run.info.provenance, run.info.newest
+        provenance, attempt = run.info.provenance, run.info.trained
         git = provenance.git or Git()
-        changed = " + uncommitted changes" if git.is_dirty else ""
+        changed = {True: " + uncommitted changes", None: " (uncommitted changes: unknown)"}
         cells = (
-            f"{(git.commit or '')[:12]}{changed}",
-            shlex.join(attempt.command or ()),
+            f"{git.commit[:12]}{changed.get(git.is_dirty, '')}" if git.commit else "",
+            shlex.join(run.info.command),
             f"{attempt.host or ''} {provenance.platform or ''}",
             f"Python {attempt.python or '?'}, torch {attempt.torch or '?'}",
             ", ".join(f"{item.name} {item.sha256[:12]}" for item in run.info.inputs),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow_track.backends.protocol import Refused, Unavailable
+from mlflow_track.mirror.retries import Retries
 from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.files import files_below
@@ -31,30 +32,41 @@ class Artifacts:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._look_after = 0.0
+        self.retries = Retries()
 
     def send(self, *, is_at_end: bool) -> None:
         """Send the pending files.
 
+        One that the destination answers with a no waits for its next attempt, and holds up nothing;
+        after some attempts it is set aside.
+
         Raises:
-            Unavailable: Some are still pending; the others have been sent nevertheless.
+            Unavailable: The destination does not answer.
         """
         began = time.monotonic()
         if began < self._look_after and not is_at_end:
             return
         pending = list(pending_artifacts(self._ledger.path, self._ledger.state, is_at_end))
         self._look_after = began + (time.monotonic() - began) / _LOOKING_SHARE
-        failures: list[Unavailable] = []
+        self.retries.keep_only({_item(name) for _, name, _ in pending})
+        # Those that failed before come last.
+        pending.sort(key=lambda each: self.retries.attempts(_item(each[1])))
+        failures = 0
         for file, name, stamp in pending:
+            if not self.retries.is_due(_item(name)):
+                self._look_after = 0.0
+                continue
             try:
                 self.send_one(file, name, stamp)
             except Unavailable as error:
-                # One file that the store chokes on does not keep the others here.
-                failures.append(error)
                 self._look_after = 0.0
-                if len(failures) >= _MOST_FAILURES or not error.is_answer:
+                if not error.is_answer:
+                    raise
+                if self.retries.failed(_item(name), str(error), error.retry_after):
+                    self._ledger.set_aside(name, stamp, _item(name), str(error))
+                failures += 1
+                if failures >= _MOST_FAILURES:
                     break
-        if failures:
-            raise failures[0]
 
     def send_one(self, file: Path, name: str, stamp: list[int]) -> None:
         try:
@@ -62,9 +74,12 @@ class Artifacts:
         except FileNotFoundError:
             return
         except Refused as error:
-            self._ledger.note_refused([(f"artifact {name}", str(error))])
+            self.retries.done(_item(name))
+            self._ledger.set_aside(name, stamp, _item(name), str(error))
+            return
+        self.retries.done(_item(name))
         self._ledger.state.artifacts[name] = stamp
-        self._ledger.save()
+        self._ledger.accept(name, _item(name))
 
     def send_record_file(self, name: str) -> None:
         """Send one file of the record itself, if it has changed."""
@@ -72,6 +87,10 @@ class Artifacts:
             [(self._ledger.path / name, f"{RECORD_FOLDER}/{name}")], self._ledger.state
         ):
             self.send_one(file, target, stamp)
+
+
+def _item(name: str) -> str:
+    return f"artifact {name}"
 
 
 def pending_artifacts(
@@ -101,5 +120,5 @@ def _pending(
         except FileNotFoundError:
             continue
         stamp = [stat.st_size, stat.st_mtime_ns]
-        if state.artifacts.get(name) != stamp:
+        if stamp not in (state.artifacts.get(name), state.set_aside.get(name)):
             yield file, name, stamp

@@ -16,6 +16,7 @@ from mlflow_track.checkpoint.disk.store import (
 )
 from mlflow_track.checkpoint.policy.retention import best_first
 from mlflow_track.mirror.artifacts import Artifacts
+from mlflow_track.mirror.retries import Retries
 from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.metric import DIRECTIONS, judge
@@ -34,19 +35,41 @@ class Checkpoints:
         self._artifacts = artifacts
         self._describe = describe
         self._failed_removals: dict[str, int] = {}
+        self.retries = Retries()
 
     def send(self, info: RunInfo) -> None:
-        state = self._ledger.state
-        for checkpoint in pending_checkpoints(self._ledger.path, state, info):
-            if self._upload(checkpoint):
-                state.uploading.pop(checkpoint.path.name, None)
-                state.checkpoints.append(checkpoint.path.name)
-                self._ledger.save()
+        pending = list(pending_checkpoints(self._ledger.path, self._ledger.state, info))
+        self.retries.keep_only({_item(checkpoint.path.name) for checkpoint in pending})
+        for checkpoint in pending:
+            if self.retries.is_due(_item(checkpoint.path.name)):
+                self._send_one(checkpoint)
         # Which one is the newest is said when it is there, and before another one goes.
         self._describe(info)
         # Only now: at no moment does the server hold fewer than it should.
         self._remove_superfluous(info)
         self._describe(info)
+
+    def _send_one(self, checkpoint: Checkpoint) -> None:
+        """Send a checkpoint; one that the destination does not take in full is set aside."""
+        name, state = checkpoint.path.name, self._ledger.state
+        item = _item(name)
+        try:
+            is_there = self._upload(checkpoint)
+        except Unavailable as error:
+            if not error.is_answer:
+                raise
+            if self.retries.failed(item, str(error), error.retry_after):
+                self._ledger.set_aside(f"{layout.CHECKPOINTS}/{name}", [], item, str(error))
+            return
+        except Refused as error:
+            self.retries.done(item)
+            self._ledger.set_aside(f"{layout.CHECKPOINTS}/{name}", [], item, str(error))
+            return
+        self.retries.done(item)
+        if is_there:
+            state.uploading.pop(name, None)
+            state.checkpoints.append(name)
+            self._ledger.accept(f"{layout.CHECKPOINTS}/{name}", item)
 
     def recover(self) -> None:
         """Find out what lies at the server, when the mirror's state was lost."""
@@ -79,18 +102,12 @@ class Checkpoints:
                 for file in [*sorted(files), layout.MANIFEST]:
                     if file not in done:
                         remote = f"{layout.CHECKPOINTS}/{name}/{file}"
-                        self._upload_file(checkpoint.path / file, remote)
+                        self._ledger.backend.upload(checkpoint.path / file, remote)
                         done.append(file)
                         self._ledger.save()
         except FileNotFoundError:
             return False
         return True
-
-    def _upload_file(self, file: Path, name: str) -> None:
-        try:
-            self._ledger.backend.upload(file, name)
-        except Refused as error:
-            self._ledger.note_refused([(name, str(error))])
 
     # --- retention ---
 
@@ -133,8 +150,13 @@ def pending_checkpoints(path: Path, state: MirrorState, info: RunInfo) -> Iterat
     if not state.takes_files:
         return
     for checkpoint in _wanted(path, info):
-        if checkpoint.path.name not in state.checkpoints:
+        name = checkpoint.path.name
+        if name not in state.checkpoints and f"{layout.CHECKPOINTS}/{name}" not in state.set_aside:
             yield checkpoint
+
+
+def _item(name: str) -> str:
+    return f"checkpoint {name}"
 
 
 def _wanted(path: Path, info: RunInfo) -> list[Checkpoint]:

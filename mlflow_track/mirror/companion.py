@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import mlflow_track
+from mlflow_track.mirror import WORKING_FOLDER
 from mlflow_track.mirror.status import SyncStatus, read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.console import is_terminal, say
@@ -19,8 +20,6 @@ from mlflow_track.record.lock import close_in_forked_children
 from mlflow_track.settings import Settings
 from mlflow_track.wording import count_text
 
-# Where the trainer works: MLflow puts the artifacts of a store without a server there (./mlruns).
-WORKING_FOLDER = "MLFLOW_TRACK_WORKING_FOLDER"
 _MOST_RESTARTS = 5
 _RESTART_PAUSE_SECONDS = 0.5
 _PROGRESS_SECONDS = 0.5

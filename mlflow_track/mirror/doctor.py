@@ -49,11 +49,13 @@ def examine(path: Path, name: str, options: Mapping[str, str], trouble: str | No
         trouble: Why it cannot be reached now; None if it can.
     """
     state, status = MirrorState.read(path, name), read_status(path, name)
-    is_mirrored = is_locked(layout.mirror_lock(path, name))
+    is_sending = is_locked(layout.mirror_lock(path, name))
+    is_mirrored = is_sending or is_locked(layout.mirror_waiting_lock(path, name))
     shown = [f"{key}={value}" for key, value in mask_options(options).items()]
     is_told = "not yet sent" if status.is_status_pending else "sent"
     process = f"process {state.pid}" if state.pid else "a process that starts"
-    process = f"{process} is sending" if is_mirrored else "no process"
+    process += " is sending" if is_sending else " waits for the server"
+    process = process if is_mirrored else "no process"
     lines = [
         f"  {name}",
         f"    status       {is_told}",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from mlflow_track.backends.protocol import Backend, Gone, Unavailable
+from mlflow_track.backends.protocol import Backend, Gone, Refused, Unavailable, has
+from mlflow_track.mirror.outage import LONGEST_PAUSE_SECONDS, End, Outage
 from mlflow_track.mirror.shipper import Shipper
+from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import read_status
 from mlflow_track.record import layout
 from mlflow_track.record.directory import RunDirectory
@@ -27,8 +27,9 @@ _INTERVAL_SECONDS = 1.0
 _SHARE_OF_MACHINE = 0.005
 _LONGEST_INTERVAL_SECONDS = 5.0
 _RELEASE_SECONDS = 5.0
-_FIRST_PAUSE_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 60.0
+# After so many attempts, which take half a minute, nobody waits for an answer within seconds.
+_IDLE_AFTER_FAILURES = 5
+_LOOK_SECONDS = 1.0
 
 
 class Follower:
@@ -40,8 +41,13 @@ class Follower:
         open_backend: Makes the backend.
         tell: Takes a line for the trainer's console.
         attempt: The attempt of the run that this process belongs to.
-        has_ended: Set once the trainer has ended.
+        end: When the trainer ended.
         linger_seconds: How long to try after that with a destination that cannot be reached.
+        failures: How often an earlier process of this mirror has failed since anything arrived.
+
+    Attributes:
+        is_idle: Whether it waits for a destination that is not there, and uses nothing meanwhile.
+        is_over: Whether `follow` has returned.
     """
 
     def __init__(
@@ -51,84 +57,188 @@ class Follower:
         open_backend: Callable[[str], Backend],
         tell: Callable[[str], None],
         attempt: int,
-        has_ended: threading.Event,
+        end: End,
         linger_seconds: float,
+        failures: int = 0,
     ) -> None:
+        self.name = name
+        self.is_idle = self.is_over = False
         self._path = path
-        self._name = name
         self._open_backend = open_backend
         self._tell = tell
         self._attempt = attempt
-        self._has_ended = has_ended
+        self._end = end
         self._linger = linger_seconds
         self._backend: Backend | None = None
         self._shipper: Shipper | None = None
         self._pause = _INTERVAL_SECONDS
-        self._outage = Outage(name, self._report, lambda: read_status(path, name).pending)
+        self._is_released = False
+        self._seen: tuple[int, int] | None = None
+        self._outage = Outage(name, self._report, lambda: read_status(path, name).pending, failures)
+
+    @property
+    def updated(self) -> float:
+        """Unix time at which the destination acknowledged something last; 0 for never."""
+        return self._shipper.state.updated if self._shipper is not None else 0.0
+
+    @property
+    def failures(self) -> int:
+        """How often it has failed since anything arrived."""
+        return self._outage.failures
 
     def follow(self) -> None:
         """Return when everything has arrived, a later attempt has a mirror, or time is up."""
-        while (lock := try_lock(self._path, self._name)) is None:
-            # The mirror of the attempt before is still at work; it hands over.
+        try:
+            while self._follow_until_outage():
+                pass
+        finally:
+            self.is_over = True
+
+    def _follow_until_outage(self) -> bool:
+        """Send, and after an outage wait; whether there is more to do.
+
+        The lock is not held while it waits: `mlflow-track sync` may send the run elsewhere then.
+        """
+        while (lock := try_lock(self._path, self.name)) is None:
+            # The mirror of the attempt before is still at work, and hands over; or `sync` is.
             time.sleep(0.2)
             if self._is_replaced():
-                return
+                return False
         try:
-            self._follow()
+            if self._shipper is not None and self._stamp() != self._seen:
+                # Another process has sent something meanwhile.
+                self._shipper = None
+                if self._is_settled_elsewhere():
+                    return False
+            pause = self._follow()
+            self._seen = self._stamp()
         finally:
             os.close(lock)
+        if pause is not None:
+            self._wait(pause)
+        return pause is not None
 
-    def _follow(self) -> None:
+    def _follow(self) -> float | None:
+        """Send until an attempt fails: the pause after it; None where there is nothing to do."""
         pause = 0.0
-        ended_at: float | None = None
         while True:
-            if ended_at is not None:
-                time.sleep(pause)
-            elif self._has_ended.wait(pause):
-                ended_at = time.monotonic()
+            self._end.wait(pause)
+            if self._end.is_set and not self._is_released:
+                self._is_released = True
                 _await_release(self._path)
             if self._is_replaced():
-                return
+                return None
+            has_ended = self._end.is_set
             try:
-                if self._round(has_ended=ended_at is not None):
-                    return
+                if self._round(has_ended=has_ended):
+                    return None
                 pause = self._pause
+                if not self._is_worth_waiting(pause) and self._is_waiting_for_files:
+                    self._report(str(read_status(self._path, self.name)))
+                    return None
             except Exception as error:
-                pause = self._outage.failed(self._explain(error))
-                if ended_at is not None and time.monotonic() + pause > ended_at + self._linger:
-                    self._report(str(read_status(self._path, self._name)))
-                    return
+                if isinstance(error, Unavailable) and error.is_final:
+                    self._give_up(error)
+                    return None
+                asked = error.retry_after if isinstance(error, Unavailable) else 0.0
+                pause = self._outage.failed(self._explain(error), asked)
+                if not self._is_worth_waiting(pause):
+                    self._report(str(read_status(self._path, self.name)))
+                    return None
+                return pause
+
+    def _is_worth_waiting(self, pause: float) -> bool:
+        """Whether there is time for another attempt after a pause."""
+        return not self._end.is_set or self._end.seconds_ago() + pause <= self._linger
+
+    def _wait(self, pause: float) -> None:
+        waiting = try_lock(self._path, self.name, layout.mirror_waiting_lock)
+        deadline = time.monotonic() + pause
+        try:
+            if self._outage.failures >= _IDLE_AFTER_FAILURES:
+                self.is_idle = self._is_silent()
+            while (left := deadline - time.monotonic()) > 0 and not self._is_replaced():
+                # The end of the trainer is a reason for another attempt, and for no more than one.
+                if self._end.wait(min(left, _LOOK_SECONDS)):
+                    break
+        finally:
+            self.is_idle = False
+            if waiting is not None:
+                os.close(waiting)
+
+    def _is_silent(self) -> bool:
+        """Whether the destination is not there at all; one that answers is not asked this way."""
+        if self._backend is None or not has(self._backend, "ping"):
+            return False
+        try:
+            self._backend.ping()
+        except Unavailable as error:
+            return not error.is_answer and not error.retry_after
+        except Exception:
+            return False
+        return False
+
+    def _is_settled_elsewhere(self) -> bool:
+        """Whether `mlflow-track sync` has sent the run, which has ended, to another server."""
+        state = MirrorState.read(self._path, self.name)
+        own = self._backend.destination if self._backend is not None else state.destination
+        is_elsewhere = self._end.is_set and state.destination != own
+        if is_elsewhere and read_status(self._path, self.name).is_complete:
+            write_log(f"the run was sent to {state.destination}; this mirror ends")
+            return True
+        return False
+
+    def _stamp(self) -> tuple[int, int] | None:
+        """Changes with each change of the mirror's state."""
+        try:
+            found = layout.mirror_state(self._path, self.name).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def _round(self, *, has_ended: bool) -> bool:
         """Send what there is; whether that was all, for ever."""
+        if self._backend is None:
+            self._backend = self._open_backend(self.name)
         if self._shipper is None:
-            self._backend = self._open_backend(self._name)
-            self._shipper = Shipper(self._path, self._name, self._backend, self._report)
+            self._shipper = Shipper(self._path, self.name, self._backend, self._report)
             self._shipper.state.pid = os.getpid()
         shipper = self._shipper
-        used_before = time.thread_time()
+        used_before, began = time.thread_time(), time.monotonic()
         try:
-            is_drained = shipper.ship()
+            is_drained = shipper.ship(is_alive=not has_ended)
         except Gone as error:
             # Not an outage, unless it comes again and again.
-            self._report(f"{error}: re-uploading the whole run to a new run of {self._name}")
-            is_drained = shipper.ship()
-        if not has_ended:
-            shipper.beat()
+            self._report(f"{error}: re-uploading the whole run to a new run of {self.name}")
+            is_drained = shipper.ship(is_alive=not has_ended)
         self._outage.ended()
-        self._pause = _rest(time.thread_time() - used_before) if is_drained else 0.0
+        took = time.monotonic() - began
+        self._pause = _rest(time.thread_time() - used_before, took) if is_drained else 0.0
         is_done = is_drained and has_ended
         if is_done:
             status = shipper.finish()
-            write_log(f"{self._name} has everything; the run is {status}")
-        shipper.note_error(None)
+            is_done = shipper.waiting is None
+            if is_done:
+                write_log(f"{self.name} has everything; the run is {status}")
+        shipper.note_error(shipper.waiting)
         return is_done
+
+    @property
+    def _is_waiting_for_files(self) -> bool:
+        return self._shipper is not None and self._shipper.waiting is not None
+
+    def _give_up(self, error: Unavailable) -> None:
+        """Nothing that this process can do would help."""
+        self._report(
+            f"WARNING: nothing is sent to {self.name}, training continues: "
+            f"{self._explain(error)}. It is kept in the record; mlflow-track sync sends it"
+        )
 
     def _explain(self, error: Exception) -> str:
         # A connection that failed is described by its URI, and a client quotes what it was given.
         options = self._backend.options if self._backend is not None else {}
         text = mask_values(str(error), options)
-        if not isinstance(error, Unavailable | Gone):
+        if not isinstance(error, Unavailable | Gone | Refused):
             print(mask_values(traceback.format_exc(), options), file=sys.stderr, flush=True)
             text = mask_values(repr(error), options)
         if self._shipper is not None:
@@ -152,11 +262,13 @@ class Follower:
         return len(read_info(self._path).attempts) > self._attempt
 
 
-def try_lock(path: Path, backend: str) -> int | None:
+def try_lock(
+    path: Path, backend: str, lock: Callable[[Path, str], Path] = layout.mirror_lock
+) -> int | None:
     """The lock for sending the run in `path` to a backend; None where another process has it."""
     make_folder(path / layout.MIRROR)
     try:
-        return take_lock(layout.mirror_lock(path, backend))
+        return take_lock(lock(path, backend))
     except BlockingIOError:
         return None
 
@@ -167,10 +279,16 @@ def write_log(text: str) -> None:
     print(f"{clock} {text}\n", file=sys.stderr, end="", flush=True)
 
 
-def _rest(used_seconds: float) -> float:
-    """The pause after a round that used `used_seconds` of a processor, for the training."""
+def _rest(used_seconds: float, took_seconds: float = 0.0) -> float:
+    """The pause after a round, for the training, and for a server that is slow.
+
+    Args:
+        used_seconds: The time of a processor that it used.
+        took_seconds: The time that it took.
+    """
     seconds = used_seconds / (_SHARE_OF_MACHINE * (os.cpu_count() or 1))
-    return min(max(seconds, _INTERVAL_SECONDS), _LONGEST_INTERVAL_SECONDS)
+    own = min(max(seconds, _INTERVAL_SECONDS), _LONGEST_INTERVAL_SECONDS)
+    return min(max(own, took_seconds), LONGEST_PAUSE_SECONDS)
 
 
 def _await_release(path: Path) -> None:
@@ -178,41 +296,3 @@ def _await_release(path: Path) -> None:
     deadline = time.monotonic() + _RELEASE_SECONDS
     while read_info(path).status == RUNNING and is_held(path) and time.monotonic() < deadline:
         time.sleep(0.02)
-
-
-class Outage:
-    """Counts failures until something succeeds.
-
-    Args:
-        name: The backend's name.
-        report: Takes one readable line.
-        pending: The missing parts, readable.
-    """
-
-    def __init__(
-        self, name: str, report: Callable[[str], None], pending: Callable[[], str]
-    ) -> None:
-        self._name = name
-        self._report = report
-        self._pending = pending
-        self._failures = 0
-
-    def failed(self, why: str) -> float:
-        """Returns how many seconds to wait before the next attempt."""
-        self._failures += 1
-        if self._failures == 1:
-            pending = self._pending()
-            self._report(
-                f"WARNING: {self._name} cannot be reached, training continues: {why}. "
-                f"{f'Pending: {pending}' if pending else 'Nothing is pending yet'}; it is kept in "
-                "the record and sent later"
-            )
-        # Many runs wait for one server: they must not come back all at once.
-        grown = _FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures - 1, 10)
-        return min(_LONGEST_PAUSE_SECONDS, grown) * random.uniform(0.75, 1.25)
-
-    def ended(self) -> None:
-        """Something has arrived."""
-        if self._failures:
-            self._report(f"{self._name} is reachable again; sending what was pending")
-        self._failures = 0

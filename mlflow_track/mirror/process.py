@@ -10,9 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from mlflow_track.backends.protocol import Backend, Gone, Unavailable
 from mlflow_track.mirror.follower import Follower, try_lock, write_log
+from mlflow_track.mirror.outage import End
 from mlflow_track.mirror.shipper import Shipper
+from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import BackendStatus, read_status
 from mlflow_track.plugins import find_backend, options_of
 from mlflow_track.record.info import read_info
@@ -20,7 +24,11 @@ from mlflow_track.record.masking import mask_values
 
 _DEFAULT_LINGER_SECONDS = 3600.0
 # How much longer a call may last than the time to linger, before the process ends all the same.
-_GRACE_SECONDS = 60.0
+_GRACE_SECONDS = 10.0
+# As long as a mirror that waits for a dead server may hold the lock: one attempt.
+_MOST_CALL_SECONDS = 40.0
+# A process that waits needs less; more is the client of a server.
+_MOST_IDLE_BYTES = 48 << 20
 _POLL_SECONDS = 0.2
 _DEFAULT_NICENESS = 19
 
@@ -37,11 +45,11 @@ def open_backend(name: str, options: Mapping[str, str] | None = None) -> Backend
     """
     entry = find_backend(name)
     if entry is None:
-        raise Unavailable(f"no installed package has the backend {name!r}")
+        raise Unavailable(f"no installed package has the backend {name!r}", is_final=True)
     try:
         backend = entry.load()()
     except ImportError as error:
-        raise Unavailable(f"the backend {name} cannot be loaded: {error}") from error
+        raise Unavailable(f"the backend {name} cannot be loaded: {error}", is_final=True) from error
     backend.options = options_of(name, os.environ) if options is None else options
     return backend
 
@@ -49,24 +57,36 @@ def open_backend(name: str, options: Mapping[str, str] | None = None) -> Backend
 def sync_run(path: Path, name: str, backend: Backend) -> BackendStatus:
     """Send the missing parts of a run to a backend, now, from this process.
 
+    What was set aside, because the destination did not take it, is tried once more.
+
     Raises:
         AlreadyMirrored: Another process is doing so.
         Unavailable: The destination cannot be reached; arrived items stay counted.
     """
-    lock = try_lock(path, name)
+    lock = _lock_for_sync(path, name)
     if lock is None:
         raise AlreadyMirrored(f"another process is sending {path}: wait for it, or end it first")
     try:
         shipper = Shipper(path, name, backend)
+        shipper.try_again()
         try:
             _ship_all(shipper)
         except Unavailable as error:
             shipper.note_error(mask_values(str(error), backend.options))
             raise
-        shipper.note_error(None)
+        shipper.note_error(shipper.waiting)
     finally:
         os.close(lock)
     return read_status(path, name)
+
+
+def _lock_for_sync(path: Path, name: str) -> int | None:
+    """The lock for sending a run; a mirror that only waits for its server lets go of it."""
+    deadline = time.monotonic() + _MOST_CALL_SECONDS
+    while (lock := try_lock(path, name)) is None:
+        if MirrorState.read(path, name).error is None or time.monotonic() > deadline:
+            return None
+    return lock
 
 
 def _ship_all(shipper: Shipper) -> None:
@@ -82,12 +102,27 @@ def _ship_all(shipper: Shipper) -> None:
                 raise Unavailable(str(error)) from error
 
 
+class Renewal(Struct, frozen=True, kw_only=True):
+    """What a mirror process hands over to the one that takes its place.
+
+    Attributes:
+        attempt: The attempt of the run that it belongs to.
+        ended_at: Unix time of the trainer's end; None before.
+        failures: By backend, how often it has failed since anything arrived.
+    """
+
+    attempt: int
+    ended_at: float | None
+    failures: dict[str, int]
+
+
 def mirror_run(
     path: Path,
     names: Sequence[str],
     open_backend: Callable[[str], Backend] = open_backend,
     tell: Callable[[str], None] = lambda text: None,
-) -> None:
+    renewed: Renewal | None = None,
+) -> Renewal | None:
     """Send what the trainer writes until the trainer has ended and every backend has everything.
 
     Each backend has a thread: one that is down, or blocks inside a call, holds up no other. The
@@ -100,40 +135,68 @@ def mirror_run(
         names: The backends.
         open_backend: Makes a backend.
         tell: Takes a line for the trainer's console.
+        renewed: What the process before has handed over.
+
+    Returns:
+        What another process continues with, where this one only waits and holds clients of servers
+        that it does not need; None at the end.
     """
     _be_unobtrusive()
-    attempt = len(read_info(path).attempts)
+    attempt = renewed.attempt if renewed else len(read_info(path).attempts)
     linger = float(os.environ.get("MLFLOW_TRACK_MIRROR_LINGER") or _DEFAULT_LINGER_SECONDS)
-    has_ended = threading.Event()
-    failures: list[BaseException] = []
+    patience = max(linger, float(os.environ.get("MLFLOW_TRACK_FINISH_TIMEOUT") or 0))
+    end = End(renewed.ended_at if renewed else None)
+    failures = renewed.failures if renewed else {}
+    crashes: list[BaseException] = []
+    followers = [
+        Follower(path, name, open_backend, tell, attempt, end, linger, failures.get(name, 0))
+        for name in names
+    ]
 
-    def follow(name: str) -> None:
+    def follow(follower: Follower) -> None:
         try:
-            Follower(path, name, open_backend, tell, attempt, has_ended, linger).follow()
+            follower.follow()
         except BaseException as error:
-            failures.append(error)
+            crashes.append(error)
 
     threads = [
-        threading.Thread(target=follow, args=[name], daemon=True, name=f"mirror-{name}")
-        for name in names
+        threading.Thread(target=follow, args=[each], daemon=True, name=f"mirror-{each.name}")
+        for each in followers
     ]
     for thread in threads:
         thread.start()
-    deadline = None
     while any(thread.is_alive() for thread in threads):
-        if failures:
+        if crashes:
             # The trainer starts another process, with all of them.
-            raise failures[0]
-        if deadline is None and _trainer_ended(_POLL_SECONDS):
-            has_ended.set()
-            deadline = time.monotonic() + linger + _GRACE_SECONDS
-        elif deadline is not None:
-            time.sleep(0.02)
-            if time.monotonic() > deadline:
-                write_log("a call of a backend does not return; mlflow-track sync sends the rest")
-                return
-    if failures:
-        raise failures[0]
+            raise crashes[0]
+        busy = [each for each in followers if not each.is_over]
+        if busy and all(each.is_idle for each in busy) and _resident_bytes() > _MOST_IDLE_BYTES:
+            return Renewal(
+                attempt=attempt,
+                ended_at=end.at,
+                failures={each.name: each.failures for each in busy},
+            )
+        if not end.is_set:
+            if _trainer_ended(_POLL_SECONDS):
+                end.set()
+            continue
+        time.sleep(0.02)
+        newest = max((each.updated for each in busy), default=0.0)
+        if time.time() > max((end.at or 0.0) + patience, newest) + _GRACE_SECONDS:
+            write_log("a call of a backend does not return; mlflow-track sync sends the rest")
+            return None
+    if crashes:
+        raise crashes[0]
+    return None
+
+
+def _resident_bytes() -> int:
+    """The memory of this process; 0 where that cannot be read."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _trainer_ended(timeout_seconds: float) -> bool:

@@ -10,7 +10,9 @@ from typing import Any
 from mlflow_track.backends.protocol import (
     Backend,
     Gone,
+    Lost,
     Opened,
+    Refused,
     RunRecord,
     Unavailable,
     has,
@@ -19,7 +21,7 @@ from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.checkpoints import Checkpoints
 from mlflow_track.mirror.metrics import ForkNeeded, MetricRows
 from mlflow_track.mirror.recovery import Recovery
-from mlflow_track.mirror.state import Ledger, MirrorState, positions_of
+from mlflow_track.mirror.state import Ledger, MirrorState, Position, positions_of
 from mlflow_track.record import layout
 from mlflow_track.record.info import last_sign_of_life, true_status
 from mlflow_track.record.schema import RUNNING, RunInfo
@@ -44,7 +46,7 @@ class Shipper:
         backend: Backend,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._ledger = Ledger(path, name, backend)
+        self._ledger = Ledger(path, name, backend, tell)
         self._rows = [
             MetricRows(self._ledger, layout.METRICS, layout.METRICS_LONG, is_rewound=True),
             MetricRows(self._ledger, layout.SYSTEM_METRICS, is_rewound=False),
@@ -53,6 +55,8 @@ class Shipper:
         self._artifacts = Artifacts(self._ledger)
         self._checkpoints = Checkpoints(self._ledger, self._artifacts, self._describe)
         self._tell = tell
+        # Whether the last attempt at the end did not get past the files; whether it got past all.
+        self._is_held_by_files = self._is_closed = False
         self._opened: Opened | None = None
         self._described: RunRecord | None = None
         self._beat_after = 0.0
@@ -61,10 +65,22 @@ class Shipper:
     def state(self) -> MirrorState:
         return self._ledger.state
 
-    def ship(self) -> bool:
+    @property
+    def waiting(self) -> str | None:
+        """What the destination does not take now, and gets later; None where there is nothing."""
+        return self._artifacts.retries.waiting or self._checkpoints.retries.waiting
+
+    def try_again(self) -> None:
+        """Send once more what was set aside."""
+        self._ledger.try_again()
+
+    def ship(self, *, is_alive: bool = False) -> bool:
         """Send everything so far.
 
         A part that the destination cannot take now does not keep the others from it.
+
+        Args:
+            is_alive: Whether the trainer is alive, as the destination is told now and then.
 
         Returns:
             Whether the destination has all rows; `finish` sends the final status.
@@ -85,6 +101,7 @@ class Shipper:
             _each(
                 lambda: self._describe(info),
                 send_rows,
+                *([self.beat] if is_alive else []),
                 *self._files(info, is_at_end=False),
             )
         except ForkNeeded:
@@ -93,6 +110,9 @@ class Shipper:
             return False
         except Gone:
             self._begin_anew()
+            raise
+        except Lost:
+            self._send_all_again()
             raise
         except BaseException:
             if self._opened is not None and self._opened.position is not None:
@@ -107,11 +127,28 @@ class Shipper:
         status = true_status(self._ledger.path, info)
         if status == RUNNING:
             return status
-        _each(lambda: self._describe(info), *self._files(info, is_at_end=True))
-        self._ledger.backend.close(status, last_sign_of_life(self._ledger.path, info))
+        parts = [lambda: self._describe(info), *self._files(info, is_at_end=True)]
+        if self._is_held_by_files and not self._is_closed:
+            self._close_run(status, info)
+        self._is_held_by_files = True
+        _each(*parts)
+        self._is_held_by_files = False
+        if not self._is_closed:
+            self._close_run(status, info)
+        return status
+
+    def _close_run(self, status: str, info: RunInfo) -> None:
+        ended = last_sign_of_life(self._ledger.path, info)
+        try:
+            self._ledger.backend.close(status, ended)
+        except Refused as error:
+            self._ledger.note_refused([(f"the status {status}", str(error))])
+        except Lost:
+            self._send_all_again()
+            raise
+        self._is_closed = True
         self.state.status = status
         self._ledger.save()
-        return status
 
     def beat(self) -> None:
         """Let the destination see, every now and then, that the run is alive."""
@@ -226,10 +263,23 @@ class Shipper:
         self._ledger.begin_anew()
         self._close()
 
+    def _send_all_again(self) -> None:
+        """What was acknowledged is not there; what is there does not come twice."""
+        state = self.state
+        for rows in self._rows:
+            for file in rows.files:
+                before = rows.position(file)
+                state.files[file] = Position(sending=before.sending, unknown=before.unknown)
+        state.artifacts, state.checkpoints, state.uploading = {}, [], {}
+        state.is_reconciled = False
+        self._ledger.save()
+        self._close()
+
     def _close(self) -> None:
         for rows in self._rows:
             rows.forget()
         self._opened = self._described = None
+        self._is_closed = False
 
 
 def _each(*parts: Callable[[], Any]) -> None:
@@ -239,7 +289,7 @@ def _each(*parts: Callable[[], Any]) -> None:
         try:
             part()
         except Unavailable as error:
-            if not error.is_answer:
+            if not error.is_answer or isinstance(error, Lost):
                 raise
             failure = failure or error
     if failure is not None:

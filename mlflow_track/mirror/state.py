@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from mlflow_track.record.masking import mask_values
 from mlflow_track.record.schema import RunInfo
 
 _MOST_REFUSED = 100
+# Of those, so many are told of on the console.
+_MOST_TOLD = 10
 
 
 @dataclass
@@ -80,6 +82,8 @@ class MirrorState:
         checkpoints: Names of the folders that are complete at the destination.
         uploading: Files sent of checkpoints that are not complete there, by the folder's name.
         elsewhere: Checkpoints at the destination that this record never held: left alone.
+        set_aside: What the destination does not take, by its path there: the stamp of the file,
+            an empty list for a checkpoint. Only `mlflow-track sync` tries it once more.
         takes_files: Whether the backend takes artifacts and checkpoints.
         refused: The first items that the destination refused permanently, readable.
         refused_count: The number of refused items.
@@ -102,6 +106,7 @@ class MirrorState:
     checkpoints: list[str] = field(default_factory=list)
     uploading: dict[str, list[str]] = field(default_factory=dict)
     elsewhere: list[str] = field(default_factory=list)
+    set_aside: dict[str, list[int]] = field(default_factory=dict)
     takes_files: bool = True
     refused: list[str] = field(default_factory=list)
     refused_count: int = 0
@@ -167,13 +172,22 @@ class MirrorState:
         texts = [f"{name}={place.text()} " for name, place in self.files.items() if name != but]
         return "".join(texts)
 
-    def refuse(self, items: Iterable[Any], why: str) -> None:
-        """Note what the destination will never take."""
-        for item in items:
-            self.refused_count += 1
-            text = f"{item}: {why}"
-            if text not in self.refused and len(self.refused) < _MOST_REFUSED:
-                self.refused.append(text)
+    def refuse(self, item: str, why: str) -> bool:
+        """Note what the destination will never take; returns whether that is new, and kept."""
+        text = f"{item}: {why}"
+        if text in self.refused:
+            return False
+        self.refused_count += 1
+        if len(self.refused) >= _MOST_REFUSED:
+            return False
+        self.refused.append(text)
+        return True
+
+    def accept(self, item: str) -> None:
+        """It has arrived after all."""
+        before = len(self.refused)
+        self.refused = [text for text in self.refused if not text.startswith(f"{item}: ")]
+        self.refused_count -= before - len(self.refused)
 
 
 def _sorted_out(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,11 +227,20 @@ class Ledger:
         name: The backend's name.
         backend: The backend.
 
+        tell: Takes a line for the user.
+
     Attributes:
         state: The acknowledgements of the destination; `save` writes them.
     """
 
-    def __init__(self, path: Path, name: str, backend: Backend) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        backend: Backend,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.tell = tell
         self.path = path
         self.name = name
         self.backend = backend
@@ -264,5 +287,30 @@ class Ledger:
         )
 
     def note_refused(self, refused: Refusals) -> None:
+        """Note what the destination will never take, and tell the user of it."""
         for item, why in refused:
-            self.state.refuse([item], mask_values(why, self.backend.options))
+            why = mask_values(why, self.backend.options)
+            if self.state.refuse(item, why):
+                self._tell_refused(item, why)
+
+    def _tell_refused(self, item: str, why: str) -> None:
+        if len(self.state.refused) <= _MOST_TOLD:
+            self.tell(f"WARNING: {self.name} does not accept {item}: {why}; the rest is sent")
+        elif len(self.state.refused) == _MOST_TOLD + 1:
+            self.tell(f"WARNING: {self.name} does not accept more; mlflow-track doctor lists all")
+
+    def set_aside(self, name: str, stamp: list[int], item: str, why: str) -> None:
+        """Send a file no more, unless it changes or `sync` asks for it."""
+        self.state.set_aside[name] = stamp
+        self.note_refused([(item, why)])
+        self.save()
+
+    def accept(self, name: str, item: str) -> None:
+        """A file has arrived."""
+        if self.state.set_aside.pop(name, None) is not None:
+            self.state.accept(item)
+        self.save()
+
+    def try_again(self) -> None:
+        """What was set aside is pending once more."""
+        self.state.set_aside = {}

@@ -80,7 +80,8 @@ class BackendStatus:
             refused = f"; refused: {'; '.join(self.refused)}{f'; and {more} more' * (more > 0)}"
         if self.is_complete:
             rows = count_text(self.rows, "row")
-            return f"{self.backend} has everything ({rows}): {self.where}{refused}"
+            what = "all that it accepts" if self.refused else "everything"
+            return f"{self.backend} has {what} ({rows}): {self.where}{refused}"
         parts = [self.pending, "the status" if self.is_status_pending else ""]
         why = f" ({self.error})" if self.error else ""
         return (

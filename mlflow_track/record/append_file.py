@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -31,10 +32,12 @@ class Rewind(NamedTuple):
     Attributes:
         rows: The number of lines to move aside.
         removed: The byte ranges (start, end) they have, counted after the old header.
+        last_kept: The largest step of the lines that stay.
     """
 
     rows: int
     removed: list[tuple[int, int]]
+    last_kept: int = -1
 
 
 class Positions(NamedTuple):
@@ -42,6 +45,14 @@ class Positions(NamedTuple):
 
     wide: int = 0
     long: int = 0
+
+
+class Span(NamedTuple):
+    """The lines that a rewind moves: of steps past `past`, from `begin` on and before `before`."""
+
+    past: int = -1
+    begin: Positions = Positions()
+    before: Positions | None = None
 
 
 class Rewinds(NamedTuple):
@@ -53,6 +64,28 @@ class Rewinds(NamedTuple):
     @property
     def rows(self) -> int:
         return self.wide.rows + self.long.rows
+
+    @property
+    def last_kept(self) -> int:
+        return max(self.wide.last_kept, self.long.last_kept)
+
+    def describe(self, span: Span, sizes: Positions, aside: Path) -> dict[str, Any]:
+        """The fields of `schema.Rewind` that say which lines move, and from where to where."""
+        names = aside.name, layout.long_form(aside).name
+        columns = span.begin, span.before or (None, None), self, sizes, names
+        wide, long = (
+            {
+                "begin": begin,
+                "before": before,
+                "rows": part.rows,
+                "removed": part.removed,
+                "size_before": size,
+                "file": name,
+            }
+            for begin, before, part, size, name in zip(*columns, strict=True)
+        )
+        fields = {"past": span.past, "time": time.time(), **wide}
+        return {**fields, "long": long} if self.long.rows else fields
 
 
 NOTHING = Rewind(0, [])
@@ -129,17 +162,19 @@ class AppendFile:
         return os.fstat(self.descriptor).st_size - self._header_bytes
 
     def is_there(self) -> bool:
-        """Whether the path still leads to this file."""
+        """Whether the path still leads to this file; of one that is closed nothing is known."""
+        if self.descriptor < 0:
+            return True
         try:
             return os.path.samestat(os.fstat(self.descriptor), os.stat(self.path))
         except OSError:
             return False
 
-    def plan_rewind(self, last_step: int, before: int | None) -> Rewind:
+    def plan_rewind(self, last_step: int, before: int | None, begin: int = 0) -> Rewind:
         """The part that `rewind` would remove."""
-        return self._split(last_step, before)[0]
+        return self._split(last_step, before, begin)[0]
 
-    def rewind(self, last_step: int, aside: Path, before: int | None) -> Rewind:
+    def rewind(self, last_step: int, aside: Path, before: int | None, begin: int = 0) -> Rewind:
         """Move the lines later than `last_step` to the file `aside`; nothing is deleted.
 
         A crash in between leaves the lines in both files, never in neither.
@@ -148,8 +183,9 @@ class AppendFile:
             last_step: The last step that stays.
             aside: A new file.
             before: Only lines before this position; None takes all.
+            begin: Only lines from this position on.
         """
-        rewind, header, kept, moved = self._split(last_step, before)
+        rewind, header, kept, moved = self._split(last_step, before, begin)
         if moved:
             replace_file(aside, header + b"".join(moved))
             self.may_be_durable = True
@@ -188,14 +224,15 @@ class AppendFile:
         self._close_replaced()
 
     def _split(
-        self, last_step: int, before: int | None
+        self, last_step: int, before: int | None, begin: int
     ) -> tuple[Rewind, bytes, list[bytes], list[bytes]]:
         data = self.path.read_bytes()
         header, body = data[: self._header_bytes], data[self._header_bytes :]
-        kept, moved, removed, position = [], [], [], 0
+        kept, moved, removed, position, last_kept = [], [], [], 0, -1
+        until = len(body) if before is None else before
         for line in io.BytesIO(body):
-            end = position + len(line)
-            if step_of_line(line) > last_step and (before is None or position < before):
+            end, step = position + len(line), step_of_line(line)
+            if step > last_step and begin <= position < until:
                 moved.append(line)
                 if removed and removed[-1][1] == position:
                     removed[-1] = (removed[-1][0], end)
@@ -203,8 +240,9 @@ class AppendFile:
                     removed.append((position, end))
             else:
                 kept.append(line)
+                last_kept = max(last_kept, step)
             position = end
-        return Rewind(len(moved), removed), header, kept, moved
+        return Rewind(len(moved), removed, last_kept), header, kept, moved
 
     def _cut_torn_line(self) -> None:
         size = os.fstat(self.descriptor).st_size

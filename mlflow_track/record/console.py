@@ -10,6 +10,16 @@ from collections.abc import Callable
 from mlflow_track.wording import size_text
 
 
+def occupy_standard_descriptors() -> None:
+    """Let no file get a number below 3, where libraries in C write: what is closed leads nowhere.
+
+    Jobs of cron and daemons start with them closed.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 def is_terminal() -> bool:
     """Whether stderr is a terminal."""
     try:

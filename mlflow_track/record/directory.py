@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.record import layout
-from mlflow_track.record.append_file import Positions
+from mlflow_track.record.append_file import Positions, Span
 from mlflow_track.record.files import (
     legible,
     make_folder,
@@ -23,47 +23,26 @@ from mlflow_track.record.files import (
     write_json,
 )
 from mlflow_track.record.find import folder_name
-from mlflow_track.record.info import read_config, read_config_content, read_content, to_info
-from mlflow_track.record.lock import take_lock
+from mlflow_track.record.info import (
+    new_content,
+    read_config,
+    read_config_content,
+    read_content,
+    to_info,
+)
+from mlflow_track.record.lock import RunHeldError, is_own, missing_in, take_lock
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.params import change_params
 from mlflow_track.record.rows import files_of
-from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, RewoundFile, RunInfo
+from mlflow_track.record.schema import KILLED, RUNNING, RewoundFile, RunInfo
 from mlflow_track.record.uninterruptible import undisturbed
 
 # Room for the last run.json on a disk that has filled up; the lock file holds it, being there.
 _RESERVE_BYTES = 1 << 16
 
 
-class RunHeldError(RuntimeError):
-    """Another live process writes this run."""
-
-
-def new_content(
-    run_id: str, name: str | None, experiment: str, tags: Mapping[str, str]
-) -> dict[str, Any]:
-    """run.json of a run that begins now."""
-    return {
-        "layout": LAYOUT_VERSION,
-        "id": run_id,
-        "name": name or run_id,
-        "name_given": name is not None,
-        "experiment": experiment,
-        "status": RUNNING,
-        "created": time.time(),
-        "ended": None,
-        "attempts": [],
-        "rewinds": [],
-        "rewinding": None,
-        "restores": [],
-        "tags": dict(tags),
-        "inputs": [],
-        "provenance": {},
-    }
-
-
-class RunDirectory:
+class RunDirectory(layout.RunPaths):
     """Paths and state of one run's folder. Only the holder of the lock writes.
 
     Attributes:
@@ -71,6 +50,7 @@ class RunDirectory:
         is_kept: Whether anything is written to it.
         is_shown: Whether its lines go to the console.
         info: The content of run.json.
+        why_closed: Why nothing can be written to it any more; empty before.
 
     Raises:
         UnreadableRun: run.json is missing or damaged, or a newer version wrote it.
@@ -81,6 +61,10 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._read()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self.why_closed = ""
         self._lock_descriptor = -1
         self._info_lock = threading.RLock()
 
@@ -122,9 +106,13 @@ class RunDirectory:
         try:
             self._lock_descriptor = take_lock(self.path / layout.RUN_LOCK)
         except BlockingIOError:
+            newest = self.info.newest
             raise RunHeldError(
-                f"run {self.info.id} is being written by process {self.info.newest.pid} on "
-                f"{self.info.newest.host}; wait for it, or start another run with resume='never'"
+                f"run {self.info.id} is open in this process; end it with run.finish(), or get it "
+                "with mlflow_track.active_run()"
+                if is_own(self.path / layout.RUN_LOCK)
+                else f"run {self.info.id} is being written by process {newest.pid} on "
+                f"{newest.host}; wait for it, or start another run with resume='never'"
             ) from None
         self._reserve()
         self._read()
@@ -144,8 +132,29 @@ class RunDirectory:
         with contextlib.suppress(OSError):
             os.ftruncate(self._lock_descriptor, 0)
 
+    def unpromised(self) -> list[str]:
+        """Warnings of what this file system cannot promise a run."""
+        missing = missing_in(self.path, self._lock_descriptor)
+        return [f"WARNING: the file system of {self.path.parent} {what}" for what in missing]
+
+    def require_open(self) -> None:
+        """The one gate: every method that writes passes it.
+
+        Raises:
+            RuntimeError: The run has ended, or this process was forked from the one that writes it.
+        """
+        if self.why_closed:
+            raise RuntimeError(self.why_closed)
+
+    def close(self, why: str) -> None:
+        """Write nothing any more; `why` is what later calls say."""
+        self.why_closed = why
+        # In a forked child a thread that does not exist there may have held it.
+        self._info_lock = threading.RLock()
+
     def update(self, **fields: Any) -> None:
         """Change fields of run.json, atomically on disk; all of them, or none and an error."""
+        self.require_open()
         with self._info_lock:
             content = {**self._content, **fields}
             info = to_info(content)
@@ -169,21 +178,25 @@ class RunDirectory:
             self.update(**{field: {**(self._content.get(field) or {}), **content}})
 
     def note_in_attempt(self, **fields: Any) -> None:
-        """Change fields of this attempt."""
+        """Change fields of this attempt; None removes one."""
         with self._info_lock:
             *earlier, attempt = self._content["attempts"]
-            self.update(attempts=[*earlier, {**attempt, **fields}])
+            content = {**attempt, **fields}
+            gone = [name for name, value in fields.items() if value is None]
+            self.update(attempts=[*earlier, {k: content[k] for k in content if k not in gone}])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         with self._info_lock:
             self.update(tags={**self.info.tags, **tags})
 
-    def add(self, field: str, item: dict[str, Any], *, once: bool = False) -> None:
-        """Append one item to a list of run.json; with `once` only if it is not there yet."""
+    def add(
+        self, field: str, item: dict[str, Any], *, once: bool = False, is_correction: bool = False
+    ) -> None:
+        """Append one item to a list of run.json; a correction takes the place of the last."""
         with self._info_lock:
             items = self._content.get(field) or []
             if not (once and item in items):
-                self.update(**{field: [*items, item]})
+                self.update(**{field: [*(items[:-1] if is_correction else items), item]})
 
     @property
     def attempt(self) -> int:
@@ -198,11 +211,11 @@ class RunDirectory:
         attempts.append({"attempt": number, "started": time.time(), "status": RUNNING, **details})
         self.update(attempts=attempts, status=RUNNING, ended=None)
 
-    def end_attempt(self, status: str, error: str | None = None) -> None:
+    def end_attempt(self, status: str, error: str | None = None, **facts: Any) -> None:
         """Write how the attempt ended; on a full disk into the space reserved for it."""
         ended = time.time()
         *earlier, attempt = self._content["attempts"]
-        attempts = [*earlier, {**attempt, "ended": ended, "status": status}]
+        attempts = [*earlier, {**attempt, "ended": ended, "status": status, **facts}]
         if error:
             attempts[-1]["error"] = mask_password(error)
         try:
@@ -216,42 +229,32 @@ class RunDirectory:
         self._finish_rewind(metrics)
         return metrics
 
-    def rewind(self, metrics: MetricsFile, last_step: int, before: Positions | None = None) -> int:
+    def rewind(
+        self,
+        metrics: MetricsFile,
+        last_step: int,
+        before: Positions | None = None,
+        begin: Positions | None = None,
+    ) -> int:
         """Move the rows after `last_step` aside, and note it in run.json; return how many.
 
-        With `before` only those that lie before these positions.
+        With `before` only those before these positions. With `begin`, where it is known which rows
+        come again, those from these positions on, whatever their steps are.
 
         run.json says what is about to happen before it happens: a reader that follows the file by
         position must know, and a crash in between is completed by `open_metrics`.
         """
-        return undisturbed(lambda: self._rewind(metrics, last_step, before))
+        span = Span(last_step, before=before) if begin is None else Span(-1, begin, before)
+        return undisturbed(lambda: self._rewind(metrics, last_step, span))
 
-    def _rewind(self, metrics: MetricsFile, last_step: int, before: Positions | None) -> int:
+    def _rewind(self, metrics: MetricsFile, last_step: int, span: Span) -> int:
         with metrics.lock:
-            plan = metrics.plan_rewind(last_step, before)
+            plan, size = metrics.plan_rewind(span), metrics.positions()
             if plan.rows:
                 aside = self._path_aside()
-                size = metrics.positions()
-                entry: dict[str, Any] = {
-                    "attempt": self.attempt,
-                    "step": last_step,
-                    "before": before and before.wide,
-                    "rows": plan.wide.rows,
-                    "removed": plan.wide.removed,
-                    "size_before": size.wide,
-                    "file": aside.name,
-                    "time": time.time(),
-                }
-                if plan.long.rows:
-                    entry["long"] = {
-                        "before": before and before.long,
-                        "rows": plan.long.rows,
-                        "removed": plan.long.removed,
-                        "size_before": size.long,
-                        "file": layout.long_form(aside).name,
-                    }
-                self.update(rewinding=entry)
-                metrics.rewind(last_step, aside, before)
+                entry = {"attempt": self.attempt, "step": max(last_step, plan.last_kept)}
+                self.update(rewinding={**entry, **plan.describe(span, size, aside)})
+                metrics.rewind(span, aside)
                 self._note_rewind()
             return plan.rows
 
@@ -260,11 +263,12 @@ class RunDirectory:
         entry = self.info.rewinding
         if entry is not None:
             long = entry.long or RewoundFile()
-            before = None
+            past = entry.step if entry.past is None else entry.past
+            span = Span(past, Positions(entry.begin, long.begin))
             if entry.before is not None:
-                before = Positions(entry.before, long.before or 0)
+                span = span._replace(before=Positions(entry.before, long.before or 0))
             only = Positions(entry.size_before, long.size_before if entry.long else -1)
-            metrics.rewind(entry.step, self.path / entry.file, before, only)
+            metrics.rewind(span, self.path / entry.file, only)
             self._note_rewind()
 
     def _note_rewind(self) -> None:
@@ -276,26 +280,6 @@ class RunDirectory:
         names = (layout.rewound_metrics(self.attempt, number) for number in range(1, 10_000))
         paths = (self.path / name for name in names)
         return next(path for path in paths if not files_of(path))
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / layout.METRICS
-
-    @property
-    def system_metrics_path(self) -> Path:
-        return self.path / layout.SYSTEM_METRICS
-
-    @property
-    def artifacts_path(self) -> Path:
-        return self.path / layout.ARTIFACTS
-
-    @property
-    def checkpoints_path(self) -> Path:
-        return self.path / layout.CHECKPOINTS
-
-    @property
-    def log_path(self) -> Path:
-        return self.path / layout.LOG
 
     def read_params(self) -> dict[str, Any]:
         """The params, nested as they were given."""
@@ -311,13 +295,21 @@ class RunDirectory:
         Returns:
             By dotted name the old value, None where there was none, and the new one.
         """
-        config = read_config_content(self.path)
+        self.require_open()
+        config = self._config_content()
         changed = change_params(config, params, attempt=self.attempt, is_start=is_start)
-        write_json(self.path / layout.CONFIG, config)
+        self._store_config(config)
         return changed
+
+    def _config_content(self) -> dict[str, Any]:
+        return read_config_content(self.path)
+
+    def _store_config(self, config: Mapping[str, Any]) -> None:
+        write_json(self.path / layout.CONFIG, config)
 
     def append_log(self, line: str) -> None:
         """Add one line to training.log, with the local time in front, by one write."""
+        self.require_open()
         text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {mask_password(line)}\n"
         descriptor = open_to_append(self.log_path)
         try:

@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.record.append_file import Positions, Rewind, Rewinds
+from mlflow_track.record.append_file import Positions, Rewind, Rewinds, Span
 from mlflow_track.record.device_values import Arriving, LateRows
-from mlflow_track.record.directory import RunDirectory, new_content
-from mlflow_track.record.info import to_info
+from mlflow_track.record.directory import RunDirectory
+from mlflow_track.record.info import new_content, to_info
 from mlflow_track.record.metrics import MetricsFile
-from mlflow_track.record.params import change_params
 
 NAME = "off"
 _MOST_KNOWN = 1024
@@ -37,8 +36,7 @@ class DiscardedRecord(RunDirectory):
         self._content = new_content(NAME, NAME, experiment, tags)
         self.info = to_info(self._content)
         self._config: dict[str, Any] = {"params": {}, "changes": []}
-        self._lock_descriptor = -1
-        self._info_lock = threading.RLock()
+        self._prepare()
         self.is_shown = is_shown
 
     def open_metrics(self, tell: Callable[[str], None] | None = None) -> MetricsFile:
@@ -47,10 +45,16 @@ class DiscardedRecord(RunDirectory):
     def read_params(self) -> dict[str, Any]:
         return self._config["params"]
 
-    def add_params(self, params: Mapping[str, Any], *, is_start: bool) -> dict[str, list[Any]]:
-        return change_params(self._config, params, attempt=self.attempt, is_start=is_start)
+    def _config_content(self) -> dict[str, Any]:
+        return self._config
 
-    def append_log(self, line: str) -> None: ...
+    def _store_config(self, config: Mapping[str, Any]) -> None: ...
+
+    def append_log(self, line: str) -> None:
+        self.require_open()
+
+    def unpromised(self) -> list[str]:
+        return []
 
     def _store(self, content: Mapping[str, Any]) -> None: ...
 
@@ -86,7 +90,7 @@ class DiscardedMetrics(MetricsFile):
         self.lock = threading.RLock()
         self._forget(why)
 
-    def plan_rewind(self, last_step: int, before: Positions | None = None) -> Rewinds:
+    def plan_rewind(self, span: Span) -> Rewinds:
         return Rewinds(Rewind(0, []), Rewind(0, []))
 
     def _forget(self, why: str) -> None:

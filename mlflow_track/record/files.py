@@ -16,6 +16,8 @@ from mlflow_track.wording import expected
 
 # For `os.open`, whose default is that of a program; what others may not do the umask takes away.
 FILE_MODE = 0o666
+# What a file system answers that cannot do what it is asked: to lock, or to sync a folder.
+WITHOUT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
 MOST_JSON_BYTES, _MOST_DEPTH = 64 << 20, 100
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
@@ -33,13 +35,22 @@ def make_folder(path: Path) -> None:
             sync_folder(folder.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames and creations inside `folder` survive a power loss."""
+def sync_folder(folder: Path) -> bool:
+    """Make renames and creations inside `folder` survive a power loss.
+
+    Returns:
+        Whether the file system can; some know this for files alone.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in WITHOUT:
+            raise
+        return False
     finally:
         os.close(descriptor)
+    return True
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:

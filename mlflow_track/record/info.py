@@ -31,6 +31,29 @@ class NewerRun(UnreadableRun):
     """A newer version of mlflow_track wrote the run."""
 
 
+def new_content(
+    run_id: str, name: str | None, experiment: str, tags: Mapping[str, str]
+) -> dict[str, Any]:
+    """run.json of a run that begins now."""
+    return {
+        "layout": LAYOUT_VERSION,
+        "id": run_id,
+        "name": name or run_id,
+        "name_given": name is not None,
+        "experiment": experiment,
+        "status": RUNNING,
+        "created": time.time(),
+        "ended": None,
+        "attempts": [],
+        "rewinds": [],
+        "rewinding": None,
+        "restores": [],
+        "tags": dict(tags),
+        "inputs": [],
+        "provenance": {},
+    }
+
+
 def decode(kind: type[T], content: Any, name: str) -> T:
     """JSON content as a type.
 

@@ -65,6 +65,11 @@ def mirror_lock(path: Path, backend: str) -> Path:
     return path / MIRROR / f"{backend}.lock"
 
 
+def mirror_waiting_lock(path: Path, backend: str) -> Path:
+    """Held by a mirror that waits for its server, and sends nothing meanwhile."""
+    return path / MIRROR / f"{backend}.waiting.lock"
+
+
 def mirror_locks(path: Path) -> list[Path]:
     """The locks of all backends."""
     return sorted((path / MIRROR).glob("*.lock"))
@@ -78,6 +83,11 @@ def metric_files(path: Path) -> list[Path]:
 def rewound_metrics(attempt: int, number: int = 1) -> str:
     """The file for the rows that an attempt rewound; `number` counts several of one attempt."""
     return f"metrics.rewound-{attempt}{f'-{number}' if number > 1 else ''}.csv"
+
+
+def earlier_patch(number: int) -> str:
+    """The file for the code.patch of an earlier attempt, whose changes were other ones."""
+    return f"code.earlier-{number}.patch"
 
 
 def long_form(path: Path) -> Path:
@@ -104,3 +114,29 @@ def step_of_folder(name: str) -> int | None:
     """The step of a checkpoint's folder; None where `name` is not one."""
     found = _STEP_FOLDER.fullmatch(name)
     return int(found[1]) if found else None
+
+
+class RunPaths:
+    """The paths in the folder `path` of a run."""
+
+    path: Path
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def system_metrics_path(self) -> Path:
+        return self.path / SYSTEM_METRICS
+
+    @property
+    def artifacts_path(self) -> Path:
+        return self.path / ARTIFACTS
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / CHECKPOINTS
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / LOG

@@ -3,8 +3,7 @@
 A call of log_metrics is one `os.write` of whole lines, so whatever kills the process, the values of
 calls that returned stay. Mostly it is one row of the file with a column per metric; a call that
 names few of many metrics writes a line per value to the file beside it (see `row_format`). Lines
-are never rewritten, so a position is "bytes after the header" and stays true when a new metric
-widens the header.
+are never rewritten: a position is "bytes after the header", also when a new metric widens it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 import orjson
 
 from mlflow_track.record import layout
-from mlflow_track.record.append_file import NOTHING, AppendFile, Positions, Rewinds
+from mlflow_track.record.append_file import NOTHING, AppendFile, Positions, Rewinds, Span
 from mlflow_track.record.device_values import Arriving, LateRow, LateRows
 from mlflow_track.record.row_format import (
     LONG_HEADER,
@@ -57,6 +56,7 @@ class MetricsFile:
         known: Tuples of names that were written before, at most 65,536 names together.
         alone: The names that `append_one` takes: one of them alone goes to the file beside.
         lost: The number of values lost because their device failed.
+        note_not_finite: Called with step, names and values before a row that are not all finite.
     """
 
     def __init__(self, path: Path, tell: Callable[[str], None] | None = None) -> None:
@@ -76,6 +76,7 @@ class MetricsFile:
         self._current: AppendFile | None = None
         self._earliest = self._latest = 0.0
         self._why_closed = ""
+        self.note_not_finite: Callable[..., object] = lambda *row: None
         if layout.long_form(path).exists():
             self._open_long()
 
@@ -175,56 +176,48 @@ class MetricsFile:
         self._late = LateRows()
         self._forget(why)
 
-    def plan_rewind(self, last_step: int, before: Positions | None = None) -> Rewinds:
+    def plan_rewind(self, span: Span) -> Rewinds:
         """The parts that `rewind` would remove."""
+        past, begin, before = span
         with self.lock:
             self._write_late(wait=True)
-            wide, long = self._wide.plan_rewind(last_step, before and before.wide), NOTHING
-            if self._long is not None:
-                long = self._long.plan_rewind(last_step, before and before.long)
-            return Rewinds(wide, long)
+            wide = self._wide.plan_rewind(past, before and before.wide, begin.wide)
+            if self._long is None:
+                return Rewinds(wide, NOTHING)
+            return Rewinds(wide, self._long.plan_rewind(past, before and before.long, begin.long))
 
-    def rewind(
-        self,
-        last_step: int,
-        aside: Path,
-        before: Positions | None = None,
-        only: Positions | None = None,
-    ) -> Rewinds:
-        """Move the rows later than `last_step` to the file `aside`; nothing is deleted.
+    def rewind(self, span: Span, aside: Path, only: Positions | None = None) -> Rewinds:
+        """Move rows to the file `aside`; nothing is deleted.
 
         A crash in between leaves the rows in both files, never in neither. To be called where no
         Ctrl-C arrives: see `undisturbed`.
 
         Args:
-            last_step: The last step that stays.
+            span: The rows.
             aside: A new file; what is moved out of the long file goes to the one beside it.
-            before: Only rows before these positions, counted after the headers; None takes all.
             only: Only in files that still end at this position: a crash came before their turn.
         """
+        past, begin, before = span
         with self.lock:
             at = self.positions()
             wide = long = NOTHING
             if only is None or only.wide == at.wide:
-                wide = self._wide.rewind(last_step, aside, before and before.wide)
+                wide = self._wide.rewind(past, aside, before and before.wide, begin.wide)
             if self._long is not None and (only is None or only.long == at.long):
                 beside = layout.long_form(aside)
-                long = self._long.rewind(last_step, beside, before and before.long)
+                long = self._long.rewind(past, beside, before and before.long, begin.long)
             return Rewinds(wide, long)
 
     def _write(
-        self,
-        step: int,
-        now: float,
-        names: tuple[str, ...],
-        values: Sequence[Any],
-        is_finite: bool,
-        may_open: bool = True,
-    ) -> None:
+        self, step: int, now: float, names: tuple[str, ...], values: Sequence[Any],
+        is_finite: bool, may_open: bool = True,
+    ) -> None:  # fmt: skip
         try:
             plan = self.known[names]
         except KeyError:
             plan = self._plan(names, may_open)
+        if not is_finite:
+            self.note_not_finite(step, names, values)
         file = self._wide
         if self._long is not None:
             if isinstance(plan, tuple):

@@ -6,18 +6,23 @@ import functools
 import os
 import platform
 import sys
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow_track.record import layout
-from mlflow_track.record.files import replace_file
+from mlflow_track.record.files import legible, replace_file
+from mlflow_track.record.git.ask import GitError
+from mlflow_track.record.git.changes import Start, describe_code
+from mlflow_track.record.info import UnreadableRun
 from mlflow_track.record.masking import mask_command, mask_password
 
-_MOST_PATCH_BYTES = 10 << 20
 # What stands at an entry of sys.path, as far as importlib.metadata looks: device, inode, mtime.
 _Place = tuple[int, int, int]
-# The packages of each entry, and the place as it was then. Reading hundreds takes 0.1 s of CPU.
-_listed: dict[str, tuple[_Place, frozenset[str]]] = {}
+# Of each entry the place as it was then, the packages, and what could not be read. Reading
+# hundreds takes 0.1 s of CPU.
+_listed: dict[str, tuple[_Place, frozenset[str], frozenset[str]]] = {}
 
 
 def describe_process() -> dict[str, Any]:
@@ -32,35 +37,148 @@ def describe_process() -> dict[str, Any]:
     }
 
 
-def capture(folder: Path) -> dict[str, Any]:
-    """Write requirements.txt and code.patch into `folder`; return the provenance of run.json."""
-    packages = sorted(_packages(), key=str.lower)
-    replace_file(folder / layout.REQUIREMENTS, ("\n".join(packages) + "\n").encode())
-    return {
-        "user": _user(),
-        "script": sys.argv[0],
-        "working_folder": os.getcwd(),
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "git": _git(folder),
-    }
+def start(
+    folder: Path, restate: Callable[[Mapping[str, Any]], None], tell: Callable[..., None]
+) -> threading.Thread:
+    """Note where the run in `folder` begins, and read in a thread what takes long.
+
+    Args:
+        restate: Takes the provenance of run.json.
+        tell: Takes a line of the log.
+    """
+    origin = Origin()
+
+    def work() -> None:
+        try:
+            found = origin.capture(folder)
+            restate(found)
+            for line in _remarks(found):
+                tell(line, is_shown=False)
+        except (OSError, UnreadableRun) as error:
+            tell(f"WARNING: {error}: the origin of the run is not in run.json")
+
+    thread = threading.Thread(target=work, name="provenance", daemon=True)
+    thread.start()
+    return thread
 
 
-def _packages() -> set[str]:
-    """The installed packages, as `name==version`; listed again only after a change."""
+class Origin:
+    """The surroundings of a run at the moment of `start_run`: what a `chdir` cannot change later.
+
+    What takes long is read by `capture`. The commit is asked for at once: that costs the start of
+    a process.
+    """
+
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        self.script = sys.argv[0] if sys.argv else None
+        self.folder = self._folder()
+        self.git = self._git()
+
+    def capture(self, folder: Path) -> dict[str, Any]:
+        """Write requirements.txt and code.patch into `folder`; return the provenance of run.json.
+
+        Each piece stands alone: under `missing` are those that could not be read, with the reason.
+        """
+        pieces: dict[str, Callable[[], Any]] = {
+            "user": _user,
+            "platform": platform.platform,
+            "cpu_count": os.cpu_count,
+            "packages": lambda: self._write_packages(folder),
+            "git": lambda: self.git and describe_code(self.git, folder),
+        }
+        found: dict[str, Any] = {"script": self.script, "working_folder": self.folder}
+        for name, read in pieces.items():
+            try:
+                found[name] = read()
+            except Exception as error:
+                # Of any kind: it comes from files of other packages, and the rest must be recorded.
+                self.missing[name] = legible(mask_password(f"{error or type(error).__name__}"))
+                found[name] = None
+        del found["packages"]
+        if self.script is None:
+            self.missing["script"] = "sys.argv is empty"
+        return {**found, "missing": self.missing}
+
+    def _folder(self) -> str | None:
+        try:
+            return os.getcwd()
+        except OSError as error:
+            self.missing["working_folder"] = f"{error.strerror}: it was deleted"
+            return None
+
+    def _git(self) -> Start | None:
+        try:
+            return Start(_folder_of_code() or self.folder, dict(os.environ))
+        except GitError as error:
+            self.missing["git"] = str(error)
+            return None
+
+    def _write_packages(self, folder: Path) -> None:
+        packages, unreadable = _packages()
+        if unreadable:
+            self.missing["packages"] = "; ".join(sorted(unreadable))
+        text = "\n".join(sorted(packages, key=str.lower)) + "\n"
+        replace_file(folder / layout.REQUIREMENTS, legible(text).encode())
+
+
+def _folder_of_code() -> str | None:
+    """The folder of the script that runs; None where there is none, or Python's own one runs it.
+
+    The script's, not the shell's: `python ~/code/train.py` may be started anywhere.
+    """
+    # Absolute, unlike sys.argv[0].
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not isinstance(script, str) or not script.endswith((".py", ".pyw")):
+        return None
+    path = Path(os.path.realpath(script))
+    installed = {"site-packages", "dist-packages"}
+    library = Path(os.path.realpath(os.__file__)).parent
+    if installed & set(path.parts) or path.is_relative_to(library) or not path.is_file():
+        return None
+    return str(path.parent)
+
+
+def _packages() -> tuple[set[str], set[str]]:
+    """The installed packages, as `name==version`, and what of them cannot be read.
+
+    They are listed again only after a change.
+    """
     places = _places()
     for entry, place in places.items():
         if _listed.get(entry, (None,))[0] != place:
-            _listed[entry] = (place, _packages_in(entry))
-    return {package for entry in places for package in _listed[entry][1]}
+            _listed[entry] = (place, *_packages_in(entry))
+    found = [_listed[entry] for entry in places]
+    return (
+        {package for _, packages, _ in found for package in packages},
+        {reason for _, _, unreadable in found for reason in unreadable},
+    )
 
 
-def _packages_in(entry: str) -> frozenset[str]:
+def _packages_in(entry: str) -> tuple[frozenset[str], frozenset[str]]:
     import importlib.metadata
 
-    # A message parses its text each time that it is asked for.
-    found = [d.metadata for d in importlib.metadata.distributions(path=[entry])]
-    return frozenset(f"{m['Name']}=={m['Version']}" for m in found if m["Name"])
+    packages, unreadable = set(), set()
+    try:
+        distributions = list(importlib.metadata.distributions(path=[entry]))
+    except Exception as error:
+        return frozenset(), frozenset({f"{entry}: {error}"})
+    for distribution in distributions:
+        try:
+            # A message parses its text each time that it is asked for.
+            metadata = distribution.metadata
+            if name := metadata["Name"]:
+                if not (version := metadata["Version"]):
+                    raise ValueError("no version")
+                packages.add(f"{name}=={version}")
+        except Exception as error:
+            # The folder's name has both as well: numpy-2.0.dist-info.
+            folder = Path(str(getattr(distribution, "_path", ""))).stem
+            name, _, version = folder.rpartition("-")
+            if name:
+                packages.add(f"{name}=={version}")
+            unreadable.add(f"the metadata of {folder or entry}: {error}")
+    return frozenset(packages), frozenset(unreadable)
 
 
 @functools.lru_cache(maxsize=16)
@@ -70,7 +188,8 @@ def _version(package: str, places: tuple[tuple[str, _Place], ...]) -> str | None
 
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+    except Exception:
+        # It is not installed, or its metadata is damaged, in one of many ways.
         return None
 
 
@@ -78,6 +197,8 @@ def _places() -> dict[str, _Place]:
     """The entries of sys.path that exist. An install, an upgrade or a removal changes the mtime."""
     places = {}
     for entry in sys.path:
+        if not isinstance(entry, str):
+            continue
         try:
             found = os.stat(entry or ".")
         except (OSError, ValueError):
@@ -86,47 +207,24 @@ def _places() -> dict[str, _Place]:
     return places
 
 
-def _git(folder: Path) -> dict[str, Any] | None:
-    names = _run_git("rev-parse", "HEAD", "--abbrev-ref", "HEAD")
-    if names is None:
-        return None
-    commit, branch = names.decode(errors="surrogateescape").rstrip("\n").split("\n")
-    # A .env that was committed by mistake must not come along.
-    paths = (":/", *(f":(top,exclude,glob)**/{name}" for name in (".env", ".env.*")))
-    patch = _run_git("diff", "HEAD", "--no-color", "--no-ext-diff", "--", *paths) or b""
-    if patch:
-        text = patch[:_MOST_PATCH_BYTES].decode(errors="surrogateescape")
-        masked = mask_password(text).encode(errors="surrogateescape")
-        replace_file(folder / layout.PATCH, masked)
-    return {
-        "commit": commit,
-        "branch": branch,
-        "is_dirty": bool(patch),
-    }
-
-
-def _run_git(*arguments: str) -> bytes | None:
-    """The output of git about the working folder; None without git or outside a repository."""
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
 def _user() -> str:
     import getpass
 
     try:
         return getpass.getuser()
-    except (KeyError, OSError):
+    except (ImportError, KeyError, OSError):
         return str(os.getuid())
+
+
+def _remarks(found: Mapping[str, Any]) -> list[str]:
+    """The lines of training.log about what a provenance lacks."""
+    lines = [f"provenance: {name} is not known: {why}" for name, why in found["missing"].items()]
+    git = found["git"] or {}
+    if git.get("unknown"):
+        lines.append(f"provenance: the uncommitted changes are not known: {git['unknown']}")
+    if left_out := git.get("left_out"):
+        named = "; ".join(f"{path} ({why})" for path, why in left_out.items())
+        lines.append(f"{layout.PATCH} lacks changes: {named}")
+    if untracked := git.get("untracked"):
+        lines.append(f"{layout.PATCH} lacks files that git does not track: {', '.join(untracked)}")
+    return lines

@@ -8,6 +8,8 @@ from msgspec import Meta, Struct, field
 
 from mlflow_track.record import layout
 
+_MOST_REASONS = 20
+
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 
@@ -44,6 +46,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
         error: The error, in one line.
         checkpoint_error: Why the last checkpoint is missing.
         command: The command line, without the interpreter.
+        data: The sha256 of the inputs that it named.
     """
 
     attempt: Count = 0
@@ -59,12 +62,14 @@ class Attempt(Struct, frozen=True, kw_only=True):
     torch: str | None = None
     numpy: str | None = None
     mlflow_track: str | None = field(default=None, name="mlflow-track")
+    data: dict[str, str] = {}
 
 
 class RewoundFile(Struct, frozen=True, kw_only=True):
     """Lines that were moved out of a file of metrics.
 
     Attributes:
+        begin: Only lines from this position on were moved.
         before: Only lines before this position were moved; None: all.
         rows: Their number.
         removed: The byte ranges that they had, counted after the header.
@@ -72,6 +77,7 @@ class RewoundFile(Struct, frozen=True, kw_only=True):
         file: The file that holds them now; empty where nothing was moved.
     """
 
+    begin: Count = 0
     before: Count | None = None
     rows: Count = 0
     removed: tuple[tuple[Count, Count], ...] = ()
@@ -85,26 +91,46 @@ class Rewind(RewoundFile, frozen=True, kw_only=True):
     Attributes:
         attempt: The attempt that moved them.
         step: The last step that stayed.
+        past: The step past which lines were moved; None where that is `step`.
         file: The file with the rows moved out of metrics.csv.
         long: The same of metrics.long.csv; None where nothing was moved out of it.
     """
 
     attempt: Count = 0
     step: Annotated[int, Meta(ge=-1, le=2**53)] = -1
+    past: Annotated[int, Meta(ge=-1, le=2**53)] | None = None
     file: FileName = layout.rewound_metrics(0)
     time: Time | None = None
     long: RewoundFile | None = None
 
 
 class Restore(Struct, frozen=True, kw_only=True):
-    """The result of a restore; see `checkpoint.reproducibility.Report`."""
+    """The result of a restore; see `checkpoint.report.Report`."""
 
     attempt: Count = 0
     step: Step = 0
     restored: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    may_matter: tuple[str, ...] = ()
     free: tuple[str, ...] = ()
     is_exact: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """Whether the continuation is exact, with the first reasons where it is not."""
+        unknown = f"unknown: {'; '.join(_first(self.unknown))}" if self.unknown else ""
+        if self.differences:
+            no = f"no ({'; '.join(_first(self.differences))})"
+            return f"exact: {no}; {unknown}" if unknown else f"exact: {no}"
+        return f"exact: {unknown or 'yes'}"
+
+
+def _first(words: tuple[str, ...]) -> list[str]:
+    """The first of a long list, with the number of the others."""
+    more = len(words) - _MOST_REASONS
+    return [*words[:_MOST_REASONS], *([f"and {more} more"] if more > 0 else [])]
 
 
 class Input(Struct, frozen=True, kw_only=True):
@@ -118,15 +144,27 @@ class Input(Struct, frozen=True, kw_only=True):
 
 
 class Git(Struct, frozen=True, kw_only=True):
-    """The commit that ran; `is_dirty` is None where git did not say."""
+    """The commit that ran, and what was changed after it.
+
+    Attributes:
+        root: The top folder of the working tree.
+        is_dirty: Whether a tracked file was changed; None where git did not say.
+        left_out: The changed files that are not in code.patch, or not wholly, with the reason.
+        untracked: Files and folders that git neither knows nor ignores; their content is not kept.
+        unknown: Why git did not say more; empty where it did.
+    """
 
     commit: str | None = None
     branch: str | None = None
+    root: str | None = None
     is_dirty: bool | None = None
+    left_out: dict[str, str] = {}
+    untracked: tuple[str, ...] = ()
+    unknown: str = ""
 
 
 class Provenance(Struct, frozen=True, kw_only=True):
-    """The origin of a run."""
+    """The origin of a run; `missing` has what of it could not be read, with the reason."""
 
     user: str | None = None
     script: str | None = None
@@ -134,6 +172,7 @@ class Provenance(Struct, frozen=True, kw_only=True):
     platform: str | None = None
     cpu_count: Count | None = None
     git: Git | None = None
+    missing: dict[str, str] = {}
 
 
 class MirrorSettings(Struct, frozen=True, kw_only=True):
@@ -212,6 +251,17 @@ class RunInfo(Struct, frozen=True, kw_only=True):
         """The newest attempt; an empty one where there is none."""
         return self.attempts[-1] if self.attempts else Attempt()
 
+    @property
+    def trained(self) -> Attempt:
+        """The attempt that trained last: one after the run had finished added something to it."""
+        finished = (attempt for attempt in self.attempts if attempt.status == FINISHED)
+        return next(finished, self.newest)
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command line that made the run, whatever continued or reopened it later."""
+        return next((a.command for a in self.attempts if a.command), ())
+
 
 class Change(Struct, frozen=True, kw_only=True):
     """Params that an attempt changed: by dotted name the old value and the new one."""
@@ -241,6 +291,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     Attributes:
         metrics: Numbers; text where they are not finite.
         policies: The policies that asked for the save, with the reason.
+        kernels: Settings of torch that decide how it computes.
+        fingerprint: Facts about the objects of the state; see `checkpoint.fingerprint`.
         metrics_position: Bytes of metrics.csv after its header, at the save.
         metrics_long_position: The same of metrics.long.csv.
     """
@@ -256,7 +308,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     threads: Count | None = None
     matmul_precision: str | None = None
     world_size: Annotated[int, Meta(ge=1, le=2**20)] = 1
+    kernels: dict[str, str] = {}
+    early_stopping: str | None = None
     classes: dict[str, str] | None = None
+    fingerprint: str = ""
     params: dict[str, Any] = {}
     params_sha256: str = ""
     data: dict[str, str] = {}

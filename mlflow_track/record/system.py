@@ -59,6 +59,9 @@ class SystemMonitor:
                 self._append(machine.sample())
         except Exception as error:
             self._announce(f"WARNING: no system metrics from here on: {error!r}")
+        finally:
+            if self._file is not None:
+                self._file.close()
 
     def _append(self, sample: Mapping[str, float]) -> None:
         if self._file is None:

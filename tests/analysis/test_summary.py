@@ -20,6 +20,7 @@ from mlflow_track.analysis.summary import (
     read_summaries,
     read_summary,
 )
+from mlflow_track.record.append_file import Span
 from mlflow_track.record.metrics import MetricsFile
 from tests import forked
 from tests.analysis.records import append, write
@@ -96,7 +97,7 @@ def test_a_rewound_file_is_read_from_its_start(tmp_path: Path) -> None:
     reader = SummaryReader(folder)
     assert reader.read().metrics["a"].min == -19
     metrics = MetricsFile(folder / "metrics.csv")
-    metrics.rewind(9, folder / "aside.csv")
+    metrics.rewind(Span(9), folder / "aside.csv")
     metrics.append(10, ("a",), [5.0])
     for step in range(11, 40):
         metrics.append(step, ("a",), [1.0])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import mlflow_track as mt
+from mlflow_track.record.append_file import Span
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows
 from mlflow_track.ui.address import experiment_id_of, path_of, uri_of
@@ -153,7 +154,7 @@ def test_a_rewound_history_does_not_show_the_old_rows(root, client):
     run = train(root, steps=10)
     assert len(client.get_metric_history(run.id, "lr")) == 10
     metrics = MetricsFile(run.path / "metrics.csv")
-    metrics.rewind(3, run.path / "metrics.rewound-1.csv")
+    metrics.rewind(Span(3), run.path / "metrics.rewound-1.csv")
     for step in range(4, 12):
         metrics.append(step, ("lr",), [5.0])
     metrics.close()

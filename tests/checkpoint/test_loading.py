@@ -17,6 +17,7 @@ from torch import nn
 import mlflow_track as mt
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
 from mlflow_track.checkpoint.state import codec, load
+from mlflow_track.checkpoint.state.fill import own_copy
 from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.metrics import MetricsFile
@@ -134,6 +135,40 @@ def test_a_generator_beside_tensors_that_get_new_memory_comes_back(folder: Folde
     assert torch.equal(state["first"]["w"], torch.ones(3))
     assert torch.equal(state["sampler"].get_state(), saved.get_state())
     assert torch.equal(torch.rand(4, generator=state["sampler"]), torch.rand(4, generator=saved))
+
+
+class Sampler:
+    """Keeps the state of its generator, as samplers and loaders do."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"])
+
+
+def test_a_sampler_that_keeps_the_state_of_its_generator_comes_back(folder: Folder) -> None:
+    was, now = Sampler(3), Sampler(4)
+    committed = folder.save(0, {"weight": torch.ones(3), "sampler": was, "other": torch.ones(9)})
+    folder.load(committed, {"weight": None, "sampler": now, "other": None})
+    assert torch.equal(now.generator.get_state(), was.generator.get_state())
+
+
+@pytest.mark.parametrize("count", [5, 1_500_000])
+def test_each_tensor_that_is_handed_out_has_a_storage_of_its_own(
+    folder: Folder, count: int
+) -> None:
+    state: dict[str, Any] = {"a": None, "b": None}
+    committed = folder.save(0, {"a": {"x": torch.ones(count)}, "b": torch.zeros(count).byte()})
+    folder.load(committed, state)
+    loaded = own_copy(load.read(committed)["state"])
+    for tensor in (state["a"]["x"], state["b"], loaded["a"]["x"], loaded["b"]):
+        assert tensor.storage_offset() == 0
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+        assert tensor.data_ptr() == tensor.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("tensor", [torch.randn(5), torch.randn(3, 5).t()])
@@ -383,6 +418,13 @@ class Counts:
         self.counts = state
 
 
+class Updated(Counts):
+    """Keeps what the checkpoint does not have."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts.update(state)
+
+
 class OtherCounts(Counts):
     pass
 
@@ -423,30 +465,45 @@ REFUSED = {
     "a tensor of another shape": (
         lambda: torch.zeros(3),
         lambda: torch.zeros(5),
-        r"'x' is float32\[3\] in the checkpoint and float32\[5\] here \(None, or an empty tensor",
+        r"'x' is float32\[3\] in the checkpoint and float32\[5\] here \(None, or an empty one",
     ),
 }
-IN_DOUBT = {
-    "a parameter without moments": (
-        without_a_moment,
-        lambda: stepped(torch.optim.AdamW),
-        "x.state.1 has moments here, none in the checkpoint",
-    ),
+
+
+def scaler(enabled: bool = True) -> torch.amp.GradScaler:
+    return torch.amp.GradScaler("cpu", enabled=enabled)
+
+
+NOT_THE_SAME = {
     "moments that torch converts": (
         lambda: stepped(torch.optim.AdamW, torch.bfloat16),
         lambda: unused(torch.optim.AdamW),
         "x.state.0.exp_avg bfloat16 -> float32",
     ),
     "a key that only one has": (
-        lambda: Counts(a=1),
-        lambda: Counts(a=1, b=2),
-        "'x' has the extra keys b here",
+        lambda: Updated(a=1),
+        lambda: Updated(a=1, b=2),
+        "x.b is not in the checkpoint",
     ),
     "keys that are data": (
-        lambda: Counts(a=1),
-        lambda: Counts(b=2),
-        "'x' has the extra keys a in the",
+        lambda: Updated(a=1),
+        lambda: Updated(b=2),
+        "x.b is not in the checkpoint",
     ),
+    "a parameter without moments": (
+        without_a_moment,
+        lambda: stepped(torch.optim.AdamW),
+        "",
+    ),
+    "a scaler switched off": (scaler, lambda: scaler(enabled=False), "x.scale is missing here"),
+    "a scaler switched on": (
+        lambda: scaler(enabled=False),
+        scaler,
+        "x.scale is not in the checkpoint",
+    ),
+    "the same scaler": (scaler, scaler, ""),
+    "a scaler that stays off": (*[lambda: scaler(enabled=False)] * 2, ""),
+    "a key that the checkpoint drops": (lambda: Counts(a=1), lambda: Counts(a=1, b=2), ""),
     "a key that came with time": (lambda: Counts(a=1, b=2), lambda: Counts(a=1), ""),
     "nothing here yet": (lambda: Counts(a=1), Counts, ""),
     "a tensor that grows": (lambda: torch.ones(3), lambda: torch.ones(0), ""),
@@ -475,9 +532,9 @@ def test_what_was_another_thing_at_the_save_is_refused_and_left_alone(case: str)
     assert str(after) == str(before)
 
 
-@pytest.mark.parametrize("case", IN_DOUBT)
-def test_what_may_be_another_thing_is_loaded_and_the_report_says_so(case: str) -> None:
-    then, now, words = IN_DOUBT[case]
+@pytest.mark.parametrize("case", NOT_THE_SAME)
+def test_report_says_what_differs_from_the_checkpoint_after_loading(case: str) -> None:
+    then, now, words = NOT_THE_SAME[case]
     log = run_and_resume(then(), now())
     assert f"exact: no ({words}" in log if words else "exact: yes" in log
 
@@ -485,6 +542,45 @@ def test_what_may_be_another_thing_is_loaded_and_the_report_says_so(case: str) -
 def test_another_class_of_the_same_keys_is_not_an_exact_continuation() -> None:
     log = run_and_resume(stepped(torch.optim.AdamW), unused(torch.optim.Adam))
     assert "exact: no (class of x AdamW -> Adam)" in log
+
+
+class Raises(Counts):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts["a"] = state["a"]
+        raise KeyError("half")
+
+
+def test_load_that_raises_half_way_names_what_was_changed_and_what_was_not() -> None:
+    live = {"first": Counts(), "table": {"w": torch.zeros(2)}, "bad": Raises(), "last": Counts()}
+    saved = {"first": Counts(a=1), "table": {"w": torch.ones(2)}, "bad": Raises(a=1)}
+    with mt.start_run() as run:
+        run.checkpoints().save(0, {**saved, "last": Counts(a=1)})
+    with mt.start_run(resume=run.id) as again:
+        with pytest.raises(RuntimeError) as caught:
+            again.checkpoints().restore(live)
+    assert str(caught.value) == (
+        "step-000000000 was restored only in part: loading 'bad' raised KeyError: 'half'; "
+        "changed: 'first', 'table', 'bad' (the last perhaps in part); unchanged: 'last'"
+    )
+    assert live["first"].counts == {"a": 1} and live["last"].counts == {}
+    assert live["table"]["w"].tolist() == [1, 1]
+
+
+class OneWay:
+    def state_dict(self) -> dict[str, int]:
+        return {"n": 1}
+
+
+def test_an_object_that_cannot_load_is_refused_at_the_save_and_at_the_restore() -> None:
+    words = r"state\['x'\] must be .*, got OneWay without load_state_dict"
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints()
+        with pytest.raises(TypeError, match=words):
+            checkpoints.save(0, {"x": OneWay()})
+        checkpoints.save(0, {"x": Counts(n=1)})
+    with mt.start_run(resume=run.id) as again:
+        with pytest.raises(TypeError, match=words):
+            again.checkpoints().restore({"x": OneWay()})
 
 
 # --- no code runs, no damage passes ---

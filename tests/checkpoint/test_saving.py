@@ -305,11 +305,15 @@ def test_memory_that_the_system_refuses_is_said_with_its_error(
     here.saver.close()
 
 
-@pytest.mark.parametrize("is_saved_later", [True, False])
-def test_a_last_save_that_failed_is_a_warning_at_the_end_and_in_run_json(
-    is_saved_later: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("then", ["a save", "wait", "close", "the end", "a second object"])
+def test_a_save_that_failed_is_raised_once_and_recorded_until_one_succeeds(
+    then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = publish.shutil.disk_usage(".")
+
+    def attempt() -> dict[str, Any]:
+        return mt.load_run(run.path).info["attempts"][-1]
+
     with mt.start_run() as run:
         without_memfd(monkeypatch)
         checkpoints = run.checkpoints(save=mt.EverySteps(1))
@@ -318,19 +322,30 @@ def test_a_last_save_that_failed_is_a_warning_at_the_end_and_in_run_json(
         with monkeypatch.context() as patch:
             patch.setattr(publish.shutil, "disk_usage", lambda path: usage._replace(free=10))
             checkpoints.save(1, {"w": 2})
-            if is_saved_later:
-                with pytest.raises(OSError, match="but only"):
-                    checkpoints.wait()
-            else:
-                checkpoints._commits._saver.wait()
-        if is_saved_later:
-            checkpoints.save(2, {"w": 3})
-    loaded = mt.load_run(run.path)
+            checkpoints._commits._saver.wait()
+        assert "checkpoint_error" not in attempt()
+        checkpoints.due(1)  # The next call of any method reports it.
+        assert "WARNING: step 1 was NOT saved" in (run.path / "training.log").read_text()
+        assert "step 1 was not saved" in attempt()["checkpoint_error"]
+        if then == "a save":
+            checkpoints.step(2, {"w": 3})
+            checkpoints.wait()
+            assert "checkpoint_error" not in attempt()
+        elif then in ("wait", "close"):
+            with pytest.raises(OSError, match="but only"):
+                getattr(checkpoints, then)()
+            checkpoints.close()  # Once.
+        elif then == "a second object":
+            run.checkpoints()
     log = (run.path / "training.log").read_text()
-    (attempt,) = loaded.info["attempts"]
-    assert loaded.status == "FINISHED"
-    assert ("WARNING: the last checkpoint is missing: step 1 was not" in log) != is_saved_later
-    assert ("step 1 was not saved" in attempt.get("checkpoint_error", "")) != is_saved_later
+    is_missing = then != "a save"
+    assert ("WARNING: the last checkpoint is missing: step 1 was not" in log) == is_missing
+    assert ("step 1 was not saved" in attempt().get("checkpoint_error", "")) == is_missing
+    # The training is done: an ordinary end does not raise, and says how it ended.
+    assert attempt()["status"] == "FINISHED"
+    if then != "a second object":
+        assert ("step 1 was not saved" in attempt().get("error", "")) == is_missing
+        assert ("FINISHED: step 1 was not saved" in log) == is_missing
 
 
 def test_a_run_that_begins_again_without_a_restore_saves_its_own_steps() -> None:

@@ -1,6 +1,7 @@
 """When to save: tables and properties."""
 
 import itertools
+import time
 from typing import Any
 
 import pytest
@@ -103,10 +104,43 @@ def test_a_changed_max_steps_spreads_the_slots_that_are_left(
     ]
     policy = EvenlySpaced(new_max_steps, warmup_steps, max_checkpoints)
     new = saves(policy, range(resumed_at, new_max_steps), old)
-    # At most the slots in all; the last step has its slot even if the old plan used them up.
-    assert len(new) <= max(1, max_checkpoints - len(old))
+    # At most the slots in all, or as many as a new run has from there on.
+    newest = max((save.step for save in old), default=-1)
+    fresh = [step for step in policy.steps if step > newest]
+    assert len(new) <= max(1, max_checkpoints - len(old), len(fresh))
     if resumed_at < new_max_steps:
         assert new[-1] == new_max_steps - 1
+
+
+@given(**VALID, more=st.integers(1, 5000))
+def test_an_extended_run_saves_as_often_as_a_new_one_of_its_length(
+    max_steps: int, warmup_steps: int, max_checkpoints: int, more: int
+) -> None:
+    steps = EvenlySpaced(max_steps, warmup_steps, max_checkpoints).steps
+    old = [Saved(s, ("EvenlySpaced",), True) for s in steps]
+    policy = EvenlySpaced(max_steps + more, warmup_steps, max_checkpoints)
+    new = saves(policy, range(max_steps, max_steps + more), old)
+    fresh = [step for step in policy.steps if step >= max_steps]
+    assert len(new) >= len(fresh) and new[-1] == max_steps + more - 1
+
+    def longest(steps: list[int]) -> int:
+        return max(b - a for a, b in itertools.pairwise([max_steps - 1, *steps]))
+
+    assert longest(new) <= longest(fresh)
+
+
+@pytest.mark.parametrize("saved", [(), (0,), (0, 7)])
+def test_decision_about_a_step_does_not_search_a_large_plan(saved: tuple[int, ...]) -> None:
+    every = EvenlySpaced(500_000, 0, 250_000)
+    at_steps = AtSteps(every.steps)
+    history = History(saved=tuple(Saved(s, ("EvenlySpaced",), True) for s in saved))
+    for policy in (every, at_steps, every | at_steps):
+        policy.due(Moment(9, 0.0, {}), history)
+        began = time.process_time()
+        for _ in range(200):
+            policy.due(Moment(9, 0.0, {}), history)
+        # Looking at 250,000 steps each time would take more than a second.
+        assert time.process_time() - began < 0.2
 
 
 @pytest.mark.parametrize(

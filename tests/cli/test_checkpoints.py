@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,6 +97,7 @@ def test_show_and_diff_read_no_tensor(run: mt.LoadedRun, monkeypatch: pytest.Mon
 def test_no_command_but_replay_needs_torch(run: mt.LoadedRun) -> None:
     code = """
 import sys
+from collections import deque
 from mlflow_track.cli import main
 for words in (["ls"], ["verify"], ["show"], ["diff", 1, 2], ["export", 1], ["prune"]):
     command, *rest = words
@@ -182,6 +185,52 @@ def test_export_knows_weights_that_are_not_laid_out_row_by_row() -> None:
         run.checkpoints().save(0, {"model": model})
     assert "2 tensors of step 0" in call("export", "c", "-o", "weights.safetensors")
     assert torch.equal(load_file("weights.safetensors")["weight"], model.weight)
+
+
+class Wrapper(torch.nn.Module):
+    """Its only child has the name that DDP gives to what it wraps."""
+
+    def __init__(self, child: str = "module") -> None:
+        super().__init__()
+        self.add_module(child, torch.nn.Linear(2, 1))
+
+
+def export_of(state: dict[str, Any], *words: str, code: int = 0) -> str:
+    with mt.start_run() as run:
+        run.checkpoints().save(0, state)
+    return call("export", run.path, "last", "-o", "weights.safetensors", *words, code=code)
+
+
+def test_export_keeps_the_names_of_a_class_whose_child_is_called_module() -> None:
+    model = Wrapper()
+    export_of({"model": model})
+    Wrapper().load_state_dict(load_file("weights.safetensors"))
+    assert list(load_file("weights.safetensors")) == ["module.weight", "module.bias"]
+
+
+def test_export_has_complex_weights_or_refuses_them() -> None:
+    model = torch.nn.ParameterDict({"w": torch.randn(3, dtype=torch.complex64).t()})
+    export_of({"model": model})
+    assert torch.equal(load_file("weights.safetensors")["w"], model["w"])
+    assert torch.equal(mt.load_weights("weights.safetensors")["w"], model["w"])
+    wide = torch.nn.ParameterDict({"w": torch.randn(3, dtype=torch.complex128)})
+    Path("weights.safetensors").unlink()
+    assert "model.w is complex, of two F64" in export_of({"model": wide}, code=1)
+    assert not Path("weights.safetensors").exists()
+
+
+def test_export_finds_the_tensors_in_containers_of_any_kind() -> None:
+    parts = deque([torch.ones(2), {3: torch.zeros(1)}], maxlen=4)
+    export_of({"parts": (parts, "text")}, "--entry", "parts")
+    assert list(load_file("weights.safetensors")) == ["0.0", "0.1.3"]
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.bin", "model"])
+def test_export_refuses_a_name_that_says_another_format(name: str) -> None:
+    with mt.start_run() as run:
+        run.checkpoints().save(0, {"model": torch.nn.Linear(2, 1)})
+    assert "ending in .safetensors" in call("export", run.path, "last", "-o", name, code=2)
+    assert not Path(name).exists()
 
 
 def test_best_is_a_step_by_the_metric_that_the_run_compares() -> None:

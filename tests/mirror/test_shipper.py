@@ -25,6 +25,7 @@ from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout, row_format
+from mlflow_track.record.append_file import Positions
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import files_of, iterate_rows
@@ -42,7 +43,9 @@ class MemorySink:
         self.fails = fails
         self.cells: set[MetricPoint] = set()
         self.runs: list[str] = []
-        self.status = ""
+        self.tags: dict[str, str] = {}
+        self.files: set[str] = set()
+        self.status = "RUNNING"
 
     def _call(self, effect: Callable[[], Any]) -> Any:
         if self.fails():
@@ -64,7 +67,7 @@ class MemorySink:
     def _target(self) -> Target:
         keys = {cell.key for cell in self.cells}
         last = {key: max(c.step for c in self.cells if c.key == key) for key in keys}
-        return Target("1", "run", None, {}, {}, "RUNNING", last)
+        return Target("1", "run", None, {}, dict(self.tags), self.status, last)
 
     def history(self, run_id: str, key: str) -> list[MetricPoint]:
         return self._call(lambda: [cell for cell in self.cells if cell.key == key])
@@ -78,13 +81,20 @@ class MemorySink:
     def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
         return self._call(list)
 
-    set_tags = log_params
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
+        return self._call(lambda: self.tags.update(tags)) or []
 
     def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
         self._call(lambda: setattr(self, "status", status))
 
+    def legal_path(self, run_id: str, name: str) -> str:
+        return name
+
     def upload(self, run_id: str, file: Path, name: str) -> None:
-        self._call(list)
+        self._call(lambda: self.files.add(name))
+
+    def has_file(self, run_id: str, name: str) -> bool:
+        return self._call(lambda: name in self.files)
 
     def remove_tag(self, run_id: str, name: str) -> None:
         self._call(list)
@@ -111,7 +121,9 @@ class Trainer:
 
     def __init__(self, root: Path) -> None:
         self.directory = RunDirectory.create(root, experiment="e", name=None, tags={})
-        self.step = -1
+        self.step = self.epoch = -1
+        # Of each checkpoint the step, and where the rows end that belong to it.
+        self.saves: list[tuple[int, Positions]] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -123,16 +135,32 @@ class Trainer:
         values = [float(self.step * 10 + self.directory.attempt) for _ in names]
         self.metrics.append(self.step, names, values)
 
+    def log_epoch(self) -> None:
+        """Another axis: its steps are behind those of the others."""
+        self.epoch += 1
+        self.metrics.append(self.epoch, ("epoch",), [float(self.directory.attempt)])
+
     def end(self) -> None:
         self.metrics.close()
         self.directory.release()
 
     def resume_after(self, step: int) -> None:
+        self._resume(step, None)
+        self.saves.clear()  # Rows before their places may be gone.
+
+    def resume_at_save(self, back: int) -> None:
+        self.saves = self.saves[: max(1, len(self.saves) - back)]
+        if self.saves:
+            self._resume(*self.saves[-1])
+
+    def _resume(self, step: int, begin: Positions | None) -> None:
         self.end()
         self.directory.acquire()
         self._begin()
-        self.directory.rewind(self.metrics, step)
+        self.directory.rewind(self.metrics, step, begin=begin)
         self.step = step
+        rows = (row for file in files_of(self.metrics.path) for row in iterate_rows(file))
+        self.epoch = max((row.step for row in rows if "epoch" in row.values), default=-1)
 
     def die_rewinding_to(self, step: int, has_happened: bool) -> None:
         """SIGKILL in the middle of a rewind: it is announced, and has happened or not."""
@@ -159,6 +187,9 @@ EVENTS = st.lists(
     st.one_of(
         st.sampled_from(["a", "ab", "b"]).map(lambda names: ("log", tuple(names))),
         st.just(("ship", None)),
+        st.just(("epoch", None)),
+        st.just(("save", None)),
+        st.integers(0, 3).map(lambda back: ("resume at a save", back)),
         st.just(("crash of the mirror", None)),
         st.just(("loss of the state", None)),
         st.integers(0, 12).map(lambda back: ("resume", back)),
@@ -176,6 +207,12 @@ def play(root: Path, events: list[tuple[str, Any]], seed: int) -> tuple[MemorySi
     for event, detail in events:
         if event == "log":
             trainer.log(detail)
+        elif event == "epoch":
+            trainer.log_epoch()
+        elif event == "save":
+            trainer.saves.append((trainer.step, trainer.metrics.positions()))
+        elif event == "resume at a save":
+            trainer.resume_at_save(detail)
         elif event == "resume":
             trainer.resume_after(max(-1, trainer.step - detail))
         elif event == "die in a rewind":
@@ -219,9 +256,18 @@ REPEATED_AND_LOST = [
 ]
 
 
+EPOCH = ("epoch", None)
+# Values of another axis are set aside at a step that is not past the one of the save.
+ANOTHER_AXIS = [
+    *(A, A, A, A, EPOCH, ("save", None), A, EPOCH, A, EPOCH, ("ship", None), ("ship", None)),
+    *(("resume at a save", 0), A, EPOCH, A, EPOCH, ("ship", None)),
+]
+
+
 @settings(deadline=None, max_examples=100)
 @given(events=EVENTS, seed=st.integers(0, 10_000))
 @example(events=REPEATED_AND_LOST, seed=0)
+@example(events=ANOTHER_AXIS, seed=0)
 def test_every_kept_cell_arrives_and_no_step_twice(events, seed):
     with TemporaryDirectory() as folder:
         sink, trainer = play(Path(folder), events, seed)
@@ -384,12 +430,13 @@ def test_the_largest_difference_between_attempts_is_known(tmp_path):
 
 
 class ForgetfulSink(MemorySink):
-    """Takes everything and keeps the count."""
+    """Takes everything, keeps the count and the newest batch."""
 
     count = 0
 
     def log_metrics(self, run_id: str, cells: Sequence[MetricPoint]) -> list[tuple[str, str]]:
         self.count += len(cells)
+        self.cells = set(as_stored(cells))
         return []
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlflow_track.record.append_file import Span
 from mlflow_track.record.device_values import LateRows
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows
@@ -73,7 +74,7 @@ def test_a_checkpoint_and_the_end_wait_for_what_is_on_its_way(
 def test_a_rewind_sees_the_rows_on_their_way(file: MetricsFile, tmp_path: Path) -> None:
     for step in range(4):
         file.append(step, ("loss",), [Later(float(step))])
-    assert file.rewind(1, tmp_path / "aside.csv").rows == 2
+    assert file.rewind(Span(1), tmp_path / "aside.csv").rows == 2
     assert steps(file) == [0, 1]
 
 

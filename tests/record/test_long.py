@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import subprocess
@@ -19,7 +20,7 @@ from mlflow_track.analysis.aggregates import Fold, join_metrics
 from mlflow_track.analysis.frames import read_frame
 from mlflow_track.analysis.histories import Histories
 from mlflow_track.record import layout, metrics, row_format
-from mlflow_track.record.append_file import Positions
+from mlflow_track.record.append_file import Positions, Span
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.info import read_info
 from mlflow_track.record.metrics import MetricsFile
@@ -80,7 +81,8 @@ class Model:
 
     def rewind(self, last_step: int) -> None:
         self.rewinds += 1
-        self.file.rewind(last_step, self.path.with_name(layout.rewound_metrics(self.rewinds)))
+        aside = self.path.with_name(layout.rewound_metrics(self.rewinds))
+        self.file.rewind(Span(last_step), aside)
         self.values = [value for value in self.values if value[1] <= last_step]
 
     def read(self) -> None:
@@ -342,17 +344,50 @@ def test_a_rewind_interrupted_by_a_crash_is_completed_in_the_other_file(
     }
 
 
+@pytest.mark.parametrize("died_after", [0, 1, 2])
+def test_a_rewind_by_places_is_completed_by_places(
+    died_after: int, run: tuple[RunDirectory, MetricsFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the places rows move whatever their steps are, and before them none does."""
+    directory, file = run
+    begin = file.positions()
+    file.append(1, ("layer1/norm",), [7.0])
+    file.append(2, tuple(names(100)), [8.0] * 100)
+    calls, rewind = [], metrics.AppendFile.rewind
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        if len(calls) == died_after:
+            raise SystemExit
+        calls.append(self)
+        return rewind(self, *arguments)
+
+    whole = {s: dict.fromkeys(names(100), float(s)) for s in range(6)}
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.AppendFile, "rewind", interrupted)
+        patch.setattr(RunDirectory, "_note_rewind", lambda self: None)
+        with contextlib.suppress(SystemExit):
+            directory.rewind(file, 2, begin=begin)
+    assert directory.info.rewinding is not None
+    again = RunDirectory(directory.path)
+    again.open_metrics().close()
+    (done,) = again.info.rewinds
+    # What a destination keeps of them is up to the last step that stayed.
+    assert done.step == 5 and done.rows == 1 and done.long is not None and done.long.rows == 1
+    assert frame_of(directory.metrics_path) == whole
+
+
 def test_without_the_size_a_rewind_would_be_made_twice(
     run: tuple[RunDirectory, MetricsFile],
 ) -> None:
     directory, file = run
     before = file.positions()
     file.append(5, ("layer1/norm",), [7.0])
-    file.rewind(2, directory.path / "aside.csv", before)
+    span = Span(2, before=before)
+    file.rewind(span, directory.path / "aside.csv")
     left = frame_of(directory.metrics_path)
-    file.rewind(2, directory.path / "aside-2.csv", before, before)
+    file.rewind(span, directory.path / "aside-2.csv", before)
     assert frame_of(directory.metrics_path) == left
-    file.rewind(2, directory.path / "aside-3.csv", before)
+    file.rewind(span, directory.path / "aside-3.csv")
     assert frame_of(directory.metrics_path) != left
 
 

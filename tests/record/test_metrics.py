@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_track.record import metrics
+from mlflow_track.record.append_file import Span
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.rows import iterate_rows, read_header, read_rows
 
@@ -72,7 +73,7 @@ def test_a_rewind_moves_exactly_the_later_rows(
     path, aside = folder / "metrics.csv", folder / "aside.csv"
     file = write(path, rows)
     before = path.read_bytes()[read_header(path)[1] :]
-    rewind = file.rewind(last, aside)
+    rewind = file.rewind(Span(last), aside)
     kept = [step for step, _ in rows if step <= last]
     moved = [step for step, _ in rows if step > last]
     assert [row.step for row in iterate_rows(path)] == kept
@@ -145,7 +146,7 @@ def test_a_rewind_leaves_a_damaged_line_where_it_is(tmp_path: Path) -> None:
     body = path.read_bytes()
     damaged = body.index(b"\n2,") + 1
     path.write_bytes(body[:damaged] + bytes(6) + body[damaged + 6 :])
-    MetricsFile(path).rewind(0, aside)
+    MetricsFile(path).rewind(Span(0), aside)
     assert [row.step for row in iterate_rows(path)] == [0]
     assert [row.step for row in iterate_rows(aside)] == [1, 3]
     assert bytes(6) in path.read_bytes() and read_rows(path).damaged == 1

@@ -124,7 +124,11 @@ def test_git_says_commit_branch_and_whether_something_changed(tmp_path: Path) ->
     assert clean.info["provenance"]["git"] == {
         "commit": head.stdout.strip(),
         "branch": "topic",
+        "root": str(Path.cwd()),
         "is_dirty": False,
+        "left_out": {},
+        "untracked": [],
+        "unknown": "",
     }
     Path("t.py").write_text("a = 2\n")
     with mt.start_run(backend="local", directory=tmp_path / "others") as run:
@@ -132,3 +136,75 @@ def test_git_says_commit_branch_and_whether_something_changed(tmp_path: Path) ->
     (dirty,) = mt.load_runs("others")
     assert dirty.info["provenance"]["git"]["is_dirty"]
     assert "+a = 2" in (run.path / "code.patch").read_text()
+
+
+# --- each piece stands alone ---
+
+PIECES = ("user", "script", "working_folder", "platform", "cpu_count")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [b"Name: odd\nVersion: 1.0\nAuthor: Jos\xe9\n", b"Name: odd\n"],
+    ids=["in Latin-1", "no version"],
+)
+def test_damaged_metadata_of_a_package_takes_nothing_else_away(metadata: bytes, site: Path) -> None:
+    folder = install(site, "odd-package", "1.0")
+    (folder / "METADATA").write_bytes(metadata)
+    with mt.start_run(backend="local") as run:
+        pass
+    found = mt.load_run(run.path).info["provenance"]
+    assert all(found[piece] for piece in PIECES)
+    listed = (run.path / "requirements.txt").read_text().splitlines()
+    assert {"first-package==1.0", "odd-package==1.0"} <= set(listed)
+    assert "odd-package-1.0" in found["missing"]["packages"]
+    assert "provenance: packages is not known" in (run.path / "training.log").read_text()
+
+
+def test_metadata_of_torch_that_is_damaged_does_not_stop_the_start(site: Path) -> None:
+    (install(site, "torch", "9.9") / "METADATA").write_bytes(b"Name: torch\nAuthor: Jos\xe9\n")
+    with mt.start_run(backend="local") as run:
+        pass
+    assert mt.load_run(run.path).info["attempts"][0]["torch"] is None
+
+
+@pytest.mark.parametrize("piece", ["user", "platform", "packages", "git"])
+def test_a_piece_that_fails_is_named_and_the_others_are_there(
+    piece: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("password=hunter2 is refused")
+
+    places = {"user": "_user", "packages": "_packages", "git": "describe_code"}
+    if piece == "platform":
+        monkeypatch.setattr(provenance.platform, "platform", fail)
+    else:
+        monkeypatch.setattr(provenance, places[piece], fail)
+    with mt.start_run(backend="local") as run:
+        pass
+    found = mt.load_run(run.path).info["provenance"]
+    assert found["missing"] == {piece: "password=*** is refused"}
+    assert all(found[other] for other in PIECES if other != piece)
+    assert piece in ("packages", "git") or found[piece] is None
+
+
+def test_a_deleted_folder_and_an_empty_argv_take_nothing_else_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(provenance.sys, "argv", [])
+    origin = provenance.Origin()
+    monkeypatch.chdir(tmp_path)
+    found = origin.capture(tmp_path)
+    assert found["working_folder"] is None and found["script"] is None
+    assert {"working_folder", "script"} <= set(found["missing"])
+    assert found["user"] and found["platform"] and (tmp_path / "requirements.txt").exists()
+
+
+def test_entries_of_the_path_of_other_kinds_are_passed_over(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance.sys, "path", [*provenance.sys.path, site, 3, None])
+    assert "first-package==1.0" in packages_of_a_run()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import mlflow_track as mt
+from mlflow_track import divergence
+from mlflow_track.cli import main
 from mlflow_track.record import directory
 from mlflow_track.record.exit_status import ending_of, one_line
-from mlflow_track.record.info import is_held
+from mlflow_track.record.info import is_held, read_info
 
 
 @pytest.mark.parametrize(
@@ -204,3 +209,143 @@ def test_rows_that_are_not_in_the_folder_are_told_at_a_checkpoint_and_in_the_rec
     assert told == moves
     (attempt,) = run._attempt.record.info.attempts
     assert ("was deleted or moved" in (attempt.error or "")) is moves
+
+
+LEFT = """
+import mlflow_track as mt
+run = mt.start_run(backend="local")
+def leave(action):
+    action()
+import sys, threading
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "error"),
+    [
+        ("", "FINISHED", None),
+        ("sys.exit(3)", "FAILED", "SystemExit: 3"),
+        ("leave(lambda: sys.exit('no data'))", "FAILED", "SystemExit: no data"),
+        ("exit(4)", "FAILED", "SystemExit: 4"),
+        ("import argparse\nargparse.ArgumentParser().error('x')", "FAILED", "SystemExit: 2"),
+        ("sys.exit()", "FINISHED", None),
+        ("sys.exit(0)", "FINISHED", None),
+        # Neither is the end of the program.
+        ("try: sys.exit(3)\nexcept SystemExit: pass", "FINISHED", None),
+        ("threading.Thread(target=sys.exit, args=(3,)).start()", "FINISHED", None),
+        ("raise ValueError('no')", "FAILED", "ValueError: no"),
+    ],
+)
+def test_a_run_without_with_ends_as_its_program_does(
+    lines: str, status: str, error: str | None, run_interpreter
+) -> None:
+    run_interpreter(f"{LEFT}\n{lines}")
+    (run,) = mt.load_runs("runs")
+    assert (run.status, run.info["attempts"][0].get("error")) == (status, error)
+
+
+def test_without_the_note_of_exits_a_status_of_3_would_be_an_end(run_interpreter) -> None:
+    guard = "import mlflow_track.attempt as a; a.note_exits = lambda: None"
+    assert run_interpreter(f"{guard}\n{LEFT}\nsys.exit(3)").returncode == 3
+    assert mt.load_runs("runs")[0].status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated."),
+        BrokenProcessPool(),
+    ],
+)
+def test_ending_of_workers_lost_after_a_request_to_stop_is_killed(error: Exception) -> None:
+    assert ending_of(error, None)[0] == "FAILED"
+    status, why = ending_of(error, None, "SIGTERM")
+    assert status == "KILLED" and why is not None and why.startswith("stopped: SIGTERM; ")
+    assert ending_of(ValueError("no"), None, "SIGTERM") == ("FAILED", "ValueError: no")
+
+
+def losses(values: list[float], name: str = "loss", first: int = 0) -> mt.Run:
+    with mt.start_run(backend="local") as run:
+        for step, value in enumerate(values, first):
+            run.log_metrics({"lr": 0.1, name: value}, step=step)
+    return run
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "is_said_at_once"),
+    [
+        ([1.0] * 31 + [NAN] * 40, "loss is nan since step 31", True),
+        ([1.0] * 31 + [NAN] * 9, "loss is nan since step 31", False),
+        ([1.0, INF], "loss is inf since step 1", False),
+        ([1.0] * 3 + [NAN] + [1.0] * 3, None, False),
+        ([1.0, NAN] * 60, None, False),
+        ([1.0, NAN] * 20 + [NAN] * 20, "loss is nan since step 39", False),
+        # What never was finite has not turned.
+        ([NAN] * 50, None, False),
+        ([1e308] * 20, None, False),
+    ],
+)
+def test_a_metric_that_turns_nan_is_said_once_and_stands_in_how_the_run_ended(
+    values: list[float], error: str | None, is_said_at_once: bool, capfd
+) -> None:
+    run = losses(values)
+    (attempt,) = mt.load_run(run.path).info["attempts"]
+    assert (attempt["status"], attempt.get("error")) == ("FINISHED", error)
+    said = [line for line in capfd.readouterr().err.splitlines() if "since step" in line]
+    assert len(said) == is_said_at_once + (error is not None)
+    assert is_said_at_once == any(line.startswith("WARNING: loss is nan") for line in said)
+
+
+def test_many_metrics_that_turn_nan_are_counted() -> None:
+    with mt.start_run(backend="local") as run:
+        for step in range(20):
+            run.log_metrics({f"m{n}": 1.0 if step < 5 else NAN for n in range(9)}, step=step)
+    (attempt,) = mt.load_run(run.path).info["attempts"]
+    words = "m0 is nan since step 5, m1 is nan since step 5, m2 is nan since step 5, as are 6 more"
+    assert attempt["error"].startswith(words)
+
+
+def test_a_metric_in_the_long_file_that_turns_nan_is_found() -> None:
+    with mt.start_run(backend="local") as run:
+        run.log_metrics({f"m{n}": 1.0 for n in range(200)}, step=0)
+        for step in range(1, 30):
+            run.log_metric("m7", 1.0 if step < 9 else NAN, step=step)
+    assert (run.path / "metrics.long.csv").exists()
+    (attempt,) = mt.load_run(run.path).info["attempts"]
+    assert attempt["error"] == "m7 is nan since step 9"
+
+
+def test_a_turn_longer_than_what_is_read_is_remembered(monkeypatch) -> None:
+    monkeypatch.setattr(divergence, "_END_BYTES", 2000)
+    run = losses([1.0] * 5 + [NAN] * 2000)
+    (attempt,) = mt.load_run(run.path).info["attempts"]
+    assert attempt["error"] == "loss is nan since step 5"
+
+
+REOPENED = """
+import sys, mlflow_track as mt
+resume, status = sys.argv[1:3]
+with mt.start_run(run_name="r", resume=resume) as run:
+    run.log_metrics({sys.argv[3]: 1.0}, step=0)
+    run._attempt.provenance.join() if run._attempt.provenance.ident else None
+    if status != "FINISHED": run.finish(status)
+    print(run.id)
+"""
+
+
+def test_the_command_of_a_run_is_the_one_that_trained_it(run_script) -> None:
+    run_id = run_script(REOPENED, "auto", "KILLED", "loss").stdout.strip()
+    run_script(REOPENED, "auto", "FINISHED", "loss", "again")
+    trained = mt.load_run(Path("runs/default") / run_id)
+    run_script(REOPENED, run_id, "FINISHED", "test/acc", "evaluate")
+    run = mt.load_run(trained.path)
+    info = read_info(run.path)
+    assert info.command[-3:] == ("auto", "KILLED", "loss") and len(info.attempts) == 3
+    assert info.trained.command is not None and info.trained.command[-1] == "again"
+    # Its origin stays that of the training.
+    assert run.info["provenance"] == trained.info["provenance"]
+    shown = CliRunner().invoke(main, ["show", str(run.path)]).output
+    assert "auto KILLED loss" in shown and "test/acc evaluate" in shown

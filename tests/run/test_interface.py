@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import mlflow_track as mt
+from mlflow_track.cli import main
 from mlflow_track.record.info import read_config, read_info
 from mlflow_track.record.tags import SUMMARY_TAG, record_tags
 
@@ -369,6 +371,30 @@ def test_load_weights_of_a_checkpoint_and_of_other_entries(trained: mt.Run) -> N
         *("ema.net.weight", "ema.net.bias"),
     }
     assert mt.load_weights(trained, prefix="ema.net").keys() == {"weight", "bias"}
+
+
+def test_load_weights_reads_an_export_under_the_same_prefixes(trained: mt.Run) -> None:
+    for entry in ("model", "ema"):
+        words = ["ckpt", "export", str(trained.path), "last", "--entry", entry]
+        assert CliRunner().invoke(main, [*words, "-o", f"{entry}.safetensors"]).exit_code == 0
+    for source, prefix in (("model.safetensors", "model"), ("ema.safetensors", "ema.net")):
+        weights = mt.load_weights(source, prefix=prefix)
+        assert weights.keys() == {"weight", "bias"}
+        assert torch.equal(weights["weight"], mt.load_weights(trained, prefix=prefix)["weight"])
+    with pytest.raises(ValueError, match=r"prefix must be .*'model'; ema\.safetensors has 'ema'"):
+        mt.load_weights("ema.safetensors")
+    Path("other.pt").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=r"other\.pt must be a file of ckpt export"):
+        mt.load_weights("other.pt")
+
+
+def test_load_weights_of_a_wrapped_model_start_a_fresh_bare_one() -> None:
+    wrapped = torch.nn.DataParallel(torch.nn.Linear(2, 1))
+    with mt.start_run() as run:
+        run.checkpoints().save(0, {"model": wrapped})
+    fresh = torch.nn.Linear(2, 1).bfloat16()
+    fresh.load_state_dict(mt.load_weights(run))
+    assert torch.equal(fresh.weight, wrapped.module.weight.bfloat16())
 
 
 def test_load_weights_refuses_what_is_not_there_and_what_is_damaged(trained: mt.Run) -> None:

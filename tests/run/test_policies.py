@@ -206,6 +206,9 @@ def test_the_report_says_what_was_restored_and_that_it_is_exact(saved_run: mt.Ru
         "step": 3,
         "restored": ["w", "random generators"],
         "differences": [],
+        "unknown": [],
+        "replaced": [],
+        "may_matter": [],
         "free": [],
         "is_exact": True,
     }
@@ -229,8 +232,8 @@ def test_the_report_names_every_difference_by_its_class(
         "torch",
         "threads",
         "data.text",
-        "lr",
     ]
+    assert report["unknown"] == ["lr 0.1 -> 0.2"]
     assert "free to differ: log_every 5 -> 9" in log(saved_run)
 
 
@@ -285,6 +288,7 @@ with mt.start_run(run_name="s", resume="auto") as run:
     [
         ("step", signal.SIGTERM, 5),
         ("evaluation", signal.SIGINT, 5),
+        ("evaluation", signal.SIGHUP, 5),
         ("save", signal.SIGUSR1, 6),
         # The boundary has passed: the next one has the checkpoint.
         ("after the boundary", signal.SIGTERM, 6),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -127,19 +128,108 @@ def test_without_holding_them_back_signals_to_a_new_worker_are_lost(
     assert "7" in run_interpreter(f"{guard}\n{END_WORKERS}").stdout
 
 
-def test_what_is_logged_after_the_end_is_refused() -> None:
-    with mt.start_run() as run:
+WRITING: dict[str, Callable[[mt.Run], object]] = {
+    "log_metrics": lambda run: run.log_metrics({"a": 1.0}, step=1),
+    "log_metric": lambda run: run.log_metric("a", 1.0, step=1),
+    "log_params": lambda run: run.log_params({"a": 1}),
+    "log_param": lambda run: run.log_param("a", 1),
+    "set_tags": lambda run: run.set_tags({"a": "b"}),
+    "set_tag": lambda run: run.set_tag("a", "b"),
+    "define_metric": lambda run: run.define_metric("a", mode="max"),
+    "log_summary": lambda run: run.log_summary({"a": 1.0}),
+    "log_handler": lambda run: run.log_handler(),
+    "log_input": lambda run: run.log_input("x", sha256="a", size_bytes=1),
+    "print": lambda run: run.print("a line"),
+    "log_artifact": lambda run: run.log_artifact("file.txt"),
+    "log_artifacts": lambda run: run.log_artifacts("folder"),
+    "log_text": lambda run: run.log_text("x", "x.txt"),
+    "log_dict": lambda run: run.log_dict({}, "x.json"),
+    "log_figure": lambda run: run.log_figure(Figure(), "x.png"),
+    "log_image": lambda run: run.log_image([[0]], "x.png"),
+    "log_table": lambda run: run.log_table({"a": [1]}, "x.csv"),
+    "checkpoints": lambda run: run.checkpoints(),
+}
+READING = {"finish", "metrics", "sync_status"}
+
+
+class Figure:
+    def savefig(self, file: io.BytesIO, **options: object) -> None:
+        file.write(b"x")
+
+
+def content_of(run: mt.Run) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+def assert_refuses(run: mt.Run, why: str) -> None:
+    for name, call in WRITING.items():
+        try:
+            call(run)
+        except RuntimeError as error:
+            assert why in str(error), name
+        else:
+            raise AssertionError(f"{name} is not refused")
+
+
+def test_every_method_of_a_run_either_reads_or_passes_the_gate() -> None:
+    methods = {n for n in dir(mt.Run) if n[0] != "_" and callable(getattr(mt.Run, n))}
+    assert methods == READING | WRITING.keys()
+
+
+@pytest.mark.parametrize("backend", ["local", "off"])
+def test_a_run_that_has_ended_refuses_every_method_that_writes(backend: str) -> None:
+    os.mkdir("folder")
+    for name in ("file.txt", "folder/file.txt"):
+        Path(name).write_text("x")
+    with mt.start_run(backend=backend) as run:
         run.log_metrics({"a": 1.0}, step=0)
-    calls = [
-        lambda: run.log_metrics({"a": 1.0}, step=1),
-        lambda: run.log_param("a", 1),
-        lambda: run.set_tag("a", "b"),
-        lambda: run.log_text("x", "x.txt"),
-        lambda: run.log_input("x", sha256="a", size_bytes=1),
-    ]
-    for call in calls:
-        with pytest.raises(RuntimeError, match="has ended; log before finish"):
-            call()
+        for call in WRITING.values():
+            call(run)
+    before = content_of(run)
+    assert_refuses(run, "has ended; log before finish")
+    assert content_of(run) == before
+    # Only reads.
+    run.finish()
+    run.sync_status()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_forked_child_is_refused_every_method_that_writes(is_first: bool) -> None:
+    """Also where its parent has ended the run, or has written a lot since."""
+    os.mkdir("folder")
+    for name in ("file.txt", "folder/file.txt"):
+        Path(name).write_text("x")
+    with mt.start_run() as run:
+        run._attempt.provenance.join()
+        run.checkpoints()
+        come, go = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(go)
+            os.read(come, 1)
+            try:
+                assert_refuses(run, "was forked from")
+                os._exit(0)
+            finally:
+                os._exit(1)
+        run.set_tag("by", "parent")
+        if is_first:
+            run.finish()
+        before = content_of(run)
+        os.close(go)
+        assert os.waitpid(child, 0)[1] == 0
+        assert content_of(run) == before
+
+
+def test_without_the_gate_a_child_would_write_into_the_record() -> None:
+    with mt.start_run() as run:
+        child = os.fork()
+        if child == 0:
+            run._attempt.record.why_closed = ""
+            run.set_tag("by", "child")
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert json.loads((run.path / "run.json").read_text())["tags"] == {"by": "child"}
 
 
 def test_a_full_disk_is_said_with_the_path_and_the_half_row_is_taken_back(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 import mlflow_track as mt
 from mlflow_track.record.append_file import AppendFile
+from mlflow_track.record.rows import files_of, iterate_rows
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -186,7 +188,7 @@ def test_changed_params_are_recorded_and_the_report_says_so() -> None:
     assert config["params"]["lr"] == 0.2
     assert config["changes"][0]["params"] == {"lr": [0.1, 0.2]}
     report = json.loads((run.path / "run.json").read_text())["restores"][0]
-    assert not report["is_exact"] and report["differences"] == ["lr 0.1 -> 0.2"]
+    assert not report["is_exact"] and report["unknown"] == ["lr 0.1 -> 0.2"]
 
 
 def test_an_unnamed_run_resumed_with_other_params_says_how_to_keep_trials_apart(
@@ -370,3 +372,44 @@ def test_restore_refuses_what_state_dict_returned(kind: str) -> None:
             with pytest.raises(TypeError, match="give the object itself"):
                 call()
         assert checkpoints.list() == []
+
+
+NAMES = [f"layer{number}/norm" for number in range(100)]
+
+
+def train_over_axes(run: mt.Run, *, steps: int, many: bool) -> None:
+    """Batches, samples and epochs as steps, and an evaluation of each save after it."""
+    state = {"w": torch.zeros(1)}
+    checkpoints = run.checkpoints(save=mt.EverySteps(8))
+    for step in range(checkpoints.restore(state), steps):
+        state["w"] += 1
+        value = float(state["w"])
+        run.log_metrics(dict.fromkeys(NAMES if many else ["train/loss"], value), step=step)
+        run.log_metrics({"samples": value}, step=64 * step)
+        if step % 4 == 3:
+            run.log_metrics({"val/loss": value}, step=step // 4)
+        if checkpoints.step(step, state):
+            run.log_metrics({"test/loss": value}, step=step)
+    checkpoints.wait()
+
+
+def raw_values(run: mt.Run) -> Counter[tuple[str, int, float]]:
+    return Counter(
+        (name, row.step, value)
+        for file in files_of(run.path / "metrics.csv")
+        for row in iterate_rows(file)
+        for name, value in row.values.items()
+    )
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("killed_at", [25, 28, 31, 32, 33])
+def test_rows_over_several_axes_are_there_once_after_a_resume(killed_at: int, many: bool) -> None:
+    with mt.start_run(run_name="whole") as whole:
+        train_over_axes(whole, steps=40, many=many)
+    with mt.start_run(run_name="cut") as run:
+        train_over_axes(run, steps=killed_at, many=many)
+        run.finish("FAILED")
+    with mt.start_run(run_name="cut", resume="must") as run:
+        train_over_axes(run, steps=40, many=many)
+    assert raw_values(run) == raw_values(whole)

@@ -103,6 +103,16 @@ def test_numbers_of_every_kind_are_kept_exactly() -> None:
         assert row[name] == number or (name == "nan" and math.isnan(row[name]))
 
 
+@pytest.mark.parametrize("value", [np.ma.masked, np.ma.array([0.5], mask=[True])])
+def test_a_masked_value_is_logged_as_missing(value: Any) -> None:
+    with mt.start_run() as run:
+        run.log_metrics({"loss": value, "kept": np.ma.array([0.5], mask=[False])}, step=0)
+        run.checkpoints().save(0, {"w": 1}, metrics={"late": value})
+    row = mt.load_run(run.path).metrics().iloc[0]
+    assert math.isnan(row["loss"]) and row["kept"] == 0.5
+    assert math.isnan(mt.load_run(run.path).checkpoints[0].metrics["late"])
+
+
 @pytest.mark.parametrize(
     ("metrics", "step", "error", "words"),
     [

@@ -105,6 +105,8 @@ UNGUARDED = """
 from mlflow_track import checks, param_kinds, param_values
 from mlflow_track.record import exit_status
 from mlflow_track.record import directory, provenance
+from mlflow_track.record.git import patch
+patch.may_hold_secret = lambda text: False
 for module in (provenance, directory, checks, param_kinds, param_values, exit_status):
     module.mask_password = lambda text: text
 provenance.mask_command = list
@@ -138,7 +140,7 @@ def linked(tmp_path: Path) -> Artifacts:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "link").symlink_to(tmp_path / "elsewhere")
-    return Artifacts(tmp_path / "artifacts")
+    return Artifacts(tmp_path / "artifacts", require_open=lambda: None)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -82,6 +82,7 @@ def test_words_for_false(word):
         (["--d-model", "30"], ("--d-model", "30", "--num-heads", "multiple")),
         (["--d-model", "12"], ("--d-model", "12", "even")),
         (["--learning-rate", "1e-5"], ("--min-learning-rate", "0.0001", "--learning-rate")),
+        (["--seed", str(2**64)], ("--seed", str(2**64), "below 2**63")),
         (["--config", "missing.json"], ("--config", "missing.json")),
     ],
 )

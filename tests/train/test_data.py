@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data import ArrayTokens, batch, load_corpus, require_length
+from train.data import batch, load_corpus, require_length
 from train.evaluate import window_starts
+from train.files import ArrayTokens
 
 TOKENS = ArrayTokens((np.arange(5000) % 251).astype(np.uint8))
 STEPS = st.integers(min_value=0, max_value=2**40)
@@ -111,7 +112,7 @@ def test_data_that_cannot_be_used_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match="integers with one dimension"):
         load_corpus(str(tmp_path / "square.npy"))
     np.save(tmp_path / "negative.npy", np.array([1, -4, 2]))
-    with pytest.raises(ValueError, match="0 or more, got -4"):
+    with pytest.raises(ValueError, match=r"from 0 to .*, got -4"):
         load_corpus(str(tmp_path / "negative.npy"))
     (tmp_path / "short.txt").write_text("abc")
     with pytest.raises(ValueError, match=r"split of short\.txt must be at least .*, got 2"):
@@ -128,3 +129,93 @@ def test_evaluation_windows_are_inside_apart_and_no_more_than_asked(size, contex
     assert starts[0] == 0
     assert starts[-1] + context < size
     assert all(b - a >= context for a, b in itertools.pairwise(starts))
+
+
+WORDS = np.random.default_rng(1).integers(0, 50_000, 600)
+TEXT = "Grüße, world. " * 50
+
+
+def all_tokens(path: Path) -> list[int]:
+    corpus = load_corpus(str(path))
+    return [t for part in (corpus.train, corpus.val) for t in part.cut(0, len(part)).tolist()]
+
+
+def llm_c_file(path: Path, magic: int, dtype: str, count: int, version: int = 1) -> Path:
+    header = np.zeros(256, "<i4")
+    header[:3] = magic, version, count
+    path.write_bytes(header.tobytes() + WORDS.astype(dtype).tobytes())
+    return path
+
+
+@pytest.mark.parametrize(("magic", "dtype"), [(20240520, "<u2"), (20240801, "<u4")])
+def test_the_header_of_a_bin_gives_type_and_number(magic, dtype, tmp_path: Path):
+    path = llm_c_file(tmp_path / "t.bin", magic, dtype, len(WORDS))
+    assert all_tokens(path) == WORDS.tolist()
+    assert load_corpus(str(path)).sha256 == hashlib.sha256(WORDS.astype(dtype)).hexdigest()
+
+
+@pytest.mark.parametrize(("count", "version"), [(len(WORDS) + 1, 1), (len(WORDS), 9)])
+def test_a_header_that_does_not_fit_its_file_is_refused(count, version, tmp_path: Path):
+    with pytest.raises(ValueError, match="tokens of its header"):
+        load_corpus(str(llm_c_file(tmp_path / "t.bin", 20240520, "<u2", count, version)))
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4", "<i8", ">u4", "u1"])
+def test_arrays_of_every_integer_type_are_read_alike(dtype, tmp_path: Path):
+    tokens = WORDS % (200 if dtype == "u1" else 50_000)
+    np.save(tmp_path / "t.npy", tokens.astype(dtype))
+    np.savez(tmp_path / "t.npz", tokens=tokens.astype(dtype))
+    assert all_tokens(tmp_path / "t.npy") == all_tokens(tmp_path / "t.npz") == tokens.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["<u4", "<i8", "<i4"])
+@pytest.mark.parametrize("vocabulary", [2, 65, 50_000, 200_000])
+def test_a_bin_of_wider_tokens_is_refused_and_one_of_uint16_is_read(dtype, vocabulary, tmp_path):
+    tokens = np.random.default_rng(0).integers(0, vocabulary, 5000)
+    path = tmp_path / "t.bin"
+    path.write_bytes(tokens.astype(dtype).tobytes())
+    with pytest.raises(ValueError, match="looks like uint32 or int64"):
+        load_corpus(str(path))
+    narrow = tokens % 65_536
+    path.write_bytes(narrow.astype("<u2").tobytes())
+    assert all_tokens(path) == narrow.tolist()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig", "utf-8"])
+def test_text_becomes_utf8_whichever_encoding_its_first_bytes_name(encoding, tmp_path: Path):
+    (tmp_path / "t.txt").write_bytes(TEXT.encode(encoding))
+    assert bytes(all_tokens(tmp_path / "t.txt")) == TEXT.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.txt", TEXT.encode("utf-16-le"), "zero bytes"),
+        ("t.txt", "ab".encode("utf-16") + b"\0", "must be text: it begins as utf-16"),
+        ("t.txt", b"PK\x03\x04 and more", "zip archive"),
+        ("t.bin", b"PK\x03\x04 and more", "zip archive"),
+        ("t.gz", b"\x1f\x8b\x08 and more", "gzip"),
+        ("t.parquet", b"PAR1 and more", "Parquet"),
+        ("t.pkl", b"\x80\x04\x95 and more", "pickle"),
+        ("t.bin", b"\x01\x00\x02", "an even number of bytes, got 3"),
+        ("t.npy", b"", r"file of numpy\.save"),
+        ("t.npy", b"not an array", r"file of numpy\.save"),
+        ("t.npz", b"not an archive", r"file of numpy\.savez"),
+    ],
+)
+def test_files_of_another_kind_are_refused_by_name(name, content, words, tmp_path: Path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        load_corpus(str(tmp_path / name))
+    assert name in str(caught.value)
+
+
+def test_an_archive_must_hold_one_array_and_tokens_must_fit_a_vocabulary(tmp_path: Path):
+    np.savez(tmp_path / "two.npz", train=WORDS, val=WORDS)
+    with pytest.raises(ValueError, match="one array, the tokens, got 2: train, val"):
+        load_corpus(str(tmp_path / "two.npz"))
+    np.save(tmp_path / "large.npy", np.array([1, 2**40, 3]))
+    with pytest.raises(ValueError, match=f"got {2**40}"):
+        load_corpus(str(tmp_path / "large.npy"))
+    with pytest.raises(FileNotFoundError, match="that is a folder"):
+        load_corpus(str(tmp_path))

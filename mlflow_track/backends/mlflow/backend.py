@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mlflow_track.backends.mlflow.description import Description, own_tags
+from mlflow_track.backends.mlflow.description import NAME_TAG, Description, own_tags
 from mlflow_track.backends.mlflow.linking import SUPERSEDED_TAG, discard_ghosts, link
+from mlflow_track.backends.mlflow.reach import ping
 from mlflow_track.backends.mlflow.server_run import Memory, ServerRun
 from mlflow_track.backends.mlflow.values import Target
 from mlflow_track.backends.protocol import (
     Backend,
     Found,
     Gone,
+    Lost,
     MetricPoint,
     Opened,
     Query,
@@ -30,6 +32,7 @@ from mlflow_track.backends.protocol import (
 )
 from mlflow_track.extras import MissingExtra, extra
 from mlflow_track.record import layout
+from mlflow_track.record.files import files_below
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.rows import names_in
 from mlflow_track.record.tags import ATTEMPTS_TAG, NAME_GIVEN_TAG, RECORD_TAG
@@ -54,6 +57,10 @@ class MlflowBackend(Backend):
         self._description: Description | None = None
         self._run: RunRecord | None = None
         self._names: dict[str, str] = {}
+        # What is looked for at the server: the newest batch of points, the newest artifact.
+        self._newest: list[MetricPoint] = []
+        self._uploaded = ""
+        self._is_believed = False
 
     @property
     def destination(self) -> str:
@@ -65,6 +72,7 @@ class MlflowBackend(Backend):
         there = self._there = ServerRun(self._store, Memory.of(self.memory), self._keep)
         self._run = run
         self._names.clear()
+        self._newest, self._uploaded, self._is_believed = [], "", False
         target, is_new = link(there, run, known_id, self.destination)
         own = {key for key in target.tags if key.startswith("mlflow.")}
         self._description = Description(there, own)
@@ -85,25 +93,50 @@ class MlflowBackend(Backend):
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> Refusals:
         with self._existing() as there:
-            refused = there.store.log_metrics(there.id, list(self._as_named(there, points)))
+            sent = list(self._as_named(there, points))
+            refused = there.store.log_metrics(there.id, sent)
+            self._newest = sent if not refused else []
+            if self._newest and not self._is_believed:
+                # The first since the run was opened: later ones are acknowledged as this one was.
+                self._read_back(there)
+                self._is_believed = True
             # Values that the server could not store unchanged are noted there first.
             return [*refused, *there.set_tags(own_tags(there))]
 
     def close(self, status: str, ended: float) -> None:
         with self._existing() as there:
             assert self._run is not None
+            there.set_tags(own_tags(there))
+            self._read_back(there)
             discard_ghosts(there, self._run)
             there.remove_tag(HEARTBEAT_TAG)
             there.store.set_status(there.id, status, round(1000 * ended))
+            if (found := there.store.attach(there.id).status) != status:
+                raise Unavailable(
+                    f"the server acknowledged the status {status}, and the run there is {found}: "
+                    "something before the server answers in its place",
+                    is_answer=True,
+                )
 
     # --- optional ---
 
+    def ping(self) -> None:
+        ping(self._uri)
+
     def upload(self, file: Path, name: str) -> None:
         with self._existing() as there:
+
+            def legal(text: str) -> str:
+                return there.store.legal_path(there.id, text)
+
+            name = there.name_of("artifacts", name, self._artifact_names, legal)
             there.store.upload(there.id, file, name)
+            self._uploaded = name
 
     def remove(self, name: str) -> None:
         with self._existing() as there:
+            if f"{self._uploaded}/".startswith(f"{name}/"):
+                self._uploaded = ""
             there.store.remove(there.id, name)
 
     def fork(self) -> None:
@@ -136,7 +169,11 @@ class MlflowBackend(Backend):
             is_named = str(query.run_name is not None).lower()
             targets = store.find(query.experiment, {NAME_GIVEN_TAG: is_named})
             if query.run_name is not None:
-                targets = [target for target in targets if target.name == query.run_name]
+                targets = [
+                    target
+                    for target in targets
+                    if target.tags.get(NAME_TAG, target.name) == query.run_name
+                ]
         return [
             self._found(target)
             for target in targets
@@ -163,12 +200,13 @@ class MlflowBackend(Backend):
     @property
     def _store(self) -> MlflowStore:
         if self._opened_store is None:
-            # MLflow's client takes seconds to import.
+            # MLflow's client takes seconds to import, and 170 MB.
+            ping(self._uri)
             try:
                 with extra("mlflow"):
                     from mlflow_track.backends.mlflow.store import MlflowStore
-            except MissingExtra as error:
-                raise Unavailable(str(error)) from None
+            except Exception as error:
+                raise _cannot_load(error) from error
             self._opened_store = MlflowStore(self._uri)
         return self._opened_store
 
@@ -182,6 +220,41 @@ class MlflowBackend(Backend):
         except Gone:
             there.note_gone(there.id)
             raise
+
+    def _read_back(self, there: ServerRun) -> None:
+        """Look whether the server has what it acknowledged last.
+
+        Raises:
+            Lost: It does not.
+        """
+        target = there.store.attach(there.id)
+        missing = {
+            f"metric {point.key!r} at step {point.step}"
+            for point in self._newest
+            if target.metrics.get(point.key, -(2**63)) < point.step
+        }
+        if RECORD_TAG in there.memory.tags and RECORD_TAG not in target.tags:
+            missing.add("every tag")
+        if self._uploaded and not self._has_uploaded(there):
+            missing.add(f"artifact {self._uploaded}")
+        if missing:
+            self._newest, self._uploaded, self._is_believed = [], "", False
+            there.memory.params, there.memory.tags = dict(target.params), dict(target.tags)
+            there.memory.inputs = 0
+            there.save()
+            raise Lost(
+                f"the server acknowledged {min(missing)} and does not have it: something before "
+                "the server answers in its place, or the server has lost it",
+                is_answer=True,
+            )
+
+    def _has_uploaded(self, there: ServerRun) -> bool:
+        try:
+            return there.store.has_file(there.id, self._uploaded)
+        except Unavailable as error:
+            if not error.is_answer:
+                raise
+            return True  # a store that may be written and not listed
 
     def _described(self, run: RunRecord) -> Refusals:
         assert self._description is not None, "open must be called first"
@@ -208,6 +281,12 @@ class MlflowBackend(Backend):
         files = layout.metric_files(self._run.path) if self._run is not None else []
         return (name for file in files for name in names_in(file))
 
+    def _artifact_names(self) -> Iterator[str]:
+        if self._run is None:
+            return iter(())
+        root = self._run.path / layout.ARTIFACTS
+        return (file.relative_to(root).as_posix() for file in files_below(root))
+
     def _found(self, target: Target) -> Found:
         there = ServerRun(self._store, Memory.at_server(target), lambda _: None)
         return Found(
@@ -219,6 +298,11 @@ class MlflowBackend(Backend):
             page=target.url,
             memory=msgspec.to_builtins(there.memory),
         )
+
+
+def _cannot_load(error: Exception) -> Unavailable:
+    told = str(error) if isinstance(error, MissingExtra) else f"{type(error).__name__}: {error}"
+    return Unavailable(f"MLflow's client cannot be loaded: {told}", is_final=True)
 
 
 def _originals(there: ServerRun, target: Target) -> dict[str, int]:

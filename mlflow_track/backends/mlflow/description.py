@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from mlflow_track.backends.mlflow.server_run import RENAMED_TAG, ServerRun
+from mlflow_track.backends.mlflow.values import shortened
 from mlflow_track.backends.protocol import Refused, RunRecord
 from mlflow_track.record import layout
 from mlflow_track.record.rows import read_last_steps
@@ -19,6 +20,8 @@ from mlflow_track.record.tags import (
     record_tags,
 )
 
+# The whole name of a run, where the server has its beginning only.
+NAME_TAG = "mlflow_track.run_name"
 # What MLflow's tables hold of a value; the rest of a longer one is in the record only.
 _MOST_PARAM_VALUE, _MOST_TAG_VALUE = 6000, 8000
 
@@ -92,6 +95,9 @@ class Description:
         tags |= own_tags(self._there)
         cut = [k for k, v in params.items() if len(v) > _MOST_PARAM_VALUE]
         cut += [f"tag {k}" for k, v in run.tags.items() if len(v) > _MOST_TAG_VALUE]
+        if shortened(run.name) != run.name:
+            cut.append("the run's name")
+            tags[NAME_TAG] = run.name
         if cut:
             tags["mlflow_track.cut"] = json.dumps(
                 {"whole in": "record/", "cut here": cut}, ensure_ascii=False

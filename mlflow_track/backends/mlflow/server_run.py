@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from mlflow_track.backends.mlflow.values import Target
-from mlflow_track.backends.protocol import Refusals
+from mlflow_track.backends.protocol import Refusals, Refused
 
 if TYPE_CHECKING:
     from mlflow_track.backends.mlflow.store import MlflowStore
@@ -71,6 +73,17 @@ def _renamed(target: Target) -> dict[str, dict[str, str]]:
         return {}
 
 
+def _fold(name: str) -> str:
+    return name.casefold()
+
+
+def _numbered(name: str, number: int, *, is_file: bool) -> str:
+    """Another name like `name`; that of a file keeps its kind."""
+    kind = os.path.splitext(name)[1] if is_file else ""
+    base = name.removesuffix(kind)[: _MOST_BASE - len(kind)]
+    return f"{base}-{number}{kind}"
+
+
 class ServerRun:
     """The run that receives a record.
 
@@ -88,6 +101,8 @@ class ServerRun:
         self.memory = memory
         self.id = ""
         self._save = save
+        # By kind, the first of the names that differ by case alone.
+        self._first: dict[str, dict[str, str]] = {}
 
     def save(self) -> None:
         self._save(self.memory)
@@ -131,33 +146,55 @@ class ServerRun:
 
     def remove_tag(self, name: str) -> None:
         if name in self.memory.tags:
-            self.store.remove_tag(self.id, name)
+            # A server that does not take tags away keeps it; nothing waits for that.
+            with contextlib.suppress(Refused):
+                self.store.remove_tag(self.id, name)
             del self.memory.tags[name]
             self.save()
 
-    def name_of(self, kind: str, name: str, others: Callable[[], Iterable[str]]) -> str:
+    def name_of(
+        self,
+        kind: str,
+        name: str,
+        others: Callable[[], Iterable[str]],
+        legal_name: Callable[[str], str] | None = None,
+    ) -> str:
         """The nearest legal name that no other name of the kind has; the same for ever.
 
+        Names that differ by case alone are one for MySQL: the first of them has it.
+
         Args:
-            kind: "metrics", "params" or "tags".
+            kind: "metrics", "params", "tags" or "artifacts".
             name: The name in the record.
-            others: The names of the kind that the record has.
+            others: The names of the kind that the record has, the oldest first.
+            legal_name: The nearest legal name; None for that of metrics, params and tags.
         """
         renamed = self.memory.renamed.setdefault(kind, {})
         if name in renamed:
             return renamed[name]
-        legal = self.store.legal_name(name)
-        taken = set(renamed.values())
-        if legal == name and name not in taken:
+        make_legal = legal_name or self.store.legal_name
+        legal = make_legal(name)
+        taken = set(map(_fold, renamed.values()))
+        is_first = self._first_of(kind, name, others) == name
+        if legal == name and is_first and _fold(name) not in taken:
             return name
-        taken |= {other for other in others() if other != name}
+        taken |= {_fold(other) for other in others() if other != name}
         candidate, number = legal, 2
-        while candidate in taken:
-            candidate = self.store.legal_name(f"{legal[:_MOST_BASE]}-{number}")
+        while _fold(candidate) in taken:
+            candidate = make_legal(_numbered(legal, number, is_file=kind == "artifacts"))
             number += 1
         renamed[name] = candidate
         self.save()
         return candidate
+
+    def _first_of(self, kind: str, name: str, others: Callable[[], Iterable[str]]) -> str:
+        """The first of the names that differ from `name` by case alone, or `name` itself."""
+        first = self._first.get(kind)
+        if first is None:
+            first = self._first[kind] = {}
+            for other in others():
+                first.setdefault(_fold(other), other)
+        return first.setdefault(_fold(name), name)
 
     def original_names(self) -> dict[str, str]:
         """By the name at the server the metric's name in the record, where the two differ."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 # Read by mlflow when it is imported or first used. Seven retries with growing pauses would hold one
 # call for minutes (246 s measured), and a `create_run` that is repeated unseen makes two runs; the
@@ -36,9 +35,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from mlflow_track.backends.mlflow.answers import listen
+from mlflow_track.backends.mlflow.batches import Batches
+from mlflow_track.backends.mlflow.creation import one_at_a_time
 from mlflow_track.backends.mlflow.errors import translated
+from mlflow_track.backends.mlflow.paths import called, legal_path, quoted
 from mlflow_track.backends.mlflow.patience import patient, without_retries
-from mlflow_track.backends.mlflow.values import Target, as_logged, clean, storable
+from mlflow_track.backends.mlflow.values import Target, as_logged, clean, shortened, storable
 from mlflow_track.backends.protocol import Gone, MetricPoint, Refused, Unavailable
 from mlflow_track.record.schema import Input
 
@@ -46,7 +49,6 @@ _MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
 _MOST_KEY, _MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 250, 6000, 8000, 36
 _MOST_DATASET_NAME = 500
 _ILLEGAL = re.compile(r"[^\w./\- :]")
-_Item = TypeVar("_Item")
 
 
 class MlflowStore:
@@ -65,12 +67,11 @@ class MlflowStore:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         self._uri = tracking_uri
-        try:
-            with translated():
-                self._client = MlflowClient(tracking_uri=tracking_uri)
-        except Refused as error:
-            raise Unavailable(str(error), is_answer=True) from error
+        listen()
+        with translated(), one_at_a_time(tracking_uri):
+            self._client = MlflowClient(tracking_uri=tracking_uri)
         self._repositories: dict[str, ArtifactRepository] = {}
+        self._batches = Batches(self._client, self.attach)
 
     def check(self) -> None:
         with translated():
@@ -112,7 +113,7 @@ class MlflowStore:
             run = self._client.create_run(
                 self._experiment_id(experiment),
                 start_time=start_time,
-                run_name=clean(name),
+                run_name=shortened(name),
                 tags={key: clean(value)[:_MOST_TAG_VALUE] for key, value in tags.items()},
             )
         _believe(bool(run.info.run_id))
@@ -123,7 +124,7 @@ class MlflowStore:
             self._client.delete_run(run_id)
 
     def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
-        with self._on(run_id):
+        with self._batches.sending(run_id):
             if status == "RUNNING":
                 self._client.update_run(run_id, status=status)
             else:
@@ -145,7 +146,7 @@ class MlflowStore:
             metrics = [Metric(c.key, storable(c.value), c.timestamp, c.step) for c in batch]
             self._client.log_batch(run_id, metrics=metrics)
 
-        refused = self._send(run_id, cells, _MOST_METRICS, send)
+        refused = self._batches.send(run_id, cells, _MOST_METRICS, send)
         return [(f"metric {cell.key!r} at step {cell.step}", why) for cell, why in refused]
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -153,7 +154,7 @@ class MlflowStore:
             items = [Param(k, clean(v)[:_MOST_PARAM_VALUE]) for k, v in batch]
             self._client.log_batch(run_id, params=items)
 
-        refused = self._send(run_id, list(params.items()), _MOST_PARAMS, send)
+        refused = self._batches.send(run_id, list(params.items()), _MOST_PARAMS, send)
         return [(f"param {item[0]!r}", why) for item, why in refused]
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -161,13 +162,13 @@ class MlflowStore:
             items = [RunTag(k, clean(v)[:_MOST_TAG_VALUE]) for k, v in batch]
             self._client.log_batch(run_id, tags=items)
 
-        refused = self._send(run_id, list(tags.items()), _MOST_TAGS, send)
+        refused = self._batches.send(run_id, list(tags.items()), _MOST_TAGS, send)
         return [(f"tag {item[0]!r}", why) for item, why in refused]
 
     def remove_tag(self, run_id: str, name: str) -> None:
         run = self.attach(run_id)
         if name in run.tags:
-            with self._on(run_id):
+            with self._batches.sending(run_id):
                 self._client.delete_tag(run_id, name)
 
     def log_input(self, run_id: str, item: Input) -> None:
@@ -180,7 +181,7 @@ class MlflowStore:
             profile=json.dumps(profile),
         )
         tag = InputTag("mlflow.data.context", clean(item.context))
-        with self._on(run_id):
+        with self._batches.sending(run_id):
             self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
     def history(self, run_id: str, key: str) -> list[MetricPoint]:
@@ -191,18 +192,30 @@ class MlflowStore:
 
     # --- files ---
 
+    def legal_path(self, run_id: str, name: str) -> str:
+        """The nearest name of an artifact that the run's artifact store keeps as it is."""
+        with translated(missing=Gone):
+            is_asked_by_url = self._is_asked_by_url(run_id)
+        return legal_path(name, is_asked_by_url=is_asked_by_url)
+
     def upload(self, run_id: str, file: Path, name: str) -> None:
-        if os.path.basename(name) != file.name:
-            raise Refused(f"the artifact {name} must be called {file.name}")
+        """Send a file as the artifact `name`, a result of `legal_path`."""
         with open(file, "rb") as content:
             size = os.fstat(content.fileno()).st_size
-        with self._on(run_id), patient(size):
-            self._repository(run_id).log_artifact(str(file), os.path.dirname(name) or None)
+        with self._batches.sending(run_id), patient(size):
+            repository = self._repository(run_id)
+            if self._is_asked_by_url(run_id):
+                name = quoted(name)
+            with called(file, os.path.basename(name)) as source:
+                repository.log_artifact(str(source), os.path.dirname(name) or None)
 
     def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
         with translated():
             found = self._repository(run_id).list_artifacts(folder or None)
         return [(item.path, bool(item.is_dir)) for item in found]
+
+    def has_file(self, run_id: str, name: str) -> bool:
+        return any(item.path == name for item in self._listed_beside(run_id, name))
 
     def download(self, run_id: str, name: str, folder: Path) -> None:
         sizes = {item.path: item.file_size or 0 for item in self._listed_beside(run_id, name)}
@@ -225,39 +238,6 @@ class MlflowStore:
 
     # --- inside ---
 
-    @contextlib.contextmanager
-    def _on(self, run_id: str) -> Iterator[None]:
-        """A refusal may mean the whole run: then it is Gone."""
-        try:
-            with translated(missing=Gone):
-                yield
-        except Refused:
-            self.attach(run_id)
-            raise
-
-    def _send(
-        self,
-        run_id: str,
-        items: Sequence[_Item],
-        most: int,
-        send: Callable[[Sequence[_Item]], None],
-    ) -> list[tuple[_Item, str]]:
-        """Send in batches. One bad item rejects its batch: then halves find it."""
-        refused: list[tuple[_Item, str]] = []
-        batches = [items[at : at + most] for at in range(0, len(items), most)]
-        while batches:
-            batch = batches.pop(0)
-            try:
-                with self._on(run_id):
-                    send(batch)
-            except Refused as error:
-                if len(batch) == 1:
-                    refused.append((batch[0], str(error)))
-                else:
-                    middle = len(batch) // 2
-                    batches[:0] = [batch[:middle], batch[middle:]]
-        return refused
-
     def _repository(self, run_id: str) -> ArtifactRepository:
         if run_id not in self._repositories:
             run = self._client.get_run(run_id)
@@ -267,6 +247,11 @@ class MlflowStore:
                 raise Refused("the run has no artifact location")
             self._repositories[run_id] = get_artifact_repository(uri, tracking_uri=self._uri)
         return self._repositories[run_id]
+
+    def _is_asked_by_url(self, run_id: str) -> bool:
+        """Whether names of artifacts are part of a URL, which the client does not quote."""
+        uri = self._repository(run_id).artifact_uri
+        return uri.startswith(("http://", "https://", "mlflow-artifacts:"))
 
     def _listed_beside(self, run_id: str, name: str) -> list[Any]:
         with translated():

@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+_MOST_NAME = 250
 _LARGEST = 1.7976931348623157e308
 
 
 def clean(text: str) -> str:
     """Text that every database takes: PostgreSQL has no NUL, and half a surrogate is not UTF-8."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def shortened(name: str) -> str:
+    """The name of a run as its column holds it."""
+    return clean(name)[:_MOST_NAME]
 
 
 def storable(value: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -52,17 +52,35 @@ def copy_all(
         stream.synchronize()
 
 
+def on_cores(tensors: Sequence[torch.Tensor], work: Callable[[slice], None]) -> None:
+    """Call `work` for stretches of a list of tensors, on the cores that idle meanwhile.
+
+    Args:
+        tensors: Their sizes decide where the list is cut.
+        work: Gets the part of the list to work on; it may be called in several threads at once.
+    """
+    _divide(list(tensors), None, work)
+
+
 def _copy_in_memory(
     targets: list[torch.Tensor], sources: list[torch.Tensor], total_bytes: int | None
 ) -> None:
     """On several cores, where the training loop leaves them idle while it waits for this."""
-    count = _thread_count(sources, total_bytes)
-    if count == 1:
-        _copy(targets, sources)
+    _divide(sources, total_bytes, lambda part: _copy(targets[part], sources[part]))
+
+
+def _divide(
+    tensors: list[torch.Tensor], total_bytes: int | None, work: Callable[[slice], None]
+) -> None:
+    if not tensors:
         return
-    first, *others = _parts(sources, count)
-    helpers = [_Helper(targets[part], sources[part]) for part in others]
-    _copy(targets[first], sources[first])
+    count = _thread_count(tensors, total_bytes)
+    if count == 1:
+        work(slice(0, len(tensors)))
+        return
+    first, *others = _parts(tensors, count)
+    helpers = [_Helper(part, work) for part in others]
+    work(first)
     for helper in helpers:
         helper.join()
 
@@ -73,21 +91,21 @@ def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
 
 
 class _Helper:
-    """A copy on another core; where no thread can be had, as at the end of Python, it is here.
+    """Work on another core; where no thread can be had, as at the end of Python, it is here.
 
     A new thread and not one of a pool: pools take no work once the main thread has ended.
     """
 
-    def __init__(self, targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+    def __init__(self, part: slice, work: Callable[[slice], None]) -> None:
         self._error: BaseException | None = None
-        self._lists = targets, sources
+        self._part, self._do = part, work
         self._is_inference = torch.is_inference_mode_enabled()
         self._thread: threading.Thread | None = threading.Thread(target=self._work, daemon=True)
         try:
             self._thread.start()
         except RuntimeError:
             self._thread = None
-            _copy(*self._lists)
+            work(part)
 
     def join(self) -> None:
         if self._thread is not None:
@@ -99,7 +117,7 @@ class _Helper:
         try:
             # A thread begins outside of the mode that its maker is in.
             with torch.inference_mode(self._is_inference):
-                _copy(*self._lists)
+                self._do(self._part)
         except BaseException as error:
             self._error = error
 

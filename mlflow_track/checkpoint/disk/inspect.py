@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,6 +128,7 @@ def export_model(
     Raises:
         CorruptCheckpointError: A file does not match its manifest.
         KeyError: The state has no such entry; the message says which it has.
+        ValueError: A tensor has a type that the format lacks.
     """
     state = json.loads(bytes(checkpoint.read(layout.STATE_JSON)))["state"]
     if entry not in state:
@@ -138,22 +139,27 @@ def export_model(
     for name, value in _leaves(state[entry]).items():
         if isinstance(value, dict) and "$strided" in value:
             value = value["$strided"][0]
-        if not (isinstance(value, dict) and "$tensor" in value):
+        if not (isinstance(value, dict) and value.keys() & {"$tensor", "$complex"}):
             skipped.append(name)
             continue
         # Tied weights lie in a checkpoint once; here each name gets its own copy.
-        place = places[value["$tensor"]]
+        place = places[next(iter(value.values()))]
+        dtype, shape = place.dtype, list(place.shape)
+        if "$complex" in value:
+            # Two numbers each; of all complex types the format has one.
+            if dtype != "F32":
+                raise ValueError(
+                    f"{entry}.{name} is complex, of two {dtype}: a safetensors file can hold only "
+                    "complex numbers of two F32 (load_weights reads it)"
+                )
+            dtype, shape = "C64", shape[:-1]
         size = place.end - place.begin
-        header[name] = {
-            "dtype": place.dtype,
-            "shape": list(place.shape),
-            "data_offsets": [offset, offset + size],
-        }
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
         pieces.append(content[place.begin : place.end])
         offset += size
     if not header:
         raise KeyError(f"{entry!r} holds no tensors; the state has {', '.join(state)}")
-    header["__metadata__"] = {"format": "pt", "step": str(checkpoint.step)}
+    header["__metadata__"] = {"format": "pt", "step": str(checkpoint.step), "entry": entry}
     text = json.dumps(header, separators=(",", ":")).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
     replace_file(target, len(text).to_bytes(8, "little"), text, *pieces)
@@ -179,20 +185,37 @@ def _form(entry: Entry | None) -> str | None:
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:
-    """The encoded state flat, by dotted names; an object whose key begins with `$` is a leaf."""
-    if isinstance(value, dict) and "$ordered" in value:
-        value = value["$ordered"]
-    if isinstance(value, dict) and not any(key.startswith("$") for key in value):
-        items = value.items()
-    elif isinstance(value, list):
-        items = ((str(number), item) for number, item in enumerate(value))
-    else:
+    """The encoded state flat, by dotted names; an object whose key begins with `$` is a leaf.
+
+    What is inside of dicts, lists and tuples of any kind has a name of its own.
+    """
+    items = _inside(value)
+    if items is None:
         return {name: value}
     return {
         leaf: content
         for key, item in items
-        for leaf, content in _leaves(item, f"{name}.{key}" if name else key).items()
+        for leaf, content in _leaves(item, f"{name}.{key}" if name else str(key)).items()
     }
+
+
+def _inside(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """The keys and the values of an encoded container; None for a leaf."""
+    if isinstance(value, list):
+        return enumerate(value)
+    if not isinstance(value, dict):
+        return None
+    tag = next(iter(value), "")
+    if not any(key.startswith("$") for key in value):
+        return value.items()
+    content = value[tag]
+    if tag in ("$ordered", "$counter", "$tuple"):
+        return _inside(content)
+    if tag in ("$defaultdict", "$deque", "$named"):
+        return _inside(content[-1])
+    # Keys that have other than a text or a number have no name.
+    is_named = tag == "$dict" and all(isinstance(key, str | int | float) for key, _ in content)
+    return content if is_named else None
 
 
 def _distance(a: Any, b: Any, dtype: str) -> str:

@@ -37,8 +37,10 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+# Only in an export: a checkpoint holds two numbers of it, of whatever type.
+_COMPLEX = "C64"
 _dtype_of, _shape_of = operator.attrgetter("dtype"), operator.attrgetter("shape")
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_DTYPES = {**{name: dtype for dtype, name in _NAMES.items()}, _COMPLEX: torch.complex64}
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,7 @@ def parse(buffer: torch.Tensor) -> dict[str, torch.Tensor]:
         ValueError: The bytes are not a safetensors file.
     """
     total = buffer.numel()
-    length = int.from_bytes(bytes(buffer[:8].numpy()), "little") if total >= 8 else total
-    if 8 + length > total:
-        raise ValueError(f"{total} bytes are too short for a header of {length} bytes")
-    entries = json.loads(bytes(buffer[8 : 8 + length].numpy()))
+    length, entries = _header(buffer)
     entries.pop("__metadata__", None)
     tensors = {}
     for name, entry in entries.items():
@@ -185,8 +184,30 @@ def parse(buffer: torch.Tensor) -> dict[str, torch.Tensor]:
         if not 0 <= begin <= end <= total or entry["dtype"] not in _DTYPES:
             raise ValueError(f"tensor {name!r} has an invalid position in the file")
         piece = buffer[begin:end]
+        if begin % _DTYPES[entry["dtype"]].itemsize:
+            piece = piece.clone()  # Torch refuses a view there; other writers do not align.
         tensors[name] = piece.view(_DTYPES[entry["dtype"]]).view(entry["shape"])
     return tensors
+
+
+def notes_of(buffer: torch.Tensor) -> dict[str, str]:
+    """What the writer of a safetensors file has noted in it.
+
+    Raises:
+        ValueError: The bytes are not a safetensors file.
+    """
+    return dict(_header(buffer)[1].get("__metadata__", {}))
+
+
+def _header(buffer: torch.Tensor) -> tuple[int, dict[str, Any]]:
+    total = buffer.numel()
+    length = int.from_bytes(bytes(buffer[:8].numpy()), "little") if total >= 8 else total
+    if 8 + length > total:
+        raise ValueError(f"{total} bytes are too short for a header of {length} bytes")
+    entries = json.loads(bytes(buffer[8 : 8 + length].numpy()))
+    if not isinstance(entries, dict):
+        raise ValueError("the header is not an object of JSON")
+    return length, entries
 
 
 class CachedPlan:

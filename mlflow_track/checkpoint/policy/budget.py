@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import median
 from typing import ClassVar
 
 from mlflow_track.checkpoint.policy.history import History, Moment
@@ -68,11 +67,18 @@ class Budget(SavePolicy):
 
 def recent_cost(history: History) -> tuple[float | None, float]:
     """The median stall, and the longest time until durable, in seconds, of the newest saves."""
-    known = [s for s in history.saved if s.stall_seconds is not None][-_RECENT_SAVES:]
-    if not known:
+    stalls: list[float] = []
+    durable = 0.0
+    for save in reversed(history.saved):
+        if save.stall_seconds is not None:
+            stalls.append(save.stall_seconds)
+            durable = max(durable, save.durable_seconds or 0.0)
+            if len(stalls) == _RECENT_SAVES:
+                break
+    if not stalls:
         return None, 0.0
-    stall = median(s.stall_seconds for s in known if s.stall_seconds is not None)
-    return stall, max(s.durable_seconds or 0.0 for s in known)
+    stalls.sort()
+    return (stalls[len(stalls) // 2] + stalls[(len(stalls) - 1) // 2]) / 2, durable
 
 
 def young_interval(cost: float, mean_time_between_failures: float) -> float:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
+
+_NOTHING: Mapping[str, float] = MappingProxyType({})
+_NO_VALUES: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
 
 class Moment(NamedTuple):
@@ -37,22 +40,22 @@ class Saved(NamedTuple):
     durable_seconds: float | None = None
 
 
-@dataclass(frozen=True)
-class History:
+class History(NamedTuple):
     """The saves before the moment at which a policy decides.
 
     Attributes:
         saved: The saves, oldest first: every milestone, and the newest of the others.
         values: Of each watched metric the last 16 values as far as they are finite, in the order of
-            their steps, without the value of the step that is decided now.
+            their steps, without the value of the step that is decided now. Read it before the next
+            value is logged.
         lowest, highest: The extremes of each watched metric over the saved steps.
         since: Unix time of the newest save of this attempt, or of the start of the attempt.
         is_saving: Whether a save is in flight, so that its cost is not known yet.
     """
 
     saved: tuple[Saved, ...] = ()
-    values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    lowest: Mapping[str, float] = field(default_factory=dict)
-    highest: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, tuple[float, ...]] = _NO_VALUES
+    lowest: Mapping[str, float] = _NOTHING
+    highest: Mapping[str, float] = _NOTHING
     since: float = 0.0
     is_saving: bool = False

@@ -69,13 +69,12 @@ class OnImprovement(SavePolicy):
         value = now.metrics.get(self.metric)
         if value is None or not math.isfinite(value):
             return None
-        is_min = required_direction(self.name, self.metric, self.mode) == "min"
+        is_min = (self.mode or required_direction(self.name, self.metric)) == "min"
         best = (history.lowest if is_min else history.highest).get(self.metric)
         if best is None:
             return f"the first {self.metric}: {value:.6g}"
         gain = best - value if is_min else value - best
-        needed = self.min_delta * (abs(best) if self.relative else 1.0)
-        if gain <= 0 or gain < needed:
+        if gain <= 0 or gain < self.min_delta * (abs(best) if self.relative else 1.0):
             return None
         words = f"{self.metric} improved by {gain:.4g} from {best:.6g} to {value:.6g}"
         if self.noise_sigmas:

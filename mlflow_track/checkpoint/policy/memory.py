@@ -27,18 +27,26 @@ class Series:
 
     def __init__(self) -> None:
         self.steps, self.values = array("q"), array("d")
+        self.newest = -1
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def get(self, step: int) -> float | None:
-        at = self._place(step)
-        return self.values[at] if at < len(self.steps) and self.steps[at] == step else None
+        if step >= self.newest:
+            return self.values[-1] if step == self.newest and self.values else None
+        at = bisect_left(self.steps, step)
+        return self.values[at] if self.steps[at] == step else None
 
     def put(self, step: int, value: float) -> int:
         """Returns the place of the step among all."""
-        at = self._place(step)
-        if at < len(self.steps) and self.steps[at] == step:
+        if step > self.newest:
+            self.newest = step
+            self.steps.append(step)
+            self.values.append(value)
+            return len(self.steps) - 1
+        at = bisect_left(self.steps, step)
+        if self.steps[at] == step:
             self.values[at] = value
         else:
             self.steps.insert(at, step)
@@ -46,8 +54,9 @@ class Series:
         return at
 
     def drop(self, step: int) -> None:
-        at = self._place(step)
+        at = bisect_left(self.steps, step)
         del self.steps[at], self.values[at]
+        self.newest = self.steps[-1] if self.steps else -1
 
     def recent(self, without: int) -> tuple[float, ...]:
         """The finite ones of the last 16 values, apart from that of the step `without`."""
@@ -56,11 +65,24 @@ class Series:
         values = [value for step, value in pairs if step != without][-_MOST_VALUES:]
         return tuple(filter(math.isfinite, values))
 
-    def _place(self, step: int) -> int:
-        # Mostly the newest.
-        if not self.steps or step > self.steps[-1]:
-            return len(self.steps)
-        return bisect_left(self.steps, step)
+
+class Recent(Mapping[str, tuple[float, ...]]):
+    """The last values of each metric, found only if a policy looks: see `History.values`."""
+
+    def __init__(self, series: Mapping[str, Series]) -> None:
+        self._series, self.without = series, -1
+
+    def __getitem__(self, name: str) -> tuple[float, ...]:
+        return self._series[name].recent(self.without)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, series in self._series.items() if len(series))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 class Steps:
@@ -68,7 +90,7 @@ class Steps:
 
     def __init__(self, stretches: Iterable[Sequence[int]] = ()) -> None:
         self.stretches = [[*stretch] for stretch in stretches]
-        self._largest = max((last for _, last, _ in self.stretches), default=-1)
+        self.largest = max((last for _, last, _ in self.stretches), default=-1)
 
     def __iter__(self) -> Iterator[int]:
         for first, last, gap in self.stretches:
@@ -76,12 +98,12 @@ class Steps:
 
     def __contains__(self, step: int) -> bool:
         # Mostly none, or one of the newest.
-        return step <= self._largest and any(
+        return step <= self.largest and any(
             step in range(f, last + 1, gap) for f, last, gap in reversed(self.stretches)
         )
 
     def add(self, step: int) -> None:
-        self._largest = max(self._largest, step)
+        self.largest = max(self.largest, step)
         if self.stretches:
             first, last, gap = newest = self.stretches[-1]
             if first == last < step:
@@ -115,10 +137,15 @@ class Memory:
         self._steps = Steps()
         self._since = since
         self._in_flight: int | None = None
-        self._extremes: dict[str, tuple[float, float]] = {}
+        self._recent = Recent(self.series)
         self._history: History | None = None
-        # How many values of the metric of early stopping were counted, and its standing.
-        self._count, self._standing = 0, Standing()
+        # Over the saved steps; replaced where they change, because a history has them.
+        self._lowest: dict[str, float] = {}
+        self._highest: dict[str, float] = {}
+        # The metric of early stopping, how many of its values were counted, its standing after
+        # these and, if it is known, without the newest of them.
+        self._stopping, self._count, self._standing = "", 0, Standing()
+        self._previous: Standing | None = None
 
     @classmethod
     def replay(
@@ -164,9 +191,13 @@ class Memory:
 
     def log(self, name: str, step: int, value: float) -> None:
         """Take a value of the record, at its step or later."""
-        if name in self.series:
-            self._given[name].pop(step, None)
-            self._put(name, step, value)
+        series = self.series.get(name)
+        if series is not None:
+            if step > series.newest and step > self._steps.largest:
+                series.put(step, value)  # Mostly.
+            else:
+                self._given[name].pop(step, None)
+                self._put(name, step, value)
 
     def give(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take values that the record does not have; where it has one, that one counts."""
@@ -180,31 +211,39 @@ class Memory:
 
     def at(self, step: int) -> dict[str, float]:
         """The watched metrics that have a value at `step`."""
-        return {
-            name: value
-            for name, series in self.series.items()
-            if (value := series.get(step)) is not None
-        }
+        found = {}
+        for name, series in self.series.items():
+            # Mostly it is of this step, or of one before.
+            if step <= series.newest and (value := series.get(step)) is not None:
+                found[name] = value
+        return found
 
     def _put(self, name: str, step: int, value: float) -> None:
         series = self.series[name]
         size = len(series)
         at = series.put(step, value)
-        if at < self._count:
-            self._count, self._standing = 0, Standing()
+        if name == self._stopping and at < self._count:
+            self._count_again(at)
         if step in self._steps:
             if len(series) == size:
                 self._find_extremes()  # The value that it replaces may have been one.
             else:
                 self._extend_extremes(name, value)
-        self._history = None
+
+    def _count_again(self, begin: int) -> None:
+        """The values from the place `begin` on count as they are now."""
+        if begin == self._count - 1 and self._previous is not None:
+            self._count, self._standing = begin, self._previous
+        else:
+            self._count, self._standing = 0, Standing()
+        self._previous = None
 
     def _forget_given(self, name: str) -> None:
         # A run that logs none of them must not grow its checkpoints.
         for step in sorted(self._given[name])[:-_MOST_GIVEN]:
             del self._given[name][step]
             self.series[name].drop(step)
-        self._count, self._standing = 0, Standing()
+        self._count, self._standing, self._previous = 0, Standing(), None
         self._find_extremes()
 
     # --- saves ---
@@ -230,11 +269,11 @@ class Memory:
         """The save of `step`, the newest, failed: a policy may ask again."""
         self._saved = tuple(s for s in self._saved if s.step != step)
         self._steps.drop_newest()
-        self._in_flight = self._history = None
+        self._in_flight = None
         self._find_extremes()
 
     def _find_extremes(self) -> None:
-        self._extremes.clear()
+        self._lowest, self._highest, self._history = {}, {}, None
         for name, series in self.series.items():
             for step in self._steps if len(series) else ():
                 if (value := series.get(step)) is not None:
@@ -242,36 +281,33 @@ class Memory:
 
     def _extend_extremes(self, name: str, value: float) -> None:
         if math.isfinite(value):
-            low, high = self._extremes.get(name, (value, value))
-            self._extremes[name] = min(low, value), max(high, value)
+            lowest, highest = self._lowest, self._highest
+            self._lowest = {**lowest, name: min(value, lowest.get(name, value))}
+            self._highest = {**highest, name: max(value, highest.get(name, value))}
+            self._history = None
 
     # --- queries ---
 
     def history(self, step: int) -> History:
         """The history that a policy gets at the boundary of `step`."""
-        if self._history is not None:
-            return self._history
-        history = History(
-            saved=self._saved,
-            values={n: s.recent(step) for n, s in self.series.items() if len(s)},
-            lowest={name: low for name, (low, _) in self._extremes.items()},
-            highest={name: high for name, (_, high) in self._extremes.items()},
-            since=self._since,
-            is_saving=self._in_flight is not None,
-        )
-        if not self.at(step):
-            self._history = history
-        return history
+        self._recent.without = step
+        if self._history is None:
+            self._history = History(
+                saved=self._saved,
+                values=self._recent,
+                lowest=self._lowest,
+                highest=self._highest,
+                since=self._since,
+                is_saving=self._in_flight is not None,
+            )
+        return self._history
 
     def standing(self, stopping: EarlyStopping) -> Standing:
         """The standing of the metric of `stopping`; always the same `stopping`."""
+        self._stopping = stopping.metric
         series = self.series[stopping.metric]
-        if not len(series):
-            return Standing()
-        # Without the newest, which may still get another value.
-        while self._count < len(series) - 1:
-            at = self._count
-            step, value = series.steps[at], series.values[at]
-            self._standing = stopping.after(self._standing, step, value)
+        while self._count < len(series.steps):
+            at, self._previous = self._count, self._standing
+            self._standing = stopping.after(self._standing, series.steps[at], series.values[at])
             self._count += 1
-        return stopping.after(self._standing, series.steps[-1], series.values[-1])
+        return self._standing

@@ -5,11 +5,12 @@ Policies by a metric are in `improvement.py`, those by cost in `budget.py`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
-from mlflow_track.checkpoint.policy.history import History, Moment
+from mlflow_track.checkpoint.policy.history import History, Moment, Saved
 from mlflow_track.checks import require_int, require_number
 from mlflow_track.record.metric import Claim
 from mlflow_track.wording import count_text, expected
@@ -51,6 +52,11 @@ class SavePolicy:
         return frozenset()
 
     @property
+    def last_step(self) -> int | None:
+        """The last step of the run, which this policy saves; None where it does not know it."""
+        return None
+
+    @property
     def claims(self) -> tuple[Claim, ...]:
         """The directions of its metrics, as far as this policy names them."""
         return ()
@@ -74,7 +80,10 @@ class SavePolicy:
     def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
         """The policies that ask for a save at `now`."""
         reason = self.due(now, history)
-        return (Ask(self.name, reason, self.is_milestone, self.may_wait),) if reason else ()
+        return (self._ask(reason),) if reason else ()
+
+    def _ask(self, reason: str) -> Ask:
+        return Ask(self.name, reason, self.is_milestone, self.may_wait)
 
     def __or__(self, other: SavePolicy) -> SavePolicy:
         """A policy that saves when any of its members asks."""
@@ -94,6 +103,11 @@ class AnyOf(SavePolicy):
         return frozenset().union(*(policy.watched for policy in self.policies))
 
     @property
+    def last_step(self) -> int | None:
+        steps = (policy.last_step for policy in self.policies)
+        return max((step for step in steps if step is not None), default=None)
+
+    @property
     def claims(self) -> tuple[Claim, ...]:
         return tuple(claim for policy in self.policies for claim in policy.claims)
 
@@ -105,7 +119,12 @@ class AnyOf(SavePolicy):
         return "; ".join(ask.reason for ask in self.asking(now, history)) or None
 
     def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
-        return tuple(ask for policy in self.policies for ask in policy.asking(now, history))
+        asks: tuple[Ask, ...] = ()
+        for policy in self.policies:
+            reason = policy.due(now, history)
+            if reason:
+                asks += (policy._ask(reason),)
+        return asks
 
     def __str__(self) -> str:
         return " | ".join(map(str, self.policies))
@@ -168,6 +187,7 @@ class AtSteps(SavePolicy):
     """Saves at the given steps: `AtSteps(1000, 10_000)` or `AtSteps([1000, 10_000])`."""
 
     steps: tuple[int, ...]
+    _planned: frozenset[int] = field(compare=False, repr=False)
     is_milestone: ClassVar[bool] = True
 
     def __init__(self, *steps: int | Sequence[int]) -> None:
@@ -178,11 +198,12 @@ class AtSteps(SavePolicy):
             raise ValueError(expected("steps", "at least one step", "none"))
         for step in given:
             require_int("steps", step, at_least=0)
-        object.__setattr__(self, "steps", tuple(sorted(set(given))))
+        object.__setattr__(self, "_planned", frozenset(map(int, given)))
+        object.__setattr__(self, "steps", tuple(sorted(self._planned)))
 
     def due(self, now: Moment, history: History) -> str | None:
         """The reason to save at `now`: its step is one of `steps`; else None."""
-        return f"step {now.step} is one of steps" if now.step in self.steps else None
+        return f"step {now.step} is one of steps" if now.step in self._planned else None
 
 
 @dataclass(frozen=True)
@@ -206,6 +227,9 @@ class EvenlySpaced(SavePolicy):
     warmup_steps: int = 0
     max_checkpoints: int = 5
     steps: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    _planned: frozenset[int] = field(init=False, compare=False, repr=False)
+    # The saves that the plan was made for, and the plan.
+    _made: tuple[tuple[Saved, ...], frozenset[int]] = field(init=False, compare=False, repr=False)
     is_milestone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -216,10 +240,19 @@ class EvenlySpaced(SavePolicy):
         first = min(self.warmup_steps, last)
         steps = (last,) if self.max_checkpoints == 1 else _spread(first, last, self.max_checkpoints)
         object.__setattr__(self, "steps", steps)
+        object.__setattr__(self, "_planned", frozenset(steps))
+        object.__setattr__(self, "_made", ((), self._planned))
+
+    @property
+    def last_step(self) -> int:
+        return self.max_steps - 1
 
     def due(self, now: Moment, history: History) -> str | None:
         """The reason to save at `now`: its step is in the plan; else None."""
-        plan = self.steps_after([s.step for s in history.saved if self.name in s.policies])
+        saved, plan = self._made
+        if history.saved is not saved:
+            plan = self._plan(history.saved)
+            object.__setattr__(self, "_made", (history.saved, plan))
         if now.step not in plan:
             return None
         if now.step == self.max_steps - 1:
@@ -231,16 +264,23 @@ class EvenlySpaced(SavePolicy):
     def steps_after(self, saved: Sequence[int]) -> tuple[int, ...]:
         """The plan that holds once this policy has saved the steps `saved`.
 
-        It is `steps`, unless the run was resumed with other settings: then the remaining slots
-        are spread between the newest saved step and the last one, which is always saved.
+        It is `steps`, also for a run that was extended, unless one that was resumed with other
+        settings has more slots left than `steps` has from there on: then these are spread between
+        the newest saved step and the last one, which is always saved.
         """
-        if set(saved) <= set(self.steps):
+        if self._planned.issuperset(saved):
             return self.steps
         last, newest = self.max_steps - 1, max(saved)
         if newest >= last:
             return (last,)
-        left = max(1, self.max_checkpoints - len(saved))
+        left = self.max_checkpoints - len(saved)
+        if len(self.steps) - bisect_right(self.steps, newest) >= left:
+            return self.steps
         return _spread(newest, last, left + 1)[1:]
+
+    def _plan(self, saves: Sequence[Saved]) -> frozenset[int]:
+        steps = self.steps_after([s.step for s in saves if self.name in s.policies])
+        return self._planned if steps is self.steps else frozenset(steps)
 
 
 def _spread(first: int, last: int, count: int) -> tuple[int, ...]:

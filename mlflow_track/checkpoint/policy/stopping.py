@@ -71,11 +71,11 @@ class EarlyStopping:
         if math.isfinite(value):
             if standing.best is None:
                 return Standing(value, step)
-            is_min = required_direction("EarlyStopping", self.metric, self.mode) == "min"
-            gain = standing.best - value if is_min else value - standing.best
+            mode = self.mode or required_direction("EarlyStopping", self.metric)
+            gain = standing.best - value if mode == "min" else value - standing.best
             if gain > 0 and gain >= self.min_delta:
                 return Standing(value, step)
-        return standing._replace(since=standing.since + 1)
+        return Standing(standing.best, standing.best_step, standing.since + 1)
 
     def reason(self, standing: Standing) -> str | None:
         """The reason to stop; None where the metric may still improve."""

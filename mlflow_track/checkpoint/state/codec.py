@@ -5,34 +5,36 @@ Plain JSON stands for itself. What JSON lacks is an object with one key that beg
 
 from __future__ import annotations
 
-import base64
 import math
 import operator
 import weakref
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 
-from mlflow_track.checkpoint.state.strides import dense_stride, is_same_memory
-from mlflow_track.wording import expected, shown, typed
+from mlflow_track.checkpoint.state import kinds
+from mlflow_track.checkpoint.state.classes import Absent
+from mlflow_track.checkpoint.state.objects import is_object, state_of
+from mlflow_track.checkpoint.state.strides import dense_stride, is_dense, is_same_memory
+from mlflow_track.checkpoint.state.tensors import require_storable
+from mlflow_track.wording import expected, typed
 
 _PLAIN = frozenset((type(None), bool, int, str))
-_STRIDED = torch.strided
 _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
 _STRING = frozenset((str,))
 _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter, torch.nn.Buffer))
+_KEYS = (
+    *(type(None), str, int, float, complex, bytes, tuple, frozenset),
+    *(Enum, Absent, torch.dtype, torch.device),
+)
 _MOST_DEPTH = 200
 # A safetensors file has something else under it.
 _NAME_OF_THE_FORMAT = "__metadata__"
-# The factories of a defaultdict: any other function would need stored code.
-_FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, int, float, str)}
 _WORTH_REMEMBERING = 16
 _dereference: Any = weakref.ref.__call__
 _address_of, _stride_of = torch.Tensor.data_ptr, torch.Tensor.stride
-_MOST_INLINE_BYTES = 16 << 10
 
 
 class _Known(NamedTuple):
@@ -60,6 +62,7 @@ class Encoder:
         self.tensors: dict[str, torch.Tensor] = {}
         self._seen: dict[int, str] = {}
         self._views: dict[tuple[Any, ...], str] = {}
+        self._is_inside_an_object = False
 
     def encode(self, value: Any, path: str, depth: int = 0) -> Any:
         """The JSON form of `value`; its tensors are added to `tensors`.
@@ -81,30 +84,25 @@ class Encoder:
             return value if math.isfinite(value) else {"$float": repr(value)}
         if isinstance(value, torch.Tensor):
             return self._tensor(value, path)
-        if isinstance(value, np.ndarray | np.generic):
-            return self._numpy(value, path)
-        if isinstance(value, Mapping):
-            return _tagged(value, self._mapping(value, path, depth), path)
-        if isinstance(value, tuple) and type(value) in (tuple, torch.Size):
-            return {"$tuple": self._items(value, path, depth)}
-        if type(value) is list:
+        if kind is list:
             return self._items(value, path, depth)
-        if isinstance(value, bytes | bytearray):
-            tag = "$bytes" if isinstance(value, bytes) else "$bytearray"
-            return {tag: base64.b64encode(value).decode()}
-        if type(value) in (set, frozenset):
-            tag = f"${type(value).__name__}"
-            return {tag: self._items(sorted(value, key=repr), path, depth)}
-        if isinstance(value, torch.dtype):
-            return {"$dtype": str(value).removeprefix("torch.")}
-        if isinstance(value, torch.device):
-            return {"$device": str(value)}
+        found = kinds.kind_of(value)
+        if found is kinds.MAPPING:
+            return self._mapping(value, path, depth)
+        if found is not None:
+            return {found.tag: found.take(value, _Taking(self, path, depth))}
+        if is_object(value) and not self._is_inside_an_object:
+            self._is_inside_an_object = True
+            form = self.encode(state_of(value), path, depth)
+            self._is_inside_an_object = False
+            return form
         raise TypeError(
             expected(
                 f"state at {path!r}",
-                "a tensor, array, number, string, bytes, list, tuple, set or dict (objects with "
-                "state_dict and load_state_dict belong at the top)",
-                f"{type(value).__module__}.{type(value).__qualname__}",
+                "a tensor, array, number, string, bytes, list, tuple, set, dict, deque, named "
+                "tuple, Enum or random generator (objects with state_dict and load_state_dict "
+                "belong into `state` itself, or into a list or dict there)",
+                f"{kind.__module__}.{kind.__qualname__}",
             )
         )
 
@@ -128,15 +126,22 @@ class Encoder:
             self.tensors.update(zip(known.names, value.values(), strict=True))
             self._seen.update(zip(map(_address_of, value.values()), known.names, strict=True))
             return known.encoded
+        return {"$dict": self._pairs(value, path, depth)}
+
+    def _pairs(self, value: Mapping[Any, Any], path: str, depth: int) -> list[Any]:
         pairs = []
         for key, item in value.items():
-            if not (key is None or isinstance(key, str | int | float | tuple | frozenset)):
+            if not isinstance(key, _KEYS):
                 raise TypeError(
-                    expected(f"a key of state at {path!r}", "a string, number or tuple", typed(key))
+                    expected(
+                        f"a key of state at {path!r}",
+                        "a string, number, tuple or member of an Enum",
+                        typed(key),
+                    )
                 )
             encoded = self.encode(key, f"{path}.<key>", depth + 1)
             pairs.append([encoded, self.encode(item, f"{path}.{key}", depth + 1)])
-        return {"$dict": pairs}
+        return pairs
 
     def _items_by_name(self, value: Mapping[str, Any], path: str, depth: int) -> dict[str, Any]:
         prefix, deeper = path + ".", depth + 1
@@ -158,14 +163,14 @@ class Encoder:
         )
 
     def _tensor(self, value: torch.Tensor, path: str) -> Any:
-        if value.layout is not _STRIDED or value.is_quantized or value.is_meta:
-            raise TypeError(
-                expected(f"state at {path!r}", "a dense tensor", f"a {value.layout} tensor")
-            )
-        if type(value) not in _TENSORS:
-            raise TypeError(
-                expected(f"state at {path!r}", "a torch.Tensor", f"a {type(value).__name__}")
-            )
+        if (
+            type(value) not in _TENSORS
+            or value.layout is not torch.strided
+            or value.is_meta
+            or value.is_quantized
+            or value.is_nested
+        ):
+            value = require_storable(value, path)
         # Weights of a 1 x 1 convolution are contiguous in every memory format.
         is_usual = value.dim() < 4 and value.is_contiguous()
         stride = None if is_usual else dense_stride(value)
@@ -194,47 +199,34 @@ class Encoder:
         self.tensors[name] = value
         return name
 
-    def _numpy(self, value: np.ndarray | np.generic, path: str) -> Any:
-        if isinstance(value, np.generic):
-            if value.dtype.kind not in "biufc":
-                raise TypeError(
-                    expected(f"state at {path!r}", "a number", f"a NumPy {value.dtype}")
-                )
-            raw = base64.b64encode(value.tobytes()).decode()
-            return {"$scalar": [value.dtype.str, raw]}
-        if value.dtype.kind not in "biufc":
-            raise TypeError(
-                expected(f"state at {path!r}", "an array of numbers", f"one of {value.dtype}")
-            )
-        # As bytes, so that every NumPy type can be stored, known to torch or not.
-        raw = value.tobytes()
-        if len(raw) <= _MOST_INLINE_BYTES:
-            place: Any = {"$bytes": base64.b64encode(raw).decode()}
-        else:
-            place = self._name(torch.frombuffer(bytearray(raw), dtype=torch.uint8), path)
-        order = ["F"] if value.flags.fnc else []
-        return {"$array": [value.dtype.str, list(value.shape), place, *order]}
 
+class _Taking(NamedTuple):
+    """A place in the state that is taken apart: what a kind may ask for there."""
 
-def _tagged(value: Mapping[Any, Any], form: Any, path: str) -> Any:
-    """The form of a mapping with its kind, where that is more than a dict."""
-    if type(value) is OrderedDict:
-        return {"$ordered": form}
-    if type(value) is Counter:
-        return {"$counter": form}
-    if type(value) is defaultdict:
-        factory = value.default_factory
-        name = None if factory is None else getattr(factory, "__name__", "")
-        if name is not None and _FACTORIES.get(name) is not factory:
-            raise TypeError(
-                expected(
-                    f"the default of state at {path!r}",
-                    f"one of {', '.join(_FACTORIES)} (or use a dict)",
-                    shown(factory),
-                )
-            )
-        return {"$defaultdict": [name, form]}
-    return form
+    encoder: Encoder
+    path: str
+    depth: int
+
+    def form(self, value: Any, label: str) -> Any:
+        """The form of something inside."""
+        path = f"{self.path}.{label}" if label else self.path
+        return self.encoder.encode(value, path, self.depth + 1)
+
+    def items(self, values: Iterable[Any]) -> list[Any]:
+        return self.encoder._items(values, self.path, self.depth)
+
+    def mapping(self, value: Mapping[Any, Any]) -> Any:
+        return self.encoder._mapping(value, self.path, self.depth)
+
+    def pairs(self, value: Mapping[Any, Any]) -> list[Any]:
+        return self.encoder._pairs(value, self.path, self.depth)
+
+    def store(self, tensor: torch.Tensor) -> str:
+        """Adds a tensor; returns its name."""
+        return self.encoder._name(tensor, self.path)
+
+    def refuse(self, what: str, got: str) -> None:
+        raise TypeError(expected(f"state at {self.path!r}", what, got))
 
 
 def _remember(encoded: dict[str, Any], value: Mapping[str, Any], path: str) -> _Known | None:
@@ -254,73 +246,61 @@ def decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """The state that was encoded as `value`, with its tensors taken from `tensors`.
 
     Raises:
-        ValueError: `value` is not encoded state.
-        KeyError: A tensor is missing; the message names it.
+        ValueError: `value` is not encoded state, or a tensor is missing; the message says which.
     """
-    return _Decoder(tensors).decode(value)
+    try:
+        return _Decoder(tensors).value(value)
+    except (TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError) as error:
+        # Whatever a foreign document makes of the calls on its way.
+        raise ValueError(f"not encoded state: {type(error).__name__}: {error}") from error
 
 
 class _Decoder:
+    """Puts state back: what a kind may ask for."""
+
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors
         # Tied tensors are one object, with their own strides.
         self._strided: dict[str, torch.Tensor] = {}
 
-    def decode(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return [self.decode(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        tag = next(iter(value), "")
-        if len(value) != 1 or not tag.startswith("$"):
-            return {key: self.decode(item) for key, item in value.items()}
-        content = value[tag]
-        if tag not in self._OF_TAG:
+    def value(self, form: Any) -> Any:
+        if isinstance(form, list):
+            return [self.value(item) for item in form]
+        if not isinstance(form, dict):
+            return form
+        tag = next(iter(form), "")
+        if len(form) != 1 or not tag.startswith("$"):
+            return {key: self.value(item) for key, item in form.items()}
+        content = form[tag]
+        if tag in self._OF_TENSORS:
+            return self._OF_TENSORS[tag](self, content)
+        if tag not in kinds.BY_TAG:
             raise ValueError(f"{{{tag!r}: {content!r}}} is not encoded state")
-        return self._OF_TAG[tag](self, content)
+        return kinds.BY_TAG[tag].put(content, self)
 
-    def _array(self, content: Any) -> np.ndarray:
-        dtype, shape, place, *order = content
-        is_inline = isinstance(place, dict)
-        raw = self.decode(place) if is_inline else self._tensors[place].numpy().tobytes()
-        array = np.frombuffer(raw, np.dtype(dtype)).reshape(shape)
-        return array.copy(order=order[0] if order else "C")
+    def values(self, forms: Any) -> list[Any]:
+        if not isinstance(forms, list):
+            raise ValueError(f"{forms!r} is not a list of encoded state")
+        return [self.value(form) for form in forms]
+
+    def tensor(self, name: Any) -> torch.Tensor:
+        if not isinstance(name, str) or name not in self._tensors:
+            raise ValueError(f"there is no tensor {name!r}")
+        return self._tensors[name]
 
     def _with_strides(self, content: Any) -> torch.Tensor:
         form, stride = content
         (name,) = form.values()
         if name not in self._strided:
-            tensor = self.decode(form)
+            tensor = self.value(form)
+            if not is_dense(tensor.shape, stride):
+                raise ValueError(f"{stride!r} are not the strides of a tensor of {tensor.shape}")
             made = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype)
             self._strided[name] = made.copy_(tensor)
         return self._strided[name]
 
-    def _dtype(self, content: Any) -> torch.dtype:
-        dtype = getattr(torch, content, None)
-        if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"torch has no dtype {content!r}")
-        return dtype
-
-    _OF_TAG: ClassVar[dict[str, Callable[[_Decoder, Any], Any]]] = {
-        "$tensor": lambda self, content: self._tensors[content],
-        "$complex": lambda self, content: torch.view_as_complex(self._tensors[content]),
+    _OF_TENSORS: ClassVar[dict[str, Callable[[_Decoder, Any], Any]]] = {
+        "$tensor": tensor,
+        "$complex": lambda self, content: torch.view_as_complex(self.tensor(content)),
         "$strided": _with_strides,
-        "$array": _array,
-        "$scalar": lambda self, content: np.frombuffer(
-            base64.b64decode(content[1]), np.dtype(content[0])
-        )[0],
-        "$dict": lambda self, content: {self.decode(key): self.decode(v) for key, v in content},
-        "$tuple": lambda self, content: tuple(self.decode(content)),
-        "$set": lambda self, content: set(self.decode(content)),
-        "$frozenset": lambda self, content: frozenset(self.decode(content)),
-        "$bytearray": lambda self, content: bytearray(base64.b64decode(content)),
-        "$ordered": lambda self, content: OrderedDict(self.decode(content)),
-        "$counter": lambda self, content: Counter(self.decode(content)),
-        "$defaultdict": lambda self, content: defaultdict(
-            None if content[0] is None else _FACTORIES[content[0]], self.decode(content[1])
-        ),
-        "$float": lambda self, content: float(content),
-        "$bytes": lambda self, content: base64.b64decode(content),
-        "$dtype": _dtype,
-        "$device": lambda self, content: torch.device(content),
     }

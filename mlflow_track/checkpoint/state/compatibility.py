@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
+
+from mlflow_track.checkpoint.state.match import Load, loads_in
+from mlflow_track.checkpoint.state.objects import content_here
+from mlflow_track.checkpoint.state.plain import describe, is_alike, problems_of_plain
+from mlflow_track.checkpoint.state.strides import once
 
 _MOST_NAMED = 8
 # What schedulers and torch itself put into the groups of an optimizer, now and then.
@@ -18,51 +23,52 @@ _LIKE_THE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buff
 
 def require_fit(
     state: Mapping[str, Any],
-    saved: Mapping[str, Any],
+    plan: Mapping[str, Any],
     origin: str,
     classes: Mapping[str, str] | None = None,
-) -> list[str]:
-    """Raise unless each entry of `saved` matches the one of `state`.
+) -> None:
+    """Raise unless each entry of a saved state matches the live one.
 
     Args:
         state: Live objects and plain data by name.
-        saved: Their saved state, with the prefixes of the live ones.
+        plan: Their saved state, as `match` returns it.
         origin: The name of the checkpoint in the message.
         classes: The classes of the objects, by name, where the checkpoint has them.
-
-    Returns:
-        Readable doubts: what matches, but may differ from the save.
 
     Raises:
         ValueError: The message names missing and unexpected entries and other shapes or dtypes.
     """
-    missing, unexpected = sorted(set(state) - set(saved)), sorted(set(saved) - set(state))
+    missing, unexpected = sorted(set(state) - set(plan)), sorted(set(plan) - set(state))
     if missing or unexpected:
         raise ValueError(
             f"the keys of `state` do not match checkpoint {origin}: missing from the checkpoint: "
-            f"{missing}; unexpected in the checkpoint: {unexpected}"
+            f"{missing}; unexpected in the checkpoint: {unexpected}; to take only weights, use "
+            "load_weights(run, prefix=…)"
         )
-    problems: list[str] = []
-    doubts: list[str] = []
-    for name, value in saved.items():
-        target = state[name]
-        if isinstance(target, torch.nn.Module):
-            problems += _of_module(name, target, value)
-        elif isinstance(target, torch.optim.Optimizer):
-            problems += (found := _of_optimizer(name, target, value))
-            if not found:
-                _add(_of_groups(name, target, value), problems, doubts)
-                _add(_of_moments(name, target, value), problems, doubts)
-        elif isinstance(target, torch.Tensor):
-            problems += _of_tensor(name, target, value)
-        elif hasattr(target, "load_state_dict"):
-            is_another = (classes or {}).get(name, class_of(target)) != class_of(target)
-            _add(_of_object(name, target, value, is_another), problems, doubts)
+    problems = [words for load in loads_in(plan) for words in _of_load(load, classes or {})]
+    for name, value in plan.items():
+        problems += list(problems_of_plain(name, state[name], value))[:_MOST_NAMED]
     if problems:
         raise ValueError(
             f"{origin} does not match the state; nothing was loaded: {'; '.join(problems)}"
         )
-    return doubts
+
+
+def _of_load(load: Load, classes: Mapping[str, str]) -> list[str]:
+    name, target, saved = load.path, load.here, load.saved
+    if isinstance(target, torch.nn.Module):
+        return _of_module(name, target, saved, load.prefixes or ())
+    if isinstance(target, torch.optim.Optimizer):
+        return _of_optimizer(name, target, saved) or [
+            *_of_groups(name, target, saved),
+            *_of_moments(name, target, saved)[:_MOST_NAMED],
+        ]
+    if isinstance(target, torch.Generator):
+        is_generator = is_alike(saved, target.get_state())
+        words = f"{name!r} is a generator here, but was not saved as one of this device"
+        return [] if is_generator else [words]
+    is_another = classes.get(name, class_of(target)) != class_of(target)
+    return _of_object(name, target, saved, is_another)
 
 
 def class_of(entry: Any) -> str:
@@ -70,33 +76,49 @@ def class_of(entry: Any) -> str:
     return type(entry).__qualname__
 
 
-class _Finding(NamedTuple):
-    """A difference: fatal, or a doubt."""
-
-    words: str
-    is_fatal: bool
-
-
-def _add(findings: Sequence[_Finding], problems: list[str], doubts: list[str]) -> None:
-    for finding in findings[:_MOST_NAMED]:
-        (problems if finding.is_fatal else doubts).append(finding.words)
-
-
-def _of_module(name: str, target: torch.nn.Module, saved: Any) -> list[str]:
+def _of_module(
+    name: str, target: torch.nn.Module, saved: Any, prefixes: tuple[str, ...]
+) -> list[str]:
     if not isinstance(saved, Mapping):
         return [f"{name!r} was saved as {type(saved).__name__}, but is a module here"]
-    own = target.state_dict()
-    problems = []
+    whole = target.state_dict()
+    # Its own rules decide there.
+    own = {key: value for key, value in whole.items() if not key.startswith(prefixes)}
+    problems = [
+        f"{name}.{key} is on the meta device, without memory: give the module its memory before "
+        "it is restored (to_empty(device=…))"
+        for key, value in whole.items()
+        if isinstance(value, torch.Tensor) and value.is_meta
+    ][:_MOST_NAMED]
     if absent := [key for key in own if key not in saved]:
         problems.append(f"missing from {name!r}: {_listed(absent)}")
-    if extra := [key for key in saved if key not in own]:
+    if extra := [key for key in saved if key not in whole and not key.startswith(prefixes)]:
         problems.append(f"unexpected in {name!r}: {_listed(extra)}")
-    differing = [
-        f"{name}.{key} is {_describe(saved[key])} in the checkpoint and {_describe(tensor)} here"
-        for key, tensor in own.items()
-        if key in saved and isinstance(tensor, torch.Tensor) and not _is_alike(saved[key], tensor)
-    ]
+    if absent or extra:
+        problems.append(
+            "to take what both have, use model.load_state_dict(load_weights(run), strict=False)"
+        )
+    differing = []
+    for key, tensor in own.items():
+        if key not in saved or not isinstance(tensor, torch.Tensor):
+            continue
+        if not is_alike(saved[key], tensor):
+            differing.append(
+                f"{name}.{key} is {describe(saved[key])} in the checkpoint and "
+                f"{describe(tensor)} here{_advice(saved[key], tensor)}"
+            )
+        elif not tensor.is_meta and once(tensor, saved[key])[0] is None:
+            differing.append(
+                f"{name}.{key} is expanded here, one element seen many times, and has several "
+                "values in the checkpoint"
+            )
     return [*problems, *differing[:_MOST_NAMED]]
+
+
+def _advice(saved: Any, tensor: torch.Tensor) -> str:
+    """How to convert weights on purpose."""
+    is_dtype = isinstance(saved, torch.Tensor) and saved.shape == tensor.shape
+    return " (to convert it, use model.load_state_dict(load_weights(run)))" if is_dtype else ""
 
 
 def _of_optimizer(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str]:
@@ -106,6 +128,8 @@ def _of_optimizer(name: str, target: torch.optim.Optimizer, saved: Any) -> list[
     here = [len(group["params"]) for group in target.param_groups]
     if groups != here:
         return [f"{name!r} has groups of {groups} parameters in the checkpoint, of {here} here"]
+    if type(target).__module__.partition(".")[0] != "torch":
+        return []  # Others keep moments of a lower rank, or flat ones.
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     parameters = [parameter for group in target.param_groups for parameter in group["params"]]
     problems = []
@@ -120,77 +144,43 @@ def _of_optimizer(name: str, target: torch.optim.Optimizer, saved: Any) -> list[
     return problems[:_MOST_NAMED]
 
 
-def _of_groups(name: str, target: torch.optim.Optimizer, saved: Any) -> list[_Finding]:
-    findings = []
+def _of_groups(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str]:
+    found = []
     groups = zip(saved["param_groups"], target.param_groups, strict=True)
     for number, (then, here) in enumerate(groups):
         extra = then.keys() - here.keys() - _NOT_OF_THE_OPTIMIZER
         absent = target.defaults.keys() - then.keys()
-        if extra or absent:
+        if extra and absent:
             # Each has what the other lacks: that is not another version of one optimizer.
-            findings.append(
-                _Finding(
-                    f"group {number} of {name!r} {_differing(extra, absent)}",
-                    bool(extra and absent),
-                )
-            )
-    return findings
+            found.append(f"group {number} of {name!r} {_differing(extra, absent)}")
+    return found
 
 
-def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[_Finding]:
+def _of_moments(name: str, target: torch.optim.Optimizer, saved: Any) -> list[str]:
     """Compares the moments that the live optimizer already has."""
-    findings = []
-    for number, here in target.state_dict()["state"].items():
+    found = []
+    for number, here in content_here(target)["state"].items():
         then = saved["state"].get(number)
-        where = f"{name}.state.{number}"
         if then is None:
-            findings.append(_Finding(f"{where} has moments here, none in the checkpoint", False))
             continue
+        where = f"{name}.state.{number}"
         extra, absent = then.keys() - here.keys(), here.keys() - then.keys()
-        if extra or absent:
-            findings.append(
-                _Finding(f"{where} {_differing(extra, absent)}", bool(extra and absent))
-            )
-        findings += [
-            _Finding(
-                f"{where}.{key} is {_describe(then[key])} in the checkpoint and "
-                f"{_describe(moment)} here",
-                True,
-            )
+        if extra and absent:
+            found.append(f"{where} {_differing(extra, absent)}")
+        found += [
+            f"{where}.{key} is {describe(then[key])} in the checkpoint and {describe(moment)} here"
             for key, moment in here.items()
             if isinstance(then.get(key), torch.Tensor)
             and isinstance(moment, torch.Tensor)
             and then[key].dtype != moment.dtype
         ]
-    return findings
+    return found
 
 
-def converted_moments(name: str, loaded: torch.optim.Optimizer, saved: Any) -> list[str]:
-    """Lists the moments to which torch has given the dtype of their parameter."""
-    found = [
-        f"{name}.state.{number}.{key} {_dtype(then[key])} -> {_dtype(moment)}"
-        for number, here in loaded.state_dict()["state"].items()
-        if (then := saved["state"].get(number))
-        for key, moment in here.items()
-        if isinstance(moment, torch.Tensor)
-        and isinstance(then.get(key), torch.Tensor)
-        and then[key].dtype != moment.dtype
-    ]
-    return [_listed(found)] if found else []
-
-
-def _of_tensor(name: str, target: torch.Tensor, saved: Any) -> list[str]:
-    if not isinstance(saved, torch.Tensor) or _is_alike(saved, target):
-        return []
-    if saved.dtype == target.dtype and not target.numel():
-        return []  # It grows.
-    return [
-        f"{name!r} is {_describe(saved)} in the checkpoint and {_describe(target)} here (None, or "
-        "an empty tensor, takes any shape)"
-    ]
-
-
-def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> list[_Finding]:
+def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> list[str]:
+    # A data loader would raise while it loads, when other entries have changed already.
+    if (ask := getattr(target, "problem_with", None)) is not None and (problem := ask(saved)):
+        return [f"{name!r}: {problem}"]
     here = target.state_dict()
     for keys in (here, saved):
         if not (isinstance(keys, Mapping) and keys and all(isinstance(k, str) for k in keys)):
@@ -198,34 +188,15 @@ def _of_object(name: str, target: Any, saved: Any, is_another_class: bool) -> li
     extra, absent = saved.keys() - here.keys(), here.keys() - saved.keys()
     # An object of the caller may have keys that come with time; those of torch are its structure.
     is_structure = type(target).__module__.partition(".")[0] == "torch"
-    if not absent and not (extra and is_structure):
-        return []
-    is_fatal = bool(extra and absent) and (is_structure or is_another_class)
-    return [_Finding(f"{name!r} {_differing(extra, absent)}", is_fatal)]
+    if extra and absent and (is_structure or is_another_class):
+        return [f"{name!r} {_differing(extra, absent)}"]
+    return []
 
 
 def _differing(extra: Iterable[str], absent: Iterable[str]) -> str:
     sides = ((extra, "in the checkpoint"), (absent, "here"))
     found = [f"{_listed(sorted(map(str, keys)))} {side}" for keys, side in sides if keys]
     return f"has the extra keys {' and '.join(found)}"
-
-
-def _is_alike(saved: Any, tensor: torch.Tensor) -> bool:
-    return (
-        isinstance(saved, torch.Tensor)
-        and saved.shape == tensor.shape
-        and saved.dtype == tensor.dtype
-    )
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{_dtype(value)}{list(value.shape)}"
-    return type(value).__name__
-
-
-def _dtype(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -53,7 +53,7 @@ def take_apart(
             if not isinstance(name, str) or not name:
                 raise TypeError(expected("a key of the state", "a non-empty string", typed(name)))
             require_object(name, entry)
-            parts[name] = encoder.encode(_plain(entry), name)
+            parts[name] = encoder.encode(entry, name)
         beside = {k: codec.Encoder().encode(value, k) for k, value in request.beside.items()}
         return encoder.tensors, _json({"state": parts, **beside})
 
@@ -62,8 +62,16 @@ def require_object(name: str, entry: Any) -> None:
     """
     Raises:
         TypeError: The entry is what `state_dict()` returned, as `torch.save` has it: a `restore`
-            would fill that copy, and not the object.
+            would fill that copy, and not the object. Or it cannot load what it saves.
     """
+    if hasattr(entry, "state_dict") and not hasattr(entry, "load_state_dict"):
+        raise TypeError(
+            expected(
+                f"state[{name!r}]",
+                "plain data, or an object with state_dict and load_state_dict",
+                f"{typed(entry)} without load_state_dict: a restore could not fill it",
+            )
+        )
     if isinstance(entry, dict) and (
         hasattr(entry, "_metadata") or entry.keys() == {"state", "param_groups"}
     ):
@@ -71,17 +79,6 @@ def require_object(name: str, entry: Any) -> None:
             f"state[{name!r}] is what state_dict() returned; give the object itself, so that "
             f"restore can load into it: {{{name!r}: {name}}}"
         )
-
-
-def _plain(entry: Any) -> Any:
-    if getattr(type(entry), "state_dict", None) is torch.nn.Module.state_dict:
-        # The parameters themselves: the same objects each time, and nothing made for each.
-        return dict(strip_prefix(entry.state_dict(keep_vars=True)))
-    if isinstance(entry, torch.Generator):
-        return entry.get_state()
-    if isinstance(entry, torch.nn.Module):
-        return dict(strip_prefix(entry.state_dict()))
-    return entry.state_dict() if hasattr(entry, "state_dict") else entry
 
 
 @contextmanager
@@ -102,38 +99,3 @@ def _json(content: Any) -> bytes:
     except TypeError:
         # An integer of more than 64 bits.
         return json.dumps(content).encode() + b"\n"
-
-
-_PREFIXES = ("_orig_mod.", "module.")
-
-
-def strip_prefix(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`state_dict` without the prefixes that all of its keys have."""
-    for prefix in _PREFIXES:
-        if state_dict and all(isinstance(k, str) and k.startswith(prefix) for k in state_dict):
-            return strip_prefix({k[len(prefix) :]: v for k, v in state_dict.items()})
-    return state_dict
-
-
-def fit_prefix(target: Any, saved: Any) -> Any:
-    """`saved`, with the prefix that the keys of `target` have.
-
-    Beside a model that is what keeps something for each of its parameters by their names: an
-    average of a wrapped model matches the model alone, and vice versa.
-    """
-    if not hasattr(target, "state_dict") or not isinstance(saved, Mapping) or not saved:
-        return saved
-    own = target.state_dict()
-    if not isinstance(target, torch.nn.Module):
-        if not isinstance(own, Mapping) or own.keys() == saved.keys():
-            return saved
-        saved, whole = strip_prefix(saved), saved
-        if strip_prefix(own).keys() != saved.keys():
-            return whole
-    prefix = _prefix_of(own)
-    return {prefix + key: value for key, value in saved.items()} if prefix else saved
-
-
-def _prefix_of(state_dict: Mapping[str, Any]) -> str:
-    first, bare = next(iter(state_dict), ""), next(iter(strip_prefix(state_dict)), "")
-    return first[: len(first) - len(bare)]

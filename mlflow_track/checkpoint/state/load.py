@@ -8,24 +8,21 @@ lies in the file: later changes of the file cannot reach the training.
 from __future__ import annotations
 
 import json
-import mmap
-from bisect import bisect
-from collections import defaultdict
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 
 from mlflow_track.checkpoint.disk import safetensors
-from mlflow_track.checkpoint.disk.copying import copy_all
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
-from mlflow_track.checkpoint.state import codec
-from mlflow_track.checkpoint.state.compatibility import converted_moments, require_fit
-from mlflow_track.checkpoint.state.flatten import fit_prefix
+from mlflow_track.checkpoint.state import codec, kinds
+from mlflow_track.checkpoint.state.compatibility import require_fit
+from mlflow_track.checkpoint.state.fill import Copies, Copy
+from mlflow_track.checkpoint.state.match import Load, loads_in, match
+from mlflow_track.checkpoint.state.objects import content_here
+from mlflow_track.checkpoint.state.rules import load_by_rules
+from mlflow_track.checkpoint.state.strides import once
 from mlflow_track.record import layout
-
-# The alignment that vector instructions like best.
-_ALIGNMENT = 64
 
 
 class UnreadableCheckpointError(CorruptCheckpointError):
@@ -61,10 +58,11 @@ def load_into(
     saved: Mapping[str, Any],
     checkpoint: Checkpoint,
     classes: Mapping[str, str] | None = None,
-) -> list[str]:
+) -> None:
     """Put `saved` into `state`: objects are loaded, plain data takes the place of the entry.
 
-    Dicts, lists and tensors are filled in place: other references to one see it.
+    What can change is filled in place, and other references to it see the new value: tensors,
+    arrays, dicts, lists, sets, random generators.
 
     Args:
         state: Live objects and plain data by name.
@@ -72,175 +70,109 @@ def load_into(
         checkpoint: Its origin, for messages.
         classes: The classes of the objects, where the checkpoint has them.
 
-    Returns:
-        Readable doubts: what may differ from the save.
-
     Raises:
         ValueError: Something does not match; nothing was changed. The message names the keys that
             are missing and those that are unexpected, and shapes and dtypes that differ.
+        RuntimeError: An object could not load its state. The message names the entries that were
+            changed, and those that were not.
     """
-    fitted = {name: fit_prefix(state.get(name), value) for name, value in saved.items()}
-    doubts = require_fit(state, fitted, checkpoint.path.name, classes)
-    copies = _Copies()
-    for name, value in fitted.items():
-        target = state[name]
-        if isinstance(target, torch.nn.Module):
-            copies.leave(value, target.state_dict())
-    own: dict[str, Any] = {}
-    for name, value in fitted.items():
-        target = state[name]
-        if isinstance(target, torch.nn.Module):
-            own[name] = value  # It copies by itself.
-        elif isinstance(target, torch.optim.Optimizer):
-            own[name] = copies.of(value, target.state_dict())
-            _lay_out_like_parameters(own[name], target)
-        else:
-            own[name] = copies.of(value, None if hasattr(target, "load_state_dict") else target)
-    copies.make()
-    for name, value in own.items():
-        target = state[name]
-        if isinstance(target, torch.Generator):
-            # torch reads it from the start of its storage, which others share here.
-            target.set_state(copies.resolve(value).clone())
-        elif hasattr(target, "load_state_dict"):
-            target.load_state_dict(copies.resolve(value))
-            if isinstance(target, torch.optim.Optimizer):
-                doubts += converted_moments(name, target, fitted[name])
-        elif isinstance(target, torch.Tensor) and isinstance(value, _Copy):
-            state[name] = copies.resolve(value).to(target.device)
-        else:
-            state[name] = _in_place(target, copies.resolve(value))
-    return doubts
-
-
-def own_copy(value: Any) -> Any:
-    """A copy of the result of `read`, with tensors outside the mapped file."""
-    copies = _Copies()
-    copied = copies.of(value, None)
-    copies.make()
-    return copies.resolve(copied)
-
-
-def _in_place(live: Any, value: Any) -> Any:
-    """`value`, inside the containers of `live` where they are of the same kind."""
-    if isinstance(live, dict) and type(live) is type(value):
-        filled = {key: _in_place(live.get(key), item) for key, item in value.items()}
-        live.clear()
-        live.update(filled)
-        return live
-    if isinstance(live, list) and type(live) is type(value):
-        partners = [*live, *[None] * len(value)]
-        live[:] = [_in_place(partner, item) for partner, item in zip(partners, value, strict=False)]
-        return live
-    return value
-
-
-class _Copy:
-    """A tensor that will be copied: where from, and where to once that is known."""
-
-    def __init__(self, source: torch.Tensor, target: torch.Tensor | None) -> None:
-        self.source = source
-        self.target = target
-        self.stride = source.stride()
-
-    def lay_out(self, stride: tuple[int, ...]) -> None:
-        """Have these strides, in the target that is there or in one that is made."""
-        self.stride = stride
-        if self.target is not None and self.target.stride() != stride:
-            self.target = None
-
-
-class _Copies:
-    """All tensors that need separate memory, so that one block and one copy serve them."""
-
-    def __init__(self) -> None:
-        self._all: list[_Copy] = []
-        self._by_source: dict[int, _Copy] = {}
-        # The stretches of memory that are filled, in order, and what each of them gets.
-        self._taken: list[tuple[int, int]] = []
-        self._gets: dict[tuple[int, int], int] = {}
-
-    def leave(self, saved: Mapping[str, Any], existing: Mapping[str, Any]) -> None:
-        """Nothing is restored into entries that a model fills itself."""
-        for key, tensor in existing.items():
-            if isinstance(tensor, torch.Tensor):
-                self._take(tensor, saved[key])
-
-    def of(self, value: Any, existing: Any) -> Any:
-        """`value` with each tensor replaced by a `_Copy`, into the matching one of `existing`."""
-        if isinstance(value, torch.Tensor):
-            # Tied tensors are one object and stay one.
-            copy = self._by_source.get(id(value))
-            if copy is None:
-                is_usable = (
-                    isinstance(existing, torch.Tensor)
-                    and existing.shape == value.shape
-                    and existing.dtype == value.dtype
-                    and existing.stride() == value.stride()
-                    and self._take(existing, value)
-                )
-                copy = _Copy(value, existing if is_usable else None)
-                self._by_source[id(value)] = copy
-                self._all.append(copy)
-            return copy
-        if isinstance(value, dict):
-            inside = existing if isinstance(existing, dict) else {}
-            items = {key: self.of(item, inside.get(key)) for key, item in value.items()}
-            return _of_kind(value, items)
-        if isinstance(value, list | tuple):
-            is_alike = isinstance(existing, list | tuple) and len(existing) == len(value)
-            partners = existing if is_alike else [None] * len(value)
-            return type(value)(self.of(i, e) for i, e in zip(value, partners, strict=True))
-        return value
-
-    def _take(self, target: torch.Tensor, source: torch.Tensor) -> bool:
-        """Whether `source` may be copied into `target`: shared memory gets one value."""
-        size = sum(s * (n - 1) for s, n in zip(target.stride(), target.shape, strict=True)) + 1
-        begin = target.data_ptr()
-        stretch = begin, begin + size * target.element_size()
-        if not target.numel() or self._gets.get(stretch) == id(source):
-            return True
-        at = bisect(self._taken, stretch)
-        if any(b < stretch[1] and begin < e for b, e in self._taken[max(at - 1, 0) : at + 1]):
-            return False
-        self._taken.insert(at, stretch)
-        self._gets[stretch] = id(source)
-        return True
-
-    def make(self) -> None:
-        """Copy all."""
-        homeless = [copy for copy in self._all if copy.target is None]
-        sizes = [copy.source.numel() * copy.source.element_size() for copy in homeless]
-        padded = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
-        block = _fresh_memory(sum(padded))
-        at = 0
-        for copy, size, step in zip(homeless, sizes, padded, strict=True):
-            piece = block[at : at + size]
-            copy.target = piece.view(copy.source.dtype).as_strided(copy.source.shape, copy.stride)
-            at += step
-        copy_all(
-            [copy.target for copy in self._all if copy.target is not None],
-            [copy.source for copy in self._all],
+    origin = checkpoint.path.name
+    plan = {name: match(name, state.get(name), value) for name, value in saved.items()}
+    require_fit(state, plan, origin, classes)
+    loads = list(loads_in(plan))
+    copies = Copies()
+    for load in loads:
+        _plan(load, copies)
+    planned = {name: copies.of(name, value, state[name]) for name, value in plan.items()}
+    if problems := copies.settle():
+        raise ValueError(
+            f"{origin} does not match the state; nothing was loaded: {'; '.join(problems)}"
         )
+    # First those that may still refuse.
+    _load_by_rules(loads)
+    changed = {load.path for load in loads if load.prefixes} | copies.make()
+    for load in loads:
+        try:
+            _load(load, copies)
+        except Exception as error:
+            others = [n for n in (*plan, *(other.path for other in loads)) if n != load.path]
+            done = [name for name in others if _is_changed(name, changed)]
+            rest = [name for name in others if name not in done]
+            raise RuntimeError(
+                f"{origin} was restored only in part: loading {load.path!r} raised "
+                f"{type(error).__name__}: {error}; changed: {_names([*done, load.path])} (the "
+                f"last perhaps in part); unchanged: {_names(rest)}"
+            ) from error
+        changed.add(load.path)
+    for name, value in planned.items():
+        target, content = state[name], copies.resolve(value)
+        if isinstance(target, torch.Tensor) and isinstance(content, torch.Tensor):
+            state[name] = content.to(target.device)
+        else:
+            state[name] = kinds.fill(target, content)
 
-    def resolve(self, value: Any) -> Any:
-        """`value` with each `_Copy` replaced by the tensor that was filled."""
-        if isinstance(value, _Copy):
-            return value.target
-        if isinstance(value, dict):
-            return _of_kind(value, {key: self.resolve(item) for key, item in value.items()})
-        if isinstance(value, list | tuple):
-            return type(value)(self.resolve(item) for item in value)
-        return value
+
+def _plan(load: Load, copies: Copies) -> None:
+    """Find the place for each tensor of an object."""
+    if load.prefixes is not None:
+        here = content_here(load.here)
+        copies.leave(
+            load.path,
+            load.saved,
+            {key: value for key, value in here.items() if not key.startswith(load.prefixes)},
+        )
+    elif isinstance(load.here, torch.optim.Optimizer):
+        load.planned = copies.of(load.path, load.saved, content_here(load.here))
+        _lay_out_like_parameters(load.planned, load.here)
+    else:
+        load.planned = copies.of(load.path, load.saved, None)
 
 
-def _of_kind(mapping: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
-    """`items` as the kind of dict that `mapping` is."""
-    if type(mapping) is dict:
-        return items
-    if isinstance(mapping, defaultdict):
-        return defaultdict(mapping.default_factory, items)
-    return type(mapping)(items)
+def _load_by_rules(loads: Sequence[Load]) -> None:
+    loaded: list[str] = []
+    for load in loads:
+        if load.prefixes:
+            try:
+                load_by_rules(load.path, load.here, load.saved, load.prefixes)
+            except ValueError as error:
+                done = f"; loaded before it: {', '.join(loaded)}" if loaded else ""
+                raise ValueError(f"{error}{done}") from error
+            loaded.append(load.path)
+
+
+def _load(load: Load, copies: Copies) -> None:
+    target = load.here
+    if load.prefixes:
+        return  # It is loaded already.
+    if isinstance(target, torch.nn.Module):
+        _load_module(target, load.saved)
+    elif isinstance(target, torch.Generator):
+        target.set_state(copies.resolve(load.planned))
+    elif isinstance(target, torch.amp.GradScaler) and not load.saved:
+        pass  # It was switched off at the save: torch refuses to load that.
+    else:
+        target.load_state_dict(copies.resolve(load.planned))
+
+
+def _is_changed(name: str, changed: Iterable[str]) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for path in changed)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, dict.fromkeys(names))) or "nothing"
+
+
+def _load_module(module: torch.nn.Module, saved: Mapping[str, Any]) -> None:
+    expanded = set()
+    for key, tensor in module.state_dict().items():
+        here, source = once(tensor, saved[key])
+        if here is not tensor:
+            # torch copies nothing into it.
+            with torch.no_grad():
+                here.copy_(source)
+            expanded.add(key)
+    rest = {key: value for key, value in saved.items() if key not in expanded}
+    module.load_state_dict(rest, strict=not expanded)
 
 
 def _lay_out_like_parameters(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
@@ -252,19 +184,6 @@ def _lay_out_like_parameters(saved: Mapping[str, Any], optimizer: torch.optim.Op
     for group, here in zip(saved["param_groups"], optimizer.param_groups, strict=True):
         for number, parameter in zip(group["params"], here["params"], strict=True):
             for moment in saved["state"].get(number, {}).values() if group.get("fused") else ():
-                if isinstance(moment, _Copy) and moment.source.shape == parameter.shape:
+                if isinstance(moment, Copy) and moment.source.shape == parameter.shape:
                     # Those that an optimizer gives its moments: of a slice they are others.
                     moment.lay_out(torch.empty_like(parameter, device="meta").stride())
-
-
-def _fresh_memory(size: int) -> torch.Tensor:
-    """A flat uint8 tensor, in large pages where the system has them: their first touch is cheap."""
-    if size < 4 << 20:
-        return torch.empty(size, dtype=torch.uint8)
-    # Private: writes of a forked data loader must not reach the parent.
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    except (AttributeError, OSError):
-        pass
-    return torch.frombuffer(memory, dtype=torch.uint8)

@@ -1,0 +1,126 @@
+"""Sends items in batches, and finds the one that a server does not take."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from mlflow import MlflowClient
+
+from mlflow_track.backends.mlflow.errors import RefusedByStatus, translated
+from mlflow_track.backends.mlflow.values import Target
+from mlflow_track.backends.protocol import Gone, Refused, Unavailable
+from mlflow_track.record.tags import RECORD_TAG
+
+# Errors at the same batch, before the server is asked whether it accepts anything else.
+_MOST_ERRORS = 3
+_Item = TypeVar("_Item")
+
+
+class _Batch(NamedTuple):
+    """Items that are sent at once.
+
+    Attributes:
+        is_suspect: Whether they are a part of what the server has failed at again and again.
+        errors: The errors at this very batch.
+    """
+
+    items: Sequence[Any]
+    is_suspect: bool = False
+    errors: int = 0
+
+
+class Batches:
+    """Sends items to runs of a server.
+
+    Args:
+        client: The client.
+        attach: The run of an id; raises Gone where it was deleted.
+    """
+
+    def __init__(self, client: MlflowClient, attach: Callable[[str], Target]) -> None:
+        self._client = client
+        self._attach = attach
+        # How often a batch that begins with this item was answered with an error.
+        self._failed: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def sending(self, run_id: str) -> Iterator[None]:
+        """A refusal may mean the whole run: then it is Gone; or all that is sent at this time."""
+        try:
+            with translated(missing=Gone, is_item=True):
+                yield
+        except RefusedByStatus:
+            self._require_others(run_id)
+            raise
+        except Refused:
+            self._attach(run_id)
+            raise
+
+    def send(
+        self,
+        run_id: str,
+        items: Sequence[_Item],
+        most: int,
+        send: Callable[[Sequence[_Item]], None],
+    ) -> list[tuple[_Item, str]]:
+        """Send in batches. One bad item rejects its batch: then halves find it.
+
+        A server may say so with an error of its own as well. Where such an error comes again for
+        the same batch, and the server takes something else in between, the batch is to blame.
+
+        Returns:
+            The items that the server will never take, and why.
+        """
+        refused: list[tuple[_Item, str]] = []
+        left = [_Batch(items[at : at + most]) for at in range(0, len(items), most)]
+        while left:
+            batch = left.pop(0)
+            try:
+                with self.sending(run_id):
+                    send(batch.items)
+                self._failed.pop(repr(batch.items[0]), None)
+                continue
+            except Refused as error:
+                why, by_error = str(error), False
+            except Unavailable as error:
+                if not error.is_answer or not self._is_to_blame(run_id, batch):
+                    raise
+                why, by_error = str(error), True
+            if len(batch.items) > 1:
+                middle = len(batch.items) // 2
+                halves = (batch.items[:middle], batch.items[middle:])
+                left[:0] = [
+                    _Batch(half, is_suspect=batch.is_suspect or by_error) for half in halves
+                ]
+            elif not by_error or batch.errors + 1 >= _MOST_ERRORS:
+                refused.append((batch.items[0], why))
+            else:
+                left.insert(0, batch._replace(errors=batch.errors + 1, is_suspect=True))
+        return refused
+
+    def _is_to_blame(self, run_id: str, batch: _Batch) -> bool:
+        """Whether the server fails at a batch, and not at everything.
+
+        Raises:
+            Unavailable: At everything.
+        """
+        first = repr(batch.items[0])
+        self._failed[first] = self._failed.get(first, 0) + 1
+        if self._failed[first] < _MOST_ERRORS and not batch.is_suspect:
+            return False
+        self._require_others(run_id)
+        return True
+
+    def _require_others(self, run_id: str) -> None:
+        """Return where the server takes something else now: then it is the item that it refuses.
+
+        Raises:
+            Unavailable: It accepts nothing.
+            Gone: The run was deleted there.
+        """
+        tags = self._attach(run_id).tags
+        if RECORD_TAG in tags:
+            with translated(missing=Gone):
+                self._client.set_tag(run_id, RECORD_TAG, tags[RECORD_TAG])

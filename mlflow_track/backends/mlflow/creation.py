@@ -1,0 +1,102 @@
+"""Lets one process at a time open a database: MLflow makes its tables when it finds none."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow_track.backends.protocol import Unavailable
+
+_MOST_SECONDS = 300.0
+_POLL_SECONDS = 0.1
+# A number that no other program locks in the database: the first bytes of this package's name.
+_NUMBER = int.from_bytes(b"mlflow_t", "big") >> 1
+_NAME = "mlflow_track.tables"
+
+
+@contextlib.contextmanager
+def one_at_a_time(uri: str) -> Iterator[None]:
+    """Hold the lock of a database inside of this; of a server, or where there is none, nothing.
+
+    Of SQLite it is a lock on the folder of the file, which leaves nothing behind; of others one of
+    the database itself, so that it holds for processes of several machines.
+
+    Raises:
+        Unavailable: Another process has held it for minutes.
+    """
+    scheme, _, rest = uri.partition("://")
+    dialect = scheme.partition("+")[0].lower()
+    if dialect == "sqlite":
+        with _folder_locked(Path(urllib.parse.unquote(rest[1:].partition("?")[0])).parent):
+            yield
+    elif dialect in ("postgresql", "mysql"):
+        with _database_locked(uri, dialect):
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def _folder_locked(folder: Path) -> Iterator[None]:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        # It is missing, or closed to this user: MLflow says so itself.
+        yield
+        return
+    try:
+        _wait_for(lambda: _flock(descriptor), f"{folder}")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks: as before
+    return True
+
+
+@contextlib.contextmanager
+def _database_locked(uri: str, dialect: str) -> Iterator[None]:
+    import sqlalchemy
+    import sqlalchemy.exc
+
+    if dialect == "mysql":
+        take, release = f"select get_lock('{_NAME}', 0)", f"select release_lock('{_NAME}')"
+    else:
+        take = f"select pg_try_advisory_lock({_NUMBER})"
+        release = f"select pg_advisory_unlock({_NUMBER})"
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+
+    def ask(connection: Any, question: str) -> bool:
+        return bool(connection.execute(sqlalchemy.text(question)).scalar())
+
+    try:
+        with engine.connect() as connection:
+            _wait_for(lambda: ask(connection, take), f"the database {engine.url.database}")
+            try:
+                yield
+            finally:
+                with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+                    ask(connection, release)
+    finally:
+        engine.dispose()
+
+
+def _wait_for(take: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _MOST_SECONDS
+    while not take():
+        if time.monotonic() > deadline:
+            raise Unavailable(f"another process has been opening {what} for minutes")
+        time.sleep(_POLL_SECONDS)

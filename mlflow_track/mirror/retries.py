@@ -1,0 +1,60 @@
+"""Files that a destination does not take now: each waits for its own next attempt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+_MOST_ATTEMPTS = 8
+_LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Retries:
+    """Remembers attempts at items, so that one that fails holds up nothing else.
+
+    Args:
+        clock: Seconds of a clock that only goes forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._attempts: dict[str, int] = {}
+        self._due: dict[str, float] = {}
+        self._why: dict[str, str] = {}
+
+    @property
+    def waiting(self) -> str | None:
+        """What waits for another attempt, and why; None where nothing does."""
+        if not self._why:
+            return None
+        item, why = next(iter(self._why.items()))
+        more = f" (and {len(self._why) - 1} more)" if len(self._why) > 1 else ""
+        return f"{item} is not accepted yet{more}: {why}"
+
+    def is_due(self, item: str) -> bool:
+        return self._clock() >= self._due.get(item, 0.0)
+
+    def attempts(self, item: str) -> int:
+        """How often it has failed."""
+        return self._attempts.get(item, 0)
+
+    def failed(self, item: str, why: str, retry_after_seconds: float = 0.0) -> bool:
+        """Note a failed attempt; returns whether there is no use in another one."""
+        attempts = self._attempts[item] = self._attempts.get(item, 0) + 1
+        if attempts >= _MOST_ATTEMPTS:
+            self.done(item)
+            return True
+        pause = min(_LONGEST_PAUSE_SECONDS, 2.0 ** (attempts - 1))
+        self._due[item] = self._clock() + max(pause, retry_after_seconds)
+        self._why[item] = why
+        return False
+
+    def done(self, item: str) -> None:
+        """It has arrived, or is refused, or gone."""
+        for memory in (self._attempts, self._due, self._why):
+            memory.pop(item, None)
+
+    def keep_only(self, items: set[str]) -> None:
+        """Forget those that are not pending any more."""
+        for item in [item for item in self._attempts if item not in items]:
+            self.done(item)

@@ -1,0 +1,174 @@
+"""Asks git a question, as a program that runs no other, writes nothing and is not waited for long.
+
+What a repository or a user's configuration names (a filter, a textconv, an external diff, a hook,
+a file system monitor) would be run in the middle of somebody's training, and could fail there.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+from mlflow_track.record.files import legible
+from mlflow_track.record.masking import mask_password
+from mlflow_track.wording import size_text
+
+_MOST_SECONDS = 20.0
+_MOST_REASON_CHARACTERS = 300
+# The form of an answer must not depend on the configuration. An empty monitor is none, in every
+# version of git; the names of hooks are looked for in a folder where there are none.
+_SETTINGS = {
+    "core.fsmonitor": "",
+    "core.hooksPath": os.devnull,
+    "core.quotePath": "true",
+    "core.safecrlf": "false",
+    "diff.autoRefreshIndex": "true",
+    "diff.relative": "false",
+    "diff.suppressBlankEmpty": "false",
+}
+# These change what a path or a diff means.
+_NOT_TAKEN = (
+    "GIT_DIFF_OPTS",
+    "GIT_EXTERNAL_DIFF",
+    "GIT_GLOB_PATHSPECS",
+    "GIT_NOGLOB_PATHSPECS",
+    "GIT_ICASE_PATHSPECS",
+)
+# Missing objects of a partial clone would be fetched, through ssh perhaps.
+_SET = {
+    "GIT_LITERAL_PATHSPECS": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_NO_LAZY_FETCH": "1",
+    "LC_ALL": "C",
+    "LANGUAGE": "C",
+}
+_EMPTY, _FALSE = "MLFLOW_TRACK_GIT_EMPTY", "MLFLOW_TRACK_GIT_FALSE"
+
+
+class GitError(Exception):
+    """Git did not answer; the message says why, in one line."""
+
+
+class Git:
+    """Git in one folder.
+
+    Args:
+        folder: The folder; None is the working folder.
+        environment: The variables of the moment that is asked about.
+        filters: The filters to leave out, by the names that the configuration has for them.
+    """
+
+    def __init__(
+        self, folder: str | None, environment: Mapping[str, str], filters: Sequence[str] = ()
+    ) -> None:
+        self.folder = folder
+        self.filters = frozenset(filters)
+        kept = {k: v for k, v in environment.items() if k not in _NOT_TAKEN}
+        self._environment = {**kept, **_SET, _EMPTY: "", _FALSE: "false"}
+        words = [word for k, v in _SETTINGS.items() for word in ("-c", f"{k}={v}")]
+        for name in filters:
+            # Not with -c: a name may contain an equals sign.
+            words += [f"--config-env=filter.{name}.{part}={_EMPTY}" for part in _PARTS]
+            words += [f"--config-env=filter.{name}.required={_FALSE}"]
+        self._command = ["git", *words]
+
+    def start(
+        self, *arguments: str, content: IO[bytes] | int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
+        """Begin a question.
+
+        Raises:
+            GitError: There is no git, or no further process.
+        """
+        try:
+            return subprocess.Popen(
+                [*self._command, *arguments],
+                cwd=self.folder,
+                env=self._environment,
+                stdin=content,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # A Ctrl-C is for the training.
+            )
+        except (OSError, ValueError) as error:
+            raise GitError(f"git cannot be run: {error}") from None
+
+    def ask(self, *arguments: str, most_bytes: int, content: bytes = b"") -> bytes:
+        """The answer to a question, which may come with some content.
+
+        Raises:
+            GitError: See `answer_of`.
+        """
+        if not content:
+            return answer_of(self.start(*arguments), most_bytes)
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.seek(0)
+            return answer_of(self.start(*arguments, content=file), most_bytes)
+
+    def filters_configured(self) -> subprocess.Popen[bytes]:
+        """Begin to ask for the filters of the configuration; see `filters_of`."""
+        return self.start("config", "-z", "--name-only", "--get-regexp", r"^filter\..*")
+
+
+_PARTS = ("clean", "smudge", "process")
+
+
+def filters_of(answer: bytes) -> list[str]:
+    """The names of the filters in the answer to `filters_configured`."""
+    keys = (key.decode(errors="surrogateescape") for key in answer.split(b"\0"))
+    named = (key.removeprefix("filter.").rpartition(".") for key in keys)
+    return sorted({name for name, _, part in named if name and part in _PARTS})
+
+
+def answer_of(
+    process: subprocess.Popen[bytes], most_bytes: int, statuses: Sequence[int] = (0,)
+) -> bytes:
+    """What a started git says.
+
+    Args:
+        process: Its pipes are closed afterwards.
+        most_bytes: A longer answer is an error: it is not kept in memory.
+        statuses: The exit statuses of an answer.
+
+    Raises:
+        GitError: It failed, said too much, or said nothing for too long.
+    """
+    assert process.stdout is not None and process.stderr is not None
+    said: dict[IO[bytes], bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
+    until = time.monotonic() + _MOST_SECONDS
+    with process, selectors.DefaultSelector() as selector:
+        try:
+            for pipe in said:
+                selector.register(pipe, selectors.EVENT_READ)
+            while selector.get_map():
+                ready = selector.select(max(0.0, until - time.monotonic()))
+                if not ready:
+                    raise GitError(f"git was not done after {_MOST_SECONDS:g} s")
+                for key, _ in ready:
+                    pipe = process.stdout if key.fileobj is process.stdout else process.stderr
+                    piece = os.read(key.fd, 1 << 16)
+                    said[pipe] += piece
+                    if not piece:
+                        selector.unregister(pipe)
+                if len(said[process.stdout]) > most_bytes:
+                    raise GitError(f"git says more than {size_text(most_bytes)}")
+                del said[process.stderr][:-4096]
+            status = process.wait(max(0.1, until - time.monotonic()))
+        except (GitError, subprocess.TimeoutExpired) as error:
+            raise GitError(str(error)) from None
+        finally:
+            process.kill()
+    if status not in statuses:
+        lines = said[process.stderr].decode(errors="replace").split("\n")
+        reason = next((line for line in reversed(lines) if line.startswith("fatal: ")), lines[0])
+        text = legible(mask_password(reason.removeprefix("fatal: ").strip()))
+        raise GitError(text[:_MOST_REASON_CHARACTERS] or f"git ended with status {status}")
+    return bytes(said[process.stdout])
