@@ -6,6 +6,11 @@ import re
 from typing import Any
 
 _MOST_SHOWN = 200
+# Control characters but tab and newline, changes of the direction of writing, separators of lines,
+# and half characters, which no encoding has.
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -54,3 +59,23 @@ def size_text(size: int) -> str:
     while value >= 999.95 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
     return f"{value:,.1f} {_UNITS[unit]}"
+
+
+def escaped(text: str) -> str:
+    r"""The text with control characters as escapes like `\x1b`."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shortened(text: str, most: int) -> str:
+    """The text on one line, escaped; of a long one the beginning and the end.
+
+    Args:
+        text: The text.
+        most: The most characters.
+    """
+    line = " ".join(escaped(text).split())
+    if len(line) <= most:
+        return line
+    # The end of a name is what tells it from its neighbours.
+    end = max(1, most // 2 - 1)
+    return f"{line[: most - 1 - end]}…{line[-end:]}"

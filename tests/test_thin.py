@@ -46,11 +46,14 @@ with mt.start_run(run_name="thin", params={"lr": 1}, resume="auto") as run:
             raise SystemExit(3)
 assert weight.tolist() == [6.0] * 3, weight
 """
-WORKS = ("ls", "show thin", "ckpt ls thin", "ckpt verify thin", "compare thin")
+WORKS = (
+    *("ls", "show thin", "ckpt ls thin", "ckpt verify thin", "compare thin"),
+    *("export thin", "plot thin", "du thin"),
+)
 NEEDS_MORE = {
     "plot thin -o curves.png": 'matplotlib is not installed: pip install "mlflow-track[analysis]"',
     "ui": 'mlflow is not installed: pip install "mlflow-track[mlflow]"',
-    "export thin": 'pandas is not installed: pip install "mlflow-track[analysis]"',
+    "report thin": 'matplotlib is not installed: pip install "mlflow-track[analysis]"',
 }
 
 

@@ -91,8 +91,12 @@ def _finish(
     text = bytes(tokens).decode(errors="replace") if is_text else " ".join(map(str, tokens))
     run.log_text(text, "sample.txt")
     metrics = run.metrics()
-    if len(metrics):
-        run.log_figure(draw_curves(metrics, run.name), "curves.png")
+    try:
+        if len(metrics):
+            run.log_figure(draw_curves(metrics, run.name), "curves.png")
+    except Exception as error:
+        # The training is done; a picture that cannot be drawn does not undo it.
+        run.print(f"WARNING: curves.png cannot be drawn: {error!r}")
     run.print("sample: " + " ".join(text.split())[:200])
 
 

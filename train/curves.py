@@ -25,7 +25,8 @@ def draw_curves(metrics: pandas.DataFrame, title: str) -> Figure:
             series = metrics[name].dropna()
             top.plot(series.index, series, label=name, **style)
     top.set_ylabel("loss (nats per token)")
-    top.set_title(title)
+    # A `$` in the run's name is a letter, and begins no formula.
+    top.set_title(title, parse_math=False, usetex=False)
     top.legend()
     top.grid(alpha=0.3)
     bottom.plot(metrics.index, metrics["train/lr"], color="#2c7a4b")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,9 @@ class MetricSummary:
         last, last_step, last_time: Its value at the largest step; of several there, the latest.
         min, min_step, max, max_step: Its extremes and the first step with each; NaN counts for
             neither. Where every value is NaN they are NaN, at the last step.
+        finite: How many of the values are finite.
+        mean: The mean of these; NaN where there is none.
+        nonfinite_step: The first step with a NaN or an infinity; -1 where there is none.
     """
 
     count: int
@@ -31,6 +35,10 @@ class MetricSummary:
     min_step: int
     max: float
     max_step: int
+    finite: int = 0
+    # By how a file was read in pieces the last digit may differ.
+    mean: float = field(default=float("nan"), compare=False)
+    nonfinite_step: int = -1
 
 
 class Fold:
@@ -142,13 +150,23 @@ def _summarize(
         last_step = max(steps)
         at = max(index for index, step in enumerate(steps) if step == last_step)
     last = (float(numbers[at]), steps[at], times[at])
-    count = len(numbers)
-    total = sum(numbers)
-    if total != total:
-        # A NaN, or infinities of both signs: min and max of Python depend on the order of NaN.
+    count = finite = len(numbers)
+    total, mean, nonfinite_step = sum(numbers), _NAN, -1
+    if total - total == 0:
+        mean = total / count
+    else:
+        # NaN or infinities, or numbers whose sum is not a float.
+        good = [value for value in numbers if value - value == 0]
+        finite = len(good)
+        mean = math.fsum(value / finite for value in good) if good else _NAN
+        if finite < count:
+            odd = zip(steps, numbers, strict=True)
+            nonfinite_step = min(step for step, value in odd if value - value != 0)
+        # min and max of Python depend on the order of NaN.
         known = [(s, v) for s, v in zip(steps, numbers, strict=True) if v == v]
         if not known:
-            return MetricSummary(count, *last, _NAN, last[1], _NAN, last[1])
+            extremes = (_NAN, last[1], _NAN, last[1])
+            return MetricSummary(count, *last, *extremes, finite, mean, nonfinite_step)
         steps, numbers = (list(column) for column in zip(*known, strict=True))
     low, high = min(numbers), max(numbers)
     return MetricSummary(
@@ -158,6 +176,9 @@ def _summarize(
         steps[numbers.index(low)],
         float(high),
         steps[numbers.index(high)],
+        finite,
+        mean,
+        nonfinite_step,
     )
 
 
@@ -170,6 +191,9 @@ def _joined(old: MetricSummary, new: MetricSummary) -> MetricSummary:
     is_higher = (new.max, -new.max_step) > (old.max, -old.max_step)
     low = new if is_lower or old.min != old.min else old
     high = new if is_higher or old.max != old.max else old
+    finite = old.finite + new.finite
+    parts = [part for part in (old, new) if part.finite]
+    odd_steps = [step for step in (old.nonfinite_step, new.nonfinite_step) if step >= 0]
     return MetricSummary(
         old.count + new.count,
         last.last,
@@ -179,4 +203,7 @@ def _joined(old: MetricSummary, new: MetricSummary) -> MetricSummary:
         low.min_step,
         high.max,
         high.max_step,
+        finite,
+        math.fsum(part.mean * (part.finite / finite) for part in parts) if parts else _NAN,
+        min(odd_steps, default=-1),
     )

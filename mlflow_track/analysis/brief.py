@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow_track.analysis.aggregates import MetricSummary
-from mlflow_track.analysis.summary import Summary, read_summary
+from mlflow_track.analysis.summary import Summary, durations, read_summary
 from mlflow_track.record import layout
-from mlflow_track.record.info import last_sign_of_life, read_config, read_info, true_status
+from mlflow_track.record.info import read_config, read_info, true_status
 from mlflow_track.record.params import flatten
 from mlflow_track.record.row_format import Columns
 from mlflow_track.record.rows import files_of, read_end, read_header
@@ -42,12 +42,14 @@ def read_brief(path: Path, metrics: Sequence[str] = ()) -> Summary:
         params = flatten(read_config(path).params)
     except ValueError as error:
         params, problems = {}, (*problems, str(error))
+    seconds, wall_seconds = durations(path, info)
     return Summary(
         path=path,
         info=info,
         status=true_status(path, info),
         params=params,
-        seconds=max(0.0, last_sign_of_life(path, info) - info.created),
+        seconds=seconds,
+        wall_seconds=wall_seconds,
         metrics=found,
         last_step=last_step,
         problems=problems,

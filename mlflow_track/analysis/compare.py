@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from mlflow_track.analysis.aggregates import MetricSummary
 from mlflow_track.analysis.curves import read_curve
+from mlflow_track.analysis.machine import Usage, usage
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.record.metric import Direction, Verdict, judge, words_of
 from mlflow_track.record.tags import PARENT_TAG
 
 _MOST_NAMED = 8
-FIXED = ("name", "experiment", "status", "seconds", "steps", "steps_per_second")
+FIXED = (
+    *("id", "name", "experiment", "status", "seconds", "wall_seconds", "steps"),
+    "steps_per_second",
+)
 
 
 def judged(metric: str, runs: Sequence[Summary], mode: Direction | None = None) -> Verdict:
@@ -33,8 +38,8 @@ def best(run: Summary, metric: str, direction: Direction | None) -> tuple[float,
 
     None without a direction, and where no value is finite.
     """
-    found = run.metrics.get(metric)
-    if direction is None or found is None or not found.count:
+    found = metric_of(run, metric)
+    if direction is None or found is None:
         return None
     is_max = direction == "max"
     value, step = (found.max, found.max_step) if is_max else (found.min, found.min_step)
@@ -53,8 +58,8 @@ def compared_value(run: Summary, metric: str, direction: Direction | None) -> fl
 
     None where the metric was never logged.
     """
-    found = run.metrics.get(metric)
-    if found is None or not found.count:
+    found = metric_of(run, metric)
+    if found is None:
         return None
     reached = best(run, metric, direction)
     return found.last if reached is None else reached[0]
@@ -77,9 +82,73 @@ def differing_params(runs: Sequence[Summary]) -> list[str]:
     return [n for n in names if len({_identity(run.params, n) for run in runs}) > 1]
 
 
+def known_metrics(runs: Sequence[Summary]) -> list[str]:
+    """The metrics of all runs, and then those of the machine."""
+    of_machine = {name: None for run in runs for name, m in run.system_metrics.items() if m.count}
+    return [*metric_names(runs), *of_machine]
+
+
 def metric_names(runs: Sequence[Summary]) -> list[str]:
     """The metrics of all runs, in the order in which they were first logged."""
     return list({name: None for run in runs for name, m in run.metrics.items() if m.count})
+
+
+class Column(NamedTuple):
+    """A column of a comparison.
+
+    Attributes:
+        title: Its name, which no other column has.
+        kind: "fact" for one of `FIXED`, "param", "summary", "machine"; of a metric "last", "best",
+            "best step" and "not finite": the first step where it was NaN or infinite.
+        name: The param, metric or field.
+        values: One for each run; None where it lacks it.
+    """
+
+    title: str
+    kind: str
+    name: str
+    values: list[Any]
+
+
+def compare_columns(
+    runs: Sequence[Summary],
+    metrics: Sequence[str] | None = None,
+    directions: Mapping[str, Direction] | None = None,
+) -> list[Column]:
+    """The columns of a comparison: `FIXED`, `params.<name>` where they differ, and of each metric.
+
+    Those of a metric are `<metric>` (its last value), `<metric> best` and `<metric> best step`,
+    and, where a run has a value that is not finite, `<metric> not finite at`. A metric that is
+    called as another column stands under `metrics.<metric>`. The best is None where no direction
+    is known.
+    """
+    names = metric_names(runs) if metrics is None else list(metrics)
+    usages = [usage(run) for run in runs]
+    found = [Column(name, "fact", name, [_fact(run, name) for run in runs]) for name in FIXED]
+    for name in differing_params(runs):
+        values = [run.params.get(name) for run in runs]
+        found.append(Column(f"params.{name}", "param", name, values))
+    for name in dict.fromkeys(name for run in runs for name in run.info.summary):
+        values = [run.summary_values.get(name) for run in runs]
+        found.append(Column(f"summary.{name}", "summary", name, values))
+    for place, name in enumerate(Usage._fields):
+        values = [used[place] for used in usages]
+        if any(value is not None for value in values):
+            found.append(Column(f"system.{name}", "machine", name, values))
+    of_metrics = [
+        column
+        for name in names
+        for column in _of_metric(runs, name, judged(name, runs, (directions or {}).get(name)))
+    ]
+    taken = {column.title for column in found}
+    taken |= {column.title for column in of_metrics if column.kind != "last"}
+    for column in of_metrics:
+        title = column.title
+        while column.kind == "last" and title in taken:
+            title = f"metrics.{title}"
+        taken.add(title)
+        found.append(column._replace(title=title))
+    return found
 
 
 def compare_rows(
@@ -87,34 +156,33 @@ def compare_rows(
     metrics: Sequence[str] | None = None,
     directions: Mapping[str, Direction] | None = None,
 ) -> list[dict[str, Any]]:
-    """One mapping per run: `FIXED`, `params.<name>` where they differ, and of each metric three.
+    """The same as one mapping per run."""
+    columns = compare_columns(runs, metrics, directions)
+    return [{column.title: column.values[n] for column in columns} for n in range(len(runs))]
 
-    The three are `<metric>` (its last value), `<metric> best` and `<metric> best step`; what a run
-    lacks is None, and so is the best where no direction is known.
-    """
-    params = differing_params(runs)
-    names = metric_names(runs) if metrics is None else list(metrics)
-    known: dict[str, Direction | None] = {
-        name: judged(name, runs, (directions or {}).get(name)).direction for name in names
-    }
-    rows = []
-    for run in runs:
-        row: dict[str, Any] = {
-            "name": run.name,
-            "experiment": run.experiment,
-            "status": run.status,
-            "seconds": run.seconds,
-            "steps": run.last_step + 1,
-            "steps_per_second": run.steps_per_second,
-        }
-        row |= {f"params.{name}": run.params.get(name) for name in params}
-        for name in names:
-            found = run.metrics.get(name)
-            row[name] = found.last if found is not None and found.count else None
-            reached = best(run, name, known[name])
-            row[f"{name} best"], row[f"{name} best step"] = reached or (None, None)
-        rows.append(row)
-    return rows
+
+def _fact(run: Summary, name: str) -> Any:
+    return run.last_step + 1 if name == "steps" else getattr(run, name)
+
+
+def _of_metric(runs: Sequence[Summary], name: str, verdict: Verdict) -> list[Column]:
+    found = [metric_of(run, name) for run in runs]
+    reached = [best(run, name, verdict.direction) or (None, None) for run in runs]
+    odd = [None if m is None or m.nonfinite_step < 0 else m.nonfinite_step for m in found]
+    columns = [
+        Column(name, "last", name, [None if m is None else m.last for m in found]),
+        Column(f"{name} best", "best", name, [value for value, _ in reached]),
+        Column(f"{name} best step", "best step", name, [step for _, step in reached]),
+    ]
+    if any(step is not None for step in odd):
+        columns.append(Column(f"{name} not finite at", "not finite", name, odd))
+    return columns
+
+
+def metric_of(run: Summary, name: str) -> MetricSummary | None:
+    """The metric of a run, also one of the machine; None where it was never logged."""
+    found = run.metrics.get(name) or run.system_metrics.get(name)
+    return found if found is not None and found.count else None
 
 
 def best_run(
@@ -129,7 +197,7 @@ def best_run(
     """
     found = [(best(run, metric, direction), number) for number, run in enumerate(runs)]
     values = [(reached[0], number) for reached, number in found if reached is not None]
-    logged = sum(run.metrics[metric].count > 0 for run in runs if metric in run.metrics)
+    logged = sum(metric_of(run, metric) is not None for run in runs)
     # Being the only one with a value is not a merit, except over runs that have nothing but NaN.
     is_alone = len(runs) > 1 and (len(values) > 1 or logged == 1)
     if not values or (is_alone and len({value for value, _ in values}) == 1):

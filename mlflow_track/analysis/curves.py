@@ -5,59 +5,96 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mlflow_track.analysis.histories import Histories, History
 from mlflow_track.analysis.summary import Summary
+from mlflow_track.analysis.times import active_at, spans
 from mlflow_track.record import layout
+from mlflow_track.record.metric import Direction
 from mlflow_track.wording import expected
 
-Axis = Literal["step", "time", "tokens"]
+Axis = Literal["step", "seconds", "wall_seconds", "tokens"]
+AXES: dict[Axis, str] = {
+    "step": "step",
+    "seconds": "seconds at work",
+    "wall_seconds": "seconds since the start",
+    "tokens": "tokens",
+}
 _SEQUENCE_PARAMS = ("context_length", "sequence_length", "seq_len", "block_size")
-
 _LARGEST = 1e300
 
 
 class Curve(NamedTuple):
-    """Points of one metric of one run; NaN and infinities are not among them."""
+    """Points of one metric of one run.
+
+    Attributes:
+        xs, ys: Finite, ascending in x.
+        odd: The place and the value of each point that is not: NaN or an infinity.
+    """
 
     label: str
     xs: list[float]
     ys: list[float]
+    odd: list[tuple[float, float]] = []  # noqa: RUF012
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.xs and not self.odd
 
 
 def read_curve(run: Summary, metric: str, axis: Axis = "step", label: str = "") -> Curve:
-    """The curve of a metric, also of one in system_metrics.csv; without points where it has none.
+    """The curve of one metric; see `read_curves`."""
+    return read_curves(run, [metric], axis, label)[metric]
+
+
+def read_curves(
+    run: Summary, metrics: Sequence[str], axis: Axis = "step", label: str = ""
+) -> dict[str, Curve]:
+    """The curves of metrics, also of those in system_metrics.csv; each file is read once.
 
     Args:
         run: The run.
-        metric: The metric's name.
-        axis: "step"; "time" is seconds since the run's first row; "tokens" is the steps done times
-            the tokens in each.
-        label: Its label; by default the run's name.
+        metrics: Their names; a curve without points stands for what the run never logged.
+        axis: "step"; "seconds" are those in which an attempt was at work; "wall_seconds" count
+            pauses, too; "tokens" is the steps done times the tokens in each.
+        label: Their label; by default the run's name.
 
     Raises:
         ValueError: The axis is tokens, and the params do not say how many a step has.
     """
-    is_system = metric not in run.metrics and "system/" in metric
-    file = layout.SYSTEM_METRICS if is_system else layout.METRICS
-    histories = _read(run.path / file)
-    history = histories.history(metric)
-    xs: Sequence[float] = history.steps
-    if axis == "time":
-        xs = [time - histories.began for time in history.times]
-    elif axis == "tokens":
-        each = tokens_per_step(run.params)
-        xs = [(step + 1) * each for step in history.steps]
-    return _curve(label or run.name, xs, history)
+    each = tokens_per_step(run.params) if axis == "tokens" else 0.0
+    at_work = spans(run.path, run.info) if axis == "seconds" else []
+    read: dict[str, Histories] = {}
+    found = {}
+    for metric in metrics:
+        is_system = metric not in run.metrics and metric in run.system_metrics
+        file = layout.SYSTEM_METRICS if is_system else layout.METRICS
+        if file not in read:
+            read[file] = _read(run.path / file)
+        histories = read[file]
+        history = histories.history(metric)
+        xs: Sequence[float] = history.steps
+        if axis == "tokens":
+            xs = [(step + 1) * each for step in history.steps]
+        elif axis != "step":
+            # A record without the times of its attempts begins with its first row.
+            is_known = any(attempt.started for attempt in run.info.attempts)
+            began = run.created if is_known else histories.began
+            xs = (
+                active_at(at_work, history.times)
+                if axis == "seconds" and is_known
+                else [time - began for time in history.times]
+            )
+        found[metric] = _curve(label or run.name, xs, history)
+    return found
 
 
 def read_all_curves(run: Summary) -> dict[str, Curve]:
-    """The curves of all metrics over steps, by one reading of the files."""
-    histories = _read(run.path / layout.METRICS)
-    found = {name: histories.history(name) for name in histories.names}
-    return {name: _curve(name, history.steps, history) for name, history in found.items()}
+    """The curves of all metrics over steps."""
+    return read_curves(run, [name for name, found in run.metrics.items() if found.count])
 
 
 def tokens_per_step(params: Mapping[str, Any]) -> float:
@@ -73,7 +110,7 @@ def tokens_per_step(params: Mapping[str, Any]) -> float:
             return math.prod(f for f in factors if f is not None)
     raise ValueError(
         "the axis 'tokens' needs the param tokens_per_step, or batch_size and one of "
-        f"{', '.join(_SEQUENCE_PARAMS)}; take the axis step or time"
+        f"{', '.join(_SEQUENCE_PARAMS)}; take the axis step or seconds"
     )
 
 
@@ -93,10 +130,17 @@ def smoothed(curve: Curve, weight: float) -> Curve:
         return curve
     ys, mean, mass = [], 0.0, 0.0
     for y in curve.ys:
-        mean = weight * mean + (1 - weight) * y
         mass = weight * mass + (1 - weight)
-        ys.append(mean / mass)
+        # By the difference, which is exactly 0 for a constant: rounding must not become a signal.
+        mean += (1 - weight) / mass * (y - mean)
+        ys.append(mean)
     return curve._replace(ys=ys)
+
+
+def best_so_far(curve: Curve, direction: Direction) -> Curve:
+    """At each point the best value up to it."""
+    best = max if direction == "max" else min
+    return curve._replace(ys=list(accumulate(curve.ys, best)))
 
 
 def thinned(curve: Curve, most: int) -> Curve:
@@ -114,55 +158,20 @@ def thinned(curve: Curve, most: int) -> Curve:
     return curve._replace(xs=[curve.xs[i] for i in order], ys=[curve.ys[i] for i in order])
 
 
-def logarithmic(curve: Curve) -> Curve:
-    """The curve of log10; what is not above zero has none."""
-    points = [(x, math.log10(y)) for x, y in zip(curve.xs, curve.ys, strict=True) if y > 0]
-    return curve._replace(xs=[x for x, _ in points], ys=[y for _, y in points])
-
-
-def labels(runs: Sequence[Summary]) -> list[str]:
-    """A name for each run that no other has, as short as that allows."""
-    names = [run.name for run in runs]
-    if len({run.experiment for run in runs}) > 1:
-        names = [f"{run.experiment}/{run.name}" for run in runs]
-    return [
-        name if names.count(name) == 1 or run.name == run.id else f"{name} {run.id[-6:]}"
-        for name, run in zip(names, runs, strict=True)
-    ]
-
-
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers from `low` to `high`, about `count` of them."""
-    if not high > low:
-        return [low]
-    rough = (high - low) / max(1, count)
-    power = 10.0 ** math.floor(math.log10(rough))
-    size = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
-    first = math.ceil(low / size - 1e-9)
-    return [n * size for n in range(first, math.floor(high / size + 1e-9) + 1)]
-
-
-def short_number(value: float) -> str:
-    """A number as an axis shows it: 12000 is 12k."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if unit == 'k' else size):.4g}{unit}"
-    return f"{value:.4g}"
-
-
 def _drawable(value: float) -> float:
     """The distance of two coordinates must also be a float."""
     return float(min(max(value, -_LARGEST), _LARGEST))
 
 
 def _curve(label: str, xs: Sequence[float], history: History) -> Curve:
-    points = [
-        (_drawable(x), _drawable(y))
-        for x, y in zip(xs, history.values, strict=True)
-        if math.isfinite(y)
-    ]
+    points, odd = [], []
+    for x, y in zip(xs, history.values, strict=True):
+        if y - y == 0:
+            points.append((_drawable(x), _drawable(y)))
+        else:
+            odd.append((_drawable(x), y))
     points.sort(key=lambda point: point[0])
-    return Curve(label, [x for x, _ in points], [y for _, y in points])
+    return Curve(label, [x for x, _ in points], [y for _, y in points], odd)
 
 
 def _read(path: Path) -> Histories:

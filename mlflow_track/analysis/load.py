@@ -10,13 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_track.analysis.filters import parse_filter
-from mlflow_track.analysis.summary import Summary, SummaryReader
+from mlflow_track.analysis.filters import Filter, parse_filter
+from mlflow_track.analysis.naming import copies, keys
+from mlflow_track.analysis.summary import Summary, SummaryReader, durations, summary_values
 from mlflow_track.record import layout
 from mlflow_track.record.find import Skipped, find_folders
 from mlflow_track.record.info import (
     UnreadableRun,
-    last_sign_of_life,
     read_config,
     read_info,
     read_plain,
@@ -94,8 +94,13 @@ class LoadedRun:
 
     @property
     def seconds(self) -> float:
+        """Seconds in which its attempts were at work; pauses between them do not count."""
+        return durations(self.path, self._info)[0]
+
+    @property
+    def wall_seconds(self) -> float:
         """Seconds from the start to the end, or to the last update of a run without an end."""
-        return max(0.0, last_sign_of_life(self.path, self._info) - self.created)
+        return durations(self.path, self._info)[1]
 
     @cached_property
     def params(self) -> dict[str, Any]:
@@ -110,6 +115,11 @@ class LoadedRun:
     def summary(self) -> Summary:
         """The run in a few numbers, as of now: params, times, and of each metric last and best."""
         return self._summaries.read()
+
+    @property
+    def summary_values(self) -> dict[str, bool | int | float | str]:
+        """What `log_summary` was given; `summary` is the run's metrics in a few numbers."""
+        return summary_values(self._info)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -166,9 +176,10 @@ def load_runs(
             `"params.lr < 0.01 and status = 'FINISHED' and metrics.val/loss < 2"`.
 
     Raises:
-        ValueError: `where` is not a filter; the message has the reason.
+        ValueError: `where` is not a filter, or asks for what no run has; the message has the
+            reason.
     """
-    holds = _condition(where)
+    holds = parse_filter(where) if isinstance(where, str) else where
     folders, skipped = find_folders(Path(root), experiment)
     runs = []
     for path in folders:
@@ -178,7 +189,14 @@ def load_runs(
             skipped.append(Skipped(path, str(error)))
     for path, reason in skipped:
         warnings.warn(f"skipped {path}: {reason}", stacklevel=2)
-    runs = [run for run in runs if experiment in (None, run.experiment) and holds(run)]
+    runs = [run for run in runs if experiment in (None, run.experiment)]
+    for line in copies(runs):
+        warnings.warn(line, stacklevel=2)
+    if isinstance(holds, Filter):
+        holds.require_names([run.summary for run in runs])
+        runs = [run for run in runs if holds(run.summary)]
+    elif holds is not None:
+        runs = [run for run in runs if holds(run)]
     return sorted(runs, key=lambda run: (run.created, run.id))
 
 
@@ -190,26 +208,18 @@ def load_metrics(runs: Sequence[LoadedRun], file: str = layout.METRICS) -> panda
         file: Another file of the same form; see `LoadedRun.metrics`.
 
     Returns:
-        One row per run and step, indexed by `run` (the id, categorical) and `step`, with the
-        columns of `LoadedRun.metrics`; a metric that a run lacks is NaN in its rows.
+        One row per run and step, indexed by `run` (the id, categorical; of runs that share one,
+        with the folder) and `step`, with the columns of `LoadedRun.metrics`; a metric that a run
+        lacks is NaN in its rows.
 
     Raises:
         ValueError: A file is not a metrics file.
     """
     from mlflow_track.analysis.frames import read_frames
 
-    return read_frames([run.path / file for run in runs], [run.id for run in runs])
+    return read_frames([run.path / file for run in runs], keys(runs))
 
 
 def drawn(function: str, what: Any) -> str:
     """HTML of a run or a comparison, for a notebook: what draws is above, and loaded by name."""
     return getattr(import_module("mlflow_track.draw.notebook"), function)(what)
-
-
-def _condition(where: str | Callable[[LoadedRun], bool] | None) -> Callable[[LoadedRun], bool]:
-    if where is None:
-        return lambda run: True
-    if callable(where):
-        return where
-    matches = parse_filter(where)
-    return lambda run: matches(run.summary)

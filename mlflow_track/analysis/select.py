@@ -98,7 +98,7 @@ class RunSelector:
         raise NoSuchRun(
             f"no run in {self.root} is called {word!r}; a run is named by its id or the beginning "
             "of it, its name, its path, experiment/name, @last or @best:METRIC"
-            + (f". There are {self._some(runs)}" if runs else ". There are no runs at all")
+            + (f". There are {self._some(runs)}" if runs else self._why_none())
             + did_you_mean(word, {name for run in runs for name in (run.name, run.experiment)})
         )
 
@@ -112,8 +112,10 @@ class RunSelector:
         """
         found = self._find(word)
         if len(found) > 1:
+            has_copies = len({run.id for run in found}) < len(found)
             raise AmbiguousName(
-                f"{len(found)} runs are called {word!r}: {self._some(found)}; name one by its id"
+                f"{len(found)} runs are called {word!r}: {self._some(found)}; name one by its "
+                + ("path" if has_copies else "id")
             )
         return found[0]
 
@@ -164,8 +166,16 @@ class RunSelector:
         pick = max if verdict.direction == "max" else min
         return pick(values, key=lambda pair: pair[0])[1]
 
+    def _why_none(self) -> str:
+        is_there = self.root.exists()
+        return ". There are no runs at all" if is_there else ". That folder does not exist"
+
     @staticmethod
     def _some(runs: Sequence[Summary]) -> str:
-        shown = [f"{run.id} ({run.experiment}/{run.name})" for run in runs[-_MOST_NAMED:]]
+        newest = runs[-_MOST_NAMED:]
+        if len({run.id for run in newest}) < len(newest):
+            shown = [f"{run.path} ({run.experiment}/{run.name})" for run in newest]
+        else:
+            shown = [f"{run.id} ({run.experiment}/{run.name})" for run in newest]
         more = len(runs) - len(shown)
         return ", ".join(shown) + (f" and {more} more" if more else "")

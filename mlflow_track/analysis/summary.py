@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.analysis.aggregates import Fold, MetricSummary, join_metrics
+from mlflow_track.analysis.times import active_seconds, spans
 from mlflow_track.record import layout
 from mlflow_track.record.find import Skipped, find_folders
 from mlflow_track.record.info import (
     UnreadableRun,
-    last_sign_of_life,
     read_config,
     read_info,
     true_status,
@@ -35,7 +35,8 @@ class Summary:
         info: All of run.json.
         status: RUNNING, FINISHED, FAILED or KILLED; true also after a SIGKILL.
         params: Under dotted names, with the values as JSON has them.
-        seconds: From the start to the end, or to the last update of a run without an end.
+        seconds: The time that its attempts were at work; pauses between them do not count.
+        wall_seconds: From the start to the end, or to the last update of a run without an end.
         rows: Lines of metrics: a call of log_metrics makes one, or one for each value.
         last_step: The largest step logged; -1 where none is.
         steps_per_second: Over the time in which rows came; pauses between attempts do not count.
@@ -49,6 +50,7 @@ class Summary:
     status: str
     params: dict[str, Any]
     seconds: float
+    wall_seconds: float
     metrics: dict[str, MetricSummary] = field(default_factory=dict)
     rows: int = 0
     last_step: int = -1
@@ -73,6 +75,11 @@ class Summary:
         return self.info.tags
 
     @property
+    def summary_values(self) -> dict[str, bool | int | float | str]:
+        """The values of `log_summary`; what is not finite is a float here."""
+        return summary_values(self.info)
+
+    @property
     def created(self) -> float:
         """Unix seconds."""
         return self.info.created
@@ -81,6 +88,18 @@ class Summary:
     def ended(self) -> float | None:
         """Unix seconds; None where nobody wrote an end."""
         return self.info.ended
+
+
+def summary_values(info: RunInfo) -> dict[str, bool | int | float | str]:
+    """The values of `log_summary`; run.json holds NaN and infinities as words."""
+    odd = {"nan", "inf", "-inf"}
+    return {name: float(v) if v in odd else v for name, v in info.summary.items()}
+
+
+def durations(path: Path, info: RunInfo) -> tuple[float, float]:
+    """`seconds` and `wall_seconds` of the run in `path`."""
+    found = spans(path, info)
+    return active_seconds(found), max(0.0, found[-1].ended - info.created)
 
 
 def read_summary(path: Path) -> Summary:
@@ -182,13 +201,15 @@ class SummaryReader:
             if fold.damaged:
                 problems.append(f"{file} has {count_text(fold.damaged, 'damaged line')} (skipped)")
         own = [self._folds[layout.METRICS], self._folds[layout.METRICS_LONG]]
+        seconds, wall_seconds = durations(self.path, info)
         longest = max(own, key=lambda fold: fold.active_steps)
         return Summary(
             path=self.path,
             info=info,
             status=true_status(self.path, info),
             params=params,
-            seconds=max(0.0, last_sign_of_life(self.path, info) - info.created),
+            seconds=seconds,
+            wall_seconds=wall_seconds,
             metrics=join_metrics(fold.metrics for fold in own),
             rows=sum(fold.rows for fold in own),
             last_step=max(fold.last_step for fold in own),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,12 @@ import click
 import msgspec
 
 from mlflow_track.cli import exit_codes
+from mlflow_track.cli.checkpoint_rows import (
+    best_step,
+    checkpoint_rows,
+    logged_values,
+    metrics_text,
+)
 from mlflow_track.cli.output import (
     cell_text,
     echo,
@@ -35,6 +41,8 @@ from mlflow_track.wording import count_text, expected, size_text
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.disk.store import Checkpoint
 
+_MOST_METRICS = 6
+
 
 @click.command("ls")
 @run_or_last_argument
@@ -43,70 +51,39 @@ if TYPE_CHECKING:
 def list_checkpoints(run: str, root: Path, form: str | None) -> None:
     """List the checkpoints of RUN (default: the newest run), newest last; reads only manifests.
 
+    Metrics are those of the checkpoint's step as they were logged, also after the save; "best" is
+    the one that the run's own `keep` holds for the best.
+
     \b
     Example:
       mlflow-track ckpt ls @last
     """
-
-    found = checkpoint_rows(store_of(root, run).list())
+    found = checkpoint_rows(store_of(root, run))
+    # A column per metric: numbers in a text would be cut on a narrow terminal.
+    metrics = list(dict.fromkeys(name for row in found for name in row["metrics"]))
+    shown = [] if form == "csv" else metrics[:_MOST_METRICS]
     rows = [
         [
             row["step"],
             None if row["time"] is None else time_text(row["time"]),
             row["bytes"] if row["bytes"] is None or form else size_text(row["bytes"]),
-            metrics_text(row),
+            *(row["metrics"].get(name) for name in shown),
+            *([metrics_text(row)] if form == "csv" else []),
             "; ".join(row["policies"].values()),
             ", ".join(_notes(row)),
         ]
         for row in found
     ]
-    print_rows(("STEP", "SAVED", "SIZE", "METRICS", "WHY", "NOTES"), rows, form, data=found)
-
-
-def checkpoint_rows(checkpoints: Iterable[Checkpoint]) -> list[dict[str, Any]]:
-    """The manifests for programs; `problem` where one is damaged."""
-    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
-    from mlflow_track.checkpoint.pruning import has_right_sizes, is_pinned
-
-    rows = []
-    for checkpoint in checkpoints:
-        row: dict[str, Any] = {
-            "step": checkpoint.step,
-            "time": None,
-            "bytes": None,
-            "metrics": {},
-            "policies": {},
-            "is_milestone": None,
-            "is_finite": None,
-            "is_pinned": is_pinned(checkpoint),
-            "problem": None,
-        }
-        try:
-            manifest = checkpoint.manifest
-        except CorruptCheckpointError as error:
-            row["problem"] = str(error)
-        else:
-            row |= {
-                "time": manifest.time,
-                "bytes": checkpoint.size_bytes,
-                "metrics": checkpoint.metrics,
-                "policies": manifest.policies,
-                "is_milestone": manifest.is_milestone,
-                "is_finite": manifest.is_finite,
-            }
-            if not has_right_sizes(checkpoint):
-                row["problem"] = "the size of a file differs from its manifest"
-        rows.append(row)
-    return rows
-
-
-def metrics_text(row: Mapping[str, Any]) -> str:
-    """The metrics of a checkpoint for a table."""
-    return "  ".join(f"{name} {cell_text(value)}" for name, value in row["metrics"].items())
+    titles = ["METRICS"] if form == "csv" else shown
+    header = ("STEP", "SAVED", "SIZE", *titles, "WHY", "NOTES")
+    print_rows(header, rows, form, data=found, spare=("SAVED", "SIZE"))
+    if len(metrics) > len(shown) and form is None:
+        echo(f"and {count_text(len(metrics) - len(shown), 'metric')} that --json shows")
 
 
 def _notes(row: Mapping[str, Any]) -> list[str]:
     return [
+        *(["best"] if row["is_best"] else []),
         *(["pinned"] if row["is_pinned"] else []),
         *(["milestone"] if row["is_milestone"] else []),
         *(["NOT FINITE"] if row["is_finite"] is False else []),
@@ -166,16 +143,22 @@ def verify(run: str, step: str | None, root: Path, as_json: bool) -> None:
 def show(checkpoint: Checkpoint, as_json: bool) -> None:
     """Show the manifest of the checkpoint of STEP, and the tensors that it holds.
 
+    "metrics" are those known at the save, "logged" those of its step, also logged after it.
+
     \b
     Example:
       mlflow-track ckpt show @last last
     """
     from mlflow_track.checkpoint.disk.inspect import tensors_of
+    from mlflow_track.checkpoint.disk.store import CheckpointStore
 
     manifest, tensors = _manifest(checkpoint), tensors_of(checkpoint)
     # Completed by what an older version did not write; metrics as numbers, not as the words there.
     content = {**msgspec.to_builtins(manifest), **checkpoint.content}
     content["metrics"] = checkpoint.metrics
+    store = CheckpointStore(checkpoint.path.parent)
+    content["logged"] = logged_values([checkpoint]).get(checkpoint.step, {})
+    content["is_best"] = checkpoint.step == best_step(store)
     if as_json:
         shapes = {n: {"dtype": t.dtype, "shape": list(t.shape)} for n, t in tensors.items()}
         print_json({**content, "tensors": shapes})

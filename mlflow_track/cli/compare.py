@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_track.cli.drawing import group_option, sort_option, sorted_runs, told
 from mlflow_track.cli.output import (
     duration_text,
     echo,
@@ -23,6 +25,8 @@ from mlflow_track.cli.select import (
 )
 
 if TYPE_CHECKING:
+    from mlflow_track.analysis.compare import Column
+    from mlflow_track.analysis.groups import Statistics
     from mlflow_track.analysis.summary import Summary
     from mlflow_track.record.metric import Direction
 
@@ -37,20 +41,32 @@ ADVICE = "give --min METRIC or --max METRIC, or call run.define_metric"
     "--metric", "metrics", multiple=True, help="Only this metric; can be given more than once."
 )
 @direction_options
+@sort_option
+@group_option
 @click.option("--code", is_flag=True, help="Also every changed line of the code.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["md", "latex", "csv", "json"]),
+    help="Print the table for another program; --csv and --json are the same.",
+)
 @output_options
 def compare(
     runs: tuple[str, ...],
     root: Path,
     metrics: tuple[str, ...],
     directions: dict[str, Direction],
+    sort: str | None,
+    group_by: str | None,
     code: bool,
     form: str | None,
 ) -> None:
     """Compare RUNs, by default all of them.
 
-    Shows only params that differ, and of each metric the last value, the best (a star marks the
-    best of all) and its step. Between two runs also how code and packages differ.
+    Shows only params that differ, the use of the machine, and of each metric the last value, the
+    best (a star marks the best of all) and its step, and where it was first NaN or infinite.
+    Between two runs also how code and packages differ. --group-by shows mean and standard deviation
+    of groups, and whether the best one is better than noise.
 
     Which direction of a metric is better is decided by --min and --max, else by what the runs
     recorded (run.define_metric, their policies), else by words of its name such as loss.
@@ -64,114 +80,216 @@ def compare(
     Examples:
       mlflow-track compare
       mlflow-track compare @last @best:val/loss --metric val/loss --code
-      mlflow-track compare demo --csv
+      mlflow-track compare demo --sort -val/loss:best --format md
+      mlflow-track compare demo --metric val/loss --group-by params.learning_rate
     """
     from mlflow_track.analysis.compare import without_parents
 
     found = without_parents(some_runs(root, runs))
     require_metrics(found, (*metrics, *directions))
+    found = sorted_runs(found, sort, directions)
+    chosen = list(metrics) or None
     if form == "json":
-        print_json(_as_json(found, list(metrics) or None, directions))
-        return
-    if form == "csv":
-        _print_csv(found, list(metrics) or None, directions)
-        return
-    print_comparison(found, list(metrics) or None, directions)
-    if len(found) == 2:
-        _print_differences(found[0], found[1], code)
+        print_json(_as_json(found, chosen, directions, group_by))
+    elif group_by is not None:
+        _print_groups(found, chosen, directions, group_by, form)
+    elif form == "csv":
+        _print_csv(found, chosen, directions)
+    else:
+        print_comparison(found, chosen, directions, form=form)
+        if len(found) == 2 and form is None:
+            _print_differences(found[0], found[1], code)
 
 
 def print_comparison(
     runs: list[Summary],
     metrics: list[str] | None = None,
     directions: dict[str, Direction] | None = None,
+    *,
+    form: str | None = None,
 ) -> None:
-    """A column per run, or a row per run where they are many."""
+    """A column per run, or a row per run where they are many, and for a paper."""
     from mlflow_track.analysis.compare import (
         best_run,
-        compare_rows,
+        compare_columns,
         judged,
         metric_names,
         why_no_best,
     )
-    from mlflow_track.analysis.curves import labels
+    from mlflow_track.analysis.naming import labels
 
     directions = directions or {}
     metrics = metrics if metrics is not None else metric_names(runs)
-    rows = compare_rows(runs, metrics, directions)
     verdicts = {name: judged(name, runs, directions.get(name)) for name in metrics}
-    without_best = [name for name, verdict in verdicts.items() if verdict.direction is None]
-    hidden = {f"{name} {word}" for name in without_best for word in ("best", "best step")}
-    names = [name for name in rows[0] if name != "name" and name not in hidden]
-    if len({run.experiment for run in runs}) == 1:
-        names.remove("experiment")
+    columns = [
+        column
+        for column in compare_columns(runs, metrics, directions)
+        if _is_shown(column, runs) and not _lacks_best(column, verdicts)
+    ]
     winners = {
-        f"{metric} best": best_run(runs, metric, verdict.direction)
-        for metric, verdict in verdicts.items()
+        metric: best_run(runs, metric, verdict.direction) for metric, verdict in verdicts.items()
     }
-    if len(runs) == 1:
-        winners = {}
-    cells = [[_cell(name, row[name]) for row in rows] for name in names]
-    if len(runs) <= _MOST_COLUMNS:
+
+    def wins(column: Column, run: int) -> bool:
+        return len(runs) > 1 and column.kind == "best" and winners[column.name] == run
+
+    cells = [[_cell(column.name, value) for value in column.values] for column in columns]
+    titles = [column.title for column in columns]
+    if len(runs) <= _MOST_COLUMNS and form is None:
         print_rows(
             ["", *labels(runs)],
-            [[name, *row] for name, row in zip(names, cells, strict=True)],
-            marked=lambda row, column: column > 0 and winners.get(names[row]) == column - 1,
+            [[title, *row] for title, row in zip(titles, cells, strict=True)],
+            marked=lambda row, column: column > 0 and wins(columns[row], column - 1),
         )
     else:
         print_rows(
-            ["name", *names],
+            ["name", *titles],
             [
                 [label, *row]
                 for label, row in zip(labels(runs), zip(*cells, strict=True), strict=True)
             ],
-            marked=lambda row, column: column > 0 and winners.get(names[column - 1]) == row,
+            form,
+            marked=lambda row, column: column > 0 and wins(columns[column - 1], row),
+            spare=("steps_per_second", "wall_seconds", "experiment"),
         )
-    for line in why_no_best(verdicts, ADVICE):
-        echo(line)
+    if form is None:
+        for line in why_no_best(verdicts, ADVICE):
+            echo(line)
+
+
+def _is_shown(column: Column, runs: Sequence[Summary]) -> bool:
+    """Whether a person learns something from a column."""
+    # The memory of the machine is that of all its processes.
+    if column.title in ("id", "name", "system.memory_megabytes_peak"):
+        return False
+    if column.title == "experiment":
+        return len({run.experiment for run in runs}) > 1
+    if column.title == "wall_seconds":
+        return any(run.wall_seconds - run.seconds > 1 for run in runs)
+    return True
+
+
+def _lacks_best(column: Column, verdicts: Mapping[str, Any]) -> bool:
+    is_best = column.kind in ("best", "best step")
+    return is_best and verdicts[column.name].direction is None
+
+
+def _print_groups(
+    runs: list[Summary],
+    metrics: list[str] | None,
+    directions: Mapping[str, Direction],
+    by: str,
+    form: str | None,
+) -> None:
+    """A row per group: of each metric mean, deviation and number; then which group is best."""
+    from mlflow_track.analysis.compare import judged, metric_names, why_no_best
+    from mlflow_track.analysis.groups import grouped, spread_text, verdict
+
+    names = metrics if metrics is not None else metric_names(runs)
+    with told():
+        groups = grouped(runs, by)
+    verdicts = {name: judged(name, runs, directions.get(name)) for name in names}
+    found = {name: _statistics(runs, groups, name, verdicts[name].direction) for name in names}
+    best = {name: _best_group(found[name], verdicts[name].direction) for name in names}
+    if form == "csv":
+        parts = ("mean", "deviation", "count")
+        rows = [
+            [label, *(getattr(found[name][at][1], part) for name in names for part in parts)]
+            for at, (label, _) in enumerate(groups)
+        ]
+        print_rows(["group", *(f"{name} {part}" for name in names for part in parts)], rows, form)
+        return
+    titles = [f"{n} best" if verdicts[n].direction else n for n in names]
+    rows = [
+        [label, len(members), *(spread_text(found[name][at][1]) for name in names)]
+        for at, (label, members) in enumerate(groups)
+    ]
+    print_rows(
+        [by, "runs", *titles],
+        rows,
+        form,
+        marked=lambda row, column: column > 1 and best[names[column - 2]] == row,
+    )
+    if form is None:
+        for name in names:
+            direction = verdicts[name].direction
+            if direction is not None:
+                echo(verdict(found[name], name, direction))
+        for line in why_no_best(verdicts, ADVICE):
+            echo(line)
+
+
+def _statistics(
+    runs: Sequence[Summary], groups: Sequence[Any], metric: str, direction: Direction | None
+) -> list[tuple[str, Statistics]]:
+    from mlflow_track.analysis.groups import statistics
+
+    return [
+        (label, statistics([runs[n] for n in members], metric, direction))
+        for label, members in groups
+    ]
+
+
+def _best_group(found: Sequence[tuple[str, Statistics]], direction: Direction | None) -> int | None:
+    having = [(s.mean, at) for at, (_, s) in enumerate(found) if s.count]
+    if direction is None or len(having) < 2:
+        return None
+    return (max if direction == "max" else min)(having)[1]
 
 
 def _as_json(
-    runs: list[Summary], metrics: list[str] | None, directions: dict[str, Direction]
+    runs: list[Summary],
+    metrics: list[str] | None,
+    directions: dict[str, Direction],
+    group_by: str | None,
 ) -> list[dict[str, Any]]:
     """A row for each metric."""
-    from mlflow_track.analysis.compare import best_run, compared_value, judged, metric_names
-    from mlflow_track.analysis.curves import labels
+    from mlflow_track.analysis.compare import (
+        best_run,
+        compared_value,
+        judged,
+        metric_names,
+        metric_of,
+    )
+    from mlflow_track.analysis.groups import grouped, verdict
+    from mlflow_track.analysis.naming import labels
 
     names, rows = labels(runs), []
+    with told():
+        groups = grouped(runs, group_by) if group_by is not None else []
     for metric in metrics if metrics is not None else metric_names(runs):
         direction, why = judged(metric, runs, directions.get(metric))
         values, last = {}, {}
         for name, run in zip(names, runs, strict=True):
-            value = compared_value(run, metric, direction)
-            if value is not None:
+            value, known = compared_value(run, metric, direction), metric_of(run, metric)
+            if value is not None and known is not None:
                 values[name] = value
-                last[name] = run.metrics[metric].last
+                last[name] = known.last
         winner = best_run(runs, metric, direction)
-        rows.append(
-            {
-                "metric": metric,
-                "direction": direction,
-                "why": why or None,
-                "values": values,
-                "last": last,
-                "best": None if winner is None else names[winner],
-            }
-        )
+        row: dict[str, Any] = {
+            "metric": metric,
+            "direction": direction,
+            "why": why or None,
+            "values": values,
+            "last": last,
+            "best": None if winner is None else names[winner],
+        }
+        if group_by is not None:
+            found = _statistics(runs, groups, metric, direction)
+            row["groups"] = {label: statistics._asdict() for label, statistics in found}
+            row["verdict"] = None if direction is None else verdict(found, metric, direction)
+        rows.append(row)
     return rows
 
 
 def _print_csv(
     runs: list[Summary], metrics: list[str] | None, directions: dict[str, Direction]
 ) -> None:
-    from mlflow_track.analysis.compare import compare_rows
+    from mlflow_track.analysis.compare import compare_columns
 
-    rows = [
-        {"id": run.id, **row}
-        for run, row in zip(runs, compare_rows(runs, metrics, directions), strict=True)
-    ]
-    header = list(rows[0])
-    print_rows(header, [[row[name] for name in header] for row in rows], "csv")
+    columns = compare_columns(runs, metrics, directions)
+    rows = list(zip(*(column.values for column in columns), strict=True))
+    print_rows([column.title for column in columns], rows, "csv")
 
 
 def _print_differences(old: Summary, new: Summary, is_full: bool) -> None:
@@ -189,4 +307,4 @@ def _print_differences(old: Summary, new: Summary, is_full: bool) -> None:
 
 
 def _cell(name: str, value: Any) -> Any:
-    return duration_text(value) if name == "seconds" else value
+    return duration_text(value) if name in ("seconds", "wall_seconds") else value

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -11,12 +14,15 @@ from mlflow_track.cli.exit_codes import NotFound
 from mlflow_track.cli.output import echo, echo_skipped, json_option, json_text, print_json
 from mlflow_track.cli.select import directory_option, runs_argument, some_runs
 from mlflow_track.record import layout
+from mlflow_track.record.files import legible
 from mlflow_track.wording import count_text, expected
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
 
 _SUFFIXES = (".csv", ".json", ".parquet")
+_FIXED = ("run", "step", "time")
+_LINES_AT_ONCE = 1000
 
 
 @click.command()
@@ -41,8 +47,9 @@ def export(
 ) -> None:
     """Write the metrics of RUNs (default: all) as one table: a row per run and step.
 
-    In JSON a row has only the metrics that were logged at its step; CSV and Parquet leave the cells
-    of the others empty, as they do with NaN.
+    NaN and infinities are in it: as NaN, inf and -inf in CSV, and in JSON as the strings NaN,
+    Infinity and -Infinity. What was not logged at a step is an empty cell, or null. A row that
+    --json prints has its metrics in "metrics", without those that were not logged.
 
     \b
     Examples:
@@ -57,23 +64,21 @@ def export(
         )
     found = _readable(some_runs(root, runs), name)
     try:
-        if suffix == ".json" or (output is None and as_json):
-            rows = _rows(found, name)
-            if output is None:
+        rows = _rows(found, name)
+        if output is None:
+            if as_json:
                 print_json(rows)
-                return
-            output.write_text(json_text(rows) + "\n", encoding="utf-8")
-            count = len(rows)
-        else:
-            count = _write_table(found, name, output)
-            if output is None:
-                return
+            else:
+                for piece in _csv(_table(rows)):
+                    click.echo(piece, nl=False)
+            return
+        _write(_table(rows), output, suffix)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:
-        print_json({"file": str(output), "rows": count, "runs": len(found)})
+        print_json({"file": str(output), "rows": len(rows), "runs": len(found)})
     else:
-        echo(f"{output}: {count_text(count, 'row')} of {count_text(len(found), 'run')}")
+        echo(f"{output}: {count_text(len(rows), 'row')} of {count_text(len(found), 'run')}")
 
 
 def _readable(runs: list[Summary], name: str) -> list[Summary]:
@@ -103,29 +108,69 @@ def _readable(runs: list[Summary], name: str) -> list[Summary]:
 
 def _rows(runs: list[Summary], name: str) -> list[dict[str, Any]]:
     from mlflow_track.analysis.histories import Histories
+    from mlflow_track.analysis.naming import keys
 
     found = []
-    for run in runs:
+    for run, key in zip(runs, keys(runs), strict=True):
         histories = Histories(run.path / name)
         histories.refresh()
         found += [
-            {"run": run.id, "step": row.step, "time": row.time, "metrics": row.values}
+            {"run": key, "step": row.step, "time": row.time, "metrics": row.values}
             for row in histories.rows()
         ]
     return found
 
 
-def _write_table(runs: list[Summary], name: str, output: Path | None) -> int:
-    """Write CSV or Parquet; print CSV without a file. How many rows there are."""
-    from mlflow_track.analysis.frames import read_frames
+class _Table(NamedTuple):
+    """Rows as columns: `run`, `step`, `time` and a column per metric; None is "not logged"."""
 
-    frame = read_frames([run.path / name for run in runs], [run.id for run in runs])
-    frame = frame.reset_index()
-    frame["run"] = frame["run"].astype(str)
-    if output is None:
-        click.echo(frame.to_csv(index=False), nl=False)
-    elif output.suffix.lower() == ".csv":
-        frame.to_csv(output, index=False)
+    header: list[str]
+    columns: list[list[Any]]
+
+
+def _table(rows: list[dict[str, Any]]) -> _Table:
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
+    # A metric that is called as the column of the runs stands beside it.
+    titles = [f"metrics.{metric}" if metric == "run" else metric for metric in metrics]
+    columns = [[row[name] for row in rows] for name in _FIXED]
+    columns += [[row["metrics"].get(metric) for row in rows] for metric in metrics]
+    return _Table([*_FIXED, *titles], columns)
+
+
+def _csv(table: _Table) -> Iterator[str]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(table.header)
+    for number, row in enumerate(zip(*table.columns, strict=True)):
+        writer.writerow(["" if cell is None else "NaN" if cell != cell else cell for cell in row])
+        if number % _LINES_AT_ONCE == 0:
+            yield legible(buffer.getvalue())
+            buffer.seek(0)
+            buffer.truncate()
+    yield legible(buffer.getvalue())
+
+
+def _write(table: _Table, output: Path, suffix: str | None) -> None:
+    """Write the table; a null of Parquet is "not logged", a NaN is NaN."""
+    if suffix == ".csv":
+        with open(output, "w", encoding="utf-8", newline="") as file:
+            file.writelines(_csv(table))
+    elif suffix == ".json":
+        rows = [
+            dict(zip(table.header, row, strict=True)) for row in zip(*table.columns, strict=True)
+        ]
+        output.write_text(json_text(rows) + "\n", encoding="utf-8")
     else:
-        frame.to_parquet(output, index=False)
-    return len(frame)
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise click.ClickException("pyarrow is not installed: pip install pyarrow") from None
+        kinds = [pyarrow.string(), pyarrow.int64(), *[pyarrow.float64()] * len(table.header)]
+        arrays = [
+            pyarrow.array(column, kind, from_pandas=False)
+            for column, kind in zip(table.columns, kinds, strict=False)
+        ]
+        pyarrow.parquet.write_table(
+            pyarrow.table(dict(zip(table.header, arrays, strict=True))), output
+        )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from mlflow_track.cli.drawing import sort_option, sorted_runs
 from mlflow_track.cli.exit_codes import NotFound
 from mlflow_track.cli.output import (
     duration_text,
@@ -19,23 +20,17 @@ from mlflow_track.cli.output import (
     output_options,
     print_rows,
 )
-from mlflow_track.cli.select import default_root, no_such_metric, require_runs
+from mlflow_track.cli.select import default_root, echo_copies, no_such_metric, require_runs
 from mlflow_track.record.schema import STATUSES
 from mlflow_track.record.tags import PARENT_TAG
+from mlflow_track.wording import size_text
 
 if TYPE_CHECKING:
+    from mlflow_track.analysis.filters import Filter
     from mlflow_track.analysis.summary import Summary
     from mlflow_track.record.find import Skipped
 
 _WATCH_SECONDS = 2
-_FIELDS: dict[str, Callable[[Summary], Any]] = {
-    "started": lambda run: run.created,
-    "name": lambda run: run.name,
-    "experiment": lambda run: run.experiment,
-    "status": lambda run: run.status,
-    "duration": lambda run: run.seconds,
-    "steps": lambda run: run.last_step,
-}
 
 
 class _Watch(click.Command):
@@ -62,8 +57,8 @@ class _Watch(click.Command):
 @click.option(
     "--metric", "metrics", multiple=True, help="Show this metric; can be given more than once."
 )
-@click.option("--sort", help=f"A metric, params.NAME, or one of {', '.join(_FIELDS)}.")
-@click.option("--reverse", is_flag=True, help="Largest first.")
+@sort_option
+@click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option("--limit", type=click.IntRange(1), help="Show at most this many, the newest.")
 @click.option("--tree", is_flag=True, help="Children of a sweep below their parent.")
 @click.option(
@@ -102,11 +97,13 @@ def ls(
       mlflow-track ls --watch 5 runs
       mlflow-track ls --json
     """
-    holds = _condition(where, statuses)
+    matches = _filter(where)
     if watch is not None and form is not None:
         raise click.UsageError(f"--watch cannot be combined with --{form}; use tail --json")
     if experiment is None and not root.exists() and _is_experiment(str(root)):
         root, experiment = default_root(), str(root)
+
+    from mlflow_track.analysis.filters import UnknownName
 
     def show() -> list[Summary]:
         runs, skipped, names = _read(root, experiment, where, metrics, sort, form)
@@ -114,11 +111,13 @@ def ls(
         if experiment is not None and not runs and not skipped:
             raise NotFound(f"there are no runs of experiment {experiment!r} in {root}")
         require_runs(root, runs, skipped)
-        runs = [run for run in runs if holds(run)]
-        if sort is not None:
-            runs = _sorted(runs, sort, reverse)
-        elif reverse:
-            runs.reverse()
+        echo_copies(runs)
+        try:
+            matches.require_names(runs)
+        except UnknownName as error:
+            raise NotFound(str(error)) from None
+        runs = [run for run in runs if (not statuses or run.status in statuses) and matches(run)]
+        runs = sorted_runs(runs, sort, is_reversed=reverse)
         if limit is not None:
             runs = runs[:limit] if sort is not None else runs[-limit:]
         _print(runs, names, tree=tree, form=form)
@@ -150,21 +149,13 @@ def _is_number(word: str) -> bool:
         return False
 
 
-def _condition(where: str | None, statuses: Sequence[str]) -> Callable[[Summary], bool]:
-    from mlflow_track.analysis.filters import parse_filter
+def _filter(where: str | None) -> Filter:
+    from mlflow_track.analysis.filters import Filter, parse_filter
 
-    matches: Callable[[Summary], bool] | None = None
-    wanted = set(statuses)
     try:
-        if where:
-            matches = parse_filter(where)
+        return parse_filter(where) if where else Filter()
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--filter") from None
-
-    def holds(run: Summary) -> bool:
-        return (not wanted or run.status in wanted) and (matches is None or matches(run))
-
-    return holds
 
 
 def _read(
@@ -178,6 +169,7 @@ def _read(
     """The runs, what could not be read, and which metrics to show."""
     from mlflow_track.analysis.brief import read_brief, read_names
     from mlflow_track.analysis.compare import main_metric_of
+    from mlflow_track.analysis.ordering import OF_MACHINE, parse_order
     from mlflow_track.analysis.summary import read_summaries
     from mlflow_track.record.find import Skipped, find_folders
     from mlflow_track.record.info import UnreadableRun
@@ -192,10 +184,12 @@ def _read(
     if not names:
         main = main_metric_of(list(known))
         names = [main] if main else []
-    if sort and sort not in _FIELDS and not sort.startswith("params.") and sort not in names:
-        names.append(sort)
-    if where or form == "json":
-        # They may ask for extremes, which are in all rows.
+    order = parse_order(sort, list(known)) if sort else None
+    if order and order.name in known and order.name not in names:
+        names.append(order.name)
+    is_far = order is not None and (order.which != "last" or order.name in OF_MACHINE)
+    if where or form == "json" or is_far:
+        # They may ask for extremes, or for the machine, which are in all rows.
         runs, skipped = read_summaries(root, experiment)
         return runs, skipped, names
     runs = []
@@ -208,39 +202,18 @@ def _read(
     return sorted(runs, key=lambda run: (run.created, run.id)), skipped, names
 
 
-def _sorted(runs: list[Summary], sort: str, reverse: bool) -> list[Summary]:
-    """Runs without the value come last, in either order."""
-
-    def value(run: Summary) -> Any:
-        if sort in _FIELDS:
-            return _FIELDS[sort](run)
-        if sort.startswith("params."):
-            return run.params.get(sort.removeprefix("params."))
-        metric = run.metrics.get(sort)
-        return metric.last if metric is not None and metric.last == metric.last else None
-
-    having = [run for run in runs if value(run) is not None]
-    if not having and runs:
-        raise NotFound(
-            f"no run has {sort!r}; --sort must be a metric, params.NAME, or "
-            f"one of {', '.join(_FIELDS)}"
-        )
-    try:
-        ordered = sorted(having, key=value, reverse=reverse)
-    except TypeError:
-        ordered = sorted(having, key=lambda run: str(value(run)), reverse=reverse)
-    return ordered + [run for run in runs if value(run) is None]
-
-
 def _print(
     runs: Sequence[Summary], metrics: Sequence[str], *, tree: bool, form: str | None
 ) -> None:
+    from mlflow_track.analysis.sizes import folder_size
     from mlflow_track.cli.output import as_data
 
     indents = [""] * len(runs)
     if tree:
         runs, indents = _as_tree(runs)
-    header = ["ID", "EXPERIMENT", "NAME", "STATUS", "STARTED", "DURATION", "STEPS", *metrics]
+    sizes = [folder_size(run.path) for run in runs]
+    header = [*("ID", "EXPERIMENT", "NAME", "STATUS", "STARTED", "DURATION", "STEPS"), *metrics]
+    header.append("SIZE")
     rows = [
         [
             run.id,
@@ -251,13 +224,15 @@ def _print(
             run.seconds if form else duration_text(run.seconds),
             run.last_step + 1,
             *[_last(run, name) for name in metrics],
+            size if form else size_text(size),
         ]
-        for run, indent in zip(runs, indents, strict=True)
+        for run, indent, size in zip(runs, indents, sizes, strict=True)
     ]
     if form == "json":
-        print_rows(header, rows, form, data=[as_data(run) for run in runs])
+        data = [{**as_data(run), "bytes": n} for run, n in zip(runs, sizes, strict=True)]
+        print_rows(header, rows, form, data=data)
     elif rows or form:
-        print_rows(header, rows, form)
+        print_rows(header, rows, form, spare=("SIZE", "STARTED", "DURATION", "EXPERIMENT"))
 
 
 def _as_tree(runs: Sequence[Summary]) -> tuple[list[Summary], list[str]]:

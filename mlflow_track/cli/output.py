@@ -9,36 +9,30 @@ import csv
 import io
 import json
 import math
-import re
 import shutil
 import sys
+import textwrap
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mlflow_track.cli.tables import markup, plain_lines, print_styled
 from mlflow_track.record.files import legible
+from mlflow_track.wording import UNSAFE, escaped
 
 if TYPE_CHECKING:
+    from mlflow_track.analysis.aggregates import MetricSummary
     from mlflow_track.analysis.summary import Summary
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_STATUS_STYLES = {"RUNNING": "green", "FAILED": "red", "KILLED": "yellow"}
-_GAP = "  "
-_LEAST_WIDTH = 8
 _JSON_HELP = "Print one JSON document (docs/schemas)."
-# Control characters but tab and newline, changes of the direction of writing, separators of lines,
-# and half characters, which no encoding has.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 
 
 def output_options(command: _F) -> _F:
-    """`--json` and `--csv`, for programs."""
+    """`--json` and `--csv`, for programs; `--format`, where a command has it, is the same."""
     command = click.option("--csv", "form", flag_value="csv", help="Print CSV.")(command)
     return click.option("--json", "form", flag_value="json", help=_JSON_HELP)(command)
 
@@ -46,11 +40,6 @@ def output_options(command: _F) -> _F:
 def json_option(command: _F) -> _F:
     """`--json` alone."""
     return click.option("--json", "as_json", is_flag=True, help=_JSON_HELP)(command)
-
-
-def escaped(text: str) -> str:
-    r"""The text with control characters as escapes like `\x1b`."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def echo(text: object = "", *, nl: bool = True, err: bool = False, bold: bool = False) -> None:
@@ -79,19 +68,27 @@ def print_rows(
     *,
     data: Any = None,
     marked: Callable[[int, int], bool] = lambda row, column: False,
+    spare: Sequence[str] = (),
 ) -> None:
     """Print rows in the form that was asked for.
+
+    On a terminal nothing is wider than it: text is shortened, then the columns that can be spared
+    are left out and named, then the table is printed in pieces below one another. Numbers, dates
+    and durations are never cut.
 
     Args:
         header: Names of the columns.
         rows: Their values; None prints as nothing.
-        form: "json", "csv", or None for people: a table with colours on a terminal, plain text
-            otherwise.
+        form: "json", "csv", "md", "latex", or None for people: a table with colours on a terminal,
+            plain text otherwise.
         data: The content of the JSON instead of the rows.
         marked: Whether a cell (row, column) is the best of its kind.
+        spare: Titles of columns that a narrow terminal may leave out, the first of them first.
     """
     if form == "json":
         print_json(data if data is not None else [dict(zip(header, r, strict=True)) for r in rows])
+    elif form in ("md", "latex"):
+        echo(markup(header, [[cell_text(cell) for cell in row] for row in rows], form, marked))
     elif form == "csv":
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
@@ -105,94 +102,15 @@ def print_rows(
             all(isinstance(row[n], int | float | None) for row in rows) for n in range(len(header))
         ]
         if is_terminal():
-            widths = _fit(_widths(titles, texts), is_number, shutil.get_terminal_size().columns)
-            left_out = titles[len(widths) :]
-            _print_styled(titles, texts, is_number, widths, marked)
+            left_out = print_styled(titles, texts, is_number, marked, spare)
             if left_out:
-                names = ", ".join(left_out)
-                echo(
-                    f"columns that do not fit: {names}; use a wider terminal, --csv or --json",
-                    err=True,
-                )
+                text = f"columns that do not fit: {', '.join(left_out)}; use a wider terminal, "
+                width = shutil.get_terminal_size().columns
+                for line in textwrap.wrap(f"{text}--csv or --json", width):
+                    echo(line, err=True)
         else:
-            texts = [
-                [cell + " *" * marked(r, c) for c, cell in enumerate(row)]
-                for r, row in enumerate(texts)
-            ]
-            for row in (titles, *texts):
-                cells = map(_padded, row, _widths(titles, texts))
-                echo("  ".join(cells).rstrip())
-
-
-def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """The width of the longest cell of each column."""
-    return [max(map(text_width, column)) for column in zip(header, *rows, strict=True)]
-
-
-def _fit(widths: Sequence[int], is_number: Sequence[bool], columns: int) -> list[int]:
-    """Widths that fit into a line: text gives way first, then the last columns; numbers never.
-
-    Args:
-        widths: The widths that the columns need; the first one names the row and is never cut.
-        is_number: Whether each column holds numbers.
-        columns: The width of the line.
-    """
-    fitted = list(widths)
-    while sum(fitted) + len(_GAP) * (len(fitted) - 1) > columns and len(fitted) > 1:
-        texts = [
-            number
-            for number in range(1, len(fitted))
-            if not is_number[number] and fitted[number] > _LEAST_WIDTH
-        ]
-        if texts:
-            fitted[max(texts, key=lambda number: fitted[number])] -= 1
-        else:
-            fitted.pop()
-    return fitted
-
-
-def _print_styled(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    is_number: Sequence[bool],
-    widths: Sequence[int],
-    marked: Callable[[int, int], bool],
-) -> None:
-    for r, row in enumerate((header, *rows), -1):
-        cells = []
-        for c, (text, width) in enumerate(zip(row, widths, strict=False)):
-            shown = _padded(_cut(text, width), width, right=is_number[c])
-            if r < 0:
-                shown = click.style(shown, bold=True)
-            elif marked(r, c):
-                shown = click.style(shown, bold=True, fg="green")
-            elif text in _STATUS_STYLES:
-                shown = click.style(shown, fg=_STATUS_STYLES[text])
-            cells.append(shown)
-        click.echo(_GAP.join(cells))
-
-
-def text_width(text: str) -> int:
-    """The width of a text in columns of a terminal."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
-        for letter in text
-    )
-
-
-def _cut(text: str, width: int) -> str:
-    if text_width(text) <= width:
-        return text
-    while text_width(text) >= width:
-        text = text[:-1]
-    return f"{text}…"
-
-
-def _padded(text: str, width: int, right: bool = False) -> str:
-    space = " " * (width - text_width(text))
-    return space + text if right else text + space
+            for line in plain_lines(titles, texts, marked):
+                echo(line)
 
 
 def print_json(document: Any, *, is_line: bool = False) -> None:
@@ -209,7 +127,7 @@ def json_text(document: Any, *, is_line: bool = False) -> str:
     """The text that `print_json` prints."""
     text = json.dumps(_encodable(document), indent=None if is_line else 2, ensure_ascii=False)
     # Only strings can hold such characters, and there this is the same character.
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def number_as_json(value: float) -> float | str:
@@ -262,8 +180,22 @@ def _encodable(content: Any) -> Any:
     return content
 
 
+def _metric_as_data(metric: MetricSummary) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: getattr(metric, name) if metric.count or name in ("count", "finite") else None
+        for name in metric.__slots__
+    }
+    if metric.nonfinite_step < 0:
+        found["nonfinite_step"] = None
+    if not metric.finite:
+        found["mean"] = None
+    return found
+
+
 def as_data(run: Summary) -> dict[str, Any]:
     """A run as programs want it."""
+    from mlflow_track.analysis.machine import usage
+
     return {
         "id": run.id,
         "name": run.name,
@@ -273,14 +205,14 @@ def as_data(run: Summary) -> dict[str, Any]:
         "created": run.created,
         "ended": run.ended,
         "seconds": run.seconds,
+        "wall_seconds": run.wall_seconds,
         "rows": run.rows,
         "last_step": run.last_step if run.last_step >= 0 else None,
         "steps_per_second": run.steps_per_second,
         "params": run.params,
         "tags": run.tags,
-        "metrics": {
-            name: {f: getattr(m, f) if m.count or f == "count" else None for f in m.__slots__}
-            for name, m in run.metrics.items()
-        },
+        "metrics": {name: _metric_as_data(metric) for name, metric in run.metrics.items()},
+        "summary": run.summary_values,
+        "machine": usage(run)._asdict(),
         "problems": list(run.problems),
     }

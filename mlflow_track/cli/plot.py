@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_track.cli.drawing import drawing_of, drawing_options, sort_option, sorted_runs, told
 from mlflow_track.cli.exit_codes import NotFound
-from mlflow_track.cli.output import echo, escaped, json_option, print_json
-from mlflow_track.cli.select import directory_option, no_such_metric, runs_argument, some_runs
+from mlflow_track.cli.output import echo, is_terminal, json_option, print_json
+from mlflow_track.cli.select import (
+    direction_options,
+    directory_option,
+    require_metrics,
+    runs_argument,
+    some_runs,
+)
+from mlflow_track.record.schema import RUNNING
 from mlflow_track.wording import expected
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.curves import Curve
+    from mlflow_track.analysis.summary import Summary
+    from mlflow_track.draw.figure import Figure
+    from mlflow_track.draw.picture import Drawn, Options
+    from mlflow_track.record.metric import Direction
 
-_X_LABELS = {"step": "step", "time": "seconds", "tokens": "tokens"}
+_WATCH_SECONDS = 2
+_KINDS = ("curves", "importance", "parallel")
 
 
 @click.command()
@@ -26,100 +40,193 @@ _X_LABELS = {"step": "step", "time": "seconds", "tokens": "tokens"}
 @click.option(
     "--metric", "metrics", multiple=True, help="Which metric; can be given more than once."
 )
-@click.option("--x", "axis", type=click.Choice(list(_X_LABELS)), default="step", show_default=True)
+@direction_options
+@sort_option
+@drawing_options
 @click.option(
-    "--smooth",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
-    help="Weight of the past in a moving average, as 0.9.",
+    "--kind",
+    type=click.Choice(_KINDS),
+    default="curves",
+    show_default=True,
+    help="importance: which params go with the metric; parallel: each run as a line through its "
+    "params to the metric, as a file.",
 )
-@click.option("--log", "is_log", is_flag=True, help="Logarithmic vertical axis.")
+@click.option("--watch", is_flag=True, help="Draw again every 2 seconds until no run is running.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A .png, .svg or .pdf file.")
 @json_option
 def plot(
     runs: tuple[str, ...],
     root: Path,
     metrics: tuple[str, ...],
-    axis: str,
-    smooth: float,
-    is_log: bool,
+    directions: dict[str, Direction],
+    sort: str | None,
+    kind: str,
+    watch: bool,
     output: Path | None,
     as_json: bool,
+    **drawing: Any,
 ) -> None:
     """Plot metrics of RUNs (default: all) over one another.
 
     Without -o the plot is text. Without --metric it shows the most important metric (a validation
-    loss, if there is one). --json prints the points: without NaN and infinities.
+    loss, if there is one). Of more than 20 runs the ten best are coloured, the others grey. × marks
+    where a value was NaN, ▲ and ▼ what is infinite or outside the axis. --json prints the points.
 
     \b
     Examples:
       mlflow-track plot @last --metric train/loss --smooth 0.9
-      mlflow-track plot demo --metric train/loss --metric val/loss --x tokens --log -o curves.png
+      mlflow-track plot demo --group-by params.learning_rate --metric val/loss
+      mlflow-track plot demo --color-by params.learning_rate --x seconds --log-y -o curves.png
+      mlflow-track plot demo --kind parallel -o params.svg
     """
-    from mlflow_track.analysis.compare import main_metric
-    from mlflow_track.analysis.curves import labels, read_curve, smoothed
-    from mlflow_track.draw.matplotlib_plot import SUFFIXES, draw
+    from mlflow_track.draw.matplotlib_plot import SUFFIXES
 
     if output is not None and output.suffix.lower() not in SUFFIXES:
         raise click.UsageError(
             expected("--output", f"a file ending in {' or '.join(SUFFIXES)}", f"{str(output)!r}")
         )
-    found = some_runs(root, runs)
-    names = list(metrics) or [name for name in [main_metric(found)] if name]
-    if not names:
-        raise NotFound("these runs have logged no metric")
-    ids = {label: run.id for label, run in zip(labels(found), found, strict=True)}
-    panels = []
-    for name in names:
-        try:
-            raw = [
-                read_curve(run, name, axis, label)  # type: ignore[arg-type]
-                for label, run in zip(ids, found, strict=True)
-            ]
-        except ValueError as error:
-            raise click.ClickException(str(error)) from None
-        raw = [curve for curve in raw if curve.xs]
-        if not raw:
-            raise no_such_metric(name, sorted({metric for run in found for metric in run.metrics}))
-        panels.append((name, [smoothed(c, smooth) for c in raw], raw if smooth else []))
+    if watch and as_json:
+        raise click.UsageError("--watch cannot be combined with --json; use tail --json")
+    if kind == "parallel" and output is None:
+        raise click.UsageError("--kind parallel draws a file: give --output params.png")
+    options = drawing_of(drawing)
+    while True:
+        found = sorted_runs(some_runs(root, runs), sort, directions)
+        if watch and is_terminal():
+            click.clear()
+        if kind == "curves":
+            _plot_curves(found, metrics, directions, options, output, as_json)
+        else:
+            _plot_params(found, metrics, directions, kind, output, as_json)
+        if not watch or all(run.status != RUNNING for run in found):
+            return
+        time.sleep(_WATCH_SECONDS)
+
+
+def _plot_curves(
+    runs: Sequence[Summary],
+    metrics: Sequence[str],
+    directions: Mapping[str, Direction],
+    options: Options,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    from mlflow_track.draw.picture import figure_of, read_series
+
+    names = _metrics(runs, metrics)
+    try:
+        with told():
+            drawn = read_series(runs, names, options, directions)
+            figure = figure_of(runs, drawn, options, directions)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
     if output is not None:
-        try:
-            draw(panels, output, x_label=_X_LABELS[axis], is_log=is_log)
-        except (ValueError, OSError) as error:
-            raise click.ClickException(str(error)) from None
-    shown = [(name, curves) for name, curves, _ in panels]
+        _write(figure, output)
     if as_json:
-        print_json({"file": output and str(output), "x": axis, "plots": _as_data(shown, ids)})
+        file = output and str(output)
+        print_json({"file": file, "x": options.axis, "plots": _as_data(runs, drawn)})
     elif output is None:
-        _print_as_text(shown, _X_LABELS[axis], is_log)
+        _print_as_text(figure)
     else:
         echo(output)
 
 
-def _as_data(
-    panels: Sequence[tuple[str, Sequence[Curve]]], ids: Mapping[str, str]
-) -> list[dict[str, object]]:
+def _metrics(runs: Sequence[Summary], metrics: Sequence[str]) -> list[str]:
+    """The metrics to draw: at least one, and each is one of some run.
+
+    Raises:
+        NotFound: There is none, or no run has one of them.
+    """
+    from mlflow_track.analysis.compare import main_metric
+
+    require_metrics(runs, metrics)
+    names = list(metrics) or [name for name in [main_metric(runs)] if name]
+    if not names:
+        raise NotFound("these runs have logged no metric")
+    return names
+
+
+def _write(figure: Figure, output: Path) -> None:
+    from mlflow_track.draw.matplotlib_plot import draw
+
+    try:
+        draw(figure, output)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _as_data(runs: Sequence[Summary], drawn: Drawn) -> list[dict[str, object]]:
+    from mlflow_track.analysis.naming import keys
+
+    ids = keys(runs)
     return [
         {
             "metric": name,
             "curves": [
-                {"run": ids[curve.label], "label": curve.label, "xs": curve.xs, "ys": curve.ys}
-                for curve in curves
+                {
+                    "run": ids[drawn.members[one.number][0]],
+                    "runs": [ids[member] for member in drawn.members[one.number]],
+                    "label": drawn.labels[one.number],
+                    "xs": one.curve.xs,
+                    "ys": one.curve.ys,
+                    "low": list(one.low) or None,
+                    "high": list(one.high) or None,
+                    "not_finite": _odd(one.curve),
+                }
+                for one in series
             ],
         }
-        for name, curves in panels
+        for name, series in drawn.panels
     ]
 
 
-def _print_as_text(
-    panels: Sequence[tuple[str, Sequence[Curve]]], x_label: str, is_log: bool
-) -> None:
+def _odd(curve: Curve) -> list[dict[str, float]]:
+    return [{"x": x, "y": y} for x, y in curve.odd]
+
+
+def _print_as_text(figure: Figure) -> None:
     from mlflow_track.draw.terminal import plot as plot_as_text
 
     width = min(120, shutil.get_terminal_size((80, 24)).columns)
-    for name, curves in panels:
-        echo(name, bold=True)
-        legible = [curve._replace(label=escaped(curve.label)) for curve in curves]
-        for line in plot_as_text(legible, width=width, x_label=x_label, is_log=is_log):
-            # Its colours are escapes of our own.
-            click.echo(line)
+    for line in plot_as_text(figure, width=width):
+        # Its colours are escapes of our own; names are escaped in the figure.
+        click.echo(line)
+
+
+def _plot_params(
+    runs: Sequence[Summary],
+    metrics: Sequence[str],
+    directions: Mapping[str, Direction],
+    kind: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """The importance of params, or parallel coordinates."""
+    from mlflow_track.analysis.compare import judged, without_parents
+    from mlflow_track.analysis.importance import FEWEST_RUNS, param_importance
+    from mlflow_track.draw.params import draw_importance, draw_parallel, importance_as_text
+
+    runs = without_parents(runs)
+    (metric, *_) = _metrics(runs, metrics)
+    direction = judged(metric, runs, directions.get(metric)).direction
+    found = param_importance(runs, metric, direction)
+    if not found and kind == "importance":
+        raise NotFound(
+            f"fewer than {FEWEST_RUNS} runs have {metric} and a param that differs between them"
+        )
+    if output is not None:
+        try:
+            if kind == "importance":
+                draw_importance(found, metric, output)
+            else:
+                draw_parallel(runs, metric, direction, output)
+        except (ValueError, OSError) as error:
+            raise click.ClickException(str(error)) from None
+    if as_json:
+        rows = [{"metric": metric, **item._asdict()} for item in found]
+        print_json({"file": output and str(output), "x": kind, "plots": [], "params": rows})
+    elif output is not None:
+        echo(output)
+    else:
+        for line in importance_as_text(found, metric):
+            echo(line)

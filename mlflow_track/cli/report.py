@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_track.cli.drawing import drawing_of, drawing_options, sort_option, sorted_runs, told
 from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import (
     direction_options,
@@ -40,15 +41,8 @@ if TYPE_CHECKING:
 )
 @direction_options
 @click.option("--title", default="", help="Title of the page; by default the experiment's name.")
-@click.option(
-    "--x", "axis", type=click.Choice(["step", "time", "tokens"]), default="step", show_default=True
-)
-@click.option(
-    "--smooth",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
-    help="Weight of the past in a moving average, as 0.9.",
-)
+@sort_option
+@drawing_options
 @json_option
 def report(
     runs: tuple[str, ...],
@@ -57,34 +51,38 @@ def report(
     metrics: tuple[str, ...],
     directions: dict[str, Direction],
     title: str,
-    axis: str,
-    smooth: float,
+    sort: str | None,
     as_json: bool,
+    **drawing: Any,
 ) -> None:
     """Write a report on RUNs (default: all): one HTML file to open, keep or send.
 
-    It holds the table, the curves, which params matter, samples and pictures of the artifacts, and
-    the origin of each run; it loads nothing from elsewhere.
+    It holds the table, the curves, which params matter, the use of the machine, samples and
+    pictures of the artifacts, and the origin of each run; it loads nothing from elsewhere.
 
     \b
     Examples:
       mlflow-track report
       mlflow-track report demo --metric val/loss --smooth 0.6 -o demo.html
+      mlflow-track report demo --group-by params.learning_rate --log-y
     """
     from mlflow_track.analysis.compare import without_parents
     from mlflow_track.draw.report import render_report
 
     found = without_parents(some_runs(root, runs))
     require_metrics(found, (*metrics, *directions))
+    found = sorted_runs(found, sort, directions)
+    options = drawing_of(drawing)
     try:
-        html = render_report(
-            found,
-            metrics=list(metrics) or None,
-            directions=directions,
-            title=title,
-            axis=axis,  # type: ignore[arg-type]
-            smooth=smooth,
-        )
+        with told():
+            html = render_report(
+                found,
+                metrics=list(metrics) or None,
+                directions=directions,
+                title=title,
+                options=options,
+                is_sorted=sort is not None,
+            )
         output.write_text(html, encoding="utf-8")
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None

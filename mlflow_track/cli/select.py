@@ -12,7 +12,7 @@ import click
 
 from mlflow_track.checks import did_you_mean
 from mlflow_track.cli.exit_codes import NotFound
-from mlflow_track.cli.output import echo_skipped
+from mlflow_track.cli.output import echo, echo_skipped
 from mlflow_track.record import layout
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
     from mlflow_track.record.find import Skipped
 
+_MOST_NAMED = 20
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -145,7 +146,16 @@ def some_runs(root: Path, names: Sequence[str]) -> list[Summary]:
     found, skipped = read_summaries(root)
     echo_skipped(skipped)
     require_runs(root, found, skipped)
+    echo_copies(found)
     return found
+
+
+def echo_copies(runs: Sequence[Summary]) -> None:
+    """Name the folders that hold the same run."""
+    from mlflow_track.analysis.naming import copies
+
+    for line in copies(runs):
+        echo(line, err=True)
 
 
 def each_once(named: Mapping[str, Sequence[Summary]]) -> list[Summary]:
@@ -161,14 +171,18 @@ def require_runs(root: Path, found: Sequence[Summary], skipped: Sequence[Skipped
     """
     if not found and skipped:
         raise click.ClickException(f"no run in {root} can be read")
+    if not found and not root.exists():
+        raise NotFound(f"there are no runs in {root}: the folder does not exist")
     if not found:
         raise NotFound(f"there are no runs in {root}")
 
 
 def no_such_metric(name: str, known: Collection[str]) -> NotFound:
     """The error to raise where none of the runs has the metric."""
+    names = ", ".join(list(known)[:_MOST_NAMED]) or "none"
+    more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
     return NotFound(
-        f"none of these runs has the metric {name!r}; there are {', '.join(known) or 'none'}"
+        f"none of these runs has the metric {name!r}; there are {names}{more}"
         + did_you_mean(name, known)
     )
 
@@ -178,9 +192,9 @@ def require_metrics(runs: Sequence[Summary], names: Iterable[str]) -> None:
     Raises:
         NotFound: None of the runs has one of the metrics.
     """
-    from mlflow_track.analysis.compare import metric_names
+    from mlflow_track.analysis.compare import known_metrics
 
-    known = metric_names(runs)
+    known = known_metrics(runs)
     for name in names:
         if name not in known:
             raise no_such_metric(name, known)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.checkpoints import checkpoint_rows, metrics_text
+from mlflow_track.cli.checkpoint_rows import checkpoint_rows, metrics_text
 from mlflow_track.cli.output import (
     as_data,
     cell_text,
@@ -56,6 +56,7 @@ def show(run: str, root: Path, form: str | None) -> None:
 
 
 def _print_facts(run: Summary) -> None:
+    from mlflow_track.analysis.machine import usage, usage_text
     from mlflow_track.wording import size_text
 
     rate = f", {run.steps_per_second:.4g} steps/s" if run.steps_per_second else ""
@@ -64,8 +65,10 @@ def _print_facts(run: Summary) -> None:
         ("id", run.id),
         ("status", run.status),
         ("started", time_text(run.created)),
-        ("duration", duration_text(run.seconds)),
+        ("duration", _duration(run)),
         ("steps", f"{run.last_step + 1}{rate}"),
+        ("size", _size(run)),
+        *([("machine", used)] if (used := usage_text(usage(run))) else []),
         ("folder", str(run.path)),
         *[("problem", problem) for problem in run.problems],
     ]
@@ -74,6 +77,8 @@ def _print_facts(run: Summary) -> None:
     if len(attempts) > 1 or any(attempt.error for attempt in attempts):
         _print_pairs("attempts", [(str(a.attempt), _attempt(a, run.info)) for a in attempts])
     _print_pairs("params", [(name, cell_text(value)) for name, value in run.params.items()])
+    values = run.summary_values.items()
+    _print_pairs("summary", [(name, cell_text(value)) for name, value in values])
     _print_pairs("tags", list(run.tags.items()))
     _print_pairs("provenance", _provenance(run))
     _print_pairs("checkpoints", [(str(c["step"]), _checkpoint(c)) for c in _checkpoints(run)])
@@ -85,6 +90,22 @@ def _print_facts(run: Summary) -> None:
     )
 
 
+def _duration(run: Summary) -> str:
+    pause = run.wall_seconds - run.seconds
+    if pause <= 1:
+        return duration_text(run.seconds)
+    return f"{duration_text(run.seconds)}, and {duration_text(pause)} of pauses"
+
+
+def _size(run: Summary) -> str:
+    from mlflow_track.analysis.sizes import sizes
+    from mlflow_track.wording import size_text
+
+    found = sizes(run.path)
+    parts = [f"{size_text(size)} {name}" for name, size in found._asdict().items() if size]
+    return f"{size_text(found.total)} ({', '.join(parts)})"
+
+
 def _print_metrics(run: Summary, form: str | None) -> None:
     from mlflow_track.analysis.compare import best, judged, why_no_best
     from mlflow_track.analysis.curves import Curve, read_all_curves
@@ -92,12 +113,16 @@ def _print_metrics(run: Summary, form: str | None) -> None:
 
     logged = {name: metric for name, metric in run.metrics.items() if metric.count}
     verdicts = {name: judged(name, [run]) for name in logged}
-    header = ["metric", "last", "best", "step of best", "min", "max", "count"]
+    header = ["metric", "last", "best", "step of best", "min", "max", "mean", "count"]
+    has_odd = any(m.nonfinite_step >= 0 for m in logged.values())
+    if has_odd:
+        header.append("not finite at")
     rows: list[list[Any]] = [
         [
             *(name, m.last),
             *(best(run, name, verdicts[name].direction) or (None, None)),
-            *(m.min, m.max, m.count),
+            *(m.min, m.max, m.mean if m.finite else None, m.count),
+            *([m.nonfinite_step if m.nonfinite_step >= 0 else None] if has_odd else []),
         ]
         for name, m in logged.items()
     ]
@@ -109,7 +134,7 @@ def _print_metrics(run: Summary, form: str | None) -> None:
         curves, none = read_all_curves(run), Curve("", [], [])
         for row in rows:
             row.append(sparkline(curves.get(row[0], none).ys))
-    print_rows(header, rows, form)
+    print_rows(header, rows, form, spare=("", "min", "max", "mean"))
     if form is None:
         for line in why_no_best(verdicts, "run.define_metric gives one"):
             echo(line)
@@ -161,8 +186,10 @@ def _provenance(run: Summary) -> list[tuple[str, str]]:
 def _checkpoints(run: Summary) -> list[dict[str, Any]]:
     from mlflow_track.checkpoint.disk.store import CheckpointStore
 
-    return checkpoint_rows(CheckpointStore(run.path / layout.CHECKPOINTS).list())
+    return checkpoint_rows(CheckpointStore(run.path / layout.CHECKPOINTS))
 
 
 def _checkpoint(row: dict[str, Any]) -> str:
-    return metrics_text(row) if row["problem"] is None else f"damaged: {row['problem']}"
+    if row["problem"] is not None:
+        return f"damaged: {row['problem']}"
+    return metrics_text(row) + "  (best)" * row["is_best"]

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from html import escape
 
 from mlflow_track.analysis.compare import best, compare_rows, judged, main_metric, why_no_best
-from mlflow_track.analysis.curves import Curve, labels, read_all_curves, read_curve
+from mlflow_track.analysis.curves import Curve, read_all_curves
 from mlflow_track.analysis.summary import Summary
-from mlflow_track.draw.svg import color, line_chart, sparkline
+from mlflow_track.draw.colors import GREY
+from mlflow_track.draw.matplotlib_plot import as_svg
+from mlflow_track.draw.picture import Options, figure_of, read_series
+from mlflow_track.draw.terminal import sparkline
 from mlflow_track.record.params import param_text
 from mlflow_track.wording import count_text
 
@@ -26,7 +29,7 @@ def run_as_html(run: Summary) -> str:
     metrics = "".join(
         f"<tr><td>{escape(name)}</td><td>{run.metrics[name].last:.6g}</td>"
         f"<td>{_best(best(run, name, verdict.direction))}</td>"
-        f"<td>{sparkline(curves.get(name, none).ys)}</td></tr>"
+        f"<td>{escape(sparkline(curves.get(name, none).ys))}</td></tr>"
         for name, verdict in verdicts.items()
     )
     params = "".join(
@@ -55,23 +58,20 @@ def comparison_as_html(runs: Sequence[Summary]) -> str:
     rows = compare_rows(shown, [metric] if metric else [])
     verdicts = {metric: judged(metric, shown)} if metric else {}
     header = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+    colors: dict[int, str] = {}
+    chart = ""
+    if metric:
+        options = Options()
+        figure = figure_of(shown, read_series(shown, [metric], options), options)
+        colors = {line.number: line.color for line in figure.panels[0].lines}
+        chart = f'<div style="max-width:640px">{as_svg(figure, "chart")}</div>'
     body = "".join(
-        f'<tr><td style="color:{color(number)}">■</td>'
+        f'<tr><td style="color:{colors.get(number, GREY)}">■</td>'
         + "".join(f"<td>{escape(_cell(value))}</td>" for value in row.values())
         + "</tr>"
         for number, row in enumerate(rows)
     )
     more = f"<p>the newest {len(shown)} of {len(runs)} runs</p>" if len(shown) < len(runs) else ""
-    chart = ""
-    if metric:
-        curves = [
-            read_curve(run, metric, label=label)
-            for run, label in zip(shown, labels(shown), strict=True)
-        ]
-        chart = (
-            f'<div style="max-width:640px"><p>{escape(metric)}</p>'
-            f"{line_chart(curves, x_label='step')}</div>"
-        )
     notes = _notes(why_no_best(verdicts, _ADVICE))
     return f"<div>{more}<table><tr><th></th>{header}</tr>{body}</table>{notes}{chart}</div>"
 

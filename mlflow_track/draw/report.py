@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from mlflow_track.analysis.compare import (
+    Column,
     best,
     best_run,
-    compare_rows,
+    compare_columns,
     differing_params,
     judged,
     main_metric,
     metric_names,
     why_no_best,
 )
-from mlflow_track.analysis.curves import Axis, labels, read_curve, smoothed
-from mlflow_track.analysis.differences import code_difference, package_difference
+from mlflow_track.analysis.groups import grouped, spread_text, statistics, verdict
 from mlflow_track.analysis.importance import FEWEST_RUNS, param_importance
+from mlflow_track.analysis.naming import labels
 from mlflow_track.analysis.summary import Summary
-from mlflow_track.draw.artifacts import pictures, texts
-from mlflow_track.draw.svg import bars, color, line_chart
+from mlflow_track.draw.colors import GREY
+from mlflow_track.draw.figure import Figure
+from mlflow_track.draw.matplotlib_plot import as_svg
+from mlflow_track.draw.origin import artifacts_as_html, params_as_html, provenance_as_html
+from mlflow_track.draw.params import importance_as_svg, parallel_as_svg
+from mlflow_track.draw.picture import Drawn, Options, figure_of, read_series
 from mlflow_track.record.files import legible
 from mlflow_track.record.metric import Direction, Verdict
 from mlflow_track.record.params import param_text
-from mlflow_track.record.schema import Attempt, Git
 from mlflow_track.wording import count_text
 
-_MOST_CHARTS = 24
+# With many runs a chart is large, and a table, too.
+_MOST_CHARTS, _MOST_CHARTS_OF_MANY, _MANY = 24, 8, 100
+_MOST_ROWS = 200
+_PLAIN = Options()
+_OF_MACHINE = ("utilization_percentage", "memory_usage_megabytes")
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --page: #fff; --ink: #1c2024;
   --best: #0a7d4f; }
@@ -49,9 +56,11 @@ td.text { white-space: normal; overflow-wrap: anywhere; }
 .best { color: var(--best); font-weight: 700; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
   gap: 1rem; }
-.chart { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
-.chart polyline:hover { stroke-width: 4; }
+.chart { width: 100%; height: auto; max-width: 44rem; stroke-linejoin: round; }
+.chart text { font-family: system-ui, sans-serif !important; }
+.chart g:hover > path { stroke-width: 3 !important; }
 .key { display: flex; flex-wrap: wrap; gap: .25rem 1rem; list-style: none; padding: 0; }
+.scale { display: inline-block; width: 8rem; height: .8em; border-radius: 2px; }
 .key span, .mark { display: inline-block; width: .8em; height: .8em; border-radius: 2px; }
 img { max-width: 100%; height: auto; background: #fff; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .6rem;
@@ -68,8 +77,8 @@ def render_report(
     metrics: Sequence[str] | None = None,
     directions: Mapping[str, Direction] | None = None,
     title: str = "",
-    axis: Axis = "step",
-    smooth: float = 0.0,
+    options: Options = _PLAIN,
+    is_sorted: bool = False,
     now: float | None = None,
 ) -> str:
     """The HTML of a report.
@@ -80,12 +89,13 @@ def render_report(
         directions: By metric "min" or "max": which value is the best, where the runs and its name
             do not tell, or tell otherwise.
         title: The title of the page; by default the names of the experiments.
-        axis: The horizontal axis of the curves.
-        smooth: Weight of the past in their moving average.
+        options: How the curves are drawn.
+        is_sorted: Whether the table has the runs in the order given; else the best come first.
         now: Unix seconds of the making; None takes the clock.
 
     Raises:
         ValueError: There are no runs, or they have no such axis.
+        UnknownGroup: No run has what they are to be grouped or coloured by.
     """
     if not runs:
         raise ValueError("a report needs at least one run")
@@ -95,19 +105,27 @@ def render_report(
     if main in shown:
         shown.remove(main)
         shown.insert(0, main)
-    verdicts = {name: judged(name, runs, (directions or {}).get(name)) for name in shown}
+    known = directions or {}
+    verdicts = {name: judged(name, runs, known.get(name)) for name in shown}
+    most = _MOST_CHARTS if len(runs) <= _MANY else _MOST_CHARTS_OF_MANY
+    drawn = read_series(runs, shown[:most], options, known)
+    figure = figure_of(runs, drawn, options, known)
+    marks = _marks(runs, drawn, figure)
+    order = list(range(len(runs))) if is_sorted else _best_first(runs, main, verdicts)
     title = title or ", ".join(dict.fromkeys(run.experiment for run in runs))
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
     count = count_text(len(runs), "run")
     sections = [
         f"<h1>{escape(title)}</h1><p>{count}, made {made} by mlflow_track</p>",
         _winner(runs, names, main, verdicts),
-        _table(runs, names, main, verdicts),
-        _charts(runs, names, shown[:_MOST_CHARTS], axis, smooth),
+        _groups(runs, options.group_by, shown[:most], verdicts),
+        _table(runs, names, order, verdicts, marks),
+        _charts("Curves", figure, options, "c"),
         _importance(runs, main, verdicts),
-        _params(runs),
-        _artifacts(runs, names),
-        _provenance(runs, names),
+        _machine(runs),
+        params_as_html(runs),
+        artifacts_as_html(runs, names, order, marks),
+        provenance_as_html(runs, names, order, marks),
     ]
     return legible(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -117,6 +135,30 @@ def render_report(
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
     )
+
+
+def _marks(runs: Sequence[Summary], drawn: Drawn, figure: Figure) -> list[str]:
+    """For each run a spot in the colour of its curve."""
+    colors = {line.number: line.color for panel in figure.panels for line in panel.lines}
+    series = {run: n for n, members in enumerate(drawn.members) for run in members}
+    return [_spot(colors.get(series[run], GREY)) for run in range(len(runs))]
+
+
+def _spot(color: str) -> str:
+    return f'<span class="mark" style="background:{color}"></span>'
+
+
+def _best_first(
+    runs: Sequence[Summary], main: str | None, verdicts: Mapping[str, Verdict]
+) -> list[int]:
+    direction = verdicts[main].direction if main else None
+    if main is None or direction is None:
+        return list(range(len(runs)))
+    reached = [best(run, main, direction) for run in runs]
+    sign = -1 if direction == "max" else 1
+    worst = float("inf")
+    values = [worst if found is None else sign * found[0] for found in reached]
+    return sorted(range(len(runs)), key=values.__getitem__)
 
 
 def _winner(
@@ -141,58 +183,112 @@ def _winner(
     )
 
 
+def _groups(
+    runs: Sequence[Summary],
+    by: str | None,
+    metrics: Sequence[str],
+    verdicts: Mapping[str, Verdict],
+) -> str:
+    """Mean and deviation of each group, and whether the best is more than noise."""
+    if by is None:
+        return ""
+    groups = grouped(runs, by)
+    found = {
+        name: [
+            (label, statistics([runs[n] for n in members], name, verdicts[name].direction))
+            for label, members in groups
+        ]
+        for name in metrics
+    }
+    body = "".join(
+        f"<tr><td>{escape(label)}</td><td>{len(members)}</td>"
+        + "".join(f"<td>{escape(spread_text(found[name][at][1]))}</td>" for name in metrics)
+        + "</tr>"
+        for at, (label, members) in enumerate(groups)
+    )
+    header = "".join(f"<th>{escape(name)}</th>" for name in (by, "runs", *metrics))
+    lines = "".join(
+        f"<p>{escape(verdict(found[name], name, direction))}</p>"
+        for name in metrics[:1]
+        if (direction := verdicts[name].direction)
+    )
+    return f'<h2>Groups</h2><div class="wide"><table><tr>{header}</tr>{body}</table></div>{lines}'
+
+
 def _table(
     runs: Sequence[Summary],
     names: Sequence[str],
-    main: str | None,
+    order: Sequence[int],
     verdicts: Mapping[str, Verdict],
+    marks: Sequence[str],
 ) -> str:
     known: dict[str, Direction] = {
         name: verdict.direction for name, verdict in verdicts.items() if verdict.direction
     }
-    rows = compare_rows(runs, list(verdicts), known)
-    hidden = {f"{n} {word}" for n in verdicts.keys() - known for word in ("best", "best step")}
-    columns = [name for name in rows[0] if name != "name" and name not in hidden]
-    if len({run.experiment for run in runs}) == 1:
-        columns.remove("experiment")
-    winners = {f"{name} best": best_run(runs, name, known[name]) for name in known}
-    order = list(range(len(runs)))
-    if main in known:
-        sign = -1 if known[main] == "max" else 1
-        key = f"{main} best"
-        order.sort(key=lambda n: sign * rows[n][key] if _is_number(rows[n][key]) else float("inf"))
+    columns = [c for c in compare_columns(runs, list(verdicts), known) if _is_shown(c, runs, known)]
+    winners = {name: best_run(runs, name, known[name]) for name in known}
     body = []
-    for number in order:
+    for number in order[:_MOST_ROWS]:
         cells = "".join(
-            f"<td{_best_class(winners.get(name) == number)}>{escape(_cell(value))}</td>"
-            for name, value in rows[number].items()
-            if name in columns
+            f"<td{_best_class(c.kind == 'best' and winners[c.name] == number)}>"
+            f"{escape(_cell(c.values[number]))}</td>"
+            for c in columns
         )
-        body.append(f"<tr><td>{_mark(number)} {escape(names[number])}</td>{cells}</tr>")
-    header = "".join(f"<th>{escape(name)}</th>" for name in columns)
+        body.append(f"<tr><td>{marks[number]} {escape(names[number])}</td>{cells}</tr>")
+    header = "".join(f"<th>{escape(column.title)}</th>" for column in columns)
     advice = "--min METRIC, --max METRIC or run.define_metric gives one"
     notes = "".join(f"<p>{escape(line)}</p>" for line in why_no_best(verdicts, advice))
+    if len(order) > _MOST_ROWS:
+        notes += f"<p>The first {_MOST_ROWS} of {len(order):,} runs.</p>"
     return (
         '<h2>Runs</h2><div class="wide"><table>'
         f"<tr><th>run</th>{header}</tr>{''.join(body)}</table></div>{notes}"
     )
 
 
-def _charts(
-    runs: Sequence[Summary], names: Sequence[str], metrics: Sequence[str], axis: Axis, smooth: float
-) -> str:
-    charts = []
-    label = {"step": "step", "time": "seconds", "tokens": "tokens"}[axis]
-    for metric in metrics:
-        curves = [
-            smoothed(read_curve(run, metric, axis, name), smooth)
-            for run, name in zip(runs, names, strict=True)
-        ]
-        charts.append(f"<div><h3>{escape(metric)}</h3>{line_chart(curves, x_label=label)}</div>")
-    key = "".join(f"<li>{_mark(n)} {escape(name)}</li>" for n, name in enumerate(names))
-    note = f"<p>Moving average with weight {smooth:g}.</p>" if smooth else ""
-    panels = f'<div class="charts">{"".join(charts)}</div>'
-    return f'<h2>Curves</h2>{note}<ul class="key">{key}</ul>{panels}'
+def _is_shown(column: Column, runs: Sequence[Summary], known: Mapping[str, Direction]) -> bool:
+    if column.title == "experiment":
+        return len({run.experiment for run in runs}) > 1
+    if column.kind in ("best", "best step"):
+        return column.name in known
+    return column.title not in ("id", "name")
+
+
+def _charts(title: str, figure: Figure, options: Options, name: str) -> str:
+    if not any(panel.lines for panel in figure.panels):
+        return ""
+    bare = figure._replace(legend=[], scale=None, notes=[])
+    charts = "".join(
+        f"<div>{as_svg(bare._replace(panels=[panel]), f'{name}{n}')}</div>"
+        for n, panel in enumerate(figure.panels)
+        if panel.lines
+    )
+    key = "".join(f"<li>{_spot(entry.color)} {escape(entry.label)}</li>" for entry in figure.legend)
+    scale = figure.scale
+    if scale is not None:
+        low, high = scale.ends
+        gradient = f"linear-gradient(90deg,{','.join(scale.colors)})"
+        key += (
+            f"<li>{escape(scale.title)}: {escape(low)} "
+            f'<span class="scale" style="background:{gradient}"></span> {escape(high)}</li>'
+        )
+    notes = [*figure.notes]
+    if options.smooth:
+        notes.append(f"moving average with weight {options.smooth:g}")
+    text = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    return f'<h2>{title}</h2>{text}<ul class="key">{key}</ul><div class="charts">{charts}</div>'
+
+
+def _machine(runs: Sequence[Summary]) -> str:
+    """The use of the machine over time: of GPUs where there are some, else of the CPU."""
+    known = list(dict.fromkeys(name for run in runs for name in run.system_metrics))
+    names = [n for n in known if "/gpu_" in n and n.endswith(_OF_MACHINE)]
+    names = names or [n for n in known if n.endswith("cpu_utilization_percentage")]
+    if not names:
+        return ""
+    options = Options(axis="seconds", clip=1.0)
+    figure = figure_of(runs, read_series(runs, names[:6], options), options)
+    return _charts("Machine", figure._replace(legend=[]), options, "m")
 
 
 def _importance(
@@ -202,97 +298,18 @@ def _importance(
     found = param_importance(runs, metric, direction) if metric else []
     if not found or metric is None:
         return ""
-    signs = {1: "more of it, larger", -1: "more of it, smaller", 0: "words"}
-    chart = bars(
-        [f"{i.param} ({signs[i.sign]})" for i in found[:12]], [i.value for i in found[:12]]
-    )
     return (
         f"<h2>Which params go with {escape(metric)}</h2><p>Absolute rank correlation (Spearman; "
         f"for words the correlation ratio of ranks) of each param with the "
         f"{'best' if direction else 'last'} {escape(metric)}, "
         f"over {found[0].runs} runs: one param at a time, and with few runs partly chance (from "
-        f"{FEWEST_RUNS} runs on it is shown).</p>{chart}"
+        f"{FEWEST_RUNS} runs on it is shown).</p>{importance_as_svg(found)}"
+        f"{parallel_as_svg(runs, metric, direction)}"
     )
-
-
-def _params(runs: Sequence[Summary]) -> str:
-    differing = set(differing_params(runs))
-    common = {k: v for run in runs for k, v in run.params.items() if k not in differing}
-    rows = "".join(
-        f'<tr><td>{escape(name)}</td><td class="text">{escape(param_text(value))}</td></tr>'
-        for name, value in sorted(common.items())
-    )
-    if not rows:
-        return ""
-    count = count_text(len(common), "param")
-    return (
-        f"<h2>Params</h2><details><summary>{count} with the same value in all runs</summary>"
-        f"<table>{rows}</table></details>"
-    )
-
-
-def _artifacts(runs: Sequence[Summary], names: Sequence[str]) -> str:
-    parts = []
-    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        inside = [
-            f'<h3>{escape(p.name)}</h3><img alt="{escape(p.name)}" src="{p.content}">'
-            for p in pictures(run.path)
-        ]
-        inside += [
-            f"<h3>{escape(t.name)}</h3><pre>{escape(t.content)}</pre>" for t in texts(run.path)
-        ]
-        if inside:
-            parts.append(
-                f"<details{' open' if len(runs) <= 3 else ''}><summary>{_mark(number)} "
-                f"{escape(name)}</summary>{''.join(inside)}</details>"
-            )
-    return f"<h2>Samples and pictures</h2>{''.join(parts)}" if parts else ""
-
-
-def _provenance(runs: Sequence[Summary], names: Sequence[str]) -> str:
-    header = ("run", "commit", "command", "machine", "versions", "data", "attempts")
-    rows = []
-    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        provenance, attempt = run.info.provenance, run.info.trained
-        git = provenance.git or Git()
-        changed = {True: " + uncommitted changes", None: " (uncommitted changes: unknown)"}
-        cells = (
-            f"{git.commit[:12]}{changed.get(git.is_dirty, '')}" if git.commit else "",
-            shlex.join(run.info.command),
-            f"{attempt.host or ''} {provenance.platform or ''}",
-            f"Python {attempt.python or '?'}, torch {attempt.torch or '?'}",
-            ", ".join(f"{item.name} {item.sha256[:12]}" for item in run.info.inputs),
-            "; ".join(_attempt(a) for a in run.info.attempts),
-        )
-        texts = "".join(f'<td class="text">{escape(cell)}</td>' for cell in cells)
-        rows.append(f"<tr><td>{_mark(number)} {escape(name)}</td>{texts}</tr>")
-    differences = []
-    for run, name in zip(runs[1:], names[1:], strict=True):
-        lines = code_difference(runs[0], run, is_full=False) + package_difference(runs[0], run)
-        if lines:
-            text = escape("\n".join(lines[:200]))
-            differences.append(f"<h3>{escape(names[0])} and {escape(name)}</h3><pre>{text}</pre>")
-    head = "".join(f"<th>{name}</th>" for name in header)
-    return (
-        f'<h2>Provenance</h2><div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-        + "".join(differences)
-    )
-
-
-def _attempt(attempt: Attempt) -> str:
-    return " ".join(filter(None, (attempt.status, attempt.error)))
-
-
-def _mark(number: int) -> str:
-    return f'<span class="mark" style="background:{color(number)}"></span>'
 
 
 def _best_class(is_best: bool) -> str:
     return ' class="best"' if is_best else ""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) and value == value
 
 
 def _cell(value: Any) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from mlflow_track.analysis.curves import Curve, logarithmic, short_number
+from mlflow_track.draw.axes import Axis, short_number, tick_labels
+from mlflow_track.draw.figure import Figure, Line, Panel
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 # The dots of a braille character, by column and row from the top.
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-_COLORS = ("blue", "yellow", "green", "magenta", "cyan", "red")
+_MARKS = {"nan": "×", "above": "▲", "below": "▼"}
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
@@ -19,92 +21,112 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
         return ""
     width = min(width, len(values))
     edges = [len(values) * n // width for n in range(width + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    means = [sum(v / (b - a) for v in values[a:b]) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
-    if high == low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         return _BLOCKS[3] * width
-    return "".join(_BLOCKS[round(7 * (mean - low) / (high - low))] for mean in means)
+    span = high / 2 - low / 2
+    return "".join(_BLOCKS[round(7 * ((mean / 2 - low / 2) / span))] for mean in means)
 
 
-def plot(
-    curves: Sequence[Curve],
-    *,
-    width: int = 78,
-    height: int = 18,
-    x_label: str,
-    is_log: bool = False,
-) -> list[str]:
-    """Curves over one another, as lines of text; colours are ANSI where `click.echo` keeps them.
+def plot(figure: Figure, *, width: int = 78, height: int = 18) -> list[str]:
+    """A picture as lines of text; colours are ANSI where `click.echo` keeps them.
 
     Args:
-        curves: At least one with a point.
-        width, height: The total size in characters.
-        x_label: The label of the horizontal axis.
-        is_log: Whether the vertical axis is logarithmic.
+        figure: The picture.
+        width, height: The size of a panel in characters.
     """
     import click
 
-    if is_log:
-        curves = [logarithmic(curve) for curve in curves]
-    drawn = [curve for curve in curves if curve.xs]
-    if not drawn:
-        return ["nothing was logged"]
-    xs = [x for curve in drawn for x in (curve.xs[0], curve.xs[-1])]
-    ys = [y for curve in drawn for y in curve.ys]
-    left, right, low, high = min(xs), max(xs), min(ys), max(ys)
-    margin = max(len(_label(y, is_log)) for y in (low, (low + high) / 2, high)) + 1
-    columns, rows = max(10, width - margin - 2), max(4, height - 2)
-    cells: list[list[int]] = [[0] * columns for _ in range(rows)]
-    owners: list[list[int]] = [[0] * columns for _ in range(rows)]
-    for number, curve in enumerate(drawn):
-        for x, y in _dots(curve, (left, right, low, high), 2 * columns, 4 * rows):
-            cells[y // 4][x // 2] |= _DOTS[x % 2][y % 4]
-            owners[y // 4][x // 2] = number
     lines = []
-    for number, row in enumerate(cells):
-        value = high - (high - low) * number / max(1, rows - 1)
-        is_labelled = number % max(1, rows // 4) == 0 or number == rows - 1
-        text = _label(value, is_log) if is_labelled else ""
-        dots = "".join(
-            click.style(chr(0x2800 + dot), fg=_COLORS[owners[number][at] % len(_COLORS)])
-            if dot
-            else " "
-            for at, dot in enumerate(row)
-        )
-        lines.append(f"{text.rjust(margin)} ┤{dots}")
-    ends = f"{short_number(left)}{x_label.center(columns - 12)}{short_number(right)}"
-    lines.append(" " * (margin + 2) + ends)
-    for number, curve in enumerate(drawn):
-        mark = click.style("■", fg=_COLORS[number % len(_COLORS)])
-        lines.append(
-            f"{' ' * (margin + 2)}{mark} {curve.label}  {_value(curve.ys[-1], is_log):.6g}"
-        )
+    for panel in figure.panels:
+        lines.append(click.style(panel.title, bold=True))
+        lines += _panel(panel, width, height)
+        lines += [f"  {note}" for note in panel.notes]
+    last = {line.number: line.last for line in figure.panels[0].lines if line.label}
+    for entry in figure.legend:
+        mark = click.style("■", fg=_color(entry.color))
+        value = last.get(entry.number)
+        lines.append(f"  {mark} {entry.label}" + ("" if value is None else f"  {value:.6g}"))
+    if figure.scale is not None:
+        blocks = "".join(click.style("■", fg=_color(color)) for color in figure.scale.colors)
+        lines.append(f"  {blocks} {figure.scale.title}: {' to '.join(figure.scale.ends)}")
+    return lines + [f"  {note}" for note in figure.notes]
+
+
+def _panel(panel: Panel, width: int, height: int) -> list[str]:
+    import click
+
+    if not any(line.xs or line.marks for line in panel.lines):
+        return ["nothing was logged"]
+    rows = max(4, height - 2)
+    labels = _labels(panel.y, rows)
+    margin = max(map(len, labels.values()), default=0) + 1
+    columns = max(10, width - margin - 2)
+    cells: list[list[int]] = [[0] * columns for _ in range(rows)]
+    owners: list[list[str]] = [[""] * columns for _ in range(rows)]
+    signs: dict[tuple[int, int], tuple[str, str]] = {}
+    for line in panel.lines:
+        if line.is_pale and not line.label:
+            continue
+        for x, y in _dots(line, panel, 2 * columns, 4 * rows):
+            cells[y // 4][x // 2] |= _DOTS[x % 2][y % 4]
+            owners[y // 4][x // 2] = line.color
+        for mark in line.marks:
+            column = min(columns - 1, max(0, int(panel.x.place(mark.x) * (columns - 1))))
+            row = 0 if mark.kind == "above" else rows - 1
+            signs[row, column] = (_MARKS[mark.kind], line.color)
+    lines: list[str] = []
+    for number, cells_of_row in enumerate(cells):
+        dots = ""
+        for at, dot in enumerate(cells_of_row):
+            is_mark = (number, at) in signs
+            sign, color = signs[number, at] if is_mark else (chr(0x2800 + dot), owners[number][at])
+            dots += click.style(sign, fg=_color(color)) if is_mark or dot else " "
+        lines.append(f"{labels.get(number, '').rjust(margin)} ┤{dots}".rstrip())
+    left, right = short_number(panel.x.low), short_number(panel.x.high)
+    middle = panel.x.label.center(max(0, columns - len(left) - len(right)))
+    lines.append(" " * (margin + 2) + f"{left}{middle}{right}")
     return lines
 
 
-def _label(y: float, is_log: bool) -> str:
-    return short_number(_value(y, is_log))
+def _labels(found: Axis, rows: int) -> dict[int, str]:
+    """By row its label: the ends of the axis, and a few values between."""
+    places = sorted({*range(0, rows, max(1, rows // 4)), rows - 1})
+    values = [_value(found, 1 - row / (rows - 1)) for row in places]
+    return dict(zip(places, tick_labels(values), strict=True))
 
 
-def _value(y: float, is_log: bool) -> float:
-    return 10**y if is_log else y
+def _value(found: Axis, place: float) -> float:
+    """The value at a place between the ends of an axis."""
+    if found.is_log:
+        low, high = math.log10(found.low), math.log10(found.high)
+        return 10 ** (low + (high - low) * place)
+    return found.low * (1 - place) + found.high * place
 
 
-def _dots(
-    curve: Curve, box: tuple[float, float, float, float], width: int, height: int
-) -> list[tuple[int, int]]:
-    """The dots that a curve touches: its points, and the lines between, column by column."""
-    left, right, low, high = box
-    across, up = (right - left) or 1.0, (high - low) or 1.0
-    points = [
-        (
-            round((x - left) / across * (width - 1)),
-            round((high - y) / up * (height - 1)) if high > low else height // 2,
-        )
-        for x, y in zip(curve.xs, curve.ys, strict=True)
-    ]
-    dots = set(points)
-    for (x0, y0), (x1, y1) in pairwise(points):
-        for x in range(x0 + 1, x1):
-            dots.add((x, round(y0 + (y1 - y0) * (x - x0) / (x1 - x0))))
-    return sorted(dots)
+def _color(color: str) -> int:
+    """The nearest of the 216 colours that terminals have."""
+    parts = [int(color[at : at + 2], 16) for at in (1, 3, 5)]
+    red, green, blue = (round(part / 255 * 5) for part in parts)
+    return 16 + 36 * red + 6 * green + blue
+
+
+def _dots(line: Line, panel: Panel, width: int, height: int) -> list[tuple[int, int]]:
+    """The dots that a line touches: its points, and the lines between, column by column."""
+    points: list[tuple[int, float] | None] = []
+    for x, y in zip(line.xs, line.ys, strict=True):
+        if y != y:
+            points.append(None)
+            continue
+        # What lies outside is drawn towards it, as far as the edge.
+        place = min(max(panel.y.place(y), -10.0), 11.0)
+        points.append((round(panel.x.place(x) * (width - 1)), (1 - place) * (height - 1)))
+    dots = {(point[0], round(point[1])) for point in points if point is not None}
+    for first, second in pairwise(points):
+        if first is None or second is None:
+            continue
+        across = second[0] - first[0]
+        for x in range(1, across):
+            dots.add((first[0] + x, round(first[1] + (second[1] - first[1]) * x / across)))
+    return sorted((x, y) for x, y in dots if 0 <= y < height and 0 <= x < width)

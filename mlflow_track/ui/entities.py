@@ -51,7 +51,7 @@ def experiment_of(root: Path, runs: list[Summary]) -> Experiment:
         # Without it the page asks what kind of experiment this is, and would write the answer.
         tags=[ExperimentTag("mlflow.experimentKind", "custom_model_development")],
         creation_time=_milliseconds(min(run.created for run in runs)),
-        last_update_time=_milliseconds(max(run.created + run.seconds for run in runs)),
+        last_update_time=_milliseconds(max(run.created + run.wall_seconds for run in runs)),
     )
 
 

@@ -179,8 +179,10 @@ def test_a_mistyped_word_is_told_what_it_may_have_meant(two_runs: list[mt.Loaded
 
 def test_ls_lists_runs_with_the_metric_that_matters(two_runs: list[mt.LoadedRun]) -> None:
     header, first, second = invoke("ls").output.splitlines()
-    assert header.split() == "ID EXPERIMENT NAME STATUS STARTED DURATION STEPS val/loss".split()
-    assert two_runs[0].id in first and first.split()[-2:] == ["20", "1.125"]
+    assert (
+        header.split() == "ID EXPERIMENT NAME STATUS STARTED DURATION STEPS val/loss SIZE".split()
+    )
+    assert two_runs[0].id in first and first.split()[-4:-2] == ["20", "1.125"]
     assert "fast one" in second
 
 
@@ -542,7 +544,7 @@ def test_plot_writes_a_picture(two_runs: list[mt.LoadedRun], name: str) -> None:
 
 
 def test_plot_in_the_terminal_shows_curves_and_names(two_runs: list[mt.LoadedRun]) -> None:
-    text = invoke("plot", "--metric", "train/loss", "--x", "time").output
+    text = invoke("plot", "--metric", "train/loss", "--x", "seconds").output
     assert "slow" in text and "fast one" in text and re.search("[⠁-⣿]", text)
     logarithmic = invoke("plot", "--metric", "train/loss", "--log").output
     assert "log10" not in logarithmic

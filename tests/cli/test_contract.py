@@ -110,6 +110,11 @@ compare
 compare good never --max gain
 plot good never --metric loss
 plot good --metric loss -o p.svg
+plot same --group-by name --metric loss --x seconds
+plot good never --kind parallel --metric loss -o p.svg
+compare same --group-by name
+du
+du good
 report
 tail good
 tail failed
@@ -216,17 +221,19 @@ def test_nan_and_infinity_are_not_never_logged(world: Path) -> None:
     assert (metrics["loss"]["last"], metrics["loss"]["min"]) == ("NaN", 1.0)
     assert metrics["gain"]["last"] == metrics["gain"]["max"] == "Infinity"
     never = strict(call("show never --json").stdout)["metrics"]["never"]
-    assert never.pop("count") == 0 and set(never.values()) == {None}
+    assert (never.pop("count"), never.pop("finite")) == (0, 0) and set(never.values()) == {None}
     rows = strict(call("export good never --json").stdout)
     assert [row["metrics"] for row in rows[-2:]] == [
         {"loss": "NaN", "gain": "Infinity"},
         {"loss": 1.0},
     ]
     call("export good never -o m.json")
-    assert strict(Path("m.json").read_text()) == rows
+    cells = strict(Path("m.json").read_text())
+    assert [(row["loss"], row["gain"]) for row in cells[-2:]] == [("NaN", "Infinity"), (1.0, None)]
     checkpoint = strict(call("ckpt show good --json").stdout)
     assert checkpoint["metrics"]["odd"] == "NaN" and checkpoint["metrics"]["low"] == "-Infinity"
-    assert strict(call("ckpt ls good --json").stdout)[0]["metrics"] == checkpoint["metrics"]
+    both = {**checkpoint["metrics"], **checkpoint["logged"]}
+    assert strict(call("ckpt ls good --json").stdout)[-1]["metrics"] == both
     lines = [strict(line) for line in call("tail good --json").stdout.splitlines()]
     assert lines[-2]["metrics"] == {"loss": "NaN", "gain": "Infinity"}
 
@@ -271,7 +278,23 @@ ENDINGS = """
 1 plot torn/demo/torn
 2 plot -o p.gif
 3 plot --metric nothing
+1 plot --group-by name --best-so-far --metric gain --max gain --x tokens
+3 plot --group-by params.nothing
+3 plot --color-by params.nothing
+3 plot --sort nothing
+3 plot never --kind importance
+2 plot --kind parallel
+0 compare --group-by experiment
+3 compare --group-by params.nothing
+3 compare --sort -nothing:best
+3 ls --filter "params.nothing > 1"
+2 ls --filter "metrics.loss < 1e"
+0 du
+1 du torn/demo/torn
+2 du --nothing
+3 du nobody
 0 report
+3 report --group-by params.nothing
 1 report torn/demo/torn
 1 report -o nowhere/report.html
 2 report --x nothing
