@@ -11,7 +11,7 @@ seconds, while a separate process would cost memory and a start.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class Machine:
         self._psutil = psutil
         self._folder = str(folder)
         self._announce = announce
-        self._cgroups = cgroups
+        self._groups = memory_groups(*cgroups)
         self._named: set[str] = set()
         self._network_before: Any = None
         self._sources: dict[str, Callable[[], Mapping[str, float]]] = {
@@ -141,7 +141,7 @@ class Machine:
 
     def _memory(self) -> dict[str, float]:
         memory = self._psutil.virtual_memory()
-        used, total = memory_of_container(*self._cgroups, memory.total) or (
+        used, total = memory_of_container(self._groups, memory.total) or (
             memory.used,
             memory.total,
         )
@@ -169,21 +169,17 @@ class Machine:
         }
 
 
-def memory_of_container(groups: Path, mount: Path, most: int) -> tuple[int, int] | None:
-    """The memory that the control group of this process uses and may use, in bytes.
+def memory_groups(groups: Path, mount: Path) -> list[tuple[Path, tuple[str, str, str]]]:
+    """The control groups that may limit the memory of this process, each with its files' names.
 
-    The group itself and those around it may have a limit: the lowest counts. What is used is
-    without the files that the kernel can drop, as it is for the whole machine.
+    The group itself and those around it, of both versions
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html).
 
     Args:
-        groups: /proc/self/cgroup: https://docs.kernel.org/admin-guide/cgroup-v2.html.
+        groups: /proc/self/cgroup.
         mount: Where the groups are mounted.
-        most: The memory of the machine: a limit above it is none.
-
-    Returns:
-        None without a limit.
     """
-    found: list[tuple[int, int]] = []
+    found: list[tuple[Path, tuple[str, str, str]]] = []
     for line in _text_of(groups).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -194,9 +190,27 @@ def memory_of_container(groups: Path, mount: Path, most: int) -> tuple[int, int]
             continue
         parts = [part for part in path.split("/") if part not in ("", "..")]
         # A container often sees its own group as the top, under the name that it has outside.
-        folders = [top.joinpath(*parts[:n]) for top in tops for n in range(len(parts) + 1)]
-        found += filter(None, (_memory_of_group(folder, *names) for folder in folders))
-    limited = [(limit, used) for used, limit in found if limit < most]
+        folders = {top.joinpath(*parts[:n]) for top in tops for n in range(len(parts) + 1)}
+        found += [(folder, names) for folder in folders if (folder / names[0]).exists()]
+    return found
+
+
+def memory_of_container(
+    groups: Sequence[tuple[Path, tuple[str, str, str]]], most: int
+) -> tuple[int, int] | None:
+    """The memory that the groups use and may use, in bytes: that of the lowest limit.
+
+    What is used is without the files that the kernel can drop, as it is for the whole machine.
+
+    Args:
+        groups: See `memory_groups`.
+        most: The memory of the machine: a limit above it limits nothing.
+
+    Returns:
+        None without a limit.
+    """
+    found = [_memory_of_group(folder, *names) for folder, names in groups]
+    limited = [(limit, used) for used, limit in filter(None, found) if limit < most]
     if not limited:
         return None
     limit, used = min(limited)
@@ -209,7 +223,8 @@ _GROUP_2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def _memory_of_group(folder: Path, limit: str, use: str, key: str) -> tuple[int, int] | None:
-    most, used = _text_of(folder / limit).strip(), _text_of(folder / use).strip()
+    most = _text_of(folder / limit).strip()
+    used = _text_of(folder / use).strip() if most.isdecimal() else ""
     if not (most.isdecimal() and used.isdecimal() and int(most)):
         return None
     pairs = (line.partition(" ") for line in _text_of(folder / "memory.stat").splitlines())
