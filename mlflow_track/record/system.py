@@ -209,8 +209,8 @@ def memory_of_container(
     Returns:
         None without a limit.
     """
-    found = [_memory_of_group(folder, *names) for folder, names in groups]
-    limited = [(limit, used) for used, limit in filter(None, found) if limit < most]
+    found = [_memory_of_group(folder, most, *names) for folder, names in groups]
+    limited = list(filter(None, found))
     if not limited:
         return None
     limit, used = min(limited)
@@ -222,14 +222,17 @@ _GROUP_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_fi
 _GROUP_2 = ("memory.max", "memory.current", "inactive_file")
 
 
-def _memory_of_group(folder: Path, limit: str, use: str, key: str) -> tuple[int, int] | None:
+def _memory_of_group(
+    folder: Path, below: int, limit: str, use: str, key: str
+) -> tuple[int, int] | None:
+    """The limit of a group and what it uses; None for a limit of `below` or more."""
     most = _text_of(folder / limit).strip()
-    used = _text_of(folder / use).strip() if most.isdecimal() else ""
-    if not (most.isdecimal() and used.isdecimal() and int(most)):
+    if not (most.isdecimal() and 0 < int(most) < below):
         return None
+    used = _text_of(folder / use).strip()
     pairs = (line.partition(" ") for line in _text_of(folder / "memory.stat").splitlines())
     dropped = next((int(value) for name, _, value in pairs if name == key), 0)
-    return max(0, int(used) - dropped), int(most)
+    return (int(most), max(0, int(used) - dropped)) if used.isdecimal() else None
 
 
 def _text_of(path: Path) -> str:
