@@ -28,7 +28,7 @@ from torch.utils.data import (
 )
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import loader as loader_module
+from mlflow_track.checkpoint.loader import resumable as loader_module
 from tests import campaign
 
 
