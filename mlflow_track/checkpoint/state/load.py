@@ -121,9 +121,20 @@ def _load_entry(state: MutableMapping[str, Any], name: str, value: Any, copies: 
     elif hasattr(target, "load_state_dict"):
         target.load_state_dict(copies.resolve(value))
     elif isinstance(target, torch.Tensor) and isinstance(value, _Copy):
-        state[name] = copies.resolve(value).to(target.device)
+        loaded = copies.resolve(value)
+        if _may_be_filled(target, loaded):
+            with torch.no_grad():
+                target.copy_(loaded)
+        else:
+            state[name] = loaded.to(target.device)
     else:
         state[name] = _in_place(target, copies.resolve(value))
+
+
+def _may_be_filled(target: torch.Tensor, loaded: torch.Tensor) -> bool:
+    """Whether a tensor takes a value in place, so that whoever holds it has the value."""
+    is_whole = 0 not in target.stride() and not target.is_inference()
+    return is_whole and (target.shape, target.dtype) == (loaded.shape, loaded.dtype)
 
 
 def _names(names: Sequence[str]) -> str:
