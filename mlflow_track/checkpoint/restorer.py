@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mlflow_track.checkpoint import pruning, randomness
 from mlflow_track.checkpoint.changed_params import require_same_params
 from mlflow_track.checkpoint.continuation import Continuation
-from mlflow_track.checkpoint.disk.logged import ends_of
+from mlflow_track.checkpoint.disk.logged import ends_of, rows_behind
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.recall import NO_SAVES, Recall
 from mlflow_track.checkpoint.report import Findings, Report
@@ -58,7 +58,7 @@ class Restorer:
         self._fingerprints = session.fingerprints
         self._record, self._metrics, self._store = session.record, session.metrics, session.store
         self._plan, self._ranks = session.plan, session.ranks
-        self._announce, self._place_is_known = session.announce, session.repeats.place_is_known
+        self._announce, self._repeats = session.announce, session.repeats
 
     def restore(
         self, state: MutableMapping[str, Any], step: int | None, *, generators: bool
@@ -71,7 +71,7 @@ class Restorer:
             return self._receive(state, generators=generators)
         try:
             found = self._newest_that_verifies(step)
-            self._place_is_known()
+            self._repeats.place_is_known()
             if found is None:
                 if self._record.attempt > 1:
                     self._announce("no checkpoint found: starting from step 0")
@@ -247,6 +247,8 @@ class Restorer:
         rows = self._record.rewind(self._metrics, step, begin=begin)
         if rows:
             self._announce(f"moved {count_text(rows, 'row')} after step {step} aside")
+        if restored is not None and begin is not None:
+            self._repeats.expect(rows_behind(self._record.metrics_path, restored))
 
     def _end_of_rows(self, restored: Checkpoint) -> Positions | None:
         """Where the rows end that belong to a checkpoint; None where only steps can tell."""
