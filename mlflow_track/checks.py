@@ -66,6 +66,8 @@ def metric_value(name: str, value: Any) -> float | Arriving:
     try:
         if getattr(value, "is_cuda", False):
             return CudaNumber(value)
+        if (mask := getattr(value, "mask", None)) is not None and getattr(mask, "all", bool)():
+            return math.nan  # NumPy's `masked`, of which item() would make 0.
         # NumPy's float() of a complex number or of an array only warns; item() tells them apart.
         return float(value.item() if hasattr(value, "item") else value)
     except OverflowError:

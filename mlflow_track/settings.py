@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -24,6 +25,16 @@ _UNMIRRORED = ("local", "off")
 REWINDS = ("continue", "fork")
 UPLOADS = ("all", "best", "last", "none")
 _RESUME = '"never", "auto", "must" or the id of a run'
+# The variables of this package, but for those of a backend, MLFLOW_TRACK_<BACKEND>_*.
+_PREFIX = "MLFLOW_TRACK_"
+_VARIABLES = frozenset(
+    f"{_PREFIX}{name}"
+    for name in (
+        *("BACKEND", "DEADLINE", "DIR", "FINISH_TIMEOUT", "MIRROR_LINGER", "MIRROR_NICE"),
+        *("ON_REWIND", "PARENT_RUN_ID", "REPLAY", "RESUME", "SYSTEM_METRICS", "UPLOAD"),
+        "WORKING_FOLDER",
+    )
+)
 _MLFLOW_DEFAULT_STORE = "sqlite:///mlflow.db"
 
 
@@ -128,6 +139,9 @@ def read_settings(
     """
     dotenv = _read_dotenv()
     environment = {**dotenv, **os.environ}
+    for name in environment.keys() - _VARIABLES:
+        if name.startswith(_PREFIX):
+            _warn_of_unknown(name)
 
     def first(*names: str) -> str | None:
         return next((environment[name] for name in names if environment.get(name)), None)
@@ -184,6 +198,14 @@ def read_settings(
         replay_step=json.loads(replay)["step"] if replay else None,
         parent_run_id=first("MLFLOW_TRACK_PARENT_RUN_ID"),
     )
+
+
+@functools.cache
+def _warn_of_unknown(variable: str) -> None:
+    """Say once that nobody reads a variable: it may be mistyped."""
+    names = [f"{_PREFIX}{name.upper().replace('-', '_')}_" for name in backend_names()]
+    if not variable.startswith(tuple(names)):
+        say(f"WARNING: unknown variable {variable}{did_you_mean(variable, _VARIABLES)}")
 
 
 def _backend_names(backend: str | Sequence[str]) -> list[str]:

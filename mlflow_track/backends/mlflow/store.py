@@ -97,6 +97,17 @@ class MlflowStore:
                 break
         return [self._target(run) for run in runs]
 
+    def experiment_named(self, experiment_id: str) -> str:
+        """The name of the experiment with an id, as MLFLOW_EXPERIMENT_ID gives it.
+
+        Raises:
+            Unavailable: The server has no such experiment.
+        """
+        with translated():
+            found = self._client.get_experiment(experiment_id)
+        _believe(found.experiment_id == experiment_id)
+        return found.name
+
     def attach(self, run_id: str) -> Target:
         with translated(missing=Gone):
             run = self._client.get_run(run_id)
