@@ -271,7 +271,7 @@ def test_the_environment_the_dotenv_and_arguments_in_their_order(
         (np.ma.array(2.0, mask=False), 2.0),
     ],
 )
-def test_a_masked_number_is_no_value(value: object, recorded: float) -> None:
+def test_a_masked_number_is_recorded_as_nan(value: object, recorded: float) -> None:
     with mt.start_run() as run:
         run.log_metrics({"a": value}, step=0)  # type: ignore[dict-item]
     assert run.metrics()["a"].tolist() == pytest.approx([recorded], nan_ok=True)
