@@ -17,6 +17,7 @@ from mlflow_track.checkpoint.policy.deadline import parse_deadline
 from mlflow_track.checks import did_you_mean
 from mlflow_track.plugins import backend_names, find_backend, options_of
 from mlflow_track.record.console import say
+from mlflow_track.record.files import absolute
 from mlflow_track.record.masking import mask_options, mask_password
 from mlflow_track.wording import expected, shown, typed
 
@@ -181,7 +182,7 @@ def read_settings(
         is_off="off" in names,
         backends=backends,
         options={name: mask_options(options_of(name, environment)) for name in backends},
-        directory=Path(directory or first("MLFLOW_TRACK_DIR") or "runs").expanduser().absolute(),
+        directory=absolute(directory or first("MLFLOW_TRACK_DIR") or "runs"),
         experiment=experiment if experiment is not None else "default",
         run_name=run_name if run_name is not None else first("MLFLOW_RUN_NAME"),
         resume="auto" if resume == "allow" else resume,
@@ -287,9 +288,9 @@ def absolute_uri(uri: str) -> str:
         and rest
         and not rest.startswith(("/", ":memory:"))
     ):
-        return f"{scheme}:///{Path(rest).absolute()}"
+        return f"{scheme}:///{absolute(rest)}"
     if "://" not in uri and not uri.startswith(("databricks", "file:")):
-        return Path(uri).expanduser().absolute().as_uri()
+        return absolute(uri).as_uri()
     return uri
 
 
