@@ -161,7 +161,8 @@ class Attempt:
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Write one line to training.log and, unless it is shown there already, on the console."""
-        for line in str(message).splitlines() or [""]:
+        # As a whole: a private key has several lines.
+        for line in mask_password(str(message)).splitlines() or [""]:
             try:
                 self.record.append_log(line)
             except OSError as error:
