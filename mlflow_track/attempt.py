@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import os
 import threading
 import weakref
@@ -57,7 +56,7 @@ class Attempt:
         watched: Takes the values that their policies watch; None without policies.
         log_handlers: The handlers that write `logging` to the log; closed with the attempt.
         companion: The mirror process; None without one.
-        provenance: The thread that captures the origin of the run; None without one.
+        provenance: The thread that captures the origin of the run.
         config_lock: Held while params are written.
         has_ended: Whether `end` was called, or need not be called.
         keeps: Kept alive until then: the run, for `active_run`.
@@ -102,7 +101,7 @@ class Attempt:
         self.log_handlers: list[LogHandler] = []
         self.companion: Companion | None = None
         self._system: SystemMonitor | None = None
-        self.provenance: threading.Thread | None = None
+        self.provenance = threading.Thread()
 
     def start_helpers(self) -> None:
         """Start the helpers beside the loop: the mirror, system metrics, provenance."""
@@ -236,7 +235,7 @@ class Attempt:
         self.stop.ignore()
         if self._system is not None:
             self._system.close()
-        if self.provenance is not None:
+        if self.provenance.ident is not None:
             self.provenance.join(timeout=_PROVENANCE_SECONDS)
         info = self.record.info
         if self.record.is_kept:
@@ -309,8 +308,12 @@ class Attempt:
             self.print(f"WARNING: {error}: {consequence}")
 
     def _start_provenance(self) -> None:
-        restate = functools.partial(self.record.restate, "provenance")
-        self.provenance = provenance.start(self.record.path, restate, self.print)
+        self.provenance = provenance.start(
+            self.record.path,
+            # Not after the end, when another process may write the run.
+            lambda found: self.open_record().restate("provenance", found),
+            self.print,
+        )
 
     def _end_at_exit(self) -> None:
         self.end(*ending_of(error_since(self.record.info.id), self.stop.interruption))

@@ -28,7 +28,7 @@ _WEBHOOK = re.compile(
 )
 _VENDORS = (
     r"openai|anthropic|mistral|cohere|replicate|hugging[_-]?face|hf|wandb|comet|neptune|aws|gcp|"
-    r"google|azure|s3|minio|stripe|sendgrid|datadog"
+    r"google|azure|stripe|sendgrid|datadog"
 )
 _SECRET_WORDS = (
     r"pass(?:wd|[_-]?(?:word|phrase|code|key))s?|pwd|secrets?|credentials?|authorization|cookies?|jwt"

@@ -191,7 +191,7 @@ def test_no_shape_of_a_secret_is_in_any_file(
     assert "canary7canary7" not in "".join(capfd.readouterr()).lower()
 
 
-def test_what_is_no_secret_stays_in_every_file() -> None:
+def test_harmless_texts_stay_in_every_file() -> None:
     params = {f"p{n}": text for n, text in enumerate(HARMLESS)}
     numbers = {"max_tokens": 512, "token_embedding": 64, "num_tokens": 10**9, "tokenizer": "gpt2"}
     with mt.start_run(params={**params, **numbers}) as run:
