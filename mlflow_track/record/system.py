@@ -4,7 +4,7 @@ Each is a source by itself: one that fails is named once and left out of the sam
 with a limit of memory the memory is the container's.
 
 Names and units are those of MLflow's own system metrics, so that its UI shows them in their tab. A
-thread samples, whatever the backend: one sample takes 0.1 ms (and about 1 ms for each GPU) every 10
+thread samples, whatever the backend: one sample takes 0.2 ms (and about 1 ms for each GPU) every 10
 seconds, while a separate process would cost memory and a start.
 """
 
