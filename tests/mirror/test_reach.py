@@ -136,7 +136,7 @@ def test_a_server_that_does_not_answer_is_away_within_seconds(gateway, mode, mon
         ("mysql://h/db", "driver MySQLdb is not installed"),
     ],
 )
-def test_a_uri_that_is_not_a_store_is_not_waited_for(uri, said):
+def test_a_uri_of_which_mlflow_has_no_store_is_not_waited_for(uri, said):
     with pytest.raises(Unavailable, match=said) as raised:
         ping(uri)
     assert raised.value.is_final and "hunter2" not in str(raised.value)

@@ -25,10 +25,12 @@ _SECONDS = 10.0
 # Statuses of a server that is not there now, or of what stands before it.
 _AWAY = (407, 429, 500, 502, 503, 504)
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-# The module of a driver, by what the URI calls it; SQLAlchemy's choice where it names none.
+# The modules of a driver, by its name in the URI; without one, those that SQLAlchemy chooses from.
 _DRIVERS = {
-    **{"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"},
-    **{"psycopg2": "psycopg2", "psycopg": "psycopg", "pymysql": "pymysql", "mysqldb": "MySQLdb"},
+    "postgresql": ("psycopg", "psycopg2"),
+    "mysql": ("MySQLdb",),
+    "mssql": ("pyodbc",),
+    **{name: (name,) for name in ("psycopg", "psycopg2", "pymysql", "pyodbc")},
 }
 _SCHEMES = ("http", "https", "databricks", "databricks-uc", "uc", "sqlite", "file", *_DATABASES)
 
@@ -159,9 +161,11 @@ def _without_user(uri: str) -> str:
 
 
 def _require_driver(scheme: str, driver: str) -> None:
-    module = _DRIVERS.get(driver or scheme)
-    if module is not None and find_spec(module) is None:
-        raise Unavailable(f"driver {module} is not installed (pip install {module})", is_final=True)
+    modules = _DRIVERS.get(driver or scheme)
+    if modules is not None and not any(map(find_spec, modules)):
+        raise Unavailable(
+            f"driver {modules[0]} is not installed (pip install {modules[0]})", is_final=True
+        )
 
 
 def _connect(host: str, port: int) -> None:
