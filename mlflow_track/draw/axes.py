@@ -52,7 +52,8 @@ def axis(low: float, high: float, is_log: bool, label: str = "") -> Axis:
     elif high - low <= _SAME * largest or high == low:
         # What differs by rounding only is a flat line.
         margin = 0.1 * largest or 1.0
-        low, high = low - margin, high + margin
+        # Not in the very middle: on a terminal rounding would put it into two rows.
+        low, high = low - margin, high + 1.04 * margin
     places = log_ticks(low, high) if is_log else ticks(low, high)
     return Axis(low, high, is_log, list(zip(places, tick_labels(places), strict=True)), label)
 

@@ -35,7 +35,8 @@ from mlflow_track.wording import count_text
 
 # With many runs a chart is large, and a table, too.
 _MOST_CHARTS, _MOST_CHARTS_OF_MANY, _MANY = 24, 8, 100
-_MOST_ROWS = 200
+# The curves must not be below a screen of rows.
+_MOST_ROWS, _ROWS_AT_ONCE = 200, 20
 _PLAIN = Options()
 _OF_MACHINE = ("utilization_percentage", "memory_usage_megabytes")
 _STYLE = """
@@ -175,7 +176,8 @@ def _winner(
     if winner is None or reached is None:
         return ""
     run, (value, step) = runs[winner], reached
-    params = ", ".join(f"{n} {param_text(run.params.get(n))}" for n in differing_params(runs)[:8])
+    differing = [name for name in differing_params(runs) if name in run.params]
+    params = ", ".join(f"{name} {param_text(run.params[name])}" for name in differing[:8])
     word = "largest" if direction == "max" else "smallest"
     return (
         f'<p>Best (the {word}) {escape(metric)}: <b class="best">{escape(names[winner])}</b>, '
@@ -227,23 +229,28 @@ def _table(
     }
     columns = [c for c in compare_columns(runs, list(verdicts), known) if _is_shown(c, runs, known)]
     winners = {name: best_run(runs, name, known[name]) for name in known}
-    body = []
+    rows = []
     for number in order[:_MOST_ROWS]:
         cells = "".join(
             f"<td{_best_class(c.kind == 'best' and winners[c.name] == number)}>"
             f"{escape(_cell(c.values[number]))}</td>"
             for c in columns
         )
-        body.append(f"<tr><td>{marks[number]} {escape(names[number])}</td>{cells}</tr>")
+        rows.append(f"<tr><td>{marks[number]} {escape(names[number])}</td>{cells}</tr>")
     header = "".join(f"<th>{escape(column.title)}</th>" for column in columns)
     advice = "--min METRIC, --max METRIC or run.define_metric gives one"
     notes = "".join(f"<p>{escape(line)}</p>" for line in why_no_best(verdicts, advice))
     if len(order) > _MOST_ROWS:
         notes += f"<p>The first {_MOST_ROWS} of {len(order):,} runs.</p>"
-    return (
-        '<h2>Runs</h2><div class="wide"><table>'
-        f"<tr><th>run</th>{header}</tr>{''.join(body)}</table></div>{notes}"
-    )
+    first, others = rows[:_ROWS_AT_ONCE], rows[_ROWS_AT_ONCE:]
+
+    def table(some: Sequence[str]) -> str:
+        top = f"<tr><th>run</th>{header}</tr>"
+        return f'<div class="wide"><table>{top}{"".join(some)}</table></div>'
+
+    count = count_text(len(others), "run")
+    more = f"<details><summary>{count} more</summary>{table(others)}</details>" if others else ""
+    return f"<h2>Runs</h2>{table(first)}{more}{notes}"
 
 
 def _is_shown(column: Column, runs: Sequence[Summary], known: Mapping[str, Direction]) -> bool:
@@ -251,7 +258,10 @@ def _is_shown(column: Column, runs: Sequence[Summary], known: Mapping[str, Direc
         return len({run.experiment for run in runs}) > 1
     if column.kind in ("best", "best step"):
         return column.name in known
-    return column.title not in ("id", "name")
+    if column.title == "wall_seconds":
+        return any(run.wall_seconds - run.seconds > 1 for run in runs)
+    # The memory of the machine is that of all its processes.
+    return column.title not in ("id", "name", "system.memory_megabytes_peak")
 
 
 def _charts(title: str, figure: Figure, options: Options, name: str) -> str:

@@ -43,7 +43,13 @@ def test_the_report_opens_alone_and_fits(report, browser: Any, width: int, schem
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(report.as_uri())
-    assert page.locator("svg polyline").count() >= 12
+    assert page.locator("svg [id^=c0-run-]").count() >= 6
+    # Text is as large as it can be read, in the colours of the page.
+    text = page.locator("svg.chart text").first
+    assert text.bounding_box()["height"] >= 8
+    assert text.evaluate("e => getComputedStyle(e).fill") == page.evaluate(
+        "getComputedStyle(document.body).color"
+    )
     assert page.get_by_text("run 3").first.is_visible()
     # Wide tables scroll inside the page; the page itself does not.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
