@@ -40,7 +40,7 @@ SIGNATURES: list[tuple[str, str]] = [
     ),
     ("active_run", ""),
     ("load_weights", "source, *, step='last', prefix='model'"),
-    ("resumable", "loader"),
+    ("resumable", "loader, *, seed=None"),
     ("EvenlySpaced", "max_steps, warmup_steps=0, max_checkpoints=5"),
     ("EverySteps", "interval"),
     ("EveryMinutes", "minutes"),
