@@ -119,7 +119,7 @@ def test_a_run_of_a_newer_version_is_refused_and_left_as_it_is() -> None:
 def test_a_live_run_is_refused() -> None:
     with mt.start_run(run_name="a") as run:
         for word in ("auto", run.id):
-            with pytest.raises(mt.RunHeldError, match="is being written by process"):
+            with pytest.raises(mt.RunHeldError, match="is open in this process"):
                 mt.start_run(run_name="a", resume=word)
 
 
