@@ -209,12 +209,13 @@ class RunDirectory(layout.RunPaths):
 
     def end_attempt(self, status: str, error: str | None = None) -> None:
         """Write how the attempt ended; on a full disk into the space reserved for it."""
+        ended = time.time()
         *earlier, attempt = self._content["attempts"]
-        ended = max(time.time(), attempt["started"])
         attempts = [*earlier, {**attempt, "ended": ended, "status": status}]
         if error:
             attempts[-1]["error"] = mask_password(error)
         # The clock may have been set back: a run lasts as long as its attempts, at least.
+        attempts[-1]["ended"] = ended = max(ended, attempt["started"])
         lasted = sum(a.seconds for a in self.info.attempts) + ended - attempt["started"]
         ended = max(ended, self.info.created + lasted)
         try:
