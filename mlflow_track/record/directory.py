@@ -218,6 +218,10 @@ class RunDirectory(layout.RunPaths):
         attempts = [*earlier, {**attempt, "ended": ended, "status": status, **facts}]
         if error:
             attempts[-1]["error"] = mask_password(error)
+        # The clock may have been set back: a run lasts as long as its attempts, at least.
+        attempts[-1]["ended"] = ended = max(ended, attempt["started"])
+        lasted = sum(a.seconds for a in self.info.attempts) + ended - attempt["started"]
+        ended = max(ended, self.info.created + lasted)
         try:
             self.update(attempts=attempts, status=status, ended=ended)
         except OSError:

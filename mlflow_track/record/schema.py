@@ -64,6 +64,12 @@ class Attempt(Struct, frozen=True, kw_only=True):
     mlflow_track: str | None = field(default=None, name="mlflow-track")
     data: dict[str, str] = {}
 
+    @property
+    def seconds(self) -> float:
+        """How long it lasted; 0 where that is not known, or the clock was set back meanwhile."""
+        known = self.started is not None and self.ended is not None
+        return max(self.ended - self.started, 0.0) if known else 0.0  # type: ignore[operator]
+
 
 class RewoundFile(Struct, frozen=True, kw_only=True):
     """Lines that were moved out of a file of metrics.

@@ -155,6 +155,23 @@ def test_runs_that_have_ended_leave_no_file_open() -> None:
     assert open_files() == before
 
 
+def test_a_clock_that_is_set_back_makes_no_run_shorter_than_its_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make(tmp_path)
+    created = directory.info.created
+    now = [created]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    for began, lasted in ((0, 100), (-7200, 50), (-9000, -30)):
+        now[0] = created + began
+        directory.start_attempt({})
+        now[0] += lasted
+        directory.end_attempt("KILLED")
+    info = directory.info
+    assert [attempt.seconds for attempt in info.attempts] == pytest.approx([100, 50, 0], abs=1e-3)
+    assert info.ended == pytest.approx(created + 150, abs=1e-3)
+
+
 HOLDER = """
 import os, sys, time
 from pathlib import Path

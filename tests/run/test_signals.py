@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures.process import _process_worker
 from pathlib import Path
 
 import pytest
 
 import mlflow_track as mt
+from mlflow_track.stop import _is_worker
 from tests import forked
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -326,13 +329,14 @@ from torch.utils.data import DataLoader, Dataset
 class Slow(Dataset):
     def __len__(self): return 400
     def __getitem__(self, i):
-        time.sleep(0.02)
+        time.sleep(0.1)
         return torch.ones(1)
 {guard}
 os.setpgid(0, 0) if os.getpgrp() != os.getpid() else None
 with mt.start_run() as run:
     checkpoints = run.checkpoints()
-    for step, x in enumerate(DataLoader(Slow(), num_workers=2, multiprocessing_context="fork")):
+    loader = DataLoader(Slow(), num_workers=1, prefetch_factor=1, multiprocessing_context="fork")
+    for step, x in enumerate(loader):
         checkpoints.step(step, {{"w": x}})
         if run.should_stop: break
         if step == 3: os.killpg(os.getpgrp(), signal.SIGTERM)
@@ -353,3 +357,14 @@ def test_run_whose_workers_die_of_a_stop_is_killed(run_script: Script) -> None:
     (run,) = mt.load_runs("runs")
     assert run.status == "KILLED" and run.checkpoints == []
     assert "stopped: SIGTERM; RuntimeError: DataLoader worker" in run.info["attempts"][0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("target", "is_daemon", "is_worker"),
+    [(print, True, True), (print, False, False), (_process_worker, False, True)],
+)
+def test_daemons_and_the_processes_of_an_executor_are_workers(
+    target: Callable[..., object], is_daemon: bool, is_worker: bool
+) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=target, daemon=is_daemon)
+    assert _is_worker(process) is is_worker
