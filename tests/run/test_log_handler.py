@@ -35,7 +35,7 @@ def test_records_are_lines_with_level_and_name(logger: logging.Logger, capsys: A
     with mt.start_run() as run:
         logger.addHandler(run.log_handler())
         logger.info("epoch %d", 3)
-        logger.warning("two\nlines, token=%s", "https://user:secret@host")
+        logger.warning("two\nlines, uri=%s", "https://user:secret@host")
         logger.debug("not at this level")
         try:
             raise ValueError("broken")
@@ -45,7 +45,7 @@ def test_records_are_lines_with_level_and_name(logger: logging.Logger, capsys: A
     assert own[:3] == [
         "INFO tests.training: epoch 3",
         "WARNING tests.training: two",
-        "lines, token=***",
+        "lines, uri=https://user:***@host",
     ]
     assert own[3] == "ERROR tests.training: it failed" and own[-1] == "ValueError: broken"
     # The program's own handlers show it on the console, if they do.

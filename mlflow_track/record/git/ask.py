@@ -7,7 +7,7 @@ a file system monitor) would be run in the middle of somebody's training, and co
 from __future__ import annotations
 
 import os
-import selectors
+import select
 import subprocess
 import tempfile
 import time
@@ -50,6 +50,8 @@ _SET = {
     "LC_ALL": "C",
     "LANGUAGE": "C",
 }
+_PARTS = ("clean", "smudge", "process")
+_MOST_NAMES_BYTES = 1 << 20
 _EMPTY, _FALSE = "MLFLOW_TRACK_GIT_EMPTY", "MLFLOW_TRACK_GIT_FALSE"
 
 
@@ -120,25 +122,24 @@ class Git:
             file.seek(0)
             return answer_of(self.start(*arguments, content=file), most_bytes, self.until)
 
-    def filters_configured(self) -> subprocess.Popen[bytes]:
-        """Begin to ask for the filters of the configuration; see `filters_of`."""
-        return self.start("config", "-z", "--name-only", "--get-regexp", r"^filter\..*")
+    def configured_filters(self) -> list[str]:
+        """The names of the filters that the configuration has a program for.
 
-
-_PARTS = ("clean", "smudge", "process")
+        Raises:
+            GitError: See `answer_of`.
+        """
+        asked = self.start("config", "-z", "--name-only", "--get-regexp", r"^filter\..*")
+        # 1: there are none.
+        answer = answer_of(asked, _MOST_NAMES_BYTES, self.until, statuses=(0, 1))
+        keys = (key.decode(errors="surrogateescape") for key in answer.split(b"\0"))
+        named = (key.removeprefix("filter.").rpartition(".") for key in keys)
+        return sorted({name for name, _, part in named if name and part in _PARTS})
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a question that nobody needs an answer to."""
     with process:
         process.kill()
-
-
-def filters_of(answer: bytes) -> list[str]:
-    """The names of the filters in the answer to `filters_configured`."""
-    keys = (key.decode(errors="surrogateescape") for key in answer.split(b"\0"))
-    named = (key.removeprefix("filter.").rpartition(".") for key in keys)
-    return sorted({name for name, _, part in named if name and part in _PARTS})
 
 
 def answer_of(
@@ -159,32 +160,34 @@ def answer_of(
         GitError: It failed, said too much, or said nothing for too long.
     """
     assert process.stdout is not None and process.stderr is not None
-    said: dict[IO[bytes], bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
-    with process, selectors.DefaultSelector() as selector:
+    said, error = bytearray(), bytearray()
+    pipes = {process.stdout.fileno(): said, process.stderr.fileno(): error}
+    poll = select.poll()
+    for descriptor in pipes:
+        poll.register(descriptor, select.POLLIN)
+    with process:
         try:
-            for pipe in said:
-                selector.register(pipe, selectors.EVENT_READ)
-            while selector.get_map():
-                ready = selector.select(max(0.0, until - time.monotonic()))
+            while pipes:
+                ready = poll.poll(1000 * max(0.0, until - time.monotonic()))
                 if not ready:
                     raise GitError(f"git took more than {_MOST_SECONDS:g} s")
-                for key, _ in ready:
-                    pipe = process.stdout if key.fileobj is process.stdout else process.stderr
-                    piece = os.read(key.fd, 1 << 16)
-                    said[pipe] += piece
+                for descriptor, _ in ready:
+                    piece = os.read(descriptor, 1 << 16)
+                    pipes[descriptor] += piece
                     if not piece:
-                        selector.unregister(pipe)
-                if len(said[process.stdout]) > most_bytes:
+                        poll.unregister(descriptor)
+                        del pipes[descriptor]
+                if len(said) > most_bytes:
                     raise GitError(f"git says more than {size_text(most_bytes)}")
-                del said[process.stderr][:-4096]
+                del error[:-4096]
             status = process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired as error:
-            raise GitError(str(error)) from None
+        except subprocess.TimeoutExpired as late:
+            raise GitError(str(late)) from None
         finally:
             process.kill()
     if status not in statuses:
-        lines = said[process.stderr].decode(errors="replace").split("\n")
+        lines = error.decode(errors="replace").split("\n")
         reason = next((line for line in reversed(lines) if line.startswith("fatal: ")), lines[0])
         text = legible(mask_password(reason.removeprefix("fatal: ").strip()))
         raise GitError(text[:_MOST_REASON_CHARACTERS] or f"git ended with status {status}")
-    return bytes(said[process.stdout])
+    return bytes(said)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mlflow_track.record import layout
 from mlflow_track.record.files import legible, read_file, replace_file
-from mlflow_track.record.git.ask import Git, GitError, answer_of, end, filters_of
+from mlflow_track.record.git.ask import Git, GitError, answer_of, end
 from mlflow_track.record.git.patch import masked, sections, unquoted
 from mlflow_track.wording import count_text, size_text
 
@@ -46,7 +46,7 @@ _PATCH = (
 
 
 class Start:
-    """The questions that are begun while `start_run` is called: they are about that moment.
+    """The question that is begun while `start_run` is called: it is about that moment.
 
     Args:
         folder: The folder of the code; None is the working folder.
@@ -58,16 +58,10 @@ class Start:
         self.environment = environment
         self.until = git.until
         self.names = git.start("rev-parse", "HEAD", "--abbrev-ref", "HEAD", "--show-toplevel")
-        try:
-            self.filters = git.filters_configured()
-        except GitError:
-            end(self.names)
-            raise
 
     def end(self) -> None:
         """Ask no more."""
         end(self.names)
-        end(self.filters)
 
 
 class _Change(NamedTuple):
@@ -93,10 +87,9 @@ def describe_code(start: Start, folder: Path) -> dict[str, Any] | None:
         if "not a git repository" in str(error):
             return None
         raise
-    finally:
-        filters = answer_of(start.filters, _MOST_LIST_BYTES, start.until, statuses=(0, 1))
     commit, branch, root = names.decode(errors="surrogateescape").rstrip("\n").split("\n", 2)
-    git = Git(root, start.environment, filters_of(filters), start.until)
+    git = Git(root, start.environment, until=start.until)
+    git = Git(root, start.environment, git.configured_filters(), start.until)
     described: dict[str, Any] = {
         "commit": commit,
         "branch": legible(branch),
