@@ -119,7 +119,7 @@ class Continuation:
 
     def _compared(self, state: Mapping[str, Any], now: Facts) -> Report:
         session, manifest = self._session, self._manifest
-        around = surroundings(state, session.ranks.world_size, session.plan)
+        around = surroundings(state, session)
         differences = differences_of_surroundings(self._content, around)
         if self._then is None:
             differences += differences_of_classes(self._content, around)

@@ -31,7 +31,7 @@ from mlflow_track.checkpoint.objects import (
 )
 from mlflow_track.checkpoint.replaced import settings_of
 
-_REMEMBERED = (int, float, complex, str, bool, tuple)
+_REMEMBERED = frozenset((int, float, complex, str, bool, tuple))
 _RUN, _MOST_FLAGS = re.compile("([0-9]{1,9})([TF])"), 1 << 20
 _MOST_BYTES = 64 << 20
 
@@ -82,16 +82,21 @@ class _Known(NamedTuple):
     """A module as it was last described."""
 
     module: weakref.ref[torch.nn.Module]
-    values: tuple[Any, ...]
+    values: list[Any]
     text: str
     attributes: dict[str, str]
 
 
 class Fingerprints:
-    """Describes the objects of a state; what is as it was the last time costs about nothing."""
+    """Describes the objects of a state; what is as it was the last time costs little.
+
+    Attributes:
+        devices: Where the tensors and parameters were that were described last.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
+        self.devices: set[torch.device] = set()
         self._first: dict[str, str] = {}
         self._settings: dict[str, Any] = {}
         # The params of each group of an optimizer, and their names.
@@ -116,6 +121,7 @@ class Fingerprints:
         """
         if not self._settings:
             self.note_settings(state)
+        self.devices = {item.device for item in state.values() if isinstance(item, torch.Tensor)}
         facts = Facts(static={f"class of {name}": kind_of(item) for name, item in state.items()})
         objects = dict(objects_of(state))
         for name, item in objects.items():
@@ -138,22 +144,28 @@ class Fingerprints:
     def _of_module(self, name: str, root: torch.nn.Module, facts: Facts) -> None:
         flags: list[bool] = []
         grads: list[bool] = []
+        known, static, attributes = self._known, facts.static, facts.attributes
+        devices = self.devices
         for path, module in walk(name, root):
             own = module.__dict__
-            if module._compiled_call_impl is not None or "_torchdynamo_orig_callable" in own:
-                facts.static[f"compilation of {path}"] = compilation_of(module)
+            if module._compiled_call_impl is not None or "dynamo_ctx" in own:
+                static[f"compilation of {path}"] = compilation_of(module)
             if wrapped(module) is not None:
                 continue
-            values = tuple([v for v in own.values() if type(v) in _REMEMBERED])
-            was = self._known.get(path)
+            values = [v for v in own.values() if type(v) in _REMEMBERED]
+            was = known.get(path)
             if was is None or was.module() is not module or not _is_same(was.values, values):
                 described = text_of(module), dict(attributes_of(path, module))
-                was = self._known[path] = _Known(weakref.ref(module), values, *described)
-            facts.static[path] = was.text
-            facts.attributes.update(was.attributes)
-            flags.append(module.training)
-            grads += [p.requires_grad for p in own["_parameters"].values() if p is not None]
-            _of_lost(path, module, facts)
+                was = known[path] = _Known(weakref.ref(module), values, *described)
+            static[path] = was.text
+            attributes.update(was.attributes)
+            flags.append(own["training"])
+            own_parameters = [p for p in own["_parameters"].values() if p is not None]
+            grads += [p.requires_grad for p in own_parameters]
+            devices.update([p.device for p in own_parameters])
+            has_more = own["_non_persistent_buffers_set"] or "_defaults" in own
+            if has_more or torch.Tensor in map(type, own.values()):
+                _of_lost(path, module, facts)
         facts.training[name], facts.grads[name] = _run_lengths(flags), _run_lengths(grads)
 
     def _of_optimizer(
@@ -271,7 +283,7 @@ def _flags(
     return list(found.values())
 
 
-def _is_same(values: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+def _is_same(values: list[Any], others: list[Any]) -> bool:
     try:
         return values == others
     except (RuntimeError, ValueError):

@@ -25,7 +25,6 @@ _SWITCHES: dict[str, dict[str, Callable[[], Any]]] = {
         ),
         "flush denormal": lambda: is_flushing_denormals(),
         "mkldnn": lambda: torch.backends.mkldnn.enabled,
-        "nnpack": lambda: _of_torch("backends.nnpack.enabled"),
         "flash attention": torch.backends.cuda.flash_sdp_enabled,
         "memory-efficient attention": torch.backends.cuda.mem_efficient_sdp_enabled,
         "math attention": torch.backends.cuda.math_sdp_enabled,

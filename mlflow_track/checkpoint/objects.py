@@ -50,11 +50,11 @@ def walk(name: str, root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Modul
 
 def wrapped(module: torch.nn.Module) -> torch.nn.Module | None:
     """The module in a wrapper of torch: a compiled one, or one of several ranks."""
-    modules = module._modules
-    is_wrapper = len(modules) == 1 and ("_orig_mod" in modules or "module" in modules)
-    if is_wrapper and type(module).__module__.startswith("torch."):
-        return next(iter(modules.values()))
-    return None
+    modules = module.__dict__["_modules"]
+    if len(modules) != 1 or not ("_orig_mod" in modules or "module" in modules):
+        return None
+    is_of_torch = type(module).__module__.startswith("torch.")
+    return next(iter(modules.values())) if is_of_torch else None
 
 
 def kind_of(entry: Any) -> str:
@@ -147,12 +147,15 @@ def digest_of(tensor: torch.Tensor) -> str:
     form = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return form
-    with torch.no_grad():
-        flat = tensor.detach().reshape(-1)
-        if flat.nbytes > _WHOLE_BYTES:
-            flat = flat[:: max(1, flat.numel() // _SAMPLES)]
-        raw = flat.resolve_conj().resolve_neg().contiguous().view(torch.uint8).cpu()
-    return f"{form} {zlib.crc32(raw.numpy().tobytes()):08x}"
+    try:
+        with torch.no_grad():
+            flat = tensor.detach().reshape(-1)
+            if flat.nbytes > _WHOLE_BYTES:
+                flat = flat[:: max(1, flat.numel() // _SAMPLES)]
+            raw = flat.resolve_conj().resolve_neg().contiguous().view(torch.uint8).cpu()
+        return f"{form} {zlib.crc32(raw.numpy().tobytes()):08x}"
+    except (RuntimeError, TypeError, NotImplementedError):
+        return form  # What is only compared must never stop a save.
 
 
 def function_text(function: Any) -> str:

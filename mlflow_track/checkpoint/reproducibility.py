@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from mlflow_track.checkpoint import fingerprint, kernels, randomness
-from mlflow_track.checkpoint.decision import Plan
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.policy.stopping import EarlyStopping
@@ -29,9 +28,14 @@ from mlflow_track.record.params import flatten
 _WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
 
 
-def surroundings(state: Mapping[str, Any], world_size: int, plan: Plan) -> dict[str, Any]:
-    """The environment of the numbers: versions, device, threads, kernels, world size."""
-    device = _device(state)
+def surroundings(state: Mapping[str, Any], session: Session) -> dict[str, Any]:
+    """The environment of the numbers: versions, device, threads, kernels, world size.
+
+    Args:
+        state: A state whose facts were taken last.
+        session: The run.
+    """
+    device = ", ".join(sorted({_describe(d) for d in session.fingerprints.devices})) or "none"
     return {
         "versions": {
             "python": platform.python_version(),
@@ -42,8 +46,8 @@ def surroundings(state: Mapping[str, Any], world_size: int, plan: Plan) -> dict[
         "threads": torch.get_num_threads(),
         "matmul_precision": kernels.matmul_precision(),
         "kernels": kernels.kernels(device),
-        "world_size": world_size,
-        "early_stopping": _words_of(plan.stop),
+        "world_size": session.ranks.world_size,
+        "early_stopping": _words_of(session.plan.stop),
         "classes": {
             name: class_of(entry)
             for name, entry in state.items()
@@ -120,16 +124,6 @@ def _words_of(stop: EarlyStopping | None) -> str:
     return f"on {stop.metric} ({stop.mode}, patience {stop.patience}, min_delta {stop.min_delta:g})"
 
 
-def _device(state: Mapping[str, Any]) -> str:
-    devices = set()
-    for entry in state.values():
-        if isinstance(entry, torch.nn.Module):
-            devices |= {parameter.device for parameter in entry.parameters()}
-        elif isinstance(entry, torch.Tensor):
-            devices.add(entry.device)
-    return ", ".join(sorted({_describe(device) for device in devices})) or "none"
-
-
 def _describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
@@ -167,14 +161,15 @@ def facts_of_save(
     for ask in asks:
         policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
     verb = "save" if "save" in policies else "step"
+    facts = session.fingerprints.take(state, verb)
     return {
         "run_id": directory.info.id,
         "attempt": directory.attempt,
         "time": time.time(),
         "metrics": {name: _json_number(value) for name, value in now.metrics.items()},
         "policies": policies,
-        **surroundings(state, session.ranks.world_size, session.plan),
-        "fingerprint": fingerprint.packed(session.fingerprints.take(state, verb)),
+        **surroundings(state, session),
+        "fingerprint": fingerprint.packed(facts),
         "iterates_loader": session.loaders.is_iterating(state),
         "params": params,
         "params_sha256": fingerprint_of(params),
