@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mlflow_track.checkpoint.boundaries import StepTimes
@@ -203,8 +203,8 @@ class Plan:
                 raise TypeError(expected(name, f"None or {example}", typed(value)))
         for name in ("require_same", "allow_changed"):
             patterns = getattr(self, name)
-            is_list = isinstance(patterns, Collection) and not isinstance(patterns, str)
-            if not is_list or not all(isinstance(pattern, str) for pattern in patterns):
+            is_list = isinstance(patterns, Collection) and not isinstance(patterns, str | Mapping)
+            if not is_list or not all(isinstance(p, str) for p in patterns):
                 raise TypeError(expected(name, "a list of names or patterns", typed(patterns)))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -248,7 +249,9 @@ class Restorer:
         if rows:
             self._announce(f"moved {count_text(rows, 'row')} after step {step} aside")
         if restored is not None and begin is not None:
-            self._repeats.expect(rows_behind(self._record.metrics_path, restored))
+            # Where they cannot be read any more, readers still take the later value.
+            with contextlib.suppress(OSError, ValueError):
+                self._repeats.expect(rows_behind(self._record.metrics_path, restored))
 
     def _end_of_rows(self, restored: Checkpoint) -> Positions | None:
         """Where the rows end that belong to a checkpoint; None where only steps can tell."""

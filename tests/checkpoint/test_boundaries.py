@@ -103,7 +103,7 @@ WATCHING = {
         ({"save": mt.EvenlySpaced(500_000, 0, 250_000)}, False, 22),
         ({"save": mt.Budget(1e-9)}, False, 30),
         (WATCHING, False, 25),
-        (WATCHING, True, 40),
+        (WATCHING, True, 33),
     ],
 )
 def test_step_that_does_not_save_makes_few_calls(

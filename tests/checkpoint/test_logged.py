@@ -165,3 +165,13 @@ def test_a_cut_by_step_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "ends_of", by_step)
     with pytest.raises(AssertionError):
         test_rows_of_a_checkpoint_end_before_the_first_of_a_later_step()
+
+
+def test_rows_of_a_checkpoint_are_all_where_none_came_after_its_save(tmp_path: Path) -> None:
+    """Also in a record with other bytes, where the position of the save means nothing."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,time,loss\n0,100.0,1.0\n1,101.0,2.0\n")
+    manifest = SimpleNamespace(metrics_position=999, metrics_long_position=0, time=125.0)
+    checkpoint: Any = SimpleNamespace(step=1, manifest=manifest)
+    assert len([*read_values(path, {"loss"}, ends_of(path, checkpoint))]) == 2
+    assert logged.rows_behind(path, checkpoint) == []

@@ -406,6 +406,8 @@ def test_what_checkpoints_is_given_is_checked_at_once() -> None:
             {"stop": "val/loss"},
             {"require_same": "lr"},
             {"require_same": [3]},
+            {"require_same": 3},
+            {"allow_changed": {"lr": 1}},
             {"allow_changed": "lr"},
             {"max_steps": "10"},
             {"max_steps": 0},

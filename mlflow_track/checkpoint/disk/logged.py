@@ -14,6 +14,7 @@ from mlflow_track.record.rows import (
     Row,
     files_of,
     read_end,
+    read_header,
     read_piece,
     read_rows,
 )
@@ -177,7 +178,8 @@ def _place_of_save(file: Path, position: int, saved_at: float) -> int:
         and (after is None or after >= saved_at - _SAVE_SECONDS)
     ):
         return position
-    return next((at for row, at in _from(file, 0) if row.time > saved_at), _NO_END)
+    later = (at for row, at in _from(file, 0) if row.time > saved_at)
+    return next(later, file.stat().st_size - read_header(file)[1])
 
 
 def _time_of_last(lines: bytes) -> float | None:

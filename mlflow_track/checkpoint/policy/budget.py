@@ -44,11 +44,12 @@ class Budget(SavePolicy):
 
     def due(self, now: Moment, history: History) -> str | None:
         """The reason to save at `now`: the next save is within the budget; else None."""
-        stall, durable = recent_cost(history)
+        if history.is_saving:
+            return None  # Its cost is not known yet, and the disk has enough to do.
+        stall, _ = recent_cost(history)
         if stall is None:
-            # The save in flight will tell the cost.
-            return None if history.is_saving else "the first save, to measure its cost"
-        interval = self.interval_seconds(stall, durable)
+            return "the first save, to measure its cost"
+        interval = self.interval_seconds(stall)
         elapsed = now.time - history.since
         if elapsed < interval:
             return None
@@ -57,9 +58,9 @@ class Budget(SavePolicy):
             f"{1000 * stall:.1f} ms"
         )
 
-    def interval_seconds(self, stall_seconds: float, durable_seconds: float) -> float:
+    def interval_seconds(self, stall_seconds: float) -> float:
         """Seconds from one save to the next."""
-        interval = max(stall_seconds / self.max_overhead, durable_seconds)
+        interval = stall_seconds / self.max_overhead
         if self.mean_time_between_failures is None:
             return interval
         return max(interval, daly_interval(stall_seconds, self.mean_time_between_failures))
