@@ -20,7 +20,7 @@ from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.state.arrived import Arrivals
 from mlflow_track.checkpoint.state.compatibility import class_of
-from mlflow_track.checkpoint.state.objects import plain_of
+from mlflow_track.checkpoint.state.objects import plain_of, to_compare
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.params import flatten
 from mlflow_track.wording import shown
@@ -154,12 +154,12 @@ def arrived(state: Mapping[str, Any], saved: Mapping[str, Any]) -> Findings:
     with torch.no_grad():
         for name, entry in state.items():
             before = randomness.capture()
-            here = plain_of(entry)
+            then, here = to_compare(entry, saved[name])
             if randomness.has_drawn(before):
                 randomness.restore(before)
                 unknown.append(f"state_dict() of {name!r} draws random numbers")
             is_shared = isinstance(entry, torch.nn.Module | torch.Tensor) or here is entry
-            found = arrivals.compare(name, saved[name], here, may_be_tied=is_shared)
+            found = arrivals.compare(name, then, here, may_be_tied=is_shared)
             if found and here is not entry and Arrivals().compare(name, here, plain_of(entry)):
                 unknown.append(f"two calls of state_dict() of {name!r} do not return the same")
                 found = []
