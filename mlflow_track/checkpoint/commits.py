@@ -16,6 +16,7 @@ from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.reproducibility import facts_of_save
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state.flatten import SaveRequest
+from mlflow_track.checkpoint.state.objects import gather_shards
 from mlflow_track.checkpoint.writer.discard import DiscardingSaver
 from mlflow_track.checkpoint.writer.outcome import Outcome
 from mlflow_track.checkpoint.writer.saver import Saver
@@ -92,6 +93,7 @@ class Commits:
     ) -> Checkpoint:
         """Save `state`; one that exists at this step is left as it is."""
         generators = self._ranks.gather(randomness.capture())
+        gather_shards(state)
         self._patience.goes()
         if self._saver.in_flight is not None:
             self._saver.wait()

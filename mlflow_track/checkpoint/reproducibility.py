@@ -21,7 +21,7 @@ from mlflow_track.checkpoint.report import Findings
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state.arrived import Arrivals
 from mlflow_track.checkpoint.state.compatibility import class_of
-from mlflow_track.checkpoint.state.objects import plain_of
+from mlflow_track.checkpoint.state.objects import plain_of, to_compare
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.params import flatten
 
@@ -70,10 +70,10 @@ def arrived(state: Mapping[str, Any], saved: Mapping[str, Any]) -> Findings:
     with torch.no_grad():
         for name, entry in state.items():
             before = randomness.capture()
-            here, then = _data_of(entry, plain_of(entry)), _data_of(entry, saved[name])
+            then, here = (_data_of(entry, plain) for plain in to_compare(entry, saved[name]))
             has_drawn = randomness.has_drawn(before)
             is_plain = here is entry
-            may_be_tied = is_plain or isinstance(entry, torch.nn.Module)
+            may_be_tied = is_plain or isinstance(entry, torch.nn.Module | torch.Tensor)
             found = arrivals.compare(name, then, here, may_be_tied=may_be_tied)
             if found and not is_plain:
                 again = _data_of(entry, plain_of(entry))

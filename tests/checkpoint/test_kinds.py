@@ -209,6 +209,12 @@ def test_fill_keeps_a_subclass_of_dict_of_the_caller() -> None:
     assert filled(live, {"b": 2}) is live and live == {"b": 2}
 
 
+def test_fill_replaces_a_tensor_that_torch_lets_nobody_change() -> None:
+    with torch.inference_mode():
+        live = torch.zeros(2)
+    assert filled(live, torch.ones(2)).tolist() == [1, 1] and live.tolist() == [0, 0]
+
+
 def test_fill_gives_overlapping_tensors_the_values_that_agree() -> None:
     base, now = torch.arange(6.0).view(2, 3), torch.zeros(2, 3)
     live = {"row": now[1], "column": now[:, 2], "all": now}

@@ -286,3 +286,33 @@ def test_the_rank_that_start_run_is_given_decides(monkeypatch: pytest.MonkeyPatc
     for wrong, error in ((-1, ValueError), ("0", TypeError), (True, TypeError)):
         with pytest.raises(error, match="rank"):
             mt.start_run(rank=wrong)  # type: ignore[arg-type]
+
+
+def test_an_optimizer_that_is_split_over_the_ranks_resumes_exactly() -> None:
+    said = on_two_ranks("""
+        import os.path
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        def trained(name, stop):
+            torch.manual_seed(0)
+            model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+            optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=0.1)
+            state = {"model": model, "optimizer": optimizer}
+            with mt.start_run(run_name=name, resume="auto") as run:
+                checkpoints = run.checkpoints(save=mt.AtSteps(2))
+                for step in range(checkpoints.restore(state), stop):
+                    torch.manual_seed(step)
+                    optimizer.zero_grad()
+                    model(torch.randn(4, 3)).square().mean().backward()
+                    optimizer.step()
+                    checkpoints.step(step, state)
+                if stop == 3:
+                    run.finish("KILLED")
+                return [p.tolist() for p in model.parameters()], checkpoints.report
+
+        whole, _ = trained("whole", 6)
+        trained("halves", 3)
+        halves, report = trained("halves", 6)
+        say(whole == halves, rank or report.verdict, len(mt.load_runs("runs")) if rank == 0 else 0)
+    """)
+    assert said == [[[True, "exact: yes", 2]], [[True, 1, 0]]]

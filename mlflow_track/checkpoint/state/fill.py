@@ -163,6 +163,7 @@ def _can_be_filled(existing: Any, source: Any) -> bool:
         and existing.layout is torch.strided
         and not existing.is_meta
         and not existing.is_nested
+        and (not existing.is_inference() or torch.is_inference_mode_enabled())
         and existing.shape == source.shape
         and existing.dtype == source.dtype
         and once(existing, source)[0] is not None

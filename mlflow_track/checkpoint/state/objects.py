@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,10 +21,7 @@ def is_object(entry: Any) -> bool:
 
 def holds_objects(entry: Any) -> bool:
     """Whether an entry is an object with a state, or a list, dict … that has one in it."""
-    kind = kinds.kind_of(entry)
-    if kind is None or kind.parts is None:
-        return is_object(entry)
-    return any(map(holds_objects, kind.parts(entry).values()))
+    return next(objects_in(entry), None) is not None
 
 
 def plain_of(entry: Any) -> Any:
@@ -45,19 +44,58 @@ def state_of(entry: Any) -> Any:
         is_usual = type(entry).state_dict is torch.nn.Module.state_dict
         content = entry.state_dict(keep_vars=True) if is_usual else entry.state_dict()
         return dict(bare(entry, content))
-    return entry.state_dict()
+    try:
+        return entry.state_dict()
+    except RuntimeError:
+        if not _is_sharded(entry):
+            raise
+        # Before the first save, which gathers it: its size is all that is asked for.
+        return content_here(entry)
+
+
+def gather_shards(state: Mapping[str, Any]) -> None:
+    """Have rank 0 get what each `ZeroRedundancyOptimizer` keeps on several: a collective."""
+    # Thousands of tensors are not looked through where there cannot be one.
+    if "torch.distributed.optim" not in sys.modules:
+        return
+    for entry in objects_in(state):
+        if _is_sharded(entry):
+            entry.consolidate_state_dict(to=0)
+
+
+def objects_in(entry: Any) -> Iterator[Any]:
+    """Every object of an entry, or of a whole state."""
+    kind = kinds.kind_of(entry)
+    if is_object(entry):
+        yield entry
+    elif kind is not None and kind.parts is not None:
+        for part in kind.parts(entry).values():
+            yield from objects_in(part)
 
 
 def content_here(entry: Any) -> Any:
-    """What `state_dict` of a live object has before anything is loaded into it.
+    """What `state_dict` of a live object has; of one on several ranks, what this rank keeps."""
+    if not _is_sharded(entry):
+        return entry.state_dict()
+    parameters = [p for group in entry.param_groups for p in group["params"]]
+    number_of = {id(parameter): number for number, parameter in enumerate(parameters)}
+    return {
+        "state": {number_of[id(p)]: kept for p, kept in entry.optim.state.items() if kept},
+        "param_groups": [
+            {**group, "params": [number_of[id(p)] for p in group["params"]]}
+            for group in entry.param_groups
+        ],
+    }
 
-    A `ZeroRedundancyOptimizer` has nothing to give until its ranks have gathered it.
-    """
-    if hasattr(entry, "consolidate_state_dict"):
-        counts = [len(group["params"]) for group in entry.param_groups]
-        groups = [
-            {**group, "params": list(range(sum(counts[:at]), sum(counts[: at + 1])))}
-            for at, group in enumerate(entry.param_groups)
-        ]
-        return {"state": {}, "param_groups": groups}
-    return entry.state_dict()
+
+def to_compare(entry: Any, saved: Any) -> tuple[Any, Any]:
+    """The saved and the live content of an entry, as far as this rank has it."""
+    if not _is_sharded(entry):
+        return saved, plain_of(entry)
+    here = content_here(entry)
+    mine = {number: kept for number, kept in saved["state"].items() if number in here["state"]}
+    return {**saved, "state": mine}, here
+
+
+def _is_sharded(entry: Any) -> bool:
+    return hasattr(entry, "consolidate_state_dict")
