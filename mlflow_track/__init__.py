@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlflow_track.analysis.table import Comparison, compare
     from mlflow_track.checkpoint.checkpointer import Checkpoints
     from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
-    from mlflow_track.checkpoint.loader import resumable
+    from mlflow_track.checkpoint.loader.resumable import resumable
     from mlflow_track.checkpoint.policy.budget import Budget
     from mlflow_track.checkpoint.policy.improvement import OnImprovement
     from mlflow_track.checkpoint.policy.retention import Keep
@@ -66,7 +66,7 @@ _HOMES = {
     "analysis.table": ("Comparison", "compare"),
     "checkpoint.checkpointer": ("Checkpoints",),
     "checkpoint.disk.store": ("Checkpoint", "CorruptCheckpointError"),
-    "checkpoint.loader": ("resumable",),
+    "checkpoint.loader.resumable": ("resumable",),
     "checkpoint.weights": ("load_weights",),
     "checkpoint.policy.retention": ("Keep",),
     "checkpoint.policy.budget": ("Budget",),

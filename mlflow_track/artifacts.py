@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _CHANNELS = (1, 3, 4)
 _MOST_NAMED = 20
+_RUNS = "it holds runs"
 _OTHER = "a pipe, a socket or a device"
 
 
@@ -156,7 +157,8 @@ class Artifacts:
             named = [f"{path} ({why})" for path, why in left_out.items()]
             more = len(named) - _MOST_NAMED
             named[_MOST_NAMED:] = [f"and {count_text(more, 'other')}"] if more > 0 else []
-            self._tell(f"WARNING: the artifacts lack of {source}: {', '.join(named)}")
+            start = "" if set(left_out.values()) == {_RUNS} else "WARNING: "
+            self._tell(f"{start}the artifacts lack of {source}: {', '.join(named)}")
 
     def _copy_file(self, source: Path, target: Path) -> None:
         if self._is_kept:
@@ -178,7 +180,7 @@ def _files_in(folder: Path, own: Set[str], left_out: dict[str, str]) -> Iterator
             if path.is_dir():
                 real = os.path.realpath(path)
                 if real in own:
-                    left_out[str(path)] = "it holds runs"
+                    left_out[str(path)] = _RUNS
                 elif real in around:
                     left_out[str(path)] = "a link to a folder around it"
                 else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import os
 import threading
 import weakref
@@ -21,6 +20,7 @@ from mlflow_track.record.console import say
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.exit_status import ending_of, error_since, note_error_before, note_exits
 from mlflow_track.record.info import UnreadableRun
+from mlflow_track.record.masking import mask_password
 from mlflow_track.record.metric import Directions
 from mlflow_track.record.schema import FINISHED
 from mlflow_track.record.system import SystemMonitor
@@ -58,7 +58,7 @@ class Attempt:
         watched: Takes the values that their policies watch; None without policies.
         log_handlers: The handlers that write `logging` to the log; closed with the attempt.
         companion: The mirror process; None without one.
-        provenance: The thread that captures the origin of the run; None without one.
+        provenance: The thread that captures the origin of the run.
         config_lock: Held while params are written.
         has_ended: Whether `end` was called, or need not be called.
         keeps: Kept alive until then: the run, for `active_run`.
@@ -96,7 +96,7 @@ class Attempt:
         self.log_handlers: list[LogHandler] = []
         self.companion: Companion | None = None
         self._system: SystemMonitor | None = None
-        self.provenance: threading.Thread | None = None
+        self.provenance = threading.Thread()
 
     def start_helpers(self) -> None:
         """Start the helpers beside the loop: the mirror, system metrics, provenance."""
@@ -156,7 +156,8 @@ class Attempt:
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Write one line to training.log and, unless it is shown there already, on the console."""
-        for line in str(message).splitlines() or [""]:
+        # As a whole: a private key has several lines.
+        for line in mask_password(str(message)).splitlines() or [""]:
             try:
                 if not self.record.why_closed:
                     self.record.append_log(line)
@@ -188,12 +189,12 @@ class Attempt:
         if self.checkpoints is not None:
             self.checkpoints._end_now("run.checkpoints")
         self.watched = WatchedValues(plan.watched) if ranks.is_first else None
-        store = CheckpointStore if self.record.is_kept else DiscardedStore
+        kind = CheckpointStore if self.record.is_kept else DiscardedStore
         checkpoints = Checkpoints(
             Session(
                 record=self.record,
                 metrics=self.metrics,
-                store=store(self.record.checkpoints_path),
+                store=kind.of_trainer(self.record),
                 ranks=ranks,
                 plan=plan,
                 stop=self.stop,
@@ -234,7 +235,7 @@ class Attempt:
         self.stop.ignore()
         if self._system is not None:
             self._system.close()
-        if self.provenance is not None:
+        if self.provenance.ident is not None:
             self.provenance.join(timeout=_PROVENANCE_SECONDS)
         info = self.record.info
         error = "; ".join(filter(None, [error, failure, self._divergence.ending()])) or None
@@ -307,8 +308,12 @@ class Attempt:
     def _start_provenance(self) -> None:
         # What is added to a run that has finished, like a test result, is of another program.
         if not self._is_reopened:
-            restate = functools.partial(self.record.restate, "provenance")
-            self.provenance = provenance.start(self.record.path, restate, self.print)
+            self.provenance = provenance.start(
+                self.record.path,
+                # Not after the end, when another process may write the run.
+                lambda found: self.open_record().restate("provenance", found),
+                self.print,
+            )
 
     def _end_at_exit(self) -> None:
         self.end_with(error_since(self.record.info.id))

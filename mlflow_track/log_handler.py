@@ -7,6 +7,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from mlflow_track.record.masking import mask_password
+
 _FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 
@@ -34,7 +36,7 @@ class LogHandler(logging.Handler):
         self._thread.is_writing = True
         try:
             with contextlib.suppress(Exception):
-                for line in self._text(record).splitlines():
+                for line in mask_password(self._text(record)).splitlines():
                     self._write(line)
         finally:
             self._thread.is_writing = False

@@ -79,6 +79,7 @@ def _fetch(settings: Settings) -> tuple[Path | None, str]:
         experiment=settings.experiment,
         run_name=settings.run_name,
         word=settings.resume,
+        experiment_id=settings.mlflow_experiment_id,
     )
     names = ", ".join(settings.backends)
     say(f"looking for a run to continue at {names}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -16,6 +17,7 @@ from mlflow_track.checkpoint.policy.deadline import parse_deadline
 from mlflow_track.checks import did_you_mean
 from mlflow_track.plugins import backend_names, find_backend, options_of
 from mlflow_track.record.console import say
+from mlflow_track.record.files import absolute
 from mlflow_track.record.masking import mask_options, mask_password
 from mlflow_track.wording import expected, shown, typed
 
@@ -24,6 +26,16 @@ _UNMIRRORED = ("local", "off")
 REWINDS = ("continue", "fork")
 UPLOADS = ("all", "best", "last", "none")
 _RESUME = '"never", "auto", "must" or the id of a run'
+# The variables of this package, but for those of a backend, MLFLOW_TRACK_<BACKEND>_*.
+_PREFIX = "MLFLOW_TRACK_"
+_VARIABLES = frozenset(
+    f"{_PREFIX}{name}"
+    for name in (
+        *("BACKEND", "DEADLINE", "DIR", "FINISH_TIMEOUT", "MIRROR_LINGER", "MIRROR_NICE"),
+        *("ON_REWIND", "PARENT_RUN_ID", "REPLAY", "RESUME", "SYSTEM_METRICS", "UPLOAD"),
+        "WORKING_FOLDER",
+    )
+)
 _MLFLOW_DEFAULT_STORE = "sqlite:///mlflow.db"
 
 
@@ -128,6 +140,9 @@ def read_settings(
     """
     dotenv = _read_dotenv()
     environment = {**dotenv, **os.environ}
+    for name in environment.keys() - _VARIABLES:
+        if name.startswith(_PREFIX):
+            _warn_of_unknown(name)
 
     def first(*names: str) -> str | None:
         return next((environment[name] for name in names if environment.get(name)), None)
@@ -167,7 +182,7 @@ def read_settings(
         is_off="off" in names,
         backends=backends,
         options={name: mask_options(options_of(name, environment)) for name in backends},
-        directory=Path(directory or first("MLFLOW_TRACK_DIR") or "runs").expanduser().absolute(),
+        directory=absolute(directory or first("MLFLOW_TRACK_DIR") or "runs"),
         experiment=experiment if experiment is not None else "default",
         run_name=run_name if run_name is not None else first("MLFLOW_RUN_NAME"),
         resume="auto" if resume == "allow" else resume,
@@ -184,6 +199,14 @@ def read_settings(
         replay_step=json.loads(replay)["step"] if replay else None,
         parent_run_id=first("MLFLOW_TRACK_PARENT_RUN_ID"),
     )
+
+
+@functools.cache
+def _warn_of_unknown(variable: str) -> None:
+    """Say once that nobody reads a variable: it may be mistyped."""
+    names = [f"{_PREFIX}{name.upper().replace('-', '_')}_" for name in backend_names()]
+    if not variable.startswith(tuple(names)):
+        say(f"WARNING: unknown variable {variable}{did_you_mean(variable, _VARIABLES)}")
 
 
 def _backend_names(backend: str | Sequence[str]) -> list[str]:
@@ -265,9 +288,9 @@ def absolute_uri(uri: str) -> str:
         and rest
         and not rest.startswith(("/", ":memory:"))
     ):
-        return f"{scheme}:///{Path(rest).absolute()}"
+        return f"{scheme}:///{absolute(rest)}"
     if "://" not in uri and not uri.startswith(("databricks", "file:")):
-        return Path(uri).expanduser().absolute().as_uri()
+        return absolute(uri).as_uri()
     return uri
 
 

@@ -17,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from mlflow_track import settings
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -253,6 +255,20 @@ def test_the_readme_has_every_variable_of_the_environment():
     read = set(re.findall(r"\bMLFLOW_TRACK_([A-Z_]*[A-Z])\b", text))
     told = set(re.findall(r"^\| `MLFLOW_TRACK_([A-Z_]+)`", (ROOT / "README.md").read_text(), re.M))
     assert read - INTERNAL == told
+    # Of others a run says that nobody reads them.
+    assert {f"MLFLOW_TRACK_{name}" for name in read - {"COMPLETE"}} == settings._VARIABLES
+
+
+def test_a_mistyped_variable_is_named_once(monkeypatch, capfd):
+    settings._warn_of_unknown.cache_clear()
+    for name in ("BACKENDS", "MLFLOW_OPTION", "DIR"):
+        monkeypatch.setenv(f"MLFLOW_TRACK_{name}", "x")
+    for _ in range(2):
+        settings.read_settings()
+    said = capfd.readouterr().err
+    assert said == (
+        "WARNING: unknown variable MLFLOW_TRACK_BACKENDS; did you mean 'MLFLOW_TRACK_BACKEND'?\n"
+    )
 
 
 # --- What an import costs ---

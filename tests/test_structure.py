@@ -220,7 +220,10 @@ def write(root: Path, file: str, text: str) -> None:
         ("checkpoint/policy/budget.py", "from mlflow_track.checkpoint.ranks import Ranks"),
         ("analysis/load.py", "import mlflow_track"),
         ("analysis/load.py", "from mlflow_track.mirror.state import MirrorState"),
-        ("analysis/load.py", "import importlib\nimportlib.import_module('mlflow_track.draw.report')"),
+        (
+            "analysis/load.py",
+            "import importlib\nimportlib.import_module('mlflow_track.draw.report')",
+        ),
         ("mirror/process.py", "def f():\n    from mlflow_track.analysis import load"),
         ("mirror/process.py", "from mlflow_track.backends.mlflow.store import MlflowStore"),
         ("backends/mlflow/store.py", "from mlflow_track.mirror.state import MirrorState"),

@@ -90,11 +90,13 @@ class Query(NamedTuple):
         experiment: The experiment's name.
         id: Only the run of this id, that of the record or that of the destination.
         run_name: Without an id: only runs of this name; None asks for those without one.
+        experiment_id: The experiment's id at the destination, where the user gave that alone.
     """
 
     experiment: str
     id: str | None = None
     run_name: str | None = None
+    experiment_id: str | None = None
 
 
 class Found(NamedTuple):

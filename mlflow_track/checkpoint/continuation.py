@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from mlflow_track.checkpoint import fingerprint
 from mlflow_track.checkpoint.changed_params import changed_params, differing
 from mlflow_track.checkpoint.disk.store import Checkpoint
@@ -46,9 +48,13 @@ class Continuation:
         self._content = checkpoint.content
         self._then = fingerprint.unpacked(self._manifest.fingerprint)
         self._base = Report(step=checkpoint.step, restored=restored).with_findings(found)
+        if self._manifest.iterates_loader:
+            words = "a DataLoader was iterating and is not in the state"
+            self._base = self._base.with_findings(Findings(unknown=[words]))
         self._replaced: list[Replaced] = []
         self.is_settled = False
         self._is_first = True
+        self._loaded = Facts()
         self.report = self._base
 
     def compare(self, state: Mapping[str, Any], code: Mapping[str, Any]) -> Report:
@@ -60,8 +66,8 @@ class Continuation:
         """
         then = None if self._then is None else self._then.settings
         self._replaced = replaced_settings(then, code, settings_of(state))
-        now = self._session.fingerprints.take(state)
-        self.report = self._compared(state, now)
+        self._loaded = self._session.fingerprints.take(state)
+        self.report = self._compared(state, self._loaded)
         return self.report
 
     def end_generators(self, *lost: str, are_restored: bool = True) -> Report:
@@ -86,7 +92,7 @@ class Continuation:
             return None
         self._is_first = False
         now = self._session.fingerprints.take(state, verb)
-        report = self._compared(state, now)
+        report = self._compared(state, self._with_what_moves(now))
         report = report.with_difference(*put_back(self._replaced, settings_of(state)))
         flags: list[str] = []
         if self._then is not None and is_same_place:
@@ -99,6 +105,17 @@ class Continuation:
         is_news = report.verdict != self.report.verdict
         self.report = report
         return report if is_news else None
+
+    def _with_what_moves(self, now: Facts) -> Facts:
+        """The facts of here, but of what a step changes those from before the first one."""
+        then, loaded = self._then or Facts(), self._loaded
+        moving = {p: v for p, v in loaded.attributes.items() if p in then.changing}
+        return structs.replace(
+            now,
+            attributes={**now.attributes, **moving},
+            buffers=loaded.buffers,
+            metrics=loaded.metrics,
+        )
 
     def _compared(self, state: Mapping[str, Any], now: Facts) -> Report:
         session, manifest = self._session, self._manifest

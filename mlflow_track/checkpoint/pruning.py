@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Collection, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, MutableMapping, Sequence
 from typing import NamedTuple
 
 from mlflow_track.checkpoint.disk.logged import Values, values_at
@@ -15,7 +15,7 @@ from mlflow_track.checkpoint.disk.store import (
     CorruptCheckpointError,
     free_to_remove,
 )
-from mlflow_track.checkpoint.policy.retention import Candidate, Keep, newest
+from mlflow_track.checkpoint.policy.retention import Candidate, Keep, finite_steps, newest
 from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE
 
@@ -57,14 +57,24 @@ def has_right_sizes(checkpoint: Checkpoint) -> bool:
         return False
 
 
+def finite_of(checkpoints: Iterable[Checkpoint]) -> set[int]:
+    """The steps of those that are finite but for what is infinite by design in all of them."""
+    found = {}
+    for checkpoint in checkpoints:
+        with contextlib.suppress(CorruptCheckpointError):
+            manifest = checkpoint.manifest
+            found[checkpoint.step] = {} if manifest.is_finite else manifest.not_finite
+    return finite_steps(found)
+
+
 def best_of(store: CheckpointStore, keep: Keep) -> Checkpoint | None:
     """The best by the metric of `keep`; None where no checkpoint has a value of it."""
     by_step, candidates = {}, []
     checkpoints = store.list()
-    values = values_at(checkpoints, keep.metric)
+    values, finite = values_at(checkpoints, keep.metric), finite_of(checkpoints)
     for checkpoint in checkpoints:
         with contextlib.suppress(CorruptCheckpointError):
-            candidates.append(_candidate(checkpoint, values))
+            candidates.append(_candidate(checkpoint, values, finite))
             by_step[checkpoint.step] = checkpoint
     ranked = keep.ranked(candidates)
     return by_step[ranked[0]] if ranked else None
@@ -95,10 +105,11 @@ def judge(
     checked = {} if checked is None else checked
     checkpoints = store.list() if checkpoints is None else checkpoints
     values = values_at(checkpoints, keep.metric) if values is None else values
+    finite = finite_of(checkpoints)
     candidates, verdicts = [], []
     for checkpoint in checkpoints:
         try:
-            candidates.append(_candidate(checkpoint, values))
+            candidates.append(_candidate(checkpoint, values, finite))
             verdicts.append(Verdict(checkpoint, False, "no rule keeps it"))
         except CorruptCheckpointError as error:
             verdicts.append(Verdict(checkpoint, True, f"kept: {error}"))
@@ -157,13 +168,13 @@ def _verified(
                 checked[step] = False
 
 
-def _candidate(checkpoint: Checkpoint, values: Values) -> Candidate:
+def _candidate(checkpoint: Checkpoint, values: Values, finite: Collection[int]) -> Candidate:
     manifest = checkpoint.manifest
     return Candidate(
         step=checkpoint.step,
         # The manifest has the values that were not logged, and those known at the save.
         metrics={**checkpoint.metrics, **values.get(checkpoint.step, {})},
-        is_finite=manifest.is_finite,
+        is_finite=checkpoint.step in finite,
         is_milestone=manifest.is_milestone,
         is_pinned=is_pinned(checkpoint),
         is_verified=has_right_sizes(checkpoint),

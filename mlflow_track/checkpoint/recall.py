@@ -32,7 +32,7 @@ class Recall:
         self._names = frozenset() if self._watched is None else self._watched.names
         self.memory = Memory(self._names, since=self._clock.now())
         # Until it is known from where a resumed run continues, earlier rows do not count.
-        if not session.repeats.may_come:
+        if session.repeats.is_settled:
             self.replay(NO_SAVES)
 
     def replay(self, saves: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> None:

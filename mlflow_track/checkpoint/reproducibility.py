@@ -66,17 +66,32 @@ def arrived(state: Mapping[str, Any], saved: Mapping[str, Any]) -> Findings:
     with torch.no_grad():
         for name, entry in state.items():
             before = randomness.capture()
-            here = plain_of(entry)
-            if randomness.has_drawn(before):
+            here, then = _data_of(entry, plain_of(entry)), _data_of(entry, saved[name])
+            has_drawn = randomness.has_drawn(before)
+            is_plain = here is entry
+            may_be_tied = is_plain or isinstance(entry, torch.nn.Module)
+            found = arrivals.compare(name, then, here, may_be_tied=may_be_tied)
+            if found and not is_plain:
+                again = _data_of(entry, plain_of(entry))
+                if Arrivals().compare(name, here, again):
+                    words = f"two calls of state_dict() of {name!r} do not return the same"
+                    found, unknown = [], [*unknown, words]
+            differences += found
+            if has_drawn:
                 randomness.restore(before)
                 unknown.append(f"state_dict() of {name!r} draws random numbers")
-            is_shared = isinstance(entry, torch.nn.Module | torch.Tensor) or here is entry
-            found = arrivals.compare(name, saved[name], here, may_be_tied=is_shared)
-            if found and here is not entry and Arrivals().compare(name, here, plain_of(entry)):
-                unknown.append(f"two calls of state_dict() of {name!r} do not return the same")
-                found = []
-            differences += found
     return Findings([*differences, *arrivals.ties()], unknown)
+
+
+def _data_of(entry: Any, plain: Any) -> Any:
+    """`plain` without the names of params, which an optimizer may have or not."""
+    if not isinstance(entry, torch.optim.Optimizer):
+        return plain
+    groups = [
+        {key: value for key, value in group.items() if key != "param_names"}
+        for group in plain["param_groups"]
+    ]
+    return {**plain, "param_groups": groups}
 
 
 def differences_of_surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -160,6 +175,7 @@ def facts_of_save(
         "policies": policies,
         **surroundings(state, session.ranks.world_size, session.plan),
         "fingerprint": fingerprint.packed(session.fingerprints.take(state, verb)),
+        "iterates_loader": session.loaders.is_iterating(state),
         "params": params,
         "params_sha256": fingerprint_of(params),
         "data": data_of(directory),

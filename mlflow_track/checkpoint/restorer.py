@@ -7,10 +7,10 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow_track.checkpoint import randomness
+from mlflow_track.checkpoint import pruning, randomness
 from mlflow_track.checkpoint.changed_params import require_same_params
 from mlflow_track.checkpoint.continuation import Continuation
-from mlflow_track.checkpoint.disk.logged import ends_of
+from mlflow_track.checkpoint.disk.logged import ends_of, rows_behind
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.recall import NO_SAVES, Recall
 from mlflow_track.checkpoint.report import Findings, Report
@@ -23,6 +23,8 @@ from mlflow_track.record import layout
 from mlflow_track.record.append_file import Positions
 from mlflow_track.record.params import flatten
 from mlflow_track.wording import count_text
+
+_MOST_NAMED = 5
 
 
 class Restored(NamedTuple):
@@ -56,7 +58,7 @@ class Restorer:
         self._fingerprints = session.fingerprints
         self._record, self._metrics, self._store = session.record, session.metrics, session.store
         self._plan, self._ranks = session.plan, session.ranks
-        self._announce, self._place_is_known = session.announce, session.repeats.place_is_known
+        self._announce, self._repeats = session.announce, session.repeats
 
     def restore(
         self, state: MutableMapping[str, Any], step: int | None, *, generators: bool
@@ -69,7 +71,7 @@ class Restorer:
             return self._receive(state, generators=generators)
         try:
             found = self._newest_that_verifies(step)
-            self._place_is_known()
+            self._repeats.place_is_known()
             if found is None:
                 if self._record.attempt > 1:
                     self._announce("no checkpoint found: starting from step 0")
@@ -200,14 +202,19 @@ class Restorer:
         return None
 
     def _warn_of_numbers(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.manifest.is_finite:
+        manifest, finite = checkpoint.manifest, pruning.finite_of(self._store.list())
+        has_nans = any(nans for nans, _ in (manifest.not_finite or {}).values())
+        if manifest.is_finite or (checkpoint.step in finite and not has_nans):
             return
-        finite = [c.step for c in self._store.list() if _is_finite(c) and c.step < checkpoint.step]
+        before = [step for step in finite if step < checkpoint.step]
         healthy = (
-            f"; use restore(state, step={finite[-1]}) for the newest without" if finite else ""
+            f"; use restore(state, step={max(before)}) for the newest without" if before else ""
         )
+        names = sorted(manifest.not_finite or ())
+        where = f" in {', '.join(names[:_MOST_NAMED])}{' …' * (len(names) > _MOST_NAMED)}"
         self._announce(
-            f"WARNING: the checkpoint of step {checkpoint.step} has NaN or infinite values{healthy}"
+            f"WARNING: the checkpoint of step {checkpoint.step} has NaN or infinite values"
+            f"{where * bool(names)}{healthy}"
         )
 
     def _require_same(self, checkpoint: Checkpoint) -> None:
@@ -240,6 +247,8 @@ class Restorer:
         rows = self._record.rewind(self._metrics, step, begin=begin)
         if rows:
             self._announce(f"moved {count_text(rows, 'row')} after step {step} aside")
+        if restored is not None and begin is not None:
+            self._repeats.expect(rows_behind(self._record.metrics_path, restored))
 
     def _end_of_rows(self, restored: Checkpoint) -> Positions | None:
         """Where the rows end that belong to a checkpoint; None where only steps can tell."""
@@ -253,10 +262,3 @@ class Restorer:
             self._announce(f"WARNING: {error}: rows are moved aside by their steps")
             return None
         return Positions(ends.get(path, 0), ends.get(layout.long_form(path), 0))
-
-
-def _is_finite(checkpoint: Checkpoint) -> bool:
-    try:
-        return bool(checkpoint.manifest.is_finite)
-    except CorruptCheckpointError:
-        return False

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -13,6 +16,7 @@ from mlflow_track.checks import did_you_mean
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import escaped, print_json
 from mlflow_track.extras import MissingExtra
+from mlflow_track.record.files import WITHOUT_FOLDER
 from mlflow_track.record.info import UnreadableRun
 
 _IS_FOR_PROGRAMS = "mlflow_track.cli.is_for_programs"
@@ -43,6 +47,9 @@ class LazyGroup(click.Group):
         """
         if ctx.parent is not None:
             return super().invoke(ctx)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A console in Latin-1 has no word for the rest.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -51,13 +58,17 @@ class LazyGroup(click.Group):
             raise
         except (click.ClickException, MissingExtra, OSError, ValueError) as error:
             failure = _as_failure(error)
-        if ctx.meta[_IS_FOR_PROGRAMS]:
-            document = {"error": failure.format_message(), "exit_code": failure.exit_code}
-            # On one line, as `tail` prints all of its documents.
-            print_json(document, is_line=True)
+        # The disk may be full on which all of this is written.
+        with contextlib.suppress(OSError):
+            if ctx.meta[_IS_FOR_PROGRAMS]:
+                document = {"error": failure.format_message(), "exit_code": failure.exit_code}
+                # On one line, as `tail` prints all of its documents.
+                print_json(document, is_line=True)
+        _drop_unwritten()
         text = io.StringIO()
         failure.show(text)
-        click.echo(escaped(text.getvalue()), err=True, nl=False)
+        with contextlib.suppress(OSError):
+            click.echo(escaped(text.getvalue()), err=True, nl=False)
         raise click.exceptions.Exit(failure.exit_code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -91,4 +102,25 @@ def _as_failure(
 
     if not isinstance(error, MissingExtra | OSError | UnreadableRun | CorruptCheckpointError):
         raise error
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_folder():
+        return click.ClickException(WITHOUT_FOLDER)
     return click.ClickException(str(error))
+
+
+def _drop_unwritten() -> None:
+    """What cannot be written would turn the exit status into 120 at Python's end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (AttributeError, ValueError):
+        pass  # There is none.
+
+
+def _has_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli import exit_codes
+from mlflow_track.cli.destination import NotConfirmed, options_for, sends_elsewhere
 from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import runs_named
 from mlflow_track.record.schema import RUNNING
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun
     from mlflow_track.mirror.status import BackendStatus
 
-_URI_HELP = "The MLflow server; else that of the run, else MLFLOW_TRACKING_URI."
+_URI_HELP = "The MLflow server; else MLFLOW_TRACKING_URI."
+_RECORDED_HELP = "Confirm the server and the options that the folders of RUNS name."
 _BACKEND_HELP = "A backend, can be given more than once; else those of the run."
 # The fields of a row of a run and a backend, beside those of its status.
 _NAMED_ABOVE = ("backend", "path")
@@ -33,6 +34,7 @@ _ENDS = {
 def _with_backends(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that select backends."""
     for option in (
+        click.option("--as-recorded", is_flag=True, help=_RECORDED_HELP),
         click.option("--tracking-uri", help=_URI_HELP),
         click.option("--backend", "backends", multiple=True, help=_BACKEND_HELP),
     ):
@@ -50,13 +52,19 @@ def sync(
     is_all: bool,
     backends: tuple[str, ...],
     tracking_uri: str | None,
+    as_recorded: bool,
     as_json: bool,
 ) -> None:
     """Send to backends what they lack of RUNS: ids, folders of runs, or folders of many.
 
     Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a backend which lacks something;
     with --all also those that were recorded without one. May be repeated at any time, from any
-    process: what a backend has is not sent twice, and times are those of the record.
+    process: what a backend has is not sent twice, and times are those of the record. A mirror that
+    waits for its server lets this command have the run. What was refused is tried once more.
+
+    A folder may come from anybody, and what is sent may carry your token. So the server and the
+    options are those of the command line and of the environment; where a record names others, that
+    must be confirmed with --as-recorded.
 
     Ends with 0 if the backends have everything, with 4 if something is pending that the run's own
     mirror will send, and with 1 if something could not be sent.
@@ -75,11 +83,14 @@ def sync(
     there, states = _Backends(), _States(as_json)
     for run, name in _pairs(chosen, backends, tracking_uri):
         try:
-            backend = there.open(name, options_for(run, name, tracking_uri))
+            backend = there.open(name, options_for(run, name, tracking_uri, as_recorded))
             status = sync_run(run.path.absolute(), name, backend)
         except AlreadyMirrored:
             text = f"{run.id}: already being sent to {name} by its own mirror process"
-            states.add(run, name, "pending", text)
+            is_elsewhere = sends_elsewhere(run, name, tracking_uri)
+            if is_elsewhere:
+                text = f"{text}, and not to {tracking_uri}: wait for it, or end it first"
+            states.add(run, name, "failed" if is_elsewhere else "pending", text)
         except (Unavailable, LookupError) as error:
             states.add(run, name, "failed", f"{run.id}: {name}: {error}", err=True)
         except Exception as error:
@@ -98,7 +109,11 @@ def sync(
 @_with_backends
 @json_option
 def doctor(
-    runs: tuple[str, ...], backends: tuple[str, ...], tracking_uri: str | None, as_json: bool
+    runs: tuple[str, ...],
+    backends: tuple[str, ...],
+    tracking_uri: str | None,
+    as_recorded: bool,
+    as_json: bool,
 ) -> None:
     """Show how far each backend is with RUNS (ids or folders), and what delays it.
 
@@ -125,8 +140,10 @@ def doctor(
             if not as_json:
                 echo(head(run.path))
         try:
-            options = options_for(run, name, tracking_uri)
+            options = options_for(run, name, tracking_uri, as_recorded)
             trouble = there.ask(name, options, probe)
+        except NotConfirmed as error:
+            options, trouble = {}, f"not asked ({error})"
         except LookupError as error:
             # It was recorded without a server, or a secret is unknown here.
             state = "pending" if _lacks_something(run) else "complete"
@@ -229,55 +246,6 @@ def _pairs(
         for run in runs
         for name in named or (run.mirror.backends if run.mirror is not None else default)
     ]
-
-
-def options_for(run: LoadedRun, name: str, tracking_uri: str | None) -> dict[str, str]:
-    """The options of a backend for a run: those of the environment, else those that it began with.
-
-    Raises:
-        LookupError: One is secret, so that the record does not have it, and nothing else does.
-    """
-    from mlflow_track.plugins import options_of
-    from mlflow_track.record.masking import MASK
-    from mlflow_track.settings import read_settings
-
-    dotenv = read_settings(backend="local").mirror_environment
-    recorded = run.mirror.options.get(name, {}) if run.mirror is not None else {}
-    options = {**recorded, **options_of(name, {**dotenv, **os.environ})}
-    for option, value in options.items():
-        if MASK in value:
-            raise LookupError(
-                f"the record does not store {option} of {name}, which is secret; set "
-                + f"MLFLOW_TRACK_{name}_{option}".upper()
-            )
-    if name == "mlflow":
-        options["tracking_uri"] = server_of(run, tracking_uri)
-    return options
-
-
-def server_of(run: LoadedRun, tracking_uri: str | None) -> str:
-    """The URI of the server that gets the run.
-
-    Raises:
-        LookupError: Nothing names one, or its password is not known.
-    """
-    from mlflow_track.record.masking import mask_password
-    from mlflow_track.settings import absolute_uri, read_settings
-
-    if tracking_uri:
-        return absolute_uri(tracking_uri)
-    own = run.mirror.tracking_uri if run.mirror is not None else ""
-    if own and mask_password(own) == own and "***" not in own:
-        return own
-    named = read_settings(backend="mlflow").named_tracking_uri
-    if not named or (own and mask_password(named) != own):
-        raise LookupError(
-            f"the record does not store the password for {own}; give --tracking-uri or set "
-            "MLFLOW_TRACKING_URI"
-            if own
-            else "no server is known; give --tracking-uri or set MLFLOW_TRACKING_URI"
-        )
-    return named
 
 
 def _lacks_something(run: LoadedRun) -> bool:

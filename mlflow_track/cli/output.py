@@ -120,7 +120,12 @@ def print_json(document: Any, *, is_line: bool = False) -> None:
         document: The document, of plain values.
         is_line: Whether it must be on one line, as one of several.
     """
-    click.echo(json_text(document, is_line=is_line))
+    text = json_text(document, is_line=is_line)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text), indent=None if is_line else 2)
+    click.echo(text)
 
 
 def json_text(document: Any, *, is_line: bool = False) -> str:

@@ -62,7 +62,9 @@ class Artifacts:
                 self._look_after = 0.0
                 if not error.is_answer:
                     raise
-                if self.retries.failed(_item(name), str(error), error.retry_after):
+                if self.retries.failed(
+                    _item(name), str(error), self._ledger.is_there, error.retry_after
+                ):
                     self._ledger.set_aside(name, stamp, _item(name), str(error))
                 failures += 1
                 if failures >= _MOST_FAILURES:

@@ -58,7 +58,7 @@ class Checkpoints:
         except Unavailable as error:
             if not error.is_answer:
                 raise
-            if self.retries.failed(item, str(error), error.retry_after):
+            if self.retries.failed(item, str(error), self._ledger.is_there, error.retry_after):
                 self._ledger.set_aside(f"{layout.CHECKPOINTS}/{name}", [], item, str(error))
             return
         except Refused as error:

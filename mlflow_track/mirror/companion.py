@@ -182,4 +182,12 @@ def mirror_environment(settings: Settings) -> dict[str, str]:
     home = str(Path(mlflow_track.__file__).resolve().parent.parent)
     path = os.pathsep.join([home, *filter(None, [environment.get("PYTHONPATH")])])
     server = {"MLFLOW_TRACKING_URI": settings.tracking_uri} if settings.tracking_uri else {}
-    return {**environment, "PYTHONPATH": path, **server, WORKING_FOLDER: os.getcwd()}
+    return {**environment, "PYTHONPATH": path, **server, WORKING_FOLDER: _working_folder()}
+
+
+def _working_folder() -> str:
+    """The working folder; empty where it was deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""

@@ -47,6 +47,7 @@ class FetchRequest:
         experiment: The experiment's name.
         run_name: The run's name; None wants one that was not named.
         word: "auto", "must", or an id: the record's, or that of the backend.
+        experiment_id: The experiment's id at the backend, where nothing names it.
     """
 
     backends: list[str]
@@ -54,6 +55,7 @@ class FetchRequest:
     experiment: str
     run_name: str | None
     word: str
+    experiment_id: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -139,6 +141,7 @@ def _wanted(request: FetchRequest, backend: Backend) -> Found | None:
         request.experiment,
         id=request.word if is_id else None,
         run_name=None if is_id else request.run_name,
+        experiment_id=request.experiment_id,
     )
     runs = backend.find(query)
     return next((run for run in runs if is_id or run.status != FINISHED), None)
@@ -151,7 +154,9 @@ def _await_silence(request: FetchRequest, backend: Backend, found: Found) -> Non
     deadline = time.monotonic() + 2 * HEARTBEAT_SECONDS
     while time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        runs = backend.find(Query(request.experiment, id=found.id))
+        runs = backend.find(
+            Query(request.experiment, id=found.id, experiment_id=request.experiment_id)
+        )
         if not runs or runs[0].status != RUNNING:
             return
         if runs[0].heartbeat != found.heartbeat:

@@ -38,13 +38,27 @@ class Retries:
         """How often it has failed."""
         return self._attempts.get(item, 0)
 
-    def failed(self, item: str, why: str, retry_after_seconds: float = 0.0) -> bool:
-        """Note a failed attempt; returns whether there is no use in another one."""
+    def failed(
+        self,
+        item: str,
+        why: str,
+        is_there: Callable[[], bool],
+        retry_after_seconds: float = 0.0,
+    ) -> bool:
+        """Note a failed attempt; returns whether another one is useless.
+
+        Args:
+            item: The item.
+            why: The reason.
+            is_there: Asks whether the destination answers something else: where it refuses all that
+                it is asked, that says nothing of the item.
+            retry_after_seconds: For how long it asked to be left alone.
+        """
         attempts = self._attempts[item] = self._attempts.get(item, 0) + 1
-        if attempts >= _MOST_ATTEMPTS:
+        if attempts >= _MOST_ATTEMPTS and is_there():
             self.done(item)
             return True
-        pause = min(_LONGEST_PAUSE_SECONDS, 2.0 ** (attempts - 1))
+        pause = min(_LONGEST_PAUSE_SECONDS, 2.0 ** min(attempts - 1, 10))
         self._due[item] = self._clock() + max(pause, retry_after_seconds)
         self._why[item] = why
         return False

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mlflow_track.backends.protocol import Backend, Refusals, RunRecord
+from mlflow_track.backends.protocol import Backend, Refusals, RunRecord, Unavailable, has
 from mlflow_track.record import layout
 from mlflow_track.record.files import make_folder, read_json, replace_file
 from mlflow_track.record.info import decode, read_config, read_info
@@ -298,6 +298,16 @@ class Ledger:
             self.tell(f"WARNING: {self.name} does not accept {item}: {why}; the rest is sent")
         elif len(self.state.refused) == _MOST_TOLD + 1:
             self.tell(f"WARNING: {self.name} does not accept more; mlflow-track doctor lists all")
+
+    def is_there(self) -> bool:
+        """Whether the destination answers a small question."""
+        if not has(self.backend, "check"):
+            return True
+        try:
+            self.backend.check()
+        except Unavailable:
+            return False
+        return True
 
     def set_aside(self, name: str, stamp: list[int], item: str, why: str) -> None:
         """Send a file no more, unless it changes or `sync` asks for it."""

@@ -55,6 +55,23 @@ class Span(NamedTuple):
     before: Positions | None = None
 
 
+class EarlierRow(NamedTuple):
+    """A row that stays after a restore, and gives way if it is logged again.
+
+    Attributes:
+        step: Its step.
+        names: Its metrics.
+        is_long: Whether it is in the long file.
+        begin, end: The positions between which it lies in its file.
+    """
+
+    step: int
+    names: frozenset[str]
+    is_long: bool
+    begin: int
+    end: int
+
+
 class Rewinds(NamedTuple):
     """The parts that a rewind removes from the two files."""
 

@@ -18,8 +18,23 @@ from mlflow_track.wording import expected
 FILE_MODE = 0o666
 # What a file system answers that cannot do what it is asked: to lock, or to sync a folder.
 WITHOUT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+WITHOUT_FOLDER = (
+    "the working folder was deleted; change to one that exists, or use an absolute path"
+)
 MOST_JSON_BYTES, _MOST_DEPTH = 64 << 20, 100
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The path from the root of the file system.
+
+    Raises:
+        FileNotFoundError: It is relative, and the working folder was deleted.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, WITHOUT_FOLDER, str(path)) from None
 
 
 def make_folder(path: Path) -> None:

@@ -105,6 +105,12 @@ def rewound_checkpoints(attempt: int) -> str:
     return f"rewound-{attempt}"
 
 
+def is_beside_checkpoints(name: str) -> bool:
+    """Whether `name` in `checkpoints/` is not a checkpoint but belongs there, or to a disk."""
+    beside = (QUARANTINE, WRITER_LOCK, "lost+found")
+    return name in beside or name.startswith((TEMPORARY, HIDDEN_CHECKPOINT, "rewound-"))
+
+
 def folder_of_step(step: int) -> str:
     """The folder in `checkpoints/` of the checkpoint of a step."""
     return f"step-{step:09d}"

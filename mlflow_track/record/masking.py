@@ -28,10 +28,10 @@ _WEBHOOK = re.compile(
 )
 _VENDORS = (
     r"openai|anthropic|mistral|cohere|replicate|hugging[_-]?face|hf|wandb|comet|neptune|aws|gcp|"
-    r"google|azure|s3|minio|stripe|sendgrid|datadog"
+    r"google|azure|stripe|sendgrid|datadog"
 )
 _SECRET_WORDS = (
-    r"pass(?:word|wd|phrase|code)s?|pwd|secrets?|credentials?|authorization|cookies?|jwt"
+    r"pass(?:wd|[_-]?(?:word|phrase|code|key))s?|pwd|secrets?|credentials?|authorization|cookies?|jwt"
     r"|(?:api|access|secret|private|priv|account|storage|subscription|license|deploy|consumer"
     r"|master|encryption|signing|ssh|gpg|tls|ssl|hmac|aes|rsa|auth|jwt"
     rf"|{_VENDORS})[_-]?keys?"
@@ -87,18 +87,21 @@ _NAME = (
     r"|token|auth|signature)[\w.-]{0,60})"
 )
 QUOTED = r"(?P<quote>[\"'`])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)"
-# name=value, name: value, "name": "value", --name value; also inside of a text with \" in it.
-_PAIR = re.compile(
-    rf"(?P<before>{_NAME}\\?[\"'\])]*(?P<sign>\s{{0,8}}(?:=>|:=|={{1,2}}|:(?!//))\s{{0,8}}|\s+))"
-    rf"(?:\\(?P<escaped>[\"'])(?P<inner>.*?)\\(?P=escaped)|{QUOTED}|(?P<bare>[\"']?"
-    r"(?:(?:bearer|basic|token|apikey|digest)\s+)?(?:\$?\{[^{}\s]*\}|[^\s\"'<>,;&)}\]#\\])+))",
+# name=, name: , "name": , --name ; also inside of a text with \" in it.
+_BEFORE = re.compile(
+    rf"{_NAME}\\{{0,3}}[\"'\])]*(?P<sign>\s{{0,8}}(?:=>|:=|={{1,2}}|:(?!//))\s{{0,8}}|\s{{1,8}})",
+    re.IGNORECASE,
+)
+_VALUE = re.compile(
+    rf"\\{{1,3}}(?P<escaped>[\"'])(?P<inner>.*?)\\{{1,3}}(?P=escaped)|{QUOTED}|[\"']?(?P<bare>"
+    r"(?:(?:bearer|basic|token|apikey|digest)\s+)?(?:\$?\{[^{}\s]*\}|[^\s\"'<>,;&)}\]#\\])+)",
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?)[^\"'\n]+", re.IGNORECASE)
 # What stands for a value, and is none.
 _PLACEHOLDER = re.compile(
     r"\$?\{[^{}]*\}\}?|\$\([^()]*\)|\$[A-Z_][A-Z0-9_]*|%\(\w+\)[sdrf]|%[sdrf]|<[^<>]*>|\[[A-Z]+\]"
-    r"|\*+|[|>][+-]?|none|null|true|false",
+    r"|\*+|[|>][+-]?|\(|none|null|true|false",
     re.IGNORECASE,
 )
 _HINT = re.compile(
@@ -138,28 +141,41 @@ def mask_tokens(text: str) -> str:
     return text
 
 
-def mask_pairs(text: str) -> str:
-    """The text without values that a name beside them says are secret."""
-    return _PAIR.sub(_masked_pair, _HEADER.sub(_masked_header, text))
+def mask_pairs(text: str, *, is_code: bool = False) -> str:
+    """The text without values that a name beside them says are secret.
+
+    In code a colon and a space mostly stand in a sentence, as in "password: must be longer".
+    """
+    text = _HEADER.sub(_masked_header, text)
+    pieces: list[str] = []
+    at = 0
+    for before in _BEFORE.finditer(text):
+        if before.start() < at or not is_secret_name(before["name"]):
+            continue
+        found = _VALUE.match(text, before.end())
+        if found is None:
+            continue
+        value = found[group := found.lastgroup or 0]
+        is_sure = not is_code or "=" in before["sign"] or is_random(value)
+        if is_sure and _is_to_mask(before, value):
+            pieces += [text[at : found.start(group)], MASK]
+            at = found.end(group)
+    return "".join(pieces) + text[at:]
+
+
+def _is_to_mask(before: re.Match[str], value: str) -> bool:
+    name, sign = before["name"], before["sign"]
+    if not sign.strip() and not name.startswith("--"):
+        return False
+    if is_placeholder(value) or not is_secret(name, value):
+        return False
+    # In a text about language models a token is mostly one of theirs.
+    return sign == "=" or not is_token_name(name) or is_random(value)
 
 
 def _masked_header(found: re.Match[str]) -> str:
     value = found[0].removeprefix(found[1])
     return found[0] if is_placeholder(value) else f"{found[1]}{MASK}"
-
-
-def _masked_pair(found: re.Match[str]) -> str:
-    name, sign = found["name"], found["sign"].strip()
-    values = (found["inner"], found["text"], found["bare"])
-    value = next(value for value in values if value is not None).lstrip("\"'")
-    is_assigned = sign or name.startswith("--")
-    is_shown = not is_assigned or is_placeholder(value) or not is_secret(name, value)
-    # In a text about language models a token is mostly one of theirs.
-    if is_shown or (found["sign"] != "=" and is_token_name(name) and not is_random(value)):
-        before = found["before"]
-        return before + _PAIR.sub(_masked_pair, found[0].removeprefix(before))
-    rest = found[0].removeprefix(found["before"])
-    return found["before"] + rest.replace(value, MASK)
 
 
 def is_placeholder(value: str) -> bool:

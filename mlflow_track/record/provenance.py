@@ -54,11 +54,16 @@ def start(
             restate(found)
             for line in _remarks(found):
                 tell(line, is_shown=False)
-        except (OSError, UnreadableRun) as error:
+        except (OSError, RuntimeError, UnreadableRun) as error:
             tell(f"WARNING: {error}: the origin of the run is not in run.json")
 
     thread = threading.Thread(target=work, name="provenance", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        if origin.git is not None:
+            origin.git.end()
+        raise
     return thread
 
 

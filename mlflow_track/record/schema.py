@@ -292,7 +292,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
         metrics: Numbers; text where they are not finite.
         policies: The policies that asked for the save, with the reason.
         kernels: Settings of torch that decide how it computes.
+        iterates_loader: Whether a DataLoader was iterating whose place no entry of the state has.
         fingerprint: Facts about the objects of the state; see `checkpoint.fingerprint`.
+        is_finite: Whether no value of a tensor is NaN or infinite.
+        not_finite: By name of a tensor how many NaNs and infinities it has, if any; None in a
+            manifest of an older version.
         metrics_position: Bytes of metrics.csv after its header, at the save.
         metrics_long_position: The same of metrics.long.csv.
     """
@@ -312,10 +316,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
     early_stopping: str | None = None
     classes: dict[str, str] | None = None
     fingerprint: str = ""
+    iterates_loader: bool = False
     params: dict[str, Any] = {}
     params_sha256: str = ""
     data: dict[str, str] = {}
     is_finite: bool = True
+    not_finite: dict[str, tuple[Count, Count]] | None = None
     is_milestone: bool = False
     metrics_position: Count = 0
     metrics_long_position: Count = 0

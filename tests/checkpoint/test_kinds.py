@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import json
 import random
@@ -262,6 +263,7 @@ def test_a_member_of_a_class_that_is_not_loaded_gets_it_from_the_live_entry(
         {"$enum": ["builtins", "int", "real"]},
         {"$named": ["subprocess", "Popen", ["args"], ["true"]]},
         {"$named": ["builtins", "tuple", ["x"], [1]]},
+        {"$named": ["ast", "Name", list(ast.Name._fields), [1] * len(ast.Name._fields)]},
         {"$named": ["os", "stat_result", ["st_mode"], [1]]},
     ],
 )
@@ -301,10 +303,12 @@ def test_decode_of_a_hostile_document_is_a_value_error_or_plain_data(form: Any) 
     [
         {"$strided": [{"$tensor": "t"}, [10**12]]},
         {"$strided": [{"$tensor": "t"}, [1, 1]]},
+        {"$strided": [{"$tensor": "t"}, [3]]},
         {"$tensor": "missing"},
         {"$tensor": ["t"]},
         {"$array": ["O", [1], {"$bytes": "AAAAAAAAAAA="}]},
         {"$array": ["f8,f8", [1], {"$bytes": "AAAAAAAAAAA="}]},
+        {"$array": ["<M8[s]", [1], {"$bytes": "AAAAAAAAAAA="}]},
         {"$array": ["<f8", [10**9], {"$bytes": "AAAAAAAAAAA="}]},
         {"$scalar": ["<f8", ""]},
         {"$float": "1e5"},

@@ -28,8 +28,8 @@ from torch.utils.data import (
 )
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import loader as loader_module
-from tests.campaign import again, seeds
+from mlflow_track.checkpoint.loader import resumable as loader_module
+from tests import campaign
 
 
 class Augmented(Dataset):
@@ -342,12 +342,14 @@ def test_a_loop_continues_where_it_is_taken_back_to() -> None:
         if len(seen) == 5:
             data.load_state_dict(state)
     assert same(seen, whole[:5] + whole[2:])
-    # Also where the iterator is dropped, and a new one begun.
-    iterator = iter(data)
-    next(iterator)
-    data.load_state_dict(state)
-    del iterator
-    assert same(list(data), whole[2:])
+    # Also where a new iterator is begun, whether the old one is dropped before or not.
+    for is_dropped in (True, False):
+        iterator = iter(data)
+        next(iterator)
+        data.load_state_dict(state)
+        if is_dropped:
+            del iterator
+        assert same(list(data), whole[2:])
 
 
 def test_an_iteration_inside_another_of_the_same_loader_ends_the_outer() -> None:
@@ -424,18 +426,17 @@ def test_wait_seconds_counts_what_the_loop_waits_for(monkeypatch: pytest.MonkeyP
 
 
 def set_up(worker: int) -> None:
-    """As users do: what each worker opens for itself."""
+    """As users do: what each worker makes for itself."""
     info = get_worker_info()
-    assert info is not None and isinstance(info.dataset, Augmented)
-    info.dataset.opened = worker  # type: ignore[attr-defined]
+    if info is not None and isinstance(info.dataset, Augmented):
+        info.dataset.opened = random.random()  # type: ignore[attr-defined]
 
 
 class Opened(Augmented):
-    opened = -1
+    opened = -1.0
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        assert self.opened >= 0
-        return super().__getitem__(index)
+    def __getitem__(self, index: int) -> float:  # type: ignore[override]
+        return self.opened
 
 
 def test_workers_change_nothing_in_the_batches_nor_in_the_generators() -> None:
@@ -454,10 +455,12 @@ def test_workers_change_nothing_in_the_batches_nor_in_the_generators() -> None:
 
 
 def test_a_worker_init_fn_reaches_the_dataset_of_its_worker() -> None:
-    data = mt.resumable(
-        DataLoader(Opened(4), batch_size=2, num_workers=1, worker_init_fn=set_up), seed=0
-    )
-    assert len(list(data)) == 2
+    loader = DataLoader(Opened(2), batch_size=2, num_workers=1, worker_init_fn=set_up)
+    data, resumed = (mt.resumable(loader, seed=0) for _ in range(2))
+    ((first, _),) = data
+    resumed.load_state_dict(data.state_dict())
+    ((second, _),), ((again, _),) = data, resumed
+    assert 0 <= first != second == again
 
 
 def test_a_dataset_that_reads_many_at_once_is_asked_so() -> None:
@@ -536,6 +539,16 @@ def test_another_number_of_ranks_continues_in_the_same_global_order(
         read += samples
         assert read[:size] == order[: len(read)]
     assert len(read) >= size
+
+
+def test_ranks_continue_in_the_order_of_the_saved_seed() -> None:
+    whole, state = dealt(shared(16, 2, 2), 1)
+    whole, _ = dealt(shared(16, 2, 2), 9)
+    resumed = shared(16, 2, 2)
+    for data in resumed:
+        data.sampler.seed = 6
+        data.load_state_dict(state)
+    assert dealt(resumed, 9)[0] == whole[4:]
 
 
 def test_ranks_of_one_seed_draw_their_own_numbers() -> None:
@@ -637,14 +650,16 @@ def test_a_killed_run_with_workers_continues_as_if_it_had_not_been_killed(
     assert done.returncode == 0, done.stderr
     whole = values_of("whole")
     assert len(whole) == 30 and reads_of("reads") == 120
-    for seed in seeds(2):
+    for seed in campaign.seeds(2):
         chosen = random.Random(seed)
         # Often at the end of an epoch, where saves are. Step 0 is not saved.
         last = chosen.choice([9, 19, 29, *range(1, 30)])
         before, after = chosen.choices([0, 1, 2], k=2)
         name, file = f"cut-{seed}", f"reads-{seed}"
         killed = run_script(TRAIN, str(last), str(before), name, "reads-before")
-        words = f"after step {last}, {before} and {after} workers: {again(seed, 'killed_run')}"
+        words = (
+            f"after step {last}, {before} and {after} workers: {campaign.again(seed, 'killed_run')}"
+        )
         assert killed.returncode == -signal.SIGKILL, (words, killed.stderr)
         resumed = run_script(TRAIN, "-1", str(after), name, file)
         assert resumed.returncode == 0, (words, resumed.stderr)

@@ -1,12 +1,13 @@
 """What to keep: tables and properties."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.checkpoint.policy.retention import Candidate, Keep
+from mlflow_track.checkpoint.policy.retention import Candidate, Keep, finite_steps
 
 LOSS = {10: 3.0, 20: 1.0, 30: 2.0, 40: 4.0}
 FOUR = [Candidate(s, {"loss": v}, True) for s, v in LOSS.items()]
@@ -144,3 +145,28 @@ def test_milestones_stay_beside_the_last_and_give_way_first_where_bytes_are_shor
 def test_keep_refuses(arguments: dict[str, object]) -> None:
     with pytest.raises((ValueError, TypeError), match=next(iter(arguments))):
         Keep(**arguments)  # type: ignore[arg-type]
+
+
+MASK, NAN, BEST = {"mask": (0, 3)}, {"w": (4, 0)}, {"best": (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("not_finite", "finite"),
+    [
+        ({1: {}, 2: {}}, {1, 2}),
+        ({1: {}, 2: NAN}, {1}),
+        ({1: MASK, 2: MASK}, {1, 2}),
+        ({1: MASK, 2: MASK | NAN, 3: MASK | NAN}, {1}),
+        # An infinity that goes, one that changes, and one that comes are not by design.
+        ({1: BEST, 2: {}}, {2}),
+        ({1: {}, 2: MASK}, {1}),
+        ({1: MASK, 2: {"mask": (0, 4)}}, set()),
+        ({1: MASK, 2: {"mask": (1, 2)}}, set()),
+        # Of an older version nothing is known.
+        ({1: None, 2: MASK, 3: MASK | NAN}, {2}),
+        ({1: None}, set()),
+        ({}, set()),
+    ],
+)
+def test_finite_steps_do_not_count_what_is_the_same_in_all(not_finite: Any, finite: Any) -> None:
+    assert finite_steps(not_finite) == finite

@@ -1,6 +1,7 @@
 """A save costs one copy; what happens then to the trainer, the writer or the disk loses nothing."""
 
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import mlflow_track as mt
-from mlflow_track.checkpoint.disk import publish
+from mlflow_track.checkpoint.disk import publish, verify
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.state import load
 from mlflow_track.checkpoint.state.flatten import SaveRequest
@@ -196,6 +197,30 @@ def test_numbers_that_are_not_finite_are_found_by_the_writer(saving_here: Saving
     saving_here.save(99, {"t": torch.arange(255, dtype=torch.uint8).view(torch.int8), "s": "nan"})
     saving_here.outcome()
     assert saving_here.store.expected(99).manifest.is_finite is True
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_numbers_that_are_not_finite_are_counted_by_tensor(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "CHUNK_BYTES", 1 << 16)
+    WAYS[way](monkeypatch)
+    here = Saving(tmp_path)
+    state, expected = {}, {}
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2]
+    for number, kind in enumerate(kinds):
+        # Some lie in many blocks, some are small or empty.
+        for size in (0, 7, 50_000 + number):
+            name, tensor = f"t{number}.{size}", torch.zeros(size)
+            if size and number != 1:
+                tensor[0], tensor[size // 2], tensor[size - 1] = math.nan, -math.inf, math.inf
+                expected[name] = [1, 2]
+            state[name] = tensor.to(kind)
+    here.save(1, state)
+    assert here.outcome().error is None
+    manifest = here.store.expected(1).content
+    assert manifest["not_finite"] == expected and manifest["is_finite"] is False
+    here.saver.close()
 
 
 def test_a_state_that_grows_or_changes_its_types_is_saved_as_it_is(saving_here: Saving) -> None:

@@ -414,7 +414,7 @@ def test_sync_of_a_run_that_its_mirror_sends_is_pending(world: Path) -> None:
     path = layout.mirror_lock(Path("runs/server/stuck"), "mlflow")
     path.parent.mkdir(exist_ok=True)
     lock = take_lock(path)
-    result = call("sync stuck --json")
+    result = call("sync stuck --as-recorded --json")
     os.close(lock)
     assert result.exit_code == 4, result.output
     check(strict(result.stdout), "sync")

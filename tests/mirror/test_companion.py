@@ -59,7 +59,7 @@ def test_at_a_terminal_the_end_of_a_run_shows_what_it_waits_for(tmp_path):
         for step in range(7):
             run.log_metric("a", 1.0, step=step)
     """
-    # Interpreters that start: a forked mirror has seen that nobody answers before a line is due.
+    # A mirror that does not linger has seen that nobody answers before a line is due.
     ours, theirs = os.openpty()
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -70,7 +70,7 @@ def test_at_a_terminal_the_end_of_a_run_shows_what_it_waits_for(tmp_path):
             "PYTHONPATH": str(ROOT),
             "MLFLOW_TRACKING_URI": DEAD,
             "MLFLOW_TRACK_FINISH_TIMEOUT": "3",
-            "MLFLOW_TRACK_MIRROR_LINGER": "0",
+            "MLFLOW_TRACK_MIRROR_LINGER": "3",
         },
     ) as process:
         os.close(theirs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +17,20 @@ import pytest
 from click.testing import CliRunner
 
 import mlflow_track as mt
+from mlflow_track.backends.protocol import Unavailable
 from mlflow_track.cli import main
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
 from tests import forked
-from tests.mirror.conftest import ROOT, client_of, files_under, history, only_run, runs_of
+from tests.mirror.conftest import (
+    ROOT,
+    client_of,
+    files_under,
+    history,
+    only_run,
+    runs_of,
+    shipper_to,
+)
 
 WHOLE = """
 import torch, mlflow_track as mt
@@ -227,6 +238,43 @@ def test_under_mlflow_run_a_resume_stays_in_its_experiment(run_script, tmp_path)
     assert len(first) == 1 and len(second) == 2 and third == second
     attempts = {run.id: len(run.info["attempts"]) for run in mt.load_runs("runs")}
     assert attempts[first.pop()] == 2
+
+
+def test_the_experiment_of_an_id_is_the_one_at_the_server(run_script, store):
+    code = """
+    import sys, mlflow_track as mt
+    with mt.start_run(run_name="r", resume="auto") as run:
+        run.log_metric("a", 1.0, step=0)
+        if sys.argv[1] == "moves": run.finish("FAILED")
+    """
+    client = client_of(store)
+    number, other = client.create_experiment("wanted"), client.create_experiment("default")
+    here = {"MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_ID": number}
+    done = run_script(code, "moves", **here)
+    assert done.returncode == 0, done.stderr
+    (run,) = client.search_runs([number])
+    assert client.search_runs([other]) == []
+    # Another machine finds it there.
+    shutil.rmtree("runs")
+    assert run_script(code, "stays", **here).returncode == 0
+    (again,) = client.search_runs([number])
+    assert again.info.run_id == run.info.run_id and again.info.status == "FINISHED"
+
+
+def test_an_experiment_id_that_the_server_does_not_have_is_said(store, monkeypatch):
+    with mt.start_run(backend="local") as run:
+        run._attempt.record.restate(
+            "mirror", {"experiment_id": "77", "tracking_uri": store, "backends": ["mlflow"]}
+        )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    with pytest.raises(Unavailable, match="77"):
+        shipper_to(run.path, store).ship()
+    # It is one of that server alone.
+    run_info = json.loads((run.path / "run.json").read_text())
+    run_info["mirror"]["tracking_uri"] = "http://127.0.0.1:9"
+    (run.path / "run.json").write_text(json.dumps(run_info))
+    assert shipper_to(run.path, store).ship()
+    assert len(runs_of(store, "default")) == 1
 
 
 def test_a_local_run_is_synced_later_and_twice_changes_nothing(run_script, store):

@@ -74,14 +74,63 @@ def test_without_the_look_at_links_the_line_goes_through(
     assert content(secret) != before
 
 
-def test_checkpoints_that_lead_elsewhere_are_refused(run_folder: Path, secret: Path) -> None:
-    (run_folder / "checkpoints").rename(secret / "checkpoints")
-    (run_folder / "checkpoints").symlink_to(secret / "checkpoints")
-    before = content(secret)
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ("nothing", "is a link to .*/disk, which does not exist: mount the disk"),
+        ("a file", "is a link to .*/disk, which is not a folder: mount the disk"),
+        ("an empty folder", "is a link to .*/disk, which is empty: mount the disk"),
+        ("a secret", "something else than checkpoints of this run .key.: it is not followed"),
+        ("another run", "something else than checkpoints of this run .step-000000007.: it is not"),
+    ],
+)
+def test_checkpoints_that_lead_elsewhere_are_refused(
+    there: str, words: str, run_folder: Path, secret: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    if there == "a file":
+        disk.write_text("x")
+    elif there == "an empty folder":
+        disk.mkdir()
+    elif there == "a secret":
+        secret.rename(disk)
+    elif there == "another run":
+        with mt.start_run(experiment="other") as other:
+            other.checkpoints().save(7, {"weight": torch.zeros(2)})
+        (other.path / "checkpoints").rename(disk)
+    (run_folder / "checkpoints").rename(tmp_path / "before")
+    (run_folder / "checkpoints").symlink_to(disk)
+    before = content(tmp_path / "disk")
     with mt.start_run(resume=run_folder.name) as run:
-        with pytest.raises(OSError, match="it is a link, which is not followed"):
-            run.checkpoints().save(5, {"weight": torch.zeros(2)})
-    assert content(secret) == before
+        with pytest.raises(OSError, match=words):
+            run.checkpoints()
+    assert content(tmp_path / "disk") == before
+    assert mt.load_run(run_folder).checkpoints == []
+
+
+def test_checkpoints_that_are_a_file_are_refused(run_folder: Path, tmp_path: Path) -> None:
+    (run_folder / "checkpoints").rename(tmp_path / "before")
+    (run_folder / "checkpoints").write_text("x")
+    with mt.start_run(resume=run_folder.name) as run:
+        with pytest.raises(NotADirectoryError, match="is not a folder: move it away"):
+            run.checkpoints()
+
+
+def test_checkpoints_of_the_run_on_another_disk_are_used_by_its_trainer(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    (run_folder / "checkpoints").rename(tmp_path / "disk")
+    (run_folder / "checkpoints").symlink_to(tmp_path / "disk")
+    state = {"weight": torch.ones(2)}
+    with mt.start_run(resume=run_folder.name) as run:
+        checkpoints = run.checkpoints(keep=mt.Keep(last=1, best=1, metric="loss", mode="min"))
+        assert checkpoints.restore(state) == 2 and not state["weight"].any()
+        for step in (2, 3, 4):
+            run.log_metrics({"loss": float(step)}, step=step)
+            checkpoints.save(step, state)
+        checkpoints.wait()
+        assert [found.step for found in checkpoints.list()] == [1, 2, 4]
+    # A reader, to whom the folder may have come from anywhere, does not follow it.
     assert mt.load_run(run_folder).checkpoints == []
 
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import string
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.record.masking import is_secret, is_secret_name, mask_command, mask_password
+from mlflow_track.record import masking
+from mlflow_track.record.masking import (
+    is_secret,
+    is_secret_name,
+    mask_command,
+    mask_password,
+    mask_values,
+)
+from tests.secret_shapes import HARMLESS, SECRET, SHAPES
 
 WORD = st.text(string.ascii_lowercase, min_size=1, max_size=12)
 # Upper case, so that it cannot be a part of the other words by chance.
@@ -73,7 +82,10 @@ def test_what_holds_no_secret_stays(text: str) -> None:
 @pytest.mark.parametrize(
     "name",
     "password db.password passwords hf_token github_token github-token hf_tokens TOKEN token "
-    "tracking.token api-key api_keys AWS_SECRET_ACCESS_KEY secret authorization".split(),
+    "tracking.token api-key api_keys AWS_SECRET_ACCESS_KEY secret authorization dbPassword "
+    "githubToken openaiApiKey clientSecret password2 userPwd apiKey accessToken APIKey dbpassword "
+    "DBPASSWORD api_key_2 model.hubToken wandbKey privateKey passPhrase openaiapikey "
+    "awsSecretAccessKey jwt basicAuth storage_key".split(),
 )
 def test_names_of_secrets(name: str) -> None:
     assert is_secret_name(name) and is_secret(name, "x")
@@ -84,7 +96,9 @@ def test_names_of_secrets(name: str) -> None:
     "name",
     "max_tokens num_tokens tokens tokens_per_step max_token pad_token eos_token mask-token "
     "loss_per_token model.bos_token token_embeddings pad_token_id token_dim tokenizer key keys "
-    "key_dim num_key_value_heads".split(),
+    "key_dim num_key_value_heads maxTokens padToken numTokens tokenEmbedding eosTokenId keyboard "
+    "monkey keyPaddingMask tokenizer_name passes bypass compass sortKey public_key author "
+    "password_length secret_dim tokens2 max_tokens_2 bosToken2 authors".split(),
 )
 def test_names_of_a_language_model_are_not_secrets(name: str) -> None:
     assert not is_secret_name(name) and not is_secret(name, "x")
@@ -103,6 +117,14 @@ def test_names_of_a_language_model_are_not_secrets(name: str) -> None:
         ("api_tokens", 1000, False),
         ("bits_each_token", 2.5, False),
         ("bits_each_token", "2.5", False),
+        # Numbers of secrets.
+        ("num_secrets", 3, False),
+        ("max_passwords", "12", False),
+        ("numPasswords", 12, False),
+        ("passwords", 1000, False),
+        ("passwords", ["a"], True),
+        ("num_secrets", "three", True),
+        ("password2", "x", True),
     ],
 )
 def test_a_secret_is_one_in_whatever_it_is_wrapped(name: str, value: Any, expected: bool) -> None:
@@ -124,3 +146,64 @@ def test_a_secret_is_one_in_whatever_it_is_wrapped(name: str, value: Any, expect
 )
 def test_command_lines(words: list[str], masked: list[str]) -> None:
     assert mask_command(words) == masked
+
+
+# --- running text ---
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_secret_of_any_shape_is_masked_in_a_text(shape: str) -> None:
+    text = SHAPES[shape].format(SECRET)
+    for whole in (
+        text,
+        f"no answer ({text})",
+        f"step=3 {text}, loss=1",
+        text.replace("\n", "\r\n"),
+    ):
+        masked = mask_password(whole)
+        assert "canary7" not in masked and "***" in masked
+        assert mask_password(masked) == masked
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_a_text_of_a_training_stays(text: str) -> None:
+    assert mask_password(text) == text
+
+
+@given(text=st.text("key=: '\"/token@-\\password{}$", max_size=60))
+def test_a_masked_text_is_masked_once(text: str) -> None:
+    masked = mask_password(text)
+    assert mask_password(masked) == masked
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *("key", "a", "token=", "password: ", "a.b-", '\\"key', "curl ", "'key':'", "eyJ", "sk-"),
+        *("-----BEGIN PRIVATE KEY-----", "x://a:", "token ", "?key", "{key:"),
+    ],
+)
+def test_the_time_grows_with_the_length_and_not_its_square(piece: str) -> None:
+    def seconds(count: int) -> float:
+        begin = time.process_time()
+        mask_password(piece * count + "key ://")
+        return time.process_time() - begin
+
+    seconds(100)
+    count = 20_000 // len(piece)
+    assert seconds(8 * count) < 24 * seconds(count) + 0.2
+
+
+def test_a_token_with_a_line_break_is_masked_as_it_is_and_as_it_is_shown() -> None:
+    options = {"token": "hunter2\n"}
+    for text in ("got 'hunter2\\n'", "got hunter2\n", "got hunter2 here"):
+        assert "hunter2" not in mask_values(text, options)
+
+
+def test_without_the_patterns_of_texts_secrets_would_be_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The negative control."""
+    monkeypatch.setattr(masking, "mask_pairs", lambda text: text)
+    leaks = [shape for shape in SHAPES if SECRET in mask_password(SHAPES[shape].format(SECRET))]
+    assert len(leaks) > 15

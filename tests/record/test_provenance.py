@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,46 @@ def test_entries_of_the_path_of_other_kinds_are_passed_over(
 ) -> None:
     monkeypatch.setattr(provenance.sys, "path", [*provenance.sys.path, site, 3, None])
     assert "first-package==1.0" in packages_of_a_run()
+
+
+def test_a_thread_that_cannot_start_leaves_no_process_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[provenance.Origin] = []
+
+    class Known(provenance.Origin):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+
+    def fail(thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(provenance, "Origin", Known)
+    monkeypatch.setattr(provenance.threading.Thread, "start", fail)
+    with pytest.raises(RuntimeError, match="start new thread"):
+        provenance.start(tmp_path, lambda found: None, lambda line, is_shown=True: None)
+    (origin,) = started
+    assert origin.git is not None
+    assert origin.git.names.returncode is not None and origin.git.filters.returncode is not None
+
+
+def test_an_origin_that_is_known_too_late_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow_track import attempt
+
+    may_end = threading.Event()
+    capture = provenance.Origin.capture
+
+    def slow(self: provenance.Origin, folder: Path) -> dict[str, object]:
+        may_end.wait(60)
+        return capture(self, folder)
+
+    monkeypatch.setattr(provenance.Origin, "capture", slow)
+    monkeypatch.setattr(attempt, "_PROVENANCE_SECONDS", 0.01)
+    with mt.start_run(backend="local") as run:
+        pass
+    before = (run.path / "run.json").read_text()
+    may_end.set()
+    run._attempt.provenance.join(60)
+    assert (run.path / "run.json").read_text() == before
+    assert "the origin of the run is not in run.json" in (run.path / "training.log").read_text()

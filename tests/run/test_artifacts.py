@@ -38,17 +38,18 @@ def log_of(run: mt.Run) -> str:
 
 
 def test_a_folder_around_the_runs_is_copied_without_them(run: mt.Run) -> None:
+    Path("inner").mkdir()
     Path("t.py").write_text("x = 1\n")
     os.symlink(run.path.parent, "link_to_runs")
     run.log_text("x", "note.txt")
     for _ in range(2):
         run.log_artifacts(".", "code")
-        run.log_artifact("..", "above")
-    here = Path.cwd()
-    above = f"above/{here.parent.name}/{here.name}/t.py"
+        run.log_artifact("inner/..", "above")
+    above = f"above/{Path.cwd().name}/t.py"
     assert {"code/t.py", above, "note.txt"} <= files_of(run)
     assert not any("run.json" in name for name in files_of(run))
     assert "runs (it holds runs)" in log_of(run) and "link_to_runs (it holds runs)" in log_of(run)
+    assert "WARNING" not in log_of(run)
 
 
 @pytest.mark.parametrize("levels", [0, 1, 2, 3])
@@ -209,14 +210,16 @@ def test_a_masked_number_is_recorded_without_a_value(value: object, run: mt.Run)
 def test_an_input_that_several_threads_log_stands_once(run: mt.Run) -> None:
     start = threading.Barrier(8)
 
-    def log() -> None:
+    def log(thread: int) -> None:
         start.wait()
-        for number in range(10):
+        for number in range(5):
             run.log_input(f"d{number}", sha256="ab", size_bytes=number)
+            run.log_input(f"d{number} of {thread}", sha256="ab", size_bytes=number)
 
-    threads = [threading.Thread(target=log) for _ in range(8)]
+    threads = [threading.Thread(target=log, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(mt.load_run(run.path).info["inputs"]) == 10
+    names = [item["name"] for item in mt.load_run(run.path).info["inputs"]]
+    assert len(names) == len(set(names)) == 5 + 8 * 5

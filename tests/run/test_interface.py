@@ -29,7 +29,8 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = """
     AtSteps Budget Checkpoint Checkpoints Comparison Continuous CorruptCheckpointError EarlyStopping
     EvenlySpaced EveryMinutes EverySteps Keep LoadedRun OnImprovement Run RunHeldError SavePolicy
-    SyncStatus __version__ active_run compare load_metrics load_run load_runs load_weights start_run
+    SyncStatus __version__ active_run compare load_metrics load_run load_runs load_weights resumable
+    start_run
 """
 SIGNATURES: list[tuple[str, str]] = [
     (
@@ -39,6 +40,7 @@ SIGNATURES: list[tuple[str, str]] = [
     ),
     ("active_run", ""),
     ("load_weights", "source, *, step='last', prefix='model'"),
+    ("resumable", "loader"),
     ("EvenlySpaced", "max_steps, warmup_steps=0, max_checkpoints=5"),
     ("EverySteps", "interval"),
     ("EveryMinutes", "minutes"),

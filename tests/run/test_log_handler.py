@@ -45,7 +45,7 @@ def test_records_are_lines_with_level_and_name(logger: logging.Logger, capsys: A
     assert own[:3] == [
         "INFO tests.training: epoch 3",
         "WARNING tests.training: two",
-        "lines, token=https://user:***@host",
+        "lines, token=***",
     ]
     assert own[3] == "ERROR tests.training: it failed" and own[-1] == "ValueError: broken"
     # The program's own handlers show it on the console, if they do.

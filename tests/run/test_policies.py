@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pty
 import shutil
@@ -113,6 +114,36 @@ def test_weights_that_are_not_finite_do_not_rotate_out_the_finite_ones() -> None
             checkpoints.step(step, state)
         checkpoints.wait()
         assert steps(run) == [2, 5]
+
+
+class Masked(torch.nn.Module):
+    """Infinite by design: a causal mask."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 2)
+        self.register_buffer("mask", torch.full((3, 3), -math.inf, dtype=dtype).triu(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_infinite_by_design_does_not_cost_the_last_healthy_checkpoint(
+    dtype: torch.dtype,
+) -> None:
+    state = {"model": Masked(dtype)}
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(save=mt.EverySteps(1), keep=Keep(last=2))
+        for step in range(1, 9):
+            if step == 5:
+                checkpoints.restore(state)
+                assert "WARNING" not in log(run)
+                torch.nn.init.constant_(state["model"].linear.bias, math.nan)
+            checkpoints.step(step, state)
+        checkpoints.wait()
+        assert steps(run) == [4, 7, 8]
+        checkpoints.restore(state)
+    (said,) = [line for line in log(run).splitlines() if "WARNING" in line]
+    assert "step 8 has NaN or infinite values in model.linear.bias, model.mask; use" in said
+    assert "restore(state, step=4)" in said
 
 
 def test_without_the_protection_the_last_finite_one_goes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +492,7 @@ def test_a_resume_says_that_there_is_nothing_yet_and_that_numbers_are_not_finite
     with mt.start_run(run_name="r", resume="auto") as run:
         state = {"w": torch.zeros(2)}
         assert run.checkpoints().restore(state) == 3
-    assert "step 2 has NaN or infinite values; use restore(state, step=1)" in log(run)
+    assert "step 2 has NaN or infinite values in w; use restore(state, step=1)" in log(run)
 
 
 def test_a_separate_generator_continues_where_it_was() -> None:

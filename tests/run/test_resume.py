@@ -121,7 +121,7 @@ def test_a_run_of_a_newer_version_is_refused_and_left_as_it_is() -> None:
 def test_a_live_run_is_refused() -> None:
     with mt.start_run(run_name="a") as run:
         for word in ("auto", run.id):
-            with pytest.raises(mt.RunHeldError, match="is being written by process"):
+            with pytest.raises(mt.RunHeldError, match="is open in this process"):
                 mt.start_run(run_name="a", resume=word)
 
 
@@ -413,3 +413,36 @@ def test_rows_over_several_axes_are_there_once_after_a_resume(killed_at: int, ma
     with mt.start_run(run_name="cut", resume="must") as run:
         train_over_axes(run, steps=40, many=many)
     assert raw_values(run) == raw_values(whole)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_rows_that_a_new_attempt_logs_again_give_way_where_they_stayed(many: bool) -> None:
+    """Evaluations of the restored step, logged after its save, that a trainer makes again."""
+    state = {"w": torch.zeros(1)}
+    names = NAMES if many else ["train/loss"]
+    with mt.start_run(run_name="r") as run:
+        checkpoints = run.checkpoints()
+        for step in range(3):
+            run.log_metrics(dict.fromkeys(names, 1.0), step=step)
+        checkpoints.save(2, state)
+        run.log_metrics({"val/loss": 1.0}, step=2)
+        run.log_metrics({"val/acc": 1.0}, step=2)
+        run.log_metrics({"val/loss": 1.0}, step=0)
+        run.log_metrics(dict.fromkeys(names, 1.0), step=3)
+        run.finish("FAILED")
+    with mt.start_run(run_name="r", resume="must") as run:
+        assert run.checkpoints().restore(state) == 3
+        run.log_metrics({"val/loss": 2.0}, step=2)
+        run.log_metrics({"val/loss": 2.0}, step=0)
+        run.log_metrics({"val/loss": 2.0}, step=1)
+        run.log_metrics(dict.fromkeys(names, 2.0), step=3)
+        run.log_metrics({"val/loss": 3.0}, step=2)  # Of this attempt both stay.
+    found = {key: count for key, count in raw_values(run).items() if key[0].startswith("val/")}
+    assert found == {
+        ("val/acc", 2, 1.0): 1,
+        **{("val/loss", step, 2.0): 1 for step in (0, 1, 2)},
+        ("val/loss", 2, 3.0): 1,
+    }
+    assert mt.load_run(run.path).metrics()["val/loss"].tolist()[:3] == [2.0, 2.0, 3.0]
+    aside = [*run.path.glob("metrics.rewound-2*.csv")]
+    assert sum(len([*iterate_rows(file)]) for file in aside) >= 2

@@ -272,6 +272,21 @@ def test_the_environment_the_dotenv_and_arguments_in_their_order(
     assert "MLFLOW_TRACK_DIR" not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("value", "recorded"),
+    [
+        (np.ma.masked, math.nan),
+        (np.ma.array([3.0], mask=[True]), math.nan),
+        (np.ma.array([3.0]), 3.0),
+        (np.ma.array(2.0, mask=False), 2.0),
+    ],
+)
+def test_a_masked_number_is_recorded_as_nan(value: object, recorded: float) -> None:
+    with mt.start_run() as run:
+        run.log_metrics({"a": value}, step=0)  # type: ignore[dict-item]
+    assert run.metrics()["a"].tolist() == pytest.approx([recorded], nan_ok=True)
+
+
 STATUS = """
 import sys, mlflow_track as mt
 how = sys.argv[1]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import string
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from mlflow_track.artifacts import Artifacts
 from mlflow_track.mirror.process import open_backend, sync_run
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.find import find_folders
+from tests.secret_shapes import HARMLESS, SHAPES
+from tests.secret_shapes import SECRET as CANARY
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 SECRET = b"canary"
@@ -102,12 +107,12 @@ def test_no_secret_reaches_the_record_or_the_server(
 
 
 UNGUARDED = """
-from mlflow_track import checks, param_kinds, param_values
+from mlflow_track import attempt, checks, param_kinds, param_values
 from mlflow_track.record import exit_status
 from mlflow_track.record import directory, provenance
 from mlflow_track.record.git import patch
 patch.may_hold_secret = lambda text: False
-for module in (provenance, directory, checks, param_kinds, param_values, exit_status):
+for module in (attempt, provenance, directory, checks, param_kinds, param_values, exit_status):
     module.mask_password = lambda text: text
 provenance.mask_command = list
 checks.is_secret = param_values.is_secret = lambda name, value: False
@@ -124,6 +129,78 @@ def test_without_the_mask_each_of_them_would_leak(run_script: Script) -> None:
         assert f"canary-{source}" in text, source
     for source in ("environment", "password", "dotenv", "remote"):
         assert f"canary-{source}" not in text, source
+
+
+# --- every shape, in every place ---
+
+
+def marked(place: str, shape: str) -> str:
+    """A secret of its own for each place and shape, of the same length."""
+    number = list(SHAPES).index(shape)
+    return f"{CANARY}{place}{number:03d}"
+
+
+def test_no_shape_of_a_secret_is_in_any_file(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In params, tags, inputs, the log, the command, the patch, the remote and the error."""
+
+    def texts(place: str) -> dict[str, str]:
+        return {name: text.format(marked(place, name)) for name, text in SHAPES.items()}
+
+    git("init", "-q")
+    for name in ("t.py", "conf.yaml", "notes.txt"):
+        Path(name).write_text("x = 1\n" * 9)
+    git("add", ".")
+    git("commit", "-q", "-m", "c")
+    git("remote", "add", "origin", f"https://{CANARY}@github.com/a/b")
+    git("config", "http.extraHeader", f"Authorization: Bearer {CANARY}")
+    quoted = "".join(f"TEXTS += [{text!r}]\n" for text in texts("py").values())
+    Path("t.py").write_text("x = 1\n" * 9 + "TEXTS = []\n" + quoted)
+    Path("notes.txt").write_text("x = 1\n" * 9 + "\n".join(texts("txt").values()))
+    Path("conf.yaml").write_text("\n".join(texts("yaml").values()))
+    arguments = [sys.executable, "t.py", *texts("arg").values()]
+    monkeypatch.setattr(sys, "orig_argv", [*arguments, "--password", CANARY, f"dbPwd={CANARY}"])
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    params = {"list": [*texts("list").values()]}
+    logger = logging.getLogger("corpus")
+    logger.propagate = False
+    with pytest.raises(RuntimeError), mt.start_run(params=params) as run:
+        logger.addHandler(run.log_handler())
+        for name, text in texts("param").items():
+            run.log_param(f"p {name}", text)
+            run.set_tag(f"t {name}", texts("tag")[name])
+            run.log_summary({f"s {name}": texts("sum")[name]})
+            run.log_input(name, sha256="ab", size_bytes=1, source=texts("input")[name])
+        for text in texts("print").values():
+            run.print(text)
+        for text in texts("logging").values():
+            logger.warning("it said %s", text)
+        for name in ("dbPassword", "githubToken", "openaiApiKey", "clientSecret", "userPwd"):
+            run.log_params({name: CANARY, f"n.{name}2": [CANARY]})
+            run.set_tag(name, CANARY)
+        raise RuntimeError("; ".join(texts("error").values()))
+    record = contents(run.path)
+    leaks = {
+        (file, found.decode())
+        for file, data in record.items()
+        for found in re.findall(b"canary7canary7[a-z0-9]*", data.lower())
+    }
+    assert leaks == set()
+    assert b"+++ b/notes.txt" in record["code.patch"] and record["run.json"].count(b"***") > 100
+    assert "canary7canary7" not in "".join(capfd.readouterr()).lower()
+
+
+def test_harmless_texts_stay_in_every_file() -> None:
+    params = {f"p{n}": text for n, text in enumerate(HARMLESS)}
+    numbers = {"max_tokens": 512, "token_embedding": 64, "num_tokens": 10**9, "tokenizer": "gpt2"}
+    with mt.start_run(params={**params, **numbers}) as run:
+        for text in HARMLESS:
+            run.print(text)
+    assert mt.load_run(run.path).params == {**params, **numbers}
+    log = (run.path / "training.log").read_text()
+    assert all(text in log for text in HARMLESS)
+    assert "***" not in "".join((run.path / n).read_text() for n in ("run.json", "config.json"))
 
 
 # --- names cannot lead out ---

@@ -183,3 +183,152 @@ def test_a_machine_that_cannot_be_sampled_is_reported_once_and_training_continue
     log = (run.path / "training.log").read_text()
     assert len(re.findall("WARNING: no system metrics from here on: .*no /proc", log)) == 1
     assert mt.load_run(run.path).status == "FINISHED"
+
+
+# --- a source that fails ---
+
+SOURCES = {
+    "CPU": ("cpu_percent", "system/cpu_utilization_percentage"),
+    "memory": ("virtual_memory", "system/system_memory_usage_percentage"),
+    "disk": ("disk_usage", "system/disk_usage_percentage"),
+    "network": ("net_io_counters", "system/network_receive_megabytes"),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_source_that_fails_is_named_once_and_the_others_are_sampled(
+    source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import psutil
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "no access to this source")
+
+    function, missing = SOURCES[source]
+    monkeypatch.setattr(psutil, function, fail)
+    said: list[str] = []
+    machine = Machine(tmp_path, said.append)
+    samples = [machine.sample() for _ in range(3)]
+    expected = {name for other, (_, name) in SOURCES.items() if other != source}
+    assert all(expected <= set(sample) and missing not in sample for sample in samples)
+    assert len(said) == 1 and f"lack {source}: PermissionError(13, 'no access" in said[0]
+
+
+def test_a_source_that_works_again_is_sampled_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import psutil
+
+    machine = Machine(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil, "disk_usage", lambda path: 1 / 0)
+        assert "system/disk_usage_percentage" not in machine.sample()
+    assert "system/disk_usage_percentage" in machine.sample()
+
+
+def test_a_broken_gpu_takes_neither_the_machine_nor_the_other_gpu_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class OneIsLost(FakeNvml):
+        def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+            if index == 0:
+                raise NVMLError("GPU is lost")
+            return index
+
+    monkeypatch.setitem(sys.modules, "pynvml", OneIsLost())  # type: ignore[arg-type]
+    said: list[str] = []
+    sample = Machine(tmp_path, said.append).sample()
+    assert "system/gpu_1_utilization_percentage" in sample
+    assert "system/gpu_0_utilization_percentage" not in sample
+    assert "system/disk_usage_percentage" in sample
+    assert said == ["WARNING: the system metrics lack GPU 0: NVMLError('GPU is lost')"]
+
+
+def test_a_broken_driver_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(NVMLError=NVMLError))  # type: ignore[arg-type]
+    said: list[str] = []
+    assert "system/disk_usage_percentage" in Machine(tmp_path, said.append).sample()
+    assert len(said) == 1 and "lack GPUs: AttributeError" in said[0]
+
+
+# --- the memory of a container ---
+
+GROUPS_1 = "5:cpu,cpuacct:/docker/ab\n4:memory:/docker/ab\n0::/docker/ab\n"
+NO_LIMIT_1 = 9223372036854771712
+GB = 10**9
+CONTAINERS = {
+    "version 2": (
+        "0::/\n",
+        {"memory.max": 4 * GB, "memory.current": 3 * GB, "memory.stat": f"inactive_file {GB}"},
+        (2 * GB, 4 * GB),
+    ),
+    "version 2, a group around it is limited": (
+        "0::/a.slice/b.scope\n",
+        {
+            "a.slice/b.scope/memory.max": "max",
+            "a.slice/b.scope/memory.current": GB,
+            "a.slice/memory.max": 4 * GB,
+            "a.slice/memory.current": 2 * GB,
+        },
+        (2 * GB, 4 * GB),
+    ),
+    "version 2, two limits": (
+        "0::/a/b\n",
+        {
+            "a/memory.max": 8 * GB,
+            "a/memory.current": 7 * GB,
+            "a/b/memory.max": 4 * GB,
+            "a/b/memory.current": GB,
+        },
+        (GB, 4 * GB),
+    ),
+    "version 2, a name of outside": (
+        "0::/../../kubepods/pod1/ab\n",
+        {"memory.max": 4 * GB, "memory.current": 3 * GB},
+        (3 * GB, 4 * GB),
+    ),
+    "version 1": (
+        GROUPS_1,
+        {
+            "memory/docker/ab/memory.limit_in_bytes": 4 * GB,
+            "memory/docker/ab/memory.usage_in_bytes": 3 * GB,
+            "memory/docker/ab/memory.stat": f"inactive_file 7\ntotal_inactive_file {GB}",
+        },
+        (2 * GB, 4 * GB),
+    ),
+    "version 1, seen from inside": (
+        GROUPS_1,
+        {"memory/memory.limit_in_bytes": 4 * GB, "memory/memory.usage_in_bytes": 3 * GB},
+        (3 * GB, 4 * GB),
+    ),
+    "version 1 without a limit": (
+        GROUPS_1,
+        {"memory/memory.limit_in_bytes": NO_LIMIT_1, "memory/memory.usage_in_bytes": GB},
+        None,
+    ),
+    "version 2 without a limit": ("0::/\n", {"memory.max": "max", "memory.current": GB}, None),
+    "a limit above the machine": ("0::/\n", {"memory.max": 99 * GB, "memory.current": GB}, None),
+    "no limit of this kind": ("0::/\n", {}, None),
+    "damaged": ("0::/\n", {"memory.max": "many", "memory.current": "-1"}, None),
+    "no groups": ("", {}, None),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_memory_is_that_of_the_container(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import psutil
+
+    groups, files, expected = CONTAINERS[name]
+    for path, content in files.items():
+        (tmp_path / "mount" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mount" / path).write_text(f"{content}\n")
+    (tmp_path / "groups").write_text(groups)
+    host = SimpleNamespace(used=16 * GB, total=64 * GB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
+    machine = Machine(tmp_path, cgroups=(tmp_path / "groups", tmp_path / "mount"))
+    used, total = expected or (16 * GB, 64 * GB)
+    sample = machine.sample()
+    assert sample["system/system_memory_usage_megabytes"] == used / 1e6
+    assert sample["system/system_memory_usage_percentage"] == 100 * used / total

@@ -157,17 +157,19 @@ class MlflowBackend(Backend):
         self._store.check()
 
     def find(self, query: Query) -> list[Found]:
-        store = self._store
+        store, experiment = self._store, query.experiment
+        if query.experiment_id is not None:
+            experiment = store.experiment_named(query.experiment_id)
         if query.id is not None and _MLFLOW_ID.fullmatch(query.id):
             try:
                 targets = [store.attach(query.id)]
             except Gone:
                 targets = []
         elif query.id is not None:
-            targets = store.find(query.experiment, {RECORD_TAG: query.id})
+            targets = store.find(experiment, {RECORD_TAG: query.id})
         else:
             is_named = str(query.run_name is not None).lower()
-            targets = store.find(query.experiment, {NAME_GIVEN_TAG: is_named})
+            targets = store.find(experiment, {NAME_GIVEN_TAG: is_named})
             if query.run_name is not None:
                 targets = [
                     target

@@ -32,8 +32,9 @@ def one_at_a_time(uri: str) -> Iterator[None]:
     """
     scheme, _, rest = uri.partition("://")
     dialect = scheme.partition("+")[0].lower()
-    if dialect == "sqlite":
-        with _folder_locked(Path(urllib.parse.unquote(rest[1:].partition("?")[0])).parent):
+    file = urllib.parse.unquote(rest[1:].partition("?")[0])
+    if dialect == "sqlite" and file and not file.startswith(":"):
+        with _folder_locked(Path(file).parent):
             yield
     elif dialect in ("postgresql", "mysql"):
         with _database_locked(uri, dialect):

@@ -44,6 +44,8 @@ def link(
     elif attach and known_id != attach:
         there.begin_anew(superseded=known_id)
         known_id = None
+    if wanted.experiment_id is not None and wanted.tracking_uri == destination:
+        there.experiment = there.store.experiment_named(wanted.experiment_id)
     target, is_new = _target(there, run, known_id or attach, parent)
     there.adopt(target)
     _tell_superseded(there, run)
@@ -55,7 +57,7 @@ def link(
 
 def discard_ghosts(there: ServerRun, run: RunRecord) -> None:
     """A `create` whose answer was lost may have made a run late: it is empty, and nobody's."""
-    for target in there.store.find(run.experiment, {RECORD_TAG: run.id}):
+    for target in there.store.find(there.experiment or run.experiment, {RECORD_TAG: run.id}):
         is_other = target.run_id not in (there.id, *there.memory.superseded)
         if is_other and not target.metrics and SUPERSEDED_TAG not in target.tags:
             there.store.discard(target.run_id)
@@ -80,7 +82,8 @@ def _target(
         except Gone:
             there.note_gone(run_id)
             raise
-    for target in store.find(run.experiment, {RECORD_TAG: run.id}):
+    experiment = there.experiment or run.experiment
+    for target in store.find(experiment, {RECORD_TAG: run.id}):
         if SUPERSEDED_TAG not in target.tags and target.run_id not in there.memory.superseded:
             return target, False
     tags = {
@@ -89,7 +92,7 @@ def _target(
         **context_tags(run),
     }
     start_time = round(1000 * run.created)
-    return store.create(run.experiment, name=run.name, start_time=start_time, tags=tags), True
+    return store.create(experiment, name=run.name, start_time=start_time, tags=tags), True
 
 
 def _tell_superseded(there: ServerRun, run: RunRecord) -> None:

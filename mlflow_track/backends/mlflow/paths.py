@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Bytes of a name that is not UTF-8 come as halves of surrogates.
 _NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
-_NOT_IN_URL = re.compile(r"[#%?;:\\\x00-\x1f\x7f]")
+_NOT_IN_URL = re.compile(r"[#%?;:\\\x00-\x1f\x7f]|^ +| +$")
 
 
 def legal_path(name: str, *, is_asked_by_url: bool) -> str:
@@ -27,7 +27,8 @@ def legal_path(name: str, *, is_asked_by_url: bool) -> str:
 
 
 def _is_kept(text: str) -> bool:
-    if "#" in text or "\\" in text or re.search(r"[\x00-\x1f\x7f]", text):
+    # MLflow's client takes what follows a question mark for a query, and loads another file.
+    if any(sign in text for sign in "#?\\") or re.search(r"[\x00-\x1f\x7f]", text):
         return False
     try:
         decoded = urllib.parse.urlunparse(urllib.parse.urlparse(urllib.parse.unquote(text)))

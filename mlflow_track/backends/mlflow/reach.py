@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 from mlflow_track.backends.protocol import Unavailable
@@ -24,6 +25,13 @@ _SECONDS = 10.0
 # Statuses of a server that is not there now, or of what stands before it.
 _AWAY = (407, 429, 500, 502, 503, 504)
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# The modules of a driver, by its name in the URI; without one, those that SQLAlchemy chooses from.
+_DRIVERS = {
+    "postgresql": ("psycopg", "psycopg2"),
+    "mysql": ("MySQLdb",),
+    "mssql": ("pyodbc",),
+    **{name: (name,) for name in ("psycopg", "psycopg2", "pymysql", "pyodbc")},
+}
 _SCHEMES = ("http", "https", "databricks", "databricks-uc", "uc", "sqlite", "file", *_DATABASES)
 
 
@@ -40,6 +48,7 @@ def ping(uri: str) -> None:
     elif scheme in ("http", "https"):
         _ask(uri)
     elif scheme in _DATABASES and parts.hostname:
+        _require_driver(scheme, parts.scheme.partition("+")[2].lower())
         _connect(parts.hostname, parts.port or _DATABASES[scheme])
     elif scheme not in _SCHEMES and not entry_points(group="mlflow.tracking_store", name=scheme):
         raise Unavailable(
@@ -149,6 +158,14 @@ def _read(answer: http.client.HTTPResponse, host: str) -> None:
 def _without_user(uri: str) -> str:
     parts = urllib.parse.urlsplit(uri)
     return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _require_driver(scheme: str, driver: str) -> None:
+    modules = _DRIVERS.get(driver or scheme)
+    if modules is not None and not any(map(find_spec, modules)):
+        raise Unavailable(
+            f"driver {modules[0]} is not installed (pip install {modules[0]})", is_final=True
+        )
 
 
 def _connect(host: str, port: int) -> None:

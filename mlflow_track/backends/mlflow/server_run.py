@@ -94,12 +94,13 @@ class ServerRun:
 
     Attributes:
         id: The run's id at the server.
+        experiment: The name there of the experiment that was given by its id; empty without one.
     """
 
     def __init__(self, store: MlflowStore, memory: Memory, save: Callable[[Memory], None]) -> None:
         self.store = store
         self.memory = memory
-        self.id = ""
+        self.id = self.experiment = ""
         self._save = save
         # By kind, the first of the names that differ by case alone.
         self._first: dict[str, dict[str, str]] = {}

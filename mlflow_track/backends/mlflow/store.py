@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -97,6 +98,11 @@ class MlflowStore:
             if runs:
                 break
         return [self._target(run) for run in runs]
+
+    def experiment_named(self, experiment_id: str) -> str:
+        """The name of the experiment with an id, as MLFLOW_EXPERIMENT_ID gives it."""
+        with translated():
+            return self._client.get_experiment(experiment_id).name
 
     def attach(self, run_id: str) -> Target:
         with translated(missing=Gone):
@@ -265,18 +271,17 @@ class MlflowStore:
     def _experiment_id(self, name: str) -> str:
         found = self._experiment(name)
         if found is None:
-            try:
+            # Another process may be faster; else the next question says why.
+            with contextlib.suppress(MlflowException):
                 self._client.create_experiment(name)
-            except MlflowException:
-                pass  # another process was faster, or the next question says why
             found = self._experiment(name)
         if found is None:
             raise Unavailable(f"experiment {name!r} cannot be created", is_answer=True)
         if found.lifecycle_stage != "active":
             raise Unavailable(
-                f"experiment {name!r} was deleted at the server; restore it there "
-                f"(mlflow experiments restore --experiment-id {found.experiment_id}), or choose "
-                "another name",
+                f"experiment {name!r} was deleted at the server; restore it there (mlflow "
+                f"experiments restore --experiment-id {found.experiment_id}), or choose another "
+                "name",
                 is_answer=True,
             )
         return found.experiment_id
@@ -306,7 +311,6 @@ def _believe(is_whole: bool) -> None:
 
 def experiment_name(tracking_uri: str, experiment_id: str) -> str | None:
     """The name of an experiment of which only the id is known; None where the server has none."""
-    try:
+    with contextlib.suppress(MlflowException):
         return MlflowClient(tracking_uri=tracking_uri).get_experiment(experiment_id).name
-    except MlflowException:
-        return None
+    return None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.record import layout
+from mlflow_track.record.append_file import EarlierRow
 from mlflow_track.record.rows import (
     MOST_LINE_BYTES,
     Reader,
@@ -20,6 +21,7 @@ from mlflow_track.record.rows import (
 # So much of the end of a file mostly holds a whole step.
 _STEP_BYTES = 1 << 14
 _NO_END = 1 << 62
+_MOST_BEHIND = 1000
 # From the time that a manifest has until its position is taken.
 _SAVE_SECONDS = 1.0
 # By step the metrics that were logged with it.
@@ -109,18 +111,10 @@ def ends_of(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
         OSError, ValueError: They cannot be read.
         CorruptCheckpointError: The manifest is damaged.
     """
-    files, manifest, step = files_of(path), checkpoint.manifest, checkpoint.step
-    begins = {
-        file: _place_of_save(
-            file,
-            manifest.metrics_long_position if layout.is_long(file) else manifest.metrics_position,
-            manifest.time,
-        )
-        for file in files
-    }
+    step, begins = checkpoint.step, _places_of_save(path, checkpoint)
     firsts = {
         file: next(((r.time, at) for r, at in _from(file, begins[file]) if r.step > step), None)
-        for file in files
+        for file in begins
     }
     until, at_once = min(
         ((first[0], file) for file, first in firsts.items() if first is not None),
@@ -134,6 +128,36 @@ def ends_of(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
             after = (at for row, at in _from(file, begins[file]) if row.time > until)
             ends[file] = min(ends[file], next(after, _NO_END))
     return ends
+
+
+def rows_behind(path: Path, checkpoint: Checkpoint) -> list[EarlierRow]:
+    """The rows behind the save of a checkpoint, at most the first 1,000 of each file.
+
+    Raises:
+        OSError, ValueError: They cannot be read.
+        CorruptCheckpointError: The manifest is damaged.
+    """
+    found = []
+    for file, begin in _places_of_save(path, checkpoint).items():
+        rows = read_rows(file, begin)
+        for row, end in zip(rows.rows[:_MOST_BEHIND], rows.ends, strict=False):
+            names = frozenset(row.values)
+            found.append(EarlierRow(row.step, names, layout.is_long(file), begin, end))
+            begin = end
+    return found
+
+
+def _places_of_save(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
+    """For each file of metrics the end of the rows before the save of a checkpoint."""
+    manifest = checkpoint.manifest
+    return {
+        file: _place_of_save(
+            file,
+            manifest.metrics_long_position if layout.is_long(file) else manifest.metrics_position,
+            manifest.time,
+        )
+        for file in files_of(path)
+    }
 
 
 def _place_of_save(file: Path, position: int, saved_at: float) -> int:

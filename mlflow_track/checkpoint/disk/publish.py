@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.checkpoint.disk import verify
+from mlflow_track.checkpoint.disk.finite import NotFinite, Spans
 from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE, make_folder, sync_folder, write_all
 from mlflow_track.wording import count_text
@@ -67,7 +68,8 @@ def publish(
         folder: The folder of all checkpoints.
         step: The step just done.
         files: Content by name.
-        manifest: The rest of the manifest; sizes, digests and `is_finite` are added here.
+        manifest: The rest of the manifest; sizes, digests, `is_finite` and `not_finite` are added
+            here.
         sync_first: Files that the manifest speaks of, made durable before it.
         is_repeat: A process that died may have committed this one already.
         progress: Called with the bytes written so far.
@@ -93,13 +95,14 @@ def publish(
             sync_folder(parent)
         for path in sync_first:
             _sync_file(path)
-        is_finite = True
+        not_finite: dict[str, tuple[int, int]] = {}
         entries = {}
         for name, content in files.items():
-            entries[name], finite = _write(temporary / name, content, progress)
-            is_finite &= finite
+            entries[name], found = _write(temporary / name, content, progress)
+            not_finite |= found
         sealed = {
-            "is_finite": is_finite,
+            "is_finite": not not_finite,
+            "not_finite": not_finite,
             **manifest,
             "step": step,
             "algorithm": verify.ALGORITHM,
@@ -129,9 +132,9 @@ def empty_trash(trash: Path) -> None:
 
 def _write(
     path: Path, content: Content, progress: Callable[[int], None]
-) -> tuple[dict[str, Any], bool]:
-    """Write and fsync one file while hashing it; its entry of the manifest, and whether finite."""
-    chunks, is_finite, written = [], True, 0
+) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
+    """Write and fsync one file while hashing it; its entry of the manifest, and `not_finite`."""
+    chunks, not_finite, written = [], NotFinite(content.spans), 0
     pending: Future[None] | None = None
     with (
         _File(path, content.size >= _LEAST_DIRECT_BYTES) as file,
@@ -143,7 +146,7 @@ def _write(
                 progress(written)
             pending = disk.submit(file.write, block)
             chunks.append(verify.digest(block))
-            is_finite = is_finite and all_finite(block, written, content.spans)
+            not_finite.take(block, written)
             written += len(block)
         if pending is not None:
             pending.result()
@@ -152,7 +155,7 @@ def _write(
         raise AssertionError(
             f"{path.name}: expected {count_text(content.size, 'byte')}, got {written:,}"
         )
-    return {"bytes": written, "chunks": chunks}, is_finite
+    return {"bytes": written, "chunks": chunks}, not_finite.found
 
 
 class _File:
@@ -220,51 +223,3 @@ def _sync_file(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# What torch and safetensors know and NumPy does not: the bits of the exponent that are all set in
-# an infinity or NaN (float8_e4m3fn has no infinity: its only NaN also has the mantissa set).
-_ALL_SET = {"BF16": ("uint16", 0x7F80), "F8_E5M2": ("uint8", 0x7C), "F8_E4M3": ("uint8", 0x7F)}
-
-
-_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16"}
-
-
-# The truth values of one piece stay in the core's cache.
-_PIECE = 1 << 18
-
-
-Spans = Sequence[tuple[int, int, str]]
-
-
-def all_finite(block: memoryview, offset: int, spans: Spans) -> bool:
-    """Whether `block`, from byte `offset` of a file on, holds only finite numbers.
-
-    Args:
-        block: Bytes.
-        offset: The start of the block; a multiple of every element size.
-        spans: The ranges of the floats in the file: (begin, end, safetensors dtype).
-    """
-    for begin, end, dtype in spans:
-        first, last = max(begin - offset, 0), min(end - offset, len(block))
-        if first < last and not _piecewise(block[first:last], dtype):
-            return False
-    return True
-
-
-def _piecewise(content: memoryview, dtype: str) -> bool:
-    # Here: a mirror that waits for its server reads checkpoints, and needs no arrays.
-    import numpy as np
-
-    if dtype in _TYPES:
-        numbers = np.frombuffer(content, _TYPES[dtype])
-        return all(
-            bool(np.isfinite(numbers[at : at + _PIECE]).all())
-            for at in range(0, len(numbers), _PIECE)
-        )
-    word, bits = _ALL_SET[dtype]
-    words = np.frombuffer(content, word)
-    return not any(
-        bool(((words[at : at + _PIECE] & bits) == bits).any())
-        for at in range(0, len(words), _PIECE)
-    )

@@ -20,6 +20,7 @@ from mlflow_track.checkpoint.disk import verify
 from mlflow_track.checkpoint.disk.publish import Content, empty_trash, publish
 from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError, digest_of_manifest
 from mlflow_track.record import layout
+from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.files import (
     link_error,
     make_folder,
@@ -93,6 +94,13 @@ class Checkpoint:
         """The bytes of its files, according to the manifest."""
         return sum(entry.bytes for entry in self.manifest.files.values())
 
+    def is_of(self, run_id: str) -> bool:
+        """Whether a run saved it, as far as its manifest can tell."""
+        try:
+            return self.manifest.run_id == run_id
+        except CorruptCheckpointError:
+            return True
+
     def read(self, name: str) -> memoryview:
         """The bytes of one file, mapped, every chunk checked against the manifest by all cores.
 
@@ -122,10 +130,50 @@ class CheckpointStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._may_be_link = False
+
+    @classmethod
+    def of_trainer(cls, record: RunDirectory) -> CheckpointStore:
+        """The folder for the process that writes the run.
+
+        It may be a link, as to a larger disk, if nothing but checkpoints of this run is there.
+
+        Raises:
+            OSError: It is a file, or a link to something else, as where a disk is not mounted.
+        """
+        path, run_id = record.checkpoints_path, record.info.id
+        store = cls(path)
+        if path.is_symlink():
+            target = os.path.realpath(path)
+            if not os.path.isdir(target):
+                what = "is not a folder" if os.path.exists(target) else "does not exist"
+                raise FileNotFoundError(
+                    f"{path} is a link to {target}, which {what}: mount the disk that holds the "
+                    "run's checkpoints, or remove the link"
+                )
+            store._may_be_link = True
+            names = [name for name in os.listdir(path) if not layout.is_beside_checkpoints(name)]
+            is_used = record.info.checkpoints is not None
+            if is_used and not names and not (path / layout.WRITER_LOCK).exists():
+                raise FileNotFoundError(
+                    f"{path} is a link to {target}, which is empty: mount the disk that holds the "
+                    "run's checkpoints, or remove the link"
+                )
+            foreign = sorted(set(names) - {c.path.name for c in store.list() if c.is_of(run_id)})
+            if foreign:
+                raise OSError(
+                    f"{path} is a link to {target}, which holds something else than checkpoints of "
+                    f"this run ({foreign[0]}): it is not followed"
+                )
+        elif os.path.lexists(path) and not path.is_dir():
+            raise NotADirectoryError(
+                f"{path} is not a folder: move it away, so that checkpoints can be saved there"
+            )
+        return store
 
     def list(self) -> list[Checkpoint]:
         """The committed checkpoints, newest last. Their content is not read."""
-        if self.path.is_symlink() or not self.path.is_dir():
+        if (self.path.is_symlink() and not self._may_be_link) or not self.path.is_dir():
             return []
         found = [
             Checkpoint(entry, step)
@@ -163,7 +211,7 @@ class CheckpointStore:
             TimeoutError: It does not end.
             OSError: The folder is a link, which could lead out of the run.
         """
-        if self.path.is_symlink():
+        if self.path.is_symlink() and not self._may_be_link:
             raise link_error(self.path)
         make_folder(self.path)
         lock = FileLock(self.path / layout.WRITER_LOCK)
@@ -223,6 +271,10 @@ class CheckpointStore:
 
 class DiscardedStore(CheckpointStore):
     """Checkpoints of a run that keeps nothing: there is never one."""
+
+    @classmethod
+    def of_trainer(cls, record: RunDirectory) -> CheckpointStore:
+        return cls(record.checkpoints_path)
 
     def list(self) -> list[Checkpoint]:
         return []

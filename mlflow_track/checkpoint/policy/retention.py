@@ -18,7 +18,8 @@ class Candidate(NamedTuple):
     Attributes:
         step: Its step.
         metrics: The metrics of its step.
-        is_finite: Whether no value of its tensors is NaN or infinite.
+        is_finite: Whether no value of its tensors is NaN or infinite, but for what is so by design:
+            see `finite_steps`.
         is_milestone: Whether a policy planned this step.
         is_pinned: Whether a person pinned it.
         is_verified: Whether it is intact, as far as that was checked: sizes, or digests as well.
@@ -125,6 +126,25 @@ class Keep:
             for candidate in reversed(by_step):
                 if candidate.is_milestone:
                     yield candidate.step, "a milestone"
+
+
+# By name of a tensor how many NaNs and infinities it has; None where that was not counted.
+NotFinite = Mapping[str, tuple[int, int]] | None
+
+
+def finite_steps(not_finite: Mapping[int, NotFinite]) -> set[int]:
+    """The steps of the checkpoints that are healthy: all values are finite but those by design.
+
+    By design is what all checkpoints have: a constant mask among a model's buffers has the same
+    count of infinities in each of them. Weights that become NaN do not, nor do they stay the same
+    in the checkpoints before.
+
+    Args:
+        not_finite: By step of a checkpoint what it has.
+    """
+    known = {step: set(found.items()) for step, found in not_finite.items() if found is not None}
+    by_design = set.intersection(*known.values()) if known else set()
+    return {step for step, found in known.items() if found <= by_design}
 
 
 def best_first(values: Mapping[int, float], direction: Direction) -> list[int]:

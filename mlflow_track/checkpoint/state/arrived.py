@@ -56,7 +56,7 @@ class Arrivals:
             may_be_tied: Whether it matters which of its tensors are one, as in a model. The live
                 tensors must stay alive until `ties` has been called.
         """
-        saved = fit_plain(here, saved)
+        saved = _under_new_names(fit_plain(here, saved), here)
         pairs: list[_Pair] = []
         found = list(_differences(name, saved, here, pairs))
         is_equal = [True] * len(pairs)
@@ -97,6 +97,23 @@ class Arrivals:
         there, here = pair.saved.data_ptr(), _memory_of(pair.here)
         self._here_of[there].setdefault(here, pair.path)
         self._saved_of[here].setdefault(there, pair.path)
+
+
+def _under_new_names(saved: Any, here: Any) -> Any:
+    """`saved`, with the new names where a module's loading rules have renamed its tensors."""
+    if not (isinstance(saved, Mapping) and isinstance(here, Mapping)):
+        return saved
+    gone = [key for key in saved if key not in here]
+    new = [key for key in here if key not in saved]
+    if not gone or len(gone) != len(new):
+        return saved
+    pairs = [(saved[key], here[name]) for key, name in zip(gone, new, strict=True)]
+    if not all(isinstance(t, torch.Tensor) for pair in pairs for t in pair):
+        return saved
+    if any(_other_form(*pair) or not _is_equal(*pair) for pair in pairs):
+        return saved
+    names = dict(zip(gone, new, strict=True))
+    return {names.get(key, key): value for key, value in saved.items()}
 
 
 def _memory_of(tensor: torch.Tensor) -> Any:

@@ -299,8 +299,13 @@ class _Decoder:
             self._strided[name] = made.copy_(tensor)
         return self._strided[name]
 
+    def _complex(self, content: Any) -> torch.Tensor:
+        pairs = self.tensor(content)
+        # Torch refuses a view of two numbers that begin at an odd place of the file.
+        return torch.view_as_complex(pairs.clone() if pairs.storage_offset() % 2 else pairs)
+
     _OF_TENSORS: ClassVar[dict[str, Callable[[_Decoder, Any], Any]]] = {
         "$tensor": tensor,
-        "$complex": lambda self, content: torch.view_as_complex(self.tensor(content)),
+        "$complex": _complex,
         "$strided": _with_strides,
     }

@@ -18,7 +18,8 @@ from mlflow_track.record.files import legible
 from mlflow_track.record.masking import mask_password
 from mlflow_track.wording import size_text
 
-_MOST_SECONDS = 20.0
+# Of all questions about a run together: the end of a run waits for them.
+_MOST_SECONDS = 25.0
 _MOST_REASON_CHARACTERS = 300
 # The form of an answer must not depend on the configuration. An empty monitor is none, in every
 # version of git; the names of hooks are looked for in a folder where there are none.
@@ -63,12 +64,18 @@ class Git:
         folder: The folder; None is the working folder.
         environment: The variables of the moment that is asked about.
         filters: The filters to leave out, by the names that the configuration has for them.
+        until: When all must be answered, by `time.monotonic`; else some time from now.
     """
 
     def __init__(
-        self, folder: str | None, environment: Mapping[str, str], filters: Sequence[str] = ()
+        self,
+        folder: str | None,
+        environment: Mapping[str, str],
+        filters: Sequence[str] = (),
+        until: float | None = None,
     ) -> None:
         self.folder = folder
+        self.until = time.monotonic() + _MOST_SECONDS if until is None else until
         self.filters = frozenset(filters)
         kept = {k: v for k, v in environment.items() if k not in _NOT_TAKEN}
         self._environment = {**kept, **_SET, _EMPTY: "", _FALSE: "false"}
@@ -107,11 +114,11 @@ class Git:
             GitError: See `answer_of`.
         """
         if not content:
-            return answer_of(self.start(*arguments), most_bytes)
+            return answer_of(self.start(*arguments), most_bytes, self.until)
         with tempfile.TemporaryFile() as file:
             file.write(content)
             file.seek(0)
-            return answer_of(self.start(*arguments, content=file), most_bytes)
+            return answer_of(self.start(*arguments, content=file), most_bytes, self.until)
 
     def filters_configured(self) -> subprocess.Popen[bytes]:
         """Begin to ask for the filters of the configuration; see `filters_of`."""
@@ -119,6 +126,12 @@ class Git:
 
 
 _PARTS = ("clean", "smudge", "process")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a question that nobody needs an answer to."""
+    with process:
+        process.kill()
 
 
 def filters_of(answer: bytes) -> list[str]:
@@ -129,13 +142,17 @@ def filters_of(answer: bytes) -> list[str]:
 
 
 def answer_of(
-    process: subprocess.Popen[bytes], most_bytes: int, statuses: Sequence[int] = (0,)
+    process: subprocess.Popen[bytes],
+    most_bytes: int,
+    until: float,
+    statuses: Sequence[int] = (0,),
 ) -> bytes:
     """What a started git says.
 
     Args:
         process: Its pipes are closed afterwards.
         most_bytes: A longer answer is an error: it is not kept in memory.
+        until: When it must be there, by `time.monotonic`.
         statuses: The exit statuses of an answer.
 
     Raises:
@@ -143,7 +160,6 @@ def answer_of(
     """
     assert process.stdout is not None and process.stderr is not None
     said: dict[IO[bytes], bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
-    until = time.monotonic() + _MOST_SECONDS
     with process, selectors.DefaultSelector() as selector:
         try:
             for pipe in said:
@@ -151,7 +167,7 @@ def answer_of(
             while selector.get_map():
                 ready = selector.select(max(0.0, until - time.monotonic()))
                 if not ready:
-                    raise GitError(f"git was not done after {_MOST_SECONDS:g} s")
+                    raise GitError(f"git took more than {_MOST_SECONDS:g} s")
                 for key, _ in ready:
                     pipe = process.stdout if key.fileobj is process.stdout else process.stderr
                     piece = os.read(key.fd, 1 << 16)
@@ -162,7 +178,7 @@ def answer_of(
                     raise GitError(f"git says more than {size_text(most_bytes)}")
                 del said[process.stderr][:-4096]
             status = process.wait(max(0.1, until - time.monotonic()))
-        except (GitError, subprocess.TimeoutExpired) as error:
+        except subprocess.TimeoutExpired as error:
             raise GitError(str(error)) from None
         finally:
             process.kill()

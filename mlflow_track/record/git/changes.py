@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mlflow_track.record import layout
 from mlflow_track.record.files import legible, read_file, replace_file
-from mlflow_track.record.git.ask import Git, GitError, answer_of, filters_of
+from mlflow_track.record.git.ask import Git, GitError, answer_of, end, filters_of
 from mlflow_track.record.git.patch import masked, sections, unquoted
 from mlflow_track.wording import count_text, size_text
 
@@ -56,8 +56,18 @@ class Start:
     def __init__(self, folder: str | None, environment: Mapping[str, str]) -> None:
         git = Git(folder, environment)
         self.environment = environment
+        self.until = git.until
         self.names = git.start("rev-parse", "HEAD", "--abbrev-ref", "HEAD", "--show-toplevel")
-        self.filters = git.filters_configured()
+        try:
+            self.filters = git.filters_configured()
+        except GitError:
+            end(self.names)
+            raise
+
+    def end(self) -> None:
+        """Ask no more."""
+        end(self.names)
+        end(self.filters)
 
 
 class _Change(NamedTuple):
@@ -78,15 +88,15 @@ def describe_code(start: Start, folder: Path) -> dict[str, Any] | None:
         GitError: Git does not tell the commit; the message has its reason.
     """
     try:
-        names = answer_of(start.names, _MOST_LIST_BYTES)
+        names = answer_of(start.names, _MOST_LIST_BYTES, start.until)
     except GitError as error:
         if "not a git repository" in str(error):
             return None
         raise
     finally:
-        filters = answer_of(start.filters, _MOST_LIST_BYTES, statuses=(0, 1))
+        filters = answer_of(start.filters, _MOST_LIST_BYTES, start.until, statuses=(0, 1))
     commit, branch, root = names.decode(errors="surrogateescape").rstrip("\n").split("\n", 2)
-    git = Git(root, start.environment, filters_of(filters))
+    git = Git(root, start.environment, filters_of(filters), start.until)
     described: dict[str, Any] = {
         "commit": commit,
         "branch": legible(branch),

@@ -45,7 +45,7 @@ _NUMBER = re.compile(rf"(?P<before>{_NAME}[\"'\]]*\s*(?:=|:)\s*)(?P<text>\d{{3,}
 _STRING = re.compile(QUOTED)
 # NAME=value, name: value, <name>value
 _PLAIN = re.compile(
-    rf"(?P<before>{_NAME}[\"']?(?:\s+=\s*|\s*:\s+|>)(?:[|>][+-]?$)?)(?P<text>[^\s\"'#<*&{{\[][^#<]*)"
+    rf"(?P<before>{_NAME}[\"']?(?:\s+=\s*|\s*:\s+|>)(?:[|>][+-]?$)?)(?P<text>[^\s\"'#<*&{{\[(\\][^#<]*)"
 )
 # ENV NAME value, machine … login … password value
 _SPACED = re.compile(
@@ -56,6 +56,7 @@ _OPEN = re.compile(
     rf"{_NAME}(?P<quote>[\"']?)\]?(?:\s*:\s*[\w.\[\]| ]{{1,60}}?)?\s*(?P<sign>[=:])\s*"
     r"(?P<opened>\(|[|>][+-]?|\\|)\s*$"
 )
+_WORD_END = re.compile(r"[,;\s]")
 _TRIPLES = ('"""', "'''")
 _KEY_BEGIN, _KEY_END = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), "-----END"
 _MOST_FOLLOWING = 20
@@ -110,16 +111,15 @@ def _masked_number(found: re.Match[str]) -> str:
 
 def _masked_plain(found: re.Match[str]) -> str:
     text = found["text"].rstrip()
-    if _is_shown(found["name"], text):
+    first = _WORD_END.split(text, maxsplit=1)[0]
+    if is_placeholder(first) or _is_shown(found["name"], text):
         return found[0]
     return f"{found['before']}{MASK}{found['text'].removeprefix(text)}"
 
 
 def _masked_inside(found: re.Match[str]) -> str:
     text = found["text"]
-    if "=" not in text and "uthorization" not in text:
-        return found[0]
-    return f"{found['quote']}{mask_pairs(text)}{found['quote']}"
+    return f"{found['quote']}{mask_pairs(text, is_code=True)}{found['quote']}"
 
 
 def _is_shown(name: str, text: str) -> bool:

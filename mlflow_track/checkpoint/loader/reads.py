@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mlflow_track.checkpoint.streams import (
+from mlflow_track.checkpoint.loader.streams import (
     Aside,
     Source,
     generators_in,

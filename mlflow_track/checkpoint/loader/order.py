@@ -20,7 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from mlflow_track.checkpoint.streams import Stream, derive, generators_in, of_the_process
+from mlflow_track.checkpoint.loader.streams import Stream, derive, generators_in, of_the_process
 from mlflow_track.wording import expected, shown, typed
 
 # They draw from nothing but the generator that they are given, and remember nothing.

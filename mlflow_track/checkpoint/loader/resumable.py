@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from mlflow_track.checkpoint.order import Order, Place
-from mlflow_track.checkpoint.reads import Indices, Reads
-from mlflow_track.checkpoint.streams import derive
+from mlflow_track.checkpoint.loader.order import Order, Place
+from mlflow_track.checkpoint.loader.reads import Indices, Reads
+from mlflow_track.checkpoint.loader.streams import derive
 from mlflow_track.checks import require_int
 from mlflow_track.wording import expected, typed
 
@@ -84,7 +84,7 @@ class ResumableLoader:
     # --- iteration ---
 
     def __iter__(self) -> Iterator[Any]:
-        if self._is_open and not self._is_moved:
+        if self._is_open:
             self._end_epoch()
         began = time.perf_counter()
         if not self._keeps_rest and self._is_at_end():

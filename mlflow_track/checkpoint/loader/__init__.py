@@ -1,0 +1,1 @@
+"""Data loaders whose place, order and random numbers are part of a checkpoint."""
