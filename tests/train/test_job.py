@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 import mlflow_track as mt
+import train.__main__
 from tests import forked
 from tests.campaign import seeds
 from train.__main__ import main
@@ -101,6 +102,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
         return weights(run), losses(run)
     finally:
         os.chdir(before)
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_finished(monkeypatch):
+    def fail(*arguments):
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(train.__main__, "draw_curves", fail)
+    assert main(flags(run_name="lr $x_{$", max_steps=12, warmup_steps=1, max_checkpoints=1)) == 0
+    run = only_run()
+    assert run.status == "FINISHED" and not (run.path / "artifacts/curves.png").exists()
+    log = (run.path / "training.log").read_text()
+    assert "WARNING: curves.png cannot be drawn: ValueError('no picture')" in log
 
 
 def test_the_record_has_one_row_a_step_with_the_metrics_of_the_job():
