@@ -43,6 +43,7 @@ class Follower:
         attempt: The attempt of the run that this process belongs to.
         end: When the trainer ended.
         linger_seconds: How long to try after that with a destination that cannot be reached.
+        trainer_waits_seconds: How long the trainer waits at its end for what is pending.
         failures: How often an earlier process of this mirror has failed since anything arrived.
 
     Attributes:
@@ -59,6 +60,7 @@ class Follower:
         attempt: int,
         end: End,
         linger_seconds: float,
+        trainer_waits_seconds: float = 0.0,
         failures: int = 0,
     ) -> None:
         self.name = name
@@ -69,6 +71,7 @@ class Follower:
         self._attempt = attempt
         self._end = end
         self._linger = linger_seconds
+        self._trainer_waits = trainer_waits_seconds
         self._backend: Backend | None = None
         self._shipper: Shipper | None = None
         self._pause = _INTERVAL_SECONDS
@@ -133,7 +136,7 @@ class Follower:
                 if self._round(has_ended=has_ended):
                     return None
                 pause = self._pause
-                if not self._is_worth_waiting(pause) and self._is_waiting_for_files:
+                if self._is_waiting_for_files and not self._is_worth_waiting(pause):
                     self._report(str(read_status(self._path, self.name)))
                     return None
             except Exception as error:
@@ -142,14 +145,19 @@ class Follower:
                     return None
                 asked = error.retry_after if isinstance(error, Unavailable) else 0.0
                 pause = self._outage.failed(self._explain(error), asked)
-                if not self._is_worth_waiting(pause):
+                is_answer = isinstance(error, Unavailable) and error.is_answer
+                if not self._is_worth_waiting(pause, is_answer=is_answer):
                     self._report(str(read_status(self._path, self.name)))
                     return None
                 return pause
 
-    def _is_worth_waiting(self, pause: float) -> bool:
-        """Whether there is time for another attempt after a pause."""
-        return not self._end.is_set or self._end.seconds_ago() + pause <= self._linger
+    def _is_worth_waiting(self, pause: float, *, is_answer: bool = False) -> bool:
+        """Whether there is time for another attempt after a pause.
+
+        A destination that answers, as a locked database does, is asked while the trainer waits.
+        """
+        seconds = max(self._linger, self._trainer_waits) if is_answer else self._linger
+        return not self._end.is_set or self._end.seconds_ago() + pause <= seconds
 
     def _wait(self, pause: float) -> None:
         waiting = try_lock(self._path, self.name, layout.mirror_waiting_lock)

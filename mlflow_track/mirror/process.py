@@ -23,6 +23,7 @@ from mlflow_track.record.info import read_info
 from mlflow_track.record.masking import mask_values
 
 _DEFAULT_LINGER_SECONDS = 3600.0
+_DEFAULT_FINISH_SECONDS = 30.0
 # How much longer a call may last than the time to linger, before the process ends all the same.
 _GRACE_SECONDS = 10.0
 # As long as a mirror that waits for a dead server may hold the lock: one attempt.
@@ -144,12 +145,16 @@ def mirror_run(
     _be_unobtrusive()
     attempt = renewed.attempt if renewed else len(read_info(path).attempts)
     linger = float(os.environ.get("MLFLOW_TRACK_MIRROR_LINGER") or _DEFAULT_LINGER_SECONDS)
-    patience = max(linger, float(os.environ.get("MLFLOW_TRACK_FINISH_TIMEOUT") or 0))
+    waits = float(os.environ.get("MLFLOW_TRACK_FINISH_TIMEOUT") or _DEFAULT_FINISH_SECONDS)
+    patience = max(linger, waits)
     end = End(renewed.ended_at if renewed else None)
     failures = renewed.failures if renewed else {}
     crashes: list[BaseException] = []
     followers = [
-        Follower(path, name, open_backend, tell, attempt, end, linger, failures.get(name, 0))
+        Follower(
+            *(path, name, open_backend, tell, attempt, end, linger, waits),
+            failures=failures.get(name, 0),
+        )
         for name in names
     ]
 

@@ -75,6 +75,9 @@ class MemorySink:
     def legal_name(self, name: str) -> str:
         return name
 
+    def item_of(self, point: MetricPoint) -> str:
+        return point.key
+
     def log_metrics(self, run_id: str, cells: Sequence[MetricPoint]) -> list[tuple[str, str]]:
         return self._call(lambda: self.cells.update(as_stored(cells))) or []
 

@@ -9,11 +9,16 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from mlflow_track.backends.mlflow.description import NAME_TAG, Description, own_tags
+from mlflow_track.backends.mlflow.description import (
+    NAME_TAG,
+    Description,
+    missing_description,
+    own_tags,
+)
 from mlflow_track.backends.mlflow.linking import SUPERSEDED_TAG, discard_ghosts, link
 from mlflow_track.backends.mlflow.reach import ping
 from mlflow_track.backends.mlflow.server_run import Memory, ServerRun
@@ -61,6 +66,7 @@ class MlflowBackend(Backend):
         self._newest: list[MetricPoint] = []
         self._uploaded = ""
         self._is_believed = False
+        self._absent: set[str] = set()
 
     @property
     def destination(self) -> str:
@@ -95,7 +101,8 @@ class MlflowBackend(Backend):
         with self._existing() as there:
             sent = list(self._as_named(there, points))
             refused = there.store.log_metrics(there.id, sent)
-            self._newest = sent if not refused else []
+            no = {item for item, _ in refused}
+            self._newest = [point for point in sent if there.store.item_of(point) not in no]
             if self._newest and not self._is_believed:
                 # The first since the run was opened: later ones are acknowledged as this one was.
                 self._read_back(there)
@@ -131,7 +138,9 @@ class MlflowBackend(Backend):
 
             name = there.name_of("artifacts", name, self._artifact_names, legal)
             there.store.upload(there.id, file, name)
-            self._uploaded = name
+            is_first, self._uploaded = not self._uploaded, name
+            if is_first and not self._has_uploaded(there):
+                self._doubt(f"artifact {name}")
 
     def remove(self, name: str) -> None:
         with self._existing() as there:
@@ -235,20 +244,26 @@ class MlflowBackend(Backend):
             for point in self._newest
             if target.metrics.get(point.key, -(2**63)) < point.step
         }
-        if RECORD_TAG in there.memory.tags and RECORD_TAG not in target.tags:
-            missing.add("every tag")
+        absent = missing_description(there.memory, target)
+        # What is missing again after it was sent once more is refused, as the record says.
+        missing |= absent - self._absent
+        self._absent = absent
         if self._uploaded and not self._has_uploaded(there):
             missing.add(f"artifact {self._uploaded}")
         if missing:
-            self._newest, self._uploaded, self._is_believed = [], "", False
             there.memory.params, there.memory.tags = dict(target.params), dict(target.tags)
             there.memory.inputs = 0
             there.save()
-            raise Lost(
-                f"the server acknowledged {min(missing)} and does not have it: something before "
-                "the server answers in its place, or the server has lost it",
-                is_answer=True,
-            )
+            self._doubt(min(missing))
+
+    def _doubt(self, missing: str) -> NoReturn:
+        """Believe no acknowledgement since the run was opened."""
+        self._newest, self._uploaded, self._is_believed = [], "", False
+        raise Lost(
+            f"the server acknowledged {missing} and does not have it: something before the server "
+            "answers in its place, or the server has lost it",
+            is_answer=True,
+        )
 
     def _has_uploaded(self, there: ServerRun) -> bool:
         try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from mlflow_track.backends.mlflow.server_run import RENAMED_TAG, ServerRun
-from mlflow_track.backends.mlflow.values import shortened
+from mlflow_track.backends.mlflow.server_run import RENAMED_TAG, Memory, ServerRun
+from mlflow_track.backends.mlflow.values import Target, shortened
 from mlflow_track.backends.protocol import Refused, RunRecord
 from mlflow_track.record import layout
 from mlflow_track.record.rows import read_last_steps
@@ -132,6 +132,19 @@ class Description:
                 self._refused.append((f"dataset {item.name!r}", str(error)))
             there.memory.inputs += 1
             there.save()
+
+
+def missing_description(memory: Memory, target: Target) -> set[str]:
+    """The params and tags that were sent, and are not at the server."""
+    return {
+        f"{kind[:-1]} {name!r}"
+        for kind, sent, found in (
+            ("params", memory.params, target.params),
+            ("tags", memory.tags, target.tags),
+        )
+        for name in sent
+        if name not in found and memory.renamed.get(kind, {}).get(name, name) not in found
+    }
 
 
 def own_tags(there: ServerRun) -> dict[str, str]:

@@ -153,7 +153,11 @@ class MlflowStore:
             self._client.log_batch(run_id, metrics=metrics)
 
         refused = self._batches.send(run_id, cells, _MOST_METRICS, send)
-        return [(f"metric {cell.key!r} at step {cell.step}", why) for cell, why in refused]
+        return [(self.item_of(cell), why) for cell, why in refused]
+
+    def item_of(self, point: MetricPoint) -> str:
+        """What a point is called where it is refused."""
+        return f"metric {point.key!r} at step {point.step}"
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
         def send(batch: Sequence[tuple[str, str]]) -> None:
@@ -239,6 +243,8 @@ class MlflowStore:
                     item.path == name for item in self._listed_beside(run_id, name)
                 ):
                     repository.delete_artifacts(name)
+                    if repository.list_artifacts(name):
+                        raise Unavailable(f"{name} was to be removed, and is there", is_answer=True)
             except NotImplementedError:
                 raise Refused("this artifact store does not delete") from None
 
