@@ -1,11 +1,12 @@
-"""The wording of messages: expectations with the given value, counts and sizes."""
+"""The wording of messages: expectations with the given value, counts, sizes, verdicts."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-_MOST_SHOWN = 200
+_MOST_SHOWN, _MOST_REASONS = 200, 20
 # Control characters but tab and newline, changes of the direction of writing, separators of lines,
 # and half characters, which no encoding has.
 UNSAFE = re.compile(
@@ -79,3 +80,16 @@ def shortened(text: str, most: int) -> str:
     # The end of a name is what tells it from its neighbours.
     end = max(1, most // 2 - 1)
     return f"{line[: most - 1 - end]}…{line[-end:]}"
+
+
+def verdict_text(differences: Sequence[str], unknown: Sequence[str]) -> str:
+    """Whether a continuation is exact, with the first of the reasons where it is not."""
+    doubt = f"unknown: {_first(unknown)}" if unknown else ""
+    if differences:
+        return f"exact: no ({_first(differences)})" + (f"; {doubt}" if doubt else "")
+    return f"exact: {doubt or 'yes'}"
+
+
+def _first(reasons: Sequence[str]) -> str:
+    more = len(reasons) - _MOST_REASONS
+    return "; ".join([*reasons[:_MOST_REASONS], *([f"and {more} more"] if more > 0 else [])])

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from mlflow_track.record import layout
-
-_MOST_REASONS = 20
+from mlflow_track.wording import verdict_text
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -126,17 +125,7 @@ class Restore(Struct, frozen=True, kw_only=True):
     @property
     def verdict(self) -> str:
         """Whether the continuation is exact, with the first reasons where it is not."""
-        unknown = f"unknown: {'; '.join(_first(self.unknown))}" if self.unknown else ""
-        if self.differences:
-            no = f"no ({'; '.join(_first(self.differences))})"
-            return f"exact: {no}; {unknown}" if unknown else f"exact: {no}"
-        return f"exact: {unknown or 'yes'}"
-
-
-def _first(words: tuple[str, ...]) -> list[str]:
-    """The first of a long list, with the number of the others."""
-    more = len(words) - _MOST_REASONS
-    return [*words[:_MOST_REASONS], *([f"and {more} more"] if more > 0 else [])]
+        return verdict_text(self.differences, self.unknown)
 
 
 class Input(Struct, frozen=True, kw_only=True):
