@@ -11,10 +11,10 @@ from mlflow_track.checkpoint import decision
 from mlflow_track.checkpoint.boundaries import StepOrder, StepTimes
 from mlflow_track.checkpoint.commits import Commits
 from mlflow_track.checkpoint.disk.store import Checkpoint
+from mlflow_track.checkpoint.exact.report import Report
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.recall import Recall
-from mlflow_track.checkpoint.report import Report
 from mlflow_track.checkpoint.restorer import Restored, Restorer
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.turns import Turns, in_turn

@@ -10,10 +10,10 @@ from mlflow_track.checkpoint import pruning, randomness
 from mlflow_track.checkpoint.decision import PatientLog
 from mlflow_track.checkpoint.disk.logged import Values, read_step
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.checkpoint.exact.reproducibility import facts_of_save
 from mlflow_track.checkpoint.policy.history import Moment, Saved
 from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.policy.schedule import Ask
-from mlflow_track.checkpoint.reproducibility import facts_of_save
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.state.objects import gather_shards

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint import pruning, randomness
-from mlflow_track.checkpoint.changed_params import require_same_params
-from mlflow_track.checkpoint.continuation import Continuation
 from mlflow_track.checkpoint.disk.logged import ends_of, rows_behind
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
+from mlflow_track.checkpoint.exact.changed_params import require_same_params
+from mlflow_track.checkpoint.exact.continuation import Continuation
+from mlflow_track.checkpoint.exact.report import Findings, Report
+from mlflow_track.checkpoint.exact.reproducibility import arrived, data_of
 from mlflow_track.checkpoint.recall import NO_SAVES, Recall
-from mlflow_track.checkpoint.report import Findings, Report
-from mlflow_track.checkpoint.reproducibility import arrived, data_of
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state import load
 from mlflow_track.checkpoint.state.fill import own_copy

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from mlflow_track.checkpoint.decision import Plan
 from mlflow_track.checkpoint.disk.store import CheckpointStore
-from mlflow_track.checkpoint.fingerprint import Fingerprints
-from mlflow_track.checkpoint.iterating import Loaders
+from mlflow_track.checkpoint.exact.fingerprint import Fingerprints
+from mlflow_track.checkpoint.exact.iterating import Loaders
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.watched import WatchedValues
 from mlflow_track.record.directory import RunDirectory

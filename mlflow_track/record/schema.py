@@ -110,7 +110,7 @@ class Rewind(RewoundFile, frozen=True, kw_only=True):
 
 
 class Restore(Struct, frozen=True, kw_only=True):
-    """The result of a restore; see `checkpoint.report.Report`."""
+    """The result of a restore; see `checkpoint.exact.report.Report`."""
 
     attempt: Count = 0
     step: Step = 0
@@ -288,7 +288,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
         policies: The policies that asked for the save, with the reason.
         kernels: Settings of torch that decide how it computes.
         iterates_loader: Whether a DataLoader was iterating whose place no entry of the state has.
-        fingerprint: Facts about the objects of the state; see `checkpoint.fingerprint`.
+        fingerprint: Facts about the objects of the state; see `checkpoint.exact.fingerprint`.
         is_finite: Whether no value of a tensor is NaN or infinite.
         not_finite: By name of a tensor how many NaNs and infinities it has, if any; None in a
             manifest of an older version.

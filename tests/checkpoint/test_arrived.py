@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlflow_track.checkpoint.reproducibility import Findings, arrived
+from mlflow_track.checkpoint.exact.reproducibility import Findings, arrived
 from mlflow_track.checkpoint.state.arrived import Arrivals
 
 ONES = torch.ones(3)

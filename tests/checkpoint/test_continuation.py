@@ -10,9 +10,9 @@ from torch import nn
 
 import mlflow_track as mt
 from mlflow_track.checkpoint import fingerprint, kernels
-from mlflow_track.checkpoint.changed_params import changed_params, is_harmless
-from mlflow_track.checkpoint.fingerprint import Fingerprints
-from mlflow_track.checkpoint.replaced import Replaced, put_back, replaced_settings
+from mlflow_track.checkpoint.exact.changed_params import changed_params, is_harmless
+from mlflow_track.checkpoint.exact.fingerprint import Fingerprints
+from mlflow_track.checkpoint.exact.replaced import Replaced, put_back, replaced_settings
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, dataloader
 
 import mlflow_track as mt
 from mlflow_track.checkpoint import iterating
-from mlflow_track.checkpoint.iterating import Loaders
+from mlflow_track.checkpoint.exact.iterating import Loaders
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch.utils.data import dataloader
 
-from mlflow_track.checkpoint.objects import objects_of
+from mlflow_track.checkpoint.exact.objects import objects_of
 
 # Looking through all objects takes 50 ms: not for each of many epochs that are the same.
 _FREE_LOOKS, _SECONDS_BETWEEN_LOOKS = 20, 10.0

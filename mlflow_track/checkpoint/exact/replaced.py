@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mlflow_track.checkpoint.objects import objects_of
+from mlflow_track.checkpoint.exact.objects import objects_of
 from mlflow_track.wording import shown
 
 _PLAIN = (bool, int, float, str, type(None))

@@ -8,13 +8,18 @@ from typing import Any
 
 from msgspec import structs
 
-from mlflow_track.checkpoint import fingerprint
-from mlflow_track.checkpoint.changed_params import changed_params, differing
 from mlflow_track.checkpoint.disk.store import Checkpoint
-from mlflow_track.checkpoint.fingerprint import Facts
-from mlflow_track.checkpoint.replaced import Replaced, put_back, replaced_settings, settings_of
-from mlflow_track.checkpoint.report import Findings, Report
-from mlflow_track.checkpoint.reproducibility import (
+from mlflow_track.checkpoint.exact import fingerprint
+from mlflow_track.checkpoint.exact.changed_params import changed_params, differing
+from mlflow_track.checkpoint.exact.fingerprint import Facts
+from mlflow_track.checkpoint.exact.replaced import (
+    Replaced,
+    put_back,
+    replaced_settings,
+    settings_of,
+)
+from mlflow_track.checkpoint.exact.report import Findings, Report
+from mlflow_track.checkpoint.exact.reproducibility import (
     differences_of_classes,
     differences_of_surroundings,
     surroundings,

@@ -14,8 +14,8 @@ import torch
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mlflow_track.checkpoint.kernels import autocast
-from mlflow_track.checkpoint.objects import (
+from mlflow_track.checkpoint.exact.kernels import autocast
+from mlflow_track.checkpoint.exact.objects import (
     attributes_of,
     compilation_of,
     digest_of,
@@ -29,7 +29,7 @@ from mlflow_track.checkpoint.objects import (
     walk,
     wrapped,
 )
-from mlflow_track.checkpoint.replaced import settings_of
+from mlflow_track.checkpoint.exact.replaced import settings_of
 
 _REMEMBERED = frozenset((int, float, complex, str, bool, tuple))
 _RUN, _MOST_FLAGS = re.compile("([0-9]{1,9})([TF])"), 1 << 20

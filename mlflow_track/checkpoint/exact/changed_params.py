@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from mlflow_track.checkpoint.replaced import Replaced
+from mlflow_track.checkpoint.exact.replaced import Replaced
 from mlflow_track.wording import shown
 
 # Names of one setting of an optimizer.

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlflow_track.checkpoint import fingerprint, kernels, randomness
+from mlflow_track.checkpoint import randomness
+from mlflow_track.checkpoint.exact import fingerprint, kernels
+from mlflow_track.checkpoint.exact.report import Findings
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.policy.stopping import EarlyStopping
-from mlflow_track.checkpoint.report import Findings
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state.arrived import Arrivals
 from mlflow_track.checkpoint.state.compatibility import class_of
