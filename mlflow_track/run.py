@@ -160,8 +160,8 @@ class Run(RecordVerbs):
             max_steps: Steps of the whole run, so that the last one is always saved.
             require_same: Params (shell patterns of dotted names, `data.*` for the sha256 of inputs)
                 that must equal those of the checkpoint: a resume with a different one is refused.
-            allow_changed: Params that may differ while the continuation counts as exact. Any
-                other difference makes the report say "exact: no".
+            allow_changed: Params that may differ while the continuation counts as exact. Another
+                one that differs makes the report say "exact: unknown".
 
         Raises:
             TypeError, ValueError: An argument is invalid; the message names it; or `upload` is

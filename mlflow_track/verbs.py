@@ -128,7 +128,9 @@ class RecordVerbs:
             TypeError: `size_bytes` is not an integer, or another argument is not a string.
         """
         item = checks.input_description(name, sha256, size_bytes, source, context)
-        self._attempt.open_record().add("inputs", item, once=True)
+        record = self._attempt.open_record()
+        record.add("inputs", item, once=True)
+        record.note_in_attempt(data={**record.info.newest.data, name: sha256})
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Write a line to training.log and, unless `is_shown` is False, to stderr.

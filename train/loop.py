@@ -59,7 +59,11 @@ def train(
     )
     # The generators of a checkpoint beat the seed. Each rank drops out its own activations.
     torch.manual_seed(config.seed + ranks.rank)
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
     first_step = checkpoints.restore(state)
+    # The checkpoint brings its own: what was asked for here is used.
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
     if state["data_sha256"] != corpus.sha256:
         raise ValueError(
             f"the sha256 of {corpus.name} must be {state['data_sha256']}, as at the checkpoint, "

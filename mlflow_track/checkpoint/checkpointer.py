@@ -14,7 +14,7 @@ from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.recall import Recall
-from mlflow_track.checkpoint.reproducibility import Report
+from mlflow_track.checkpoint.report import Report
 from mlflow_track.checkpoint.restorer import Restored, Restorer
 from mlflow_track.checkpoint.session import Session
 
@@ -97,6 +97,7 @@ class Checkpoints:
                 if code == decision.EARLY:
                     self._announce(f"stopping at step {step}: {words}")
             asks = asks or (Ask("stop", f"the run was asked to stop: {self._stop.reason}"),)
+        self._look(step, state, "step", is_saving=is_saving)
         if is_saving:
             self._commits.commit(now, state, asks, self._recall.memory)
         return is_saving
@@ -127,6 +128,7 @@ class Checkpoints:
         self._say_restored()
         now = self._recall.moment(step, checks.metric_numbers(metrics))
         asks = (Ask("save", "requested by the caller"),)
+        self._look(step, state, "save", is_saving=True)
         return self._commits.commit(now, state, asks, self._recall.memory)
 
     def due(self, step: int) -> str | None:
@@ -296,11 +298,23 @@ class Checkpoints:
         if report is not None:
             self._restorer.say(report)
 
+    def _look(self, step: int, state: Mapping[str, Any], verb: str, *, is_saving: bool) -> None:
+        """Compare with the checkpoint that is continued once more, at the first steps."""
+        continuation = None if self._restored is None else self._restored.continuation
+        if continuation is None or continuation.is_settled:
+            return
+        report = continuation.look(state, verb, is_saving=is_saving)
+        if report is not None:
+            self._report = report
+            self._restorer.correct(report, step)
+
     def _say_restored(self) -> None:
         """Report a restore without its generators, which nobody has put back."""
-        if self._unsaid is not None:
-            unsaid, self._unsaid = self._unsaid, None
-            self._say(unsaid.with_difference("the random generators were not restored"))
+        if self._unsaid is None or self._restored is None or self._restored.continuation is None:
+            return
+        self._unsaid = None
+        words = "the random generators were not restored"
+        self._say(self._restored.continuation.end_generators(words, are_restored=False))
 
     def _decide(self, now: Moment) -> tuple[tuple[Ask, ...], int, str]:
         """The requests for a save, and a code and a reason to stop: rank 0 decides."""

@@ -33,7 +33,7 @@ class Commits:
 
     def __init__(self, session: Session) -> None:
         self._record, self._ranks, self._store = session.record, session.ranks, session.store
-        self._announce = session.announce
+        self._session, self._announce = session, session.announce
         # It waits for the writer of an earlier process, whose folder must not be swept.
         self._saver = (
             Saver(session)
@@ -104,9 +104,7 @@ class Commits:
                     state=state,
                     beside={"random": generators, "history": memory.to_plain()},
                     manifest={
-                        **facts_of_save(
-                            self._record, self._ranks.world_size, self._known(now), state, asks
-                        ),
+                        **facts_of_save(self._session, self._known(now), state, asks),
                         "is_milestone": is_milestone,
                     },
                 )

@@ -224,7 +224,8 @@ class Plan:
                 raise TypeError(expected(name, f"None or {example}", typed(value)))
         for name in ("require_same", "allow_changed"):
             patterns = getattr(self, name)
-            if isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
+            is_list = isinstance(patterns, Collection) and not isinstance(patterns, str)
+            if not is_list or not all(isinstance(pattern, str) for pattern in patterns):
                 raise TypeError(expected(name, "a list of names or patterns", typed(patterns)))
 
     @property

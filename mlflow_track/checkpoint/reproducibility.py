@@ -1,4 +1,4 @@
-"""Decides whether a continuation is exact: compares a resume with what a save noted."""
+"""Compares a resume with what a save noted: live objects, and the environment of the numbers."""
 
 from __future__ import annotations
 
@@ -7,40 +7,47 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from mlflow_track.checkpoint import randomness
+from mlflow_track.checkpoint import fingerprint, kernels, randomness
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
+from mlflow_track.checkpoint.policy.stopping import EarlyStopping
+from mlflow_track.checkpoint.report import Findings
+from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state.arrived import Arrivals
 from mlflow_track.checkpoint.state.compatibility import class_of
-from mlflow_track.checkpoint.state.objects import plain_of, to_compare
+from mlflow_track.checkpoint.state.objects import to_compare
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.params import flatten
-from mlflow_track.wording import shown
 
-_MOST_NAMED = 20
 _WORDS = {"world_size": "world size", "matmul_precision": "matmul precision"}
 
 
-def surroundings(state: Mapping[str, Any], world_size: int) -> dict[str, Any]:
-    """The environment of the numbers: versions, device, threads, classes, world size."""
+def surroundings(state: Mapping[str, Any], session: Session) -> dict[str, Any]:
+    """The environment of the numbers: versions, device, threads, kernels, world size.
+
+    Args:
+        state: A state whose facts were taken last.
+        session: The run.
+    """
+    device = ", ".join(sorted({_describe(d) for d in session.fingerprints.devices})) or "none"
     return {
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        "device": _device(state),
+        "device": device,
         "threads": torch.get_num_threads(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "world_size": world_size,
+        "matmul_precision": kernels.matmul_precision(),
+        "kernels": kernels.kernels(device),
+        "world_size": session.ranks.world_size,
+        "early_stopping": _words_of(session.plan.stop),
         "classes": {
             name: class_of(entry)
             for name, entry in state.items()
@@ -48,97 +55,6 @@ def surroundings(state: Mapping[str, Any], world_size: int) -> dict[str, Any]:
             if hasattr(entry, "load_state_dict") and not isinstance(entry, torch.nn.Module)
         },
     }
-
-
-def fingerprint(params: Mapping[str, Any]) -> str:
-    """The sha256 of flat params."""
-    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
-
-
-class Findings(NamedTuple):
-    """Readable findings about a continuation.
-
-    Attributes:
-        differences: What makes it inexact.
-        unknown: What may make it so, and cannot be known here.
-    """
-
-    differences: Sequence[str] = ()
-    unknown: Sequence[str] = ()
-
-    @classmethod
-    def of_ranks(cls, ranks: Sequence[Findings]) -> Findings:
-        """Those of all ranks, each once; a finding of only some has the first of their ranks."""
-        lists = []
-        for of_each in zip(*ranks, strict=True):
-            first: dict[str, int] = {}
-            for rank, found in enumerate(of_each):
-                for words in found:
-                    first.setdefault(words, rank)
-            lists.append([w if not rank else f"{w} (rank {rank})" for w, rank in first.items()])
-        return cls(*lists)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """The result of a restore.
-
-    Attributes:
-        step: The step restored.
-        restored: The names of the restored entries.
-        differences: Readable differences that make the continuation inexact.
-        unknown: Reasons why it cannot be known whether it is exact.
-        free: Params that differ, as the caller allowed.
-    """
-
-    step: int
-    restored: Sequence[str]
-    differences: Sequence[str] = ()
-    unknown: Sequence[str] = ()
-    free: Sequence[str] = field(default=())
-
-    @property
-    def is_exact(self) -> bool:
-        return not self.differences and not self.unknown
-
-    @property
-    def verdict(self) -> str:
-        """Whether the continuation is exact, with the reasons where it is not."""
-        unknown = f"unknown: {'; '.join(self.unknown)}" if self.unknown else ""
-        if self.differences:
-            no = f"no ({'; '.join(_first(self.differences))})"
-            return f"exact: {no}; {unknown}" if unknown else f"exact: {no}"
-        return f"exact: {unknown or 'yes'}"
-
-    def __str__(self) -> str:
-        free = f"; free to differ: {'; '.join(self.free)}" if self.free else ""
-        return f"restored {', '.join(self.restored)} from step {self.step}; {self.verdict}{free}"
-
-    def with_difference(self, *differences: str) -> Report:
-        return replace(self, differences=(*self.differences, *differences))
-
-    def with_findings(self, found: Findings) -> Report:
-        return replace(
-            self,
-            differences=(*self.differences, *found.differences),
-            unknown=(*self.unknown, *found.unknown),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "restored": list(self.restored),
-            "differences": list(self.differences),
-            "unknown": list(self.unknown),
-            "free": list(self.free),
-            "is_exact": self.is_exact,
-        }
-
-
-def _first(words: Sequence[str]) -> list[str]:
-    """The first of a long list, with the number of the others; run.json has all."""
-    more = len(words) - _MOST_NAMED
-    return [*words[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def arrived(state: Mapping[str, Any], saved: Mapping[str, Any]) -> Findings:
@@ -154,92 +70,59 @@ def arrived(state: Mapping[str, Any], saved: Mapping[str, Any]) -> Findings:
     with torch.no_grad():
         for name, entry in state.items():
             before = randomness.capture()
-            then, here = to_compare(entry, saved[name])
-            if randomness.has_drawn(before):
+            there, live = to_compare(entry, saved[name])
+            then, here = _data_of(entry, there), _data_of(entry, live)
+            has_drawn = randomness.has_drawn(before)
+            is_plain = here is entry
+            may_be_tied = is_plain or isinstance(entry, torch.nn.Module)
+            found = arrivals.compare(name, then, here, may_be_tied=may_be_tied)
+            if found and not is_plain:
+                again = _data_of(entry, to_compare(entry, saved[name])[1])
+                if Arrivals().compare(name, here, again):
+                    words = f"two calls of state_dict() of {name!r} do not return the same"
+                    found, unknown = [], [*unknown, words]
+            differences += found
+            if has_drawn:
                 randomness.restore(before)
                 unknown.append(f"state_dict() of {name!r} draws random numbers")
-            is_shared = isinstance(entry, torch.nn.Module | torch.Tensor) or here is entry
-            found = arrivals.compare(name, then, here, may_be_tied=is_shared)
-            if found and here is not entry and Arrivals().compare(name, here, plain_of(entry)):
-                unknown.append(f"two calls of state_dict() of {name!r} do not return the same")
-                found = []
-            differences += found
     return Findings([*differences, *arrivals.ties()], unknown)
 
 
-def differences_of_surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The differences between a manifest and `surroundings` here."""
-    old, new = dict(_flat(then, now)), dict(_flat(now, now))
-    return [
-        f"{_WORDS.get(name, name)} {old[name]} -> {new[name]}"
-        for name in new
-        if name in old and old[name] != new[name]
+def _data_of(entry: Any, plain: Any) -> Any:
+    """`plain` without the names of params, which an optimizer may have or not."""
+    if not isinstance(entry, torch.optim.Optimizer):
+        return plain
+    groups = [
+        {key: value for key, value in group.items() if key != "param_names"}
+        for group in plain["param_groups"]
     ]
+    return {**plain, "param_groups": groups}
 
 
-def differences_of_params(
-    then: Mapping[str, Any],
-    now: Mapping[str, Any],
-    *,
-    require_same: Iterable[str],
-    allow_changed: Iterable[str],
-) -> tuple[list[str], list[str]]:
-    """Params that differ, by class.
-
-    Args:
-        then, now: Flat params.
-        require_same, allow_changed: Shell patterns of dotted names; other
-            differences are warned about.
-
-    Returns:
-        The differences to warn about, and the allowed ones.
-
-    Raises:
-        ValueError: One of `require_same` differs.
-    """
-    warned, ignored, fatal = [], [], []
-    for name in sorted({*then, *now}):
-        before, after = _json(then.get(name)), _json(now.get(name))
-        if before == after:
-            continue
-        words = f"{name} {shown(before)} -> {shown(after)}"
-        if any(fnmatchcase(name, pattern) for pattern in require_same):
-            fatal.append(words)
-        elif any(fnmatchcase(name, pattern) for pattern in allow_changed):
-            ignored.append(words)
-        else:
-            warned.append(words)
-    if fatal:
-        raise ValueError(
-            f"params listed in require_same have changed since the checkpoint: {'; '.join(fatal)}; "
-            "set them back, or start a new run with resume='never'"
-        )
-    return warned, ignored
-
-
-def _flat(values: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name in names:
-        value = values.get(name)
+def differences_of_surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The differences between a manifest and `surroundings` here; what it lacks is left out."""
+    found: list[str] = []
+    for name, value in now.items():
+        before = then.get(name)
+        if name == "classes":
+            continue  # The facts of the objects say it.
         if isinstance(value, Mapping):
-            prefix = "class of " if name == "classes" else ""
-            yield from ((prefix + key, item) for key, item in value.items())
-        elif name in values:
-            yield name, value
+            found += kernels.differences(before, value) if isinstance(before, Mapping) else []
+        elif before is not None and value is not None and before != value:
+            found.append(f"{_WORDS.get(name, name.replace('_', ' '))} {before} -> {value}")
+    return found
 
 
-def _json(value: Any) -> Any:
-    """Converts a value as a file would: tuples become lists."""
-    return json.loads(json.dumps(value))
+def differences_of_classes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Of a checkpoint that has no facts of the objects."""
+    changed = kernels.differences(then.get("classes") or {}, now["classes"])
+    return [f"class of {words}" for words in changed]
 
 
-def _device(state: Mapping[str, Any]) -> str:
-    devices = set()
-    for entry in state.values():
-        if isinstance(entry, torch.nn.Module):
-            devices |= {parameter.device for parameter in entry.parameters()}
-        elif isinstance(entry, torch.Tensor):
-            devices.add(entry.device)
-    return ", ".join(sorted({_describe(device) for device in devices})) or "none"
+def _words_of(stop: EarlyStopping | None) -> str:
+    if stop is None:
+        return "none"
+    return f"on {stop.metric} ({stop.mode}, patience {stop.patience}, min_delta {stop.min_delta:g})"
 
 
 def _describe(device: torch.device) -> str:
@@ -252,8 +135,17 @@ def _describe(device: torch.device) -> str:
 
 
 def data_of(directory: RunDirectory) -> dict[str, str]:
-    """The sha256 of each input that the run has named."""
-    return {item.name: item.sha256 for item in directory.info.inputs}
+    """The sha256 of each input that the run has named, the last that an attempt named counting."""
+    info = directory.info
+    data = {item.name: item.sha256 for item in info.inputs}
+    for attempt in info.attempts:
+        data.update(attempt.data)
+    return data
+
+
+def fingerprint_of(params: Mapping[str, Any]) -> str:
+    """The sha256 of flat params."""
+    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
 
 
 def _json_number(value: float) -> float | str:
@@ -261,25 +153,26 @@ def _json_number(value: float) -> float | str:
 
 
 def facts_of_save(
-    directory: RunDirectory,
-    world_size: int,
-    now: Moment,
-    state: Mapping[str, Any],
-    asks: Sequence[Ask],
+    session: Session, now: Moment, state: Mapping[str, Any], asks: Sequence[Ask]
 ) -> dict[str, Any]:
     """The content of the manifest of a save, apart from what the saver adds."""
+    directory = session.record
     params = flatten(directory.read_params())
     policies: dict[str, str] = {}
     for ask in asks:
         policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
+    verb = "save" if "save" in policies else "step"
+    facts = session.fingerprints.take(state, verb)
     return {
         "run_id": directory.info.id,
         "attempt": directory.attempt,
         "time": time.time(),
         "metrics": {name: _json_number(value) for name, value in now.metrics.items()},
         "policies": policies,
-        **surroundings(state, world_size),
+        **surroundings(state, session),
+        "fingerprint": fingerprint.packed(facts),
+        "iterates_loader": session.loaders.is_iterating(state),
         "params": params,
-        "params_sha256": fingerprint(params),
+        "params_sha256": fingerprint_of(params),
         "data": data_of(directory),
     }

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint import randomness
+from mlflow_track.checkpoint.changed_params import require_same_params
+from mlflow_track.checkpoint.continuation import Continuation
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.recall import NO_SAVES, Recall
-from mlflow_track.checkpoint.reproducibility import (
-    Findings,
-    Report,
-    arrived,
-    data_of,
-    differences_of_params,
-    differences_of_surroundings,
-    surroundings,
-)
+from mlflow_track.checkpoint.report import Findings, Report
+from mlflow_track.checkpoint.reproducibility import arrived, data_of
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state import load
 from mlflow_track.checkpoint.state.fill import own_copy
@@ -34,12 +28,16 @@ class Restored(NamedTuple):
     Attributes:
         step: Its step.
         random: The states of the generators of all ranks.
-        report: The report; None on ranks other than 0.
+        continuation: What compares the run with it; None on ranks other than 0.
     """
 
     step: int
     random: Sequence[dict[str, Any]]
-    report: Report | None
+    continuation: Continuation | None
+
+    @property
+    def report(self) -> Report | None:
+        return None if self.continuation is None else self.continuation.report
 
 
 class Restorer:
@@ -51,7 +49,8 @@ class Restorer:
     """
 
     def __init__(self, session: Session, recall: Recall) -> None:
-        self._recall = recall
+        self._recall, self._session = recall, session
+        self._fingerprints = session.fingerprints
         self._record, self._metrics, self._store = session.record, session.metrics, session.store
         self._plan, self._ranks = session.plan, session.ranks
         self._announce, self._place_is_known = session.announce, session.repeats.place_is_known
@@ -62,6 +61,7 @@ class Restorer:
         """See `Checkpoints.restore`; None where there is no checkpoint. `say` reports it."""
         for name, entry in state.items():
             require_object(name, entry)
+        self._fingerprints.note_settings(state)
         if not self._ranks.is_first:
             return self._receive(state, generators=generators)
         try:
@@ -71,12 +71,13 @@ class Restorer:
                 if self._record.attempt > 1:
                     self._announce("no checkpoint found: starting from step 0")
                     self._rewind(-1)
+                self._fingerprints.take(state)
                 self._recall.replay(NO_SAVES)
                 self._ranks.same({"next_step": 0})
                 return None
             checkpoint, content = found
             self._warn_of_numbers(checkpoint)
-            report = self._compare(checkpoint, state)
+            self._require_same(checkpoint)
         except (OSError, ValueError) as error:
             # The other ranks wait for an answer.
             self._ranks.same({"error": str(error)})
@@ -94,24 +95,30 @@ class Restorer:
         found = self._fill(state, content["state"], checkpoint, checkpoint.manifest.classes)
         self._recall.replay(content["history"], checkpoint)
         self._rewind(checkpoint.step)
-        restored = Restored(checkpoint.step, content["random"], report.with_findings(found))
+        continuation = Continuation(self._session, checkpoint, found, tuple(state))
+        continuation.compare(state, self._fingerprints.settings)
+        restored = Restored(checkpoint.step, content["random"], continuation)
         if generators:
-            restored = restored._replace(report=self.put_generators_back(restored))
+            self.put_generators_back(restored)
         return restored
 
     def put_generators_back(self, restored: Restored) -> Report | None:
         """Put this rank's generators back; returns the report with what became of them."""
         lost = randomness.restore_rank(restored.random, self._ranks.rank)
-        report = restored.report
-        if report is None:
+        if restored.continuation is None:
             return None
-        names = (*report.restored, "random generators")
-        return replace(report, restored=names).with_difference(*lost)
+        return restored.continuation.end_generators(*lost)
 
     def say(self, report: Report) -> None:
         """Put a report into the log and into run.json."""
         self._announce(str(report))
         self._record.add("restores", {"attempt": self._record.attempt, **report.to_json()})
+
+    def correct(self, report: Report, step: int) -> None:
+        """Report what the first steps have shown."""
+        self._announce(f"at step {step}, continued from step {report.step}: {report.verdict}")
+        entry = {"attempt": self._record.attempt, **report.to_json()}
+        self._record.add("restores", entry, is_correction=True)
 
     def load(self, step: int | None) -> dict[str, Any]:
         """See `Checkpoints.load`."""
@@ -200,36 +207,23 @@ class Restorer:
             f"WARNING: the checkpoint of step {checkpoint.step} has NaN or infinite values{healthy}"
         )
 
-    def _compare(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Report:
-        """Reports the differences since the save; raises where one is not allowed."""
+    def _require_same(self, checkpoint: Checkpoint) -> None:
+        """Raise where a param differs that must not; warn of patterns that match none."""
         manifest, plan = checkpoint.manifest, self._plan
         params = flatten(self._record.read_params())
-        warned, free = differences_of_params(
-            manifest.params,
-            params,
-            require_same=plan.require_same,
-            allow_changed=plan.allow_changed,
+        here, then = data_of(self._record), manifest.data
+        require_same_params(
+            {**manifest.params, **{f"data.{k}": v for k, v in then.items() if k in here}},
+            {**params, **{f"data.{k}": v for k, v in here.items()}},
+            plan.require_same,
         )
-        # A run without inputs so far does not necessarily read other data.
-        data = {k: v for k, v in manifest.data.items() if k in data_of(self._record)}
-        prefixed = [{f"data.{k}": v for k, v in d.items()} for d in (data, data_of(self._record))]
-        changed, _ = differences_of_params(
-            *prefixed, require_same=plan.require_same, allow_changed=()
-        )
-        known = {*manifest.params, *params, *(f"data.{name}" for name in manifest.data)}
+        known = {*manifest.params, *params, *(f"data.{name}" for name in then)}
         for pattern in (*plan.require_same, *plan.allow_changed):
             if not fnmatch.filter(known, pattern):
                 self._announce(
                     f"WARNING: the pattern {pattern!r} in require_same/allow_changed matches no "
                     f"param. Known params: {', '.join(sorted(known))}"
                 )
-        here = surroundings(state, self._ranks.world_size)
-        return Report(
-            step=checkpoint.step,
-            restored=tuple(state),
-            differences=(*differences_of_surroundings(checkpoint.content, here), *changed, *warned),
-            free=free,
-        )
 
     def _rewind(self, step: int) -> None:
         attempt = self._record.attempt

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mlflow_track.checkpoint.decision import Plan
 from mlflow_track.checkpoint.disk.store import CheckpointStore
+from mlflow_track.checkpoint.fingerprint import Fingerprints
+from mlflow_track.checkpoint.iterating import Loaders
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.watched import WatchedValues
 from mlflow_track.record.directory import RunDirectory
@@ -31,6 +33,8 @@ class Session:
         plan: The policies for saving, keeping, stopping and resuming.
         stop: The request to stop by a signal, and the decision to stop.
         announce: Takes one line of text for the log.
+        fingerprints: Describes the objects of the state, at saves and at a restore.
+        loaders: Finds iterators of a DataLoader that are in use.
     """
 
     record: RunDirectory
@@ -42,3 +46,5 @@ class Session:
     plan: Plan
     stop: StopRequest
     announce: Callable[[str], None]
+    fingerprints: Fingerprints = field(default_factory=Fingerprints)
+    loaders: Loaders = field(default_factory=Loaders.here)

@@ -58,7 +58,7 @@ def replay(
                 "last": found.last,
                 "is_equal": not found.differences,
                 "differences": [item._asdict() for item in found.differences],
-                "not_exact": list(found.report.differences),
+                "not_exact": [*found.report.differences, *found.report.unknown],
                 "digest": found.digest,
             }
         )
@@ -72,8 +72,8 @@ def _print_replay(found: Replay) -> None:
     from mlflow_track.wording import count_text
 
     steps = f"step {found.first} to step {found.last}"
-    if found.report.differences:
-        echo(f"exact: no ({'; '.join(found.report.differences)})")
+    if found.report.differences or found.report.unknown:
+        echo(found.report.verdict)
     if not found.differences:
         echo(f"equal: {steps} reached the recorded state bit for bit ({found.digest})")
         return

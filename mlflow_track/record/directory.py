@@ -178,12 +178,14 @@ class RunDirectory:
         with self._info_lock:
             self.update(tags={**self.info.tags, **tags})
 
-    def add(self, field: str, item: dict[str, Any], *, once: bool = False) -> None:
-        """Append one item to a list of run.json; with `once` only if it is not there yet."""
+    def add(
+        self, field: str, item: dict[str, Any], *, once: bool = False, is_correction: bool = False
+    ) -> None:
+        """Append one item to a list of run.json; a correction takes the place of the last."""
         with self._info_lock:
             items = self._content.get(field) or []
             if not (once and item in items):
-                self.update(**{field: [*items, item]})
+                self.update(**{field: [*(items[:-1] if is_correction else items), item]})
 
     @property
     def attempt(self) -> int:

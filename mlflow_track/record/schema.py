@@ -8,6 +8,8 @@ from msgspec import Meta, Struct, field
 
 from mlflow_track.record import layout
 
+_MOST_REASONS = 20
+
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 
@@ -44,6 +46,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
         error: The error, in one line.
         checkpoint_error: Why the last checkpoint is missing.
         command: The command line, without the interpreter.
+        data: The sha256 of the inputs that it named.
     """
 
     attempt: Count = 0
@@ -59,6 +62,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     torch: str | None = None
     numpy: str | None = None
     mlflow_track: str | None = field(default=None, name="mlflow-track")
+    data: dict[str, str] = {}
 
 
 class RewoundFile(Struct, frozen=True, kw_only=True):
@@ -97,14 +101,32 @@ class Rewind(RewoundFile, frozen=True, kw_only=True):
 
 
 class Restore(Struct, frozen=True, kw_only=True):
-    """The result of a restore; see `checkpoint.reproducibility.Report`."""
+    """The result of a restore; see `checkpoint.report.Report`."""
 
     attempt: Count = 0
     step: Step = 0
     restored: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    may_matter: tuple[str, ...] = ()
     free: tuple[str, ...] = ()
     is_exact: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """Whether the continuation is exact, with the first reasons where it is not."""
+        unknown = f"unknown: {'; '.join(_first(self.unknown))}" if self.unknown else ""
+        if self.differences:
+            no = f"no ({'; '.join(_first(self.differences))})"
+            return f"exact: {no}; {unknown}" if unknown else f"exact: {no}"
+        return f"exact: {unknown or 'yes'}"
+
+
+def _first(words: tuple[str, ...]) -> list[str]:
+    """The first of a long list, with the number of the others."""
+    more = len(words) - _MOST_REASONS
+    return [*words[:_MOST_REASONS], *([f"and {more} more"] if more > 0 else [])]
 
 
 class Input(Struct, frozen=True, kw_only=True):
@@ -241,6 +263,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     Attributes:
         metrics: Numbers; text where they are not finite.
         policies: The policies that asked for the save, with the reason.
+        kernels: Settings of torch that decide how it computes.
+        iterates_loader: Whether a DataLoader was iterating whose place no entry of the state has.
+        fingerprint: Facts about the objects of the state; see `checkpoint.fingerprint`.
         metrics_position: Bytes of metrics.csv after its header, at the save.
         metrics_long_position: The same of metrics.long.csv.
     """
@@ -256,7 +281,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
     threads: Count | None = None
     matmul_precision: str | None = None
     world_size: Annotated[int, Meta(ge=1, le=2**20)] = 1
+    kernels: dict[str, str] = {}
+    early_stopping: str | None = None
     classes: dict[str, str] | None = None
+    fingerprint: str = ""
+    iterates_loader: bool = False
     params: dict[str, Any] = {}
     params_sha256: str = ""
     data: dict[str, str] = {}

@@ -136,4 +136,4 @@ def test_state_dict_that_never_returns_the_same_is_unknown() -> None:
 
 def test_findings_of_ranks_are_said_once_with_the_rank_where_only_some_have_them() -> None:
     ranks = [Findings(["a"]), Findings(["a", "b"], ["c"])]
-    assert Findings.of_ranks(ranks) == Findings(["a", "b (rank 1)"], ["c (rank 1)"])
+    assert Findings.of_ranks(ranks) == Findings(["a", "b (rank 1)"], ["c (rank 1)"], [])

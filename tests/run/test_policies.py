@@ -207,6 +207,8 @@ def test_the_report_says_what_was_restored_and_that_it_is_exact(saved_run: mt.Ru
         "restored": ["w", "random generators"],
         "differences": [],
         "unknown": [],
+        "replaced": [],
+        "may_matter": [],
         "free": [],
         "is_exact": True,
     }
@@ -230,8 +232,8 @@ def test_the_report_names_every_difference_by_its_class(
         "torch",
         "threads",
         "data.text",
-        "lr",
     ]
+    assert report["unknown"] == ["lr 0.1 -> 0.2"]
     assert "free to differ: log_every 5 -> 9" in log(saved_run)
 
 

@@ -186,7 +186,7 @@ def test_changed_params_are_recorded_and_the_report_says_so() -> None:
     assert config["params"]["lr"] == 0.2
     assert config["changes"][0]["params"] == {"lr": [0.1, 0.2]}
     report = json.loads((run.path / "run.json").read_text())["restores"][0]
-    assert not report["is_exact"] and report["differences"] == ["lr 0.1 -> 0.2"]
+    assert not report["is_exact"] and report["unknown"] == ["lr 0.1 -> 0.2"]
 
 
 def test_an_unnamed_run_resumed_with_other_params_says_how_to_keep_trials_apart(

@@ -1,0 +1,328 @@
+"""Facts about live objects that no state_dict has: what modules are, and what optimizers train."""
+
+from __future__ import annotations
+
+import base64
+import re
+import weakref
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from msgspec import Struct
+from msgspec.structs import replace
+
+from mlflow_track.checkpoint.kernels import autocast
+from mlflow_track.checkpoint.objects import (
+    attributes_of,
+    compilation_of,
+    digest_of,
+    function_text,
+    kind_of,
+    module_names,
+    names_of_params,
+    objects_of,
+    parameter_names,
+    text_of,
+    walk,
+    wrapped,
+)
+from mlflow_track.checkpoint.replaced import settings_of
+
+_REMEMBERED = frozenset((int, float, complex, str, bool, tuple))
+_RUN, _MOST_FLAGS = re.compile("([0-9]{1,9})([TF])"), 1 << 20
+_MOST_BYTES = 64 << 20
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What surrounds the tensors of a state, as plain data.
+
+    Attributes:
+        static: Kinds of objects, reprs of modules, params of optimizers: they never change.
+        attributes: Numbers and short texts that modules hold.
+        changing: Those that had another value earlier in the process that saved.
+        buffers: Digests of buffers that are not saved, behind their shape.
+        metrics: Digests of states of metrics that are not saved.
+        settings: What the code gave to optimizers and schedules, before any checkpoint.
+        grads: Which parameters of each model require a gradient.
+        training: Which modules of each model are in training mode.
+        autocast: Where autocast is on.
+        verb: The method that took them: flags are compared at the same place of a loop.
+    """
+
+    static: dict[str, str] = {}
+    attributes: dict[str, str] = {}
+    changing: tuple[str, ...] = ()
+    buffers: dict[str, str] = {}
+    metrics: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    grads: dict[str, str] = {}
+    training: dict[str, str] = {}
+    autocast: str = ""
+    verb: str = ""
+
+
+class FactsComparison(NamedTuple):
+    """Readable differences between the facts of a save and of here.
+
+    Attributes:
+        differences: What makes the continuation inexact.
+        unknown: What may, and cannot be known.
+        may_matter: What probably does not.
+    """
+
+    differences: list[str]
+    unknown: list[str]
+    may_matter: list[str]
+
+
+class _Known(NamedTuple):
+    """A module as it was last described."""
+
+    module: weakref.ref[torch.nn.Module]
+    values: list[Any]
+    text: str
+    attributes: dict[str, str]
+
+
+class Fingerprints:
+    """Describes the objects of a state; what is as it was the last time costs little.
+
+    Attributes:
+        devices: Where the tensors and parameters were that were described last.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+        self.devices: set[torch.device] = set()
+        self._first: dict[str, str] = {}
+        self._settings: dict[str, Any] = {}
+        # The params of each group of an optimizer, and their names.
+        self._groups: dict[str, tuple[list[weakref.ref[Any]], str]] = {}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the code gave to optimizers and schedules, by path."""
+        return self._settings
+
+    def note_settings(self, state: Mapping[str, Any]) -> None:
+        """Remember the settings of the code; those that are known stay as they were first."""
+        for path, value in settings_of(state).items():
+            self._settings.setdefault(path, value)
+
+    def take(self, state: Mapping[str, Any], verb: str = "") -> Facts:
+        """The facts of the live objects of `state`.
+
+        Args:
+            state: The state.
+            verb: The method that asks for them.
+        """
+        if not self._settings:
+            self.note_settings(state)
+        self.devices = {item.device for item in state.values() if isinstance(item, torch.Tensor)}
+        facts = Facts(static={f"class of {name}": kind_of(item) for name, item in state.items()})
+        objects = dict(objects_of(state))
+        for name, item in objects.items():
+            if isinstance(item, torch.nn.Module):
+                self._of_module(name, item, facts)
+            elif isinstance(item, torch.optim.Optimizer):
+                self._of_optimizer(name, item, state, objects, facts)
+            for number, function in enumerate(getattr(item, "lr_lambdas", None) or ()):
+                facts.attributes[f"{name}.lr_lambdas.{number}"] = function_text(function)
+        first = self._first
+        changing = [p for p, v in facts.attributes.items() if first.setdefault(p, v) != v]
+        return replace(
+            facts,
+            changing=tuple(changing),
+            settings=self._settings,
+            autocast=autocast(),
+            verb=verb,
+        )
+
+    def _of_module(self, name: str, root: torch.nn.Module, facts: Facts) -> None:
+        flags: list[bool] = []
+        grads: list[bool] = []
+        known, static, attributes = self._known, facts.static, facts.attributes
+        devices = self.devices
+        for path, module in walk(name, root):
+            own = module.__dict__
+            if module._compiled_call_impl is not None or "dynamo_ctx" in own:
+                static[f"compilation of {path}"] = compilation_of(module)
+            if wrapped(module) is not None:
+                continue
+            values = [v for v in own.values() if type(v) in _REMEMBERED]
+            was = known.get(path)
+            if was is None or was.module() is not module or not _is_same(was.values, values):
+                described = text_of(module), dict(attributes_of(path, module))
+                was = known[path] = _Known(weakref.ref(module), values, *described)
+            static[path] = was.text
+            attributes.update(was.attributes)
+            flags.append(own["training"])
+            own_parameters = [p for p in own["_parameters"].values() if p is not None]
+            grads += [p.requires_grad for p in own_parameters]
+            devices.update([p.device for p in own_parameters])
+            has_more = own["_non_persistent_buffers_set"] or "_defaults" in own
+            if has_more or torch.Tensor in map(type, own.values()):
+                _of_lost(path, module, facts)
+        facts.training[name], facts.grads[name] = _run_lengths(flags), _run_lengths(grads)
+
+    def _of_optimizer(
+        self,
+        name: str,
+        optimizer: torch.optim.Optimizer,
+        state: Mapping[str, Any],
+        objects: Mapping[str, Any],
+        facts: Facts,
+    ) -> None:
+        grads: list[bool] = []
+        for number, group in enumerate(optimizer.param_groups):
+            params = group["params"]
+            where = f"{name}.param_groups.{number}.params"
+            known, text = self._groups.get(where, ([], ""))
+            if len(known) != len(params) or any(
+                reference() is not one for reference, one in zip(known, params, strict=True)
+            ):
+                names = names_of_params(state, objects)
+                text = ", ".join(names.get(id(p)) or f"a parameter {list(p.shape)}" for p in params)
+                self._groups[where] = (list(map(weakref.ref, params)), text)
+            facts.static[where] = text
+            grads += [p.requires_grad for p in params]
+        facts.grads[name] = _run_lengths(grads)
+
+
+def packed(facts: Facts) -> str:
+    """Facts as a short text for a manifest."""
+    return base64.b64encode(zlib.compress(msgspec.json.encode(facts), 1)).decode()
+
+
+def unpacked(text: str) -> Facts | None:
+    """Facts of a manifest; None where it has none that this version can read."""
+    try:
+        raw = zlib.decompressobj().decompress(base64.b64decode(text), _MOST_BYTES)
+        return msgspec.json.decode(raw, type=Facts)
+    except (ValueError, zlib.error, msgspec.MsgspecError):
+        return None
+
+
+def differences(then: Facts, now: Facts, state: Mapping[str, Any]) -> FactsComparison:
+    """Compare the facts of a save with those of the live objects of `state` here."""
+    found = FactsComparison([], [], [])
+    for path, old, new in _changed(then.static, now.static):
+        if path.endswith(".params"):
+            found.differences.extend(_order(path, old, new))
+        elif path.startswith("compilation of "):
+            words = [text or "not compiled" for text in (old, new)]
+            found.differences.append(f"{path} {words[0]} -> {words[1]}")
+        else:
+            found.differences.append(f"{path} {old or 'nothing'} -> {new or 'nothing'}")
+    for path, old, new in _changed(then.attributes, now.attributes):
+        owner = path.rpartition(".")[0]
+        if then.static.get(owner) != now.static.get(owner) or not (old and new):
+            continue  # Said by its line, or an attribute that comes and goes.
+        words = f"{path} {old} -> {new}"
+        if path in then.changing:
+            found.unknown.append(f"{words}: it changes in training and is not in the state")
+        else:
+            found.differences.append(words)
+    for path, old, new in _changed(then.buffers, now.buffers):
+        if old.rpartition(" ")[0] == new.rpartition(" ")[0]:
+            found.differences.append(f"{path} is not in the state and has another value here")
+        else:
+            forms = [text.rpartition(" ")[0] or "nothing" for text in (old, new)]
+            found.may_matter.append(f"{path}, not in the state, {forms[0]} -> {forms[1]}")
+    for path, _, _ in _changed(then.metrics, now.metrics):
+        found.differences.append(f"{path} of a metric is not in the state and has another value")
+    names = parameter_names(state)
+    found.differences.extend(_flags("requires_grad", then.grads, now.grads, names))
+    return found
+
+
+def differences_of_place(then: Facts, now: Facts, state: Mapping[str, Any]) -> list[str]:
+    """The modules whose training flag is not what it was at the same place of the loop."""
+    found = _flags("training", then.training, now.training, module_names(state))
+    if then.autocast != now.autocast:
+        found.append(f"autocast {then.autocast or 'off'} -> {now.autocast or 'off'}")
+    return found
+
+
+def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Path, text then and text now, empty where there is none, of all that differ."""
+    for path in [*then, *(path for path in now if path not in then)]:
+        old, new = then.get(path, ""), now.get(path, "")
+        if old != new:
+            yield path, old, new
+
+
+def _order(path: str, old: str, new: str) -> list[str]:
+    before, after = old.split(", "), new.split(", ")
+    if sorted(before) == sorted(after):
+        at = next(
+            i for i, (one, other) in enumerate(zip(before, after, strict=True)) if one != other
+        )
+        return [f"{path} in another order: number {at} {before[at]} -> {after[at]}"]
+    gone = [name for name in before if name not in after]
+    came = [name for name in after if name not in before]
+    return [f"{path} {', '.join(gone[:3]) or 'nothing'} -> {', '.join(came[:3]) or 'nothing'}"]
+
+
+def _flags(
+    what: str, then: Mapping[str, str], now: Mapping[str, str], names: Mapping[str, list[str]]
+) -> list[str]:
+    found: dict[str, str] = {}
+    for entry, old, new in _changed(then, now):
+        flags = [_unpacked(text) for text in (old, new)]
+        if len(flags[0]) != len(flags[1]) or len(names.get(entry, ())) != len(flags[1]):
+            continue  # Another structure: named as such.
+        differing = [i for i, (one, other) in enumerate(zip(*flags, strict=True)) if one != other]
+        first, more = differing[0], len(differing) - 1
+        others = f" and of {more} more" if more else ""
+        name = names[entry][first]
+        found.setdefault(name, f"{what} of {name}{others} {flags[0][first]} -> {flags[1][first]}")
+    return list(found.values())
+
+
+def _is_same(values: list[Any], others: list[Any]) -> bool:
+    try:
+        return values == others
+    except (RuntimeError, ValueError):
+        return False  # A tuple of tensors.
+
+
+def _of_lost(path: str, module: torch.nn.Module, facts: Facts) -> None:
+    """Note digests of what a module has, and its `state_dict` does not."""
+    for key in module._non_persistent_buffers_set:
+        buffer = module._buffers.get(key)
+        if buffer is not None:
+            facts.buffers[f"{path}.{key}"] = digest_of(buffer)
+    states: Collection[str] = ()
+    if hasattr(module, "add_state"):
+        # A metric: it leaves its states out of the state_dict, unless asked.
+        states, saved = getattr(module, "_defaults", ()), module.state_dict().keys()
+        for key in states:
+            value: Any = getattr(module, key, None)
+            tensors = value if isinstance(value, list) else [value]
+            if key not in saved and all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+                facts.metrics[f"{path}.{key}"] = " ".join(map(digest_of, tensors))
+    for key, value in module.__dict__.items():
+        if type(value) is torch.Tensor and not value.requires_grad and key not in states:
+            facts.buffers[f"{path}.{key}"] = digest_of(value)
+
+
+def _run_lengths(flags: list[bool]) -> str:
+    """[True, True, False] as "2T1F": short where all are the same."""
+    pieces, at = [], 0
+    while at < len(flags):
+        end = at
+        while end < len(flags) and flags[end] == flags[at]:
+            end += 1
+        pieces.append(f"{end - at}{'T' if flags[at] else 'F'}")
+        at = end
+    return "".join(pieces)
+
+
+def _unpacked(text: str) -> list[bool]:
+    return [
+        kind == "T" for size, kind in _RUN.findall(text) for _ in range(min(int(size), _MOST_FLAGS))
+    ]
