@@ -639,7 +639,11 @@ def outcome(whole: dict[str, str], first: dict[str, str], rest: dict[str, str]) 
     if whole["bytes"] != rest["bytes"]:
         is_said = rest["exact"] != "yes"
         return f"differs, and says so: exact: {rest['exact']}" if is_said else "DIFFERS"
-    return "exact" if rest["exact"] == "yes" else f"the same bytes, but it says: {rest['exact']}"
+    return (
+        "exact"
+        if rest["exact"] == "yes"
+        else f"the same bytes; the report says exact: {rest['exact']}"
+    )
 
 
 def _short(words: str) -> str:
