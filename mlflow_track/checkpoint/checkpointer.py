@@ -12,6 +12,7 @@ from mlflow_track.checkpoint.boundaries import StepOrder, StepTimes
 from mlflow_track.checkpoint.commits import Commits
 from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.checkpoint.exact.report import Report
+from mlflow_track.checkpoint.exact.verdict import Verdict
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.schedule import Ask
 from mlflow_track.checkpoint.recall import Recall
@@ -42,8 +43,7 @@ class Checkpoints(Turns):
         self._restorer = Restorer(session, self._recall)
         self._unseen = decision.Unseen(session.plan)
         self._restored: Restored | None = None
-        self._unsaid: Report | None = None
-        self._report: Report | None = None
+        self._verdict = Verdict(session)
         self._has_ended = False
         self._record.restate(
             "checkpoints",
@@ -86,7 +86,7 @@ class Checkpoints(Turns):
             step = checks.step_and_state(step, state)
         self._order.boundary(step)
         numbers = checks.metric_numbers(metrics) if metrics else {}
-        self._say_restored()
+        self._verdict.at_step()
         self._commits.boundary(state, self._recall.memory)
         # From now on a stop is decided at a boundary, so that it comes with a checkpoint.
         self._stop.share()
@@ -109,7 +109,7 @@ class Checkpoints(Turns):
                 if code == decision.EARLY:
                     self._announce(f"stopping at step {step}: {words}")
             asks = asks or (Ask("stop", f"the run was asked to stop: {self._stop.reason}"),)
-        self._look(step, state, "step", is_saving=is_saving)
+        self._verdict.look(step, state, "step", is_saving=is_saving)
         if is_saving:
             self._commits.commit(now, state, asks, self._recall.memory)
         return is_saving
@@ -138,11 +138,11 @@ class Checkpoints(Turns):
         """
         step = checks.step_and_state(step, state)
         numbers = checks.metric_numbers(metrics)
-        self._say_restored()
+        self._verdict.at_step()
         self._order.save(step, self._announce)
         now = self._recall.moment(step, numbers)
         asks = (Ask("save", "requested by the caller"),)
-        self._look(step, state, "save", is_saving=True)
+        self._verdict.look(step, state, "save", is_saving=True)
         return self._commits.commit(now, state, asks, self._recall.memory)
 
     @in_turn
@@ -210,7 +210,7 @@ class Checkpoints(Turns):
             "again; use what the newest call returned"
         )
         self._has_ended = True
-        self._say_restored()
+        self._verdict.at_step()
         if self._ranks.is_first and self._times.count:
             self._recall.take()
             logged = self._recall.logged_names()
@@ -257,11 +257,7 @@ class Checkpoints(Turns):
         if found is None:
             return 0
         self._commits.resume_from(found.step)
-        self._report = found.report
-        if generators:
-            self._say(found.report)
-        else:
-            self._unsaid = found.report
+        self._verdict.begin(found.continuation, generators=generators)
         return found.step + 1
 
     @in_turn
@@ -274,10 +270,8 @@ class Checkpoints(Turns):
             RuntimeError: The checkpoints are closed.
         """
         if self._restored is not None:
-            report = self._restorer.put_generators_back(self._restored)
-            if self._unsaid is not None:
-                self._unsaid = None
-                self._say(report)
+            self._restorer.put_generators_back(self._restored)
+            self._verdict.end_generators()
 
     @in_turn
     def load(self, step: int | None = None) -> dict[str, Any]:
@@ -309,32 +303,9 @@ class Checkpoints(Turns):
 
         None before it, where nothing was restored, and on ranks other than 0.
         """
-        return self._report
+        return self._verdict.report
 
     # --- inside ---
-
-    def _say(self, report: Report | None) -> None:
-        self._report = report
-        if report is not None:
-            self._restorer.say(report)
-
-    def _look(self, step: int, state: Mapping[str, Any], verb: str, *, is_saving: bool) -> None:
-        """Compare with the checkpoint that is continued once more, at the first steps."""
-        continuation = None if self._restored is None else self._restored.continuation
-        if continuation is None or continuation.is_settled:
-            return
-        report = continuation.look(state, verb, is_saving=is_saving)
-        if report is not None:
-            self._report = report
-            self._restorer.correct(report, step)
-
-    def _say_restored(self) -> None:
-        """Report a restore without its generators, which nobody has put back."""
-        if self._unsaid is None or self._restored is None or self._restored.continuation is None:
-            return
-        self._unsaid = None
-        words = "the random generators were not restored"
-        self._say(self._restored.continuation.end_generators(words, are_restored=False))
 
     def _decide(self, now: Moment) -> tuple[tuple[Ask, ...], int, str]:
         """See `decision.decide`: rank 0 decides."""

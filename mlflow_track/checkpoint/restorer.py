@@ -13,7 +13,7 @@ from mlflow_track.checkpoint.disk.logged import ends_of, rows_behind
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.exact.changed_params import require_same_params
 from mlflow_track.checkpoint.exact.continuation import Continuation
-from mlflow_track.checkpoint.exact.report import Findings, Report
+from mlflow_track.checkpoint.exact.report import Findings
 from mlflow_track.checkpoint.exact.reproducibility import arrived, data_of
 from mlflow_track.checkpoint.recall import NO_SAVES, Recall
 from mlflow_track.checkpoint.session import Session
@@ -41,10 +41,6 @@ class Restored(NamedTuple):
     random: Sequence[dict[str, Any]]
     continuation: Continuation | None
 
-    @property
-    def report(self) -> Report | None:
-        return None if self.continuation is None else self.continuation.report
-
 
 class Restorer:
     """Takes the newest checkpoint that verifies, on rank 0, and gives its state to all ranks.
@@ -64,7 +60,7 @@ class Restorer:
     def restore(
         self, state: MutableMapping[str, Any], step: int | None, *, generators: bool
     ) -> Restored | None:
-        """See `Checkpoints.restore`; None where there is no checkpoint. `say` reports it."""
+        """See `Checkpoints.restore`; None where there is no checkpoint."""
         for name, entry in state.items():
             require_object(name, entry)
         self._fingerprints.note_settings(state)
@@ -108,23 +104,11 @@ class Restorer:
             self.put_generators_back(restored)
         return restored
 
-    def put_generators_back(self, restored: Restored) -> Report | None:
-        """Put this rank's generators back; returns the report with what became of them."""
+    def put_generators_back(self, restored: Restored) -> None:
+        """Put this rank's generators back; the report gets what became of them."""
         lost = randomness.restore_rank(restored.random, self._ranks.rank)
-        if restored.continuation is None:
-            return None
-        return restored.continuation.end_generators(*lost)
-
-    def say(self, report: Report) -> None:
-        """Put a report into the log and into run.json."""
-        self._announce(str(report))
-        self._record.add("restores", {"attempt": self._record.attempt, **report.to_json()})
-
-    def correct(self, report: Report, step: int) -> None:
-        """Report what the first steps have shown."""
-        self._announce(f"at step {step}, continued from step {report.step}: {report.verdict}")
-        entry = {"attempt": self._record.attempt, **report.to_json()}
-        self._record.add("restores", entry, is_correction=True)
+        if restored.continuation is not None:
+            restored.continuation.end_generators(*lost)
 
     def load(self, step: int | None) -> dict[str, Any]:
         """See `Checkpoints.load`."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import fingerprint, kernels
+from mlflow_track.checkpoint.exact import fingerprint, kernels
 from mlflow_track.checkpoint.exact.changed_params import changed_params, is_harmless
 from mlflow_track.checkpoint.exact.fingerprint import Fingerprints
 from mlflow_track.checkpoint.exact.replaced import Replaced, put_back, replaced_settings
