@@ -19,7 +19,7 @@ from mlflow_track.cli.output import json_option, print_json
         "tail": "tail.tail",
         "wait": "wait.wait",
         "export": "export.export",
-        "du": "du.du",
+        "du": "trash.du",
         "rm": "trash.rm",
         "gc": "trash.gc",
         "completion": ".completion",

@@ -55,7 +55,8 @@ def test_ls_says_what_is_there_and_why(run: mt.LoadedRun) -> None:
     pruning.pin(run.checkpoints[0])
     lines = call("ls", "demo").splitlines()
     assert len(lines) == 1 + 5
-    assert "loss 4" in lines[1] and "every 1 step" in lines[1] and "pinned" in lines[1]
+    assert lines[0].split() == ["STEP", "SAVED", "SIZE", "loss", "WHY", "NOTES"]
+    assert " 4 " in lines[1] and "every 1 step" in lines[1] and "pinned" in lines[1]
     assert "step 2 is one of steps" in lines[2] and "milestone" in lines[2]
     assert "requested by the caller" in lines[5]
     rows = json.loads(call("ls", "demo", "--json"))
