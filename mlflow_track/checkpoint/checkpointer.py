@@ -96,6 +96,7 @@ class Checkpoints(Turns):
             self._unseen.look(now.metrics)
         asks, code, reason = self._decide(now)
         if not (asks or code) and self._stop.arrived is None and self._ranks.is_alone:
+            self._verdict.look(step, state, "step", is_saving=False)
             return False
         if self._commits.must_wait(step, asks):
             asks = ()
