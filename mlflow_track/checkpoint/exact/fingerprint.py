@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from mlflow_track.checkpoint.exact.kernels import autocast
 from mlflow_track.checkpoint.exact.objects import (
+    LAZY,
     attributes_of,
     compilation_of,
     digest_of,
@@ -32,8 +33,7 @@ from mlflow_track.checkpoint.exact.objects import (
 from mlflow_track.checkpoint.exact.replaced import settings_of
 
 _REMEMBERED = frozenset((int, float, complex, str, bool, tuple))
-_RUN, _MOST_FLAGS = re.compile("([0-9]{1,9})([TF])"), 1 << 20
-_MOST_BYTES = 64 << 20
+_RUN, _MOST_FLAGS, _MOST_BYTES = re.compile("([0-9]{1,9})([TF])"), 1 << 20, 64 << 20
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -210,6 +210,8 @@ def differences(then: Facts, now: Facts, state: Mapping[str, Any]) -> FactsCompa
     """Compare the facts of a save with those of the live objects of `state` here."""
     found = FactsComparison([], [], [])
     for path, old, new in _changed(then.static, now.static):
+        if LAZY in (old, new):
+            continue  # Its first batch makes it what it is, and a first step compares again.
         if path.endswith(".params"):
             found.differences.extend(_order(path, old, new))
         elif path.startswith("compilation of "):

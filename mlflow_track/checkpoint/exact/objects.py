@@ -10,9 +10,11 @@ from types import CodeType
 from typing import Any
 
 import torch
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from mlflow_track.checkpoint.state.compatibility import class_of
 
+LAZY = "lazy"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 # Attributes of a module that say what it is; longer texts and paths say where it runs.
 _SETTINGS = (bool, int, float, complex)
@@ -106,7 +108,9 @@ def names_of_params(state: Mapping[str, Any], objects: Mapping[str, Any]) -> dic
 
 
 def text_of(module: torch.nn.Module) -> str:
-    """The line of a module in its repr, without memory addresses."""
+    """The line of a module in its repr, without memory addresses; LAZY before its first batch."""
+    if isinstance(module, LazyModuleMixin):
+        return LAZY
     try:
         extra = _ADDRESS.sub("", module.extra_repr())
     except Exception:
