@@ -164,7 +164,7 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
         print_json({**content, "tensors": shapes})
         return
     for name, value in content.items():
-        if name == "files":
+        if name in ("files", "fingerprint"):  # Below, and for programs alone.
             continue
         if name == "time":
             value = time_text(value)

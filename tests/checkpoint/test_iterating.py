@@ -8,7 +8,7 @@ import pytest
 from torch.utils.data import DataLoader, dataloader
 
 import mlflow_track as mt
-from mlflow_track.checkpoint import iterating
+from mlflow_track.checkpoint.exact import iterating
 from mlflow_track.checkpoint.exact.iterating import Loaders
 
 

@@ -44,7 +44,7 @@ Tell = Callable[..., None]
 def here() -> Iterator[None]:
     """All of a run happens in this process, and nothing that is no part of any promise."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Attempt, "_capture_provenance", lambda self: None)
+        patch.setattr(Attempt, "_start_provenance", lambda self: None)
         patch.setattr(saver, "ProcessWriter", lambda memory, lock: saver.ThreadWriter(memory))
         patch.setattr(verify, "CHUNK_BYTES", 5000)
         patch.setattr(publish, "_LEAST_DIRECT_BYTES", 4096)

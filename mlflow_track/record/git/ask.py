@@ -52,7 +52,7 @@ _SET = {
 }
 _PARTS = ("clean", "smudge", "process")
 _MOST_NAMES_BYTES = 1 << 20
-_EMPTY, _FALSE = "MLFLOW_TRACK_GIT_EMPTY", "MLFLOW_TRACK_GIT_FALSE"
+_EMPTY, _FALSE = "_MLFLOW_TRACK_GIT_EMPTY", "_MLFLOW_TRACK_GIT_FALSE"
 
 
 class GitError(Exception):
