@@ -457,7 +457,10 @@ def stand_in(run: Frozen, store: str) -> tuple[str, set[tuple[int, int]]]:
     client = client_of(store)
     artifacts = (Path(store.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
     experiment = client.create_experiment(run.expected["experiment"], artifacts)
-    there = client.create_run(experiment, tags={"mlflow_track.run_id": run.expected["id"]})
+    sent = json.loads((run.path / "mirror.json").read_bytes())
+    there = client.create_run(experiment, tags=sent["tags"])
+    for name, value in sent["params"].items():
+        client.log_param(there.info.run_id, name, value)
     times = {}
     for file in ("metrics.csv", *run.expected["rewound"]):
         frame = mt.load_run(run.path).metrics(file)
@@ -504,8 +507,8 @@ def test_a_half_mirrored_frozen_run_sends_the_rest_and_nothing_twice(
     found = client_of(store).get_run(there)
     assert found.info.status == "FINISHED"
     assert found.data.tags["late"] == "yes"
-    # Of what was sent before, params and the checkpoint were not sent again.
-    assert found.data.params == {}
+    # Of what was sent before, artifacts and the checkpoint were not sent again.
+    assert found.data.params == {"learning_rate": "0.01", "nested.width": "3"}
     files = files_under(store, there)
     assert "later.txt" in files and "notes.txt" not in files
     assert not any(name.startswith("checkpoints/") for name in files)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from mlflow_track.backends.protocol import Backend, Gone, Unavailable
+from mlflow_track.backends.protocol import Backend, Gone, Lost, Unavailable
 from mlflow_track.mirror.follower import Follower, try_lock, write_log
 from mlflow_track.mirror.outage import End
 from mlflow_track.mirror.shipper import Shipper
@@ -97,6 +97,10 @@ def _ship_all(shipper: Shipper) -> None:
                 pass
             shipper.finish()
             return
+        except Lost:
+            # What was acknowledged is not there: once more, all of it.
+            if is_last_try:
+                raise
         except Gone as error:
             # The run at the server was deleted: once more, into a new one.
             if is_last_try:

@@ -162,6 +162,7 @@ def test_prune_leaves_a_live_run_to_its_own_process_and_takes_its_rules() -> Non
     with mt.start_run(run_name="live") as live:
         checkpoints = live.checkpoints(keep=mt.Keep(last=2))
         checkpoints.save(0, {"w": 1})
+        checkpoints.wait()
         assert "is open in this process" in call("prune", "live", code=1)
         assert "keep   step 0" in call("prune", "live", "--dry-run")
 

@@ -44,6 +44,7 @@ class MemorySink:
         self.cells: set[MetricPoint] = set()
         self.runs: list[str] = []
         self.tags: dict[str, str] = {}
+        self.params: dict[str, str] = {}
         self.files: set[str] = set()
         self.status = "RUNNING"
 
@@ -67,7 +68,7 @@ class MemorySink:
     def _target(self) -> Target:
         keys = {cell.key for cell in self.cells}
         last = {key: max(c.step for c in self.cells if c.key == key) for key in keys}
-        return Target("1", "run", None, {}, dict(self.tags), self.status, last)
+        return Target("1", "run", None, dict(self.params), dict(self.tags), self.status, last)
 
     def history(self, run_id: str, key: str) -> list[MetricPoint]:
         return self._call(lambda: [cell for cell in self.cells if cell.key == key])
@@ -82,7 +83,7 @@ class MemorySink:
         return self._call(lambda: self.cells.update(as_stored(cells))) or []
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
-        return self._call(list)
+        return self._call(lambda: self.params.update(params)) or []
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
         return self._call(lambda: self.tags.update(tags)) or []

@@ -378,6 +378,10 @@ def examine_server(root: Path, before: Told) -> None:
     run = run_of(root, before)
     assert run is not None
     sink = sink_of(lambda *_: None, before.sent)
+    # The recording has the points that the server got; of the others the mirror knows.
+    memory = MirrorState.read(run.path, "mlflow").memory
+    sink.tags.update(memory.get("tags", {}))
+    sink.params.update(memory.get("params", {}))
     for _ in range(50):
         shipper = shipper_of(run.path, sink)
         if shipper.ship():
