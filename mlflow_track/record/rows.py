@@ -7,6 +7,7 @@ has a later time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from itertools import accumulate
@@ -241,10 +242,14 @@ def iterate_rows(path: Path) -> Iterator[Row]:
 
 
 def names_in(path: Path) -> Iterator[str]:
-    """The metrics that a file names at its beginning, or, with a line per value, at its end."""
+    """The metrics that a file names at its beginning, or, with a line per value, at its end.
+
+    A file whose header a power loss took names none.
+    """
     if layout.is_long(path):
         yield from read_end(path, _PIECE_BYTES)[0].metrics
-    else:
+        return
+    with contextlib.suppress(TornHeader):
         yield from read_header(path)[0]
 
 

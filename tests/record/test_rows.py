@@ -26,7 +26,14 @@ from mlflow_track.record.row_format import (
     parse_values,
     row_line,
 )
-from mlflow_track.record.rows import Reader, count_lines, iterate_rows, read_piece, read_rows
+from mlflow_track.record.rows import (
+    Reader,
+    count_lines,
+    iterate_rows,
+    names_in,
+    read_piece,
+    read_rows,
+)
 
 NAMES = ("a", "b", "c")
 CELL = st.one_of(
@@ -292,3 +299,10 @@ def test_a_file_that_is_long_is_known_by_its_name(tmp_path: Path) -> None:
     long = tmp_path / "metrics.long.csv"
     long.write_bytes(LONG_HEADER + b"1,2.0,a,4.0\n")
     assert [row.values for row in iterate_rows(long)] == [{"a": 4.0}]
+
+
+def test_names_in_a_file_whose_header_is_torn_are_none(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"step,time,loss\n0,1.5,0.25\n")
+    (tmp_path / "metrics.damaged-1.csv").write_bytes(b"step,time,lo")
+    assert list(names_in(tmp_path / "metrics.csv")) == ["loss"]
+    assert list(names_in(tmp_path / "metrics.damaged-1.csv")) == []
