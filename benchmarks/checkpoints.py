@@ -386,6 +386,7 @@ def memory_table(state: dict[str, Any], folder: Path) -> None:
         ways.state, ways.folder, ways.number = state, folder / arm.split()[0], 0
         ways.folder.mkdir()
         ways.store = CheckpointStore(ways.folder / "ours")
+        ways.metrics, ways.announce = MetricsFile(ways.folder / "metrics.csv"), print
         ways.saver = Saver(ways)
         call = {OURS: ways.ours, arms[0]: ways.dcp_async, arms[1]: ways.fabric_async}[arm]
         most, is_done = [0], threading.Event()

@@ -101,6 +101,7 @@ class Fingerprints:
         self._settings: dict[str, Any] = {}
         # The params of each group of an optimizer, and their names.
         self._groups: dict[str, tuple[list[weakref.ref[Any]], str]] = {}
+        torch.get_num_threads()  # A DataLoader that pins memory sets it for who asks first later.
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -123,8 +124,7 @@ class Fingerprints:
             self.note_settings(state)
         self.devices = {item.device for item in state.values() if isinstance(item, torch.Tensor)}
         facts = Facts(static={f"class of {name}": kind_of(item) for name, item in state.items()})
-        objects = dict(objects_of(state))
-        for name, item in objects.items():
+        for name, item in (objects := dict(objects_of(state))).items():
             if isinstance(item, torch.nn.Module):
                 self._of_module(name, item, facts)
             elif isinstance(item, torch.optim.Optimizer):
@@ -144,8 +144,8 @@ class Fingerprints:
     def _of_module(self, name: str, root: torch.nn.Module, facts: Facts) -> None:
         flags: list[bool] = []
         grads: list[bool] = []
-        known, static, attributes = self._known, facts.static, facts.attributes
-        devices = self.devices
+        known, devices = self._known, self.devices
+        static, attributes = facts.static, facts.attributes
         for path, module in walk(name, root):
             own = module.__dict__
             if module._compiled_call_impl is not None or "dynamo_ctx" in own:
@@ -280,8 +280,8 @@ def _flags(
         differing = [i for i, (one, other) in enumerate(zip(*flags, strict=True)) if one != other]
         first, more = differing[0], len(differing) - 1
         others = f" and of {more} more" if more else ""
-        name = names[entry][first]
-        found.setdefault(name, f"{what} of {name}{others} {flags[0][first]} -> {flags[1][first]}")
+        words = f"{names[entry][first]}{others} {flags[0][first]} -> {flags[1][first]}"
+        found.setdefault(names[entry][first], f"{what} of {words}")
     return list(found.values())
 
 
