@@ -88,13 +88,13 @@ class Copies:
 
     def _tensor(self, path: str, source: torch.Tensor, existing: Any) -> Copy:
         here = existing if _can_be_filled(existing, source) else None
-        # Tied tensors are one object and stay one; whoever holds the other one sees its value.
+        # Tied tensors stay one; those that are two here stay two, as whoever holds them has them.
         known = self._by_source.get(id(source))
-        if known is None:
-            known = self._by_source[id(source)] = Copy(path, source, here)
-            self._all.append(known)
-        elif here is not None and here is not known.here:
-            self._all.append(Copy(path, source, here))
+        if known is None or (here is not None and here is not known.here):
+            copy = Copy(path, source, here)
+            self._all.append(copy)
+            self._by_source.setdefault(id(source), copy)
+            return copy
         return known
 
     def settle(self) -> list[str]:
