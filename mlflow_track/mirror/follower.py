@@ -183,7 +183,7 @@ class Follower:
         except Unavailable as error:
             return not error.is_answer and not error.retry_after
         except Exception:
-            return False
+            return False  # It answers, or what is wrong is said by the next call that sends.
         return False
 
     def _is_settled_elsewhere(self) -> bool:

@@ -48,7 +48,12 @@ def test_newer_precision_neither_stops_a_save_nor_a_restore(newer_precision: Non
     assert "exact: yes" in log_of(restored(linear, linear))
 
 
-def test_newer_precision_that_differs_is_named(request: pytest.FixtureRequest) -> None:
+def test_newer_precision_that_differs_is_named(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever ran before in this process, or the environment, may have set it.
+    monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "none")
+
     def now() -> dict[str, Any]:
         request.getfixturevalue("newer_precision")
         return linear()

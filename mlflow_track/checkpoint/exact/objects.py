@@ -113,7 +113,7 @@ def text_of(module: torch.nn.Module) -> str:
         return LAZY
     try:
         extra = _ADDRESS.sub("", module.extra_repr())
-    except Exception:
+    except Exception:  # A module's own code; what is only compared must never stop a save.
         extra = ""
     return f"{type(module).__name__}({extra})"
 
@@ -142,7 +142,7 @@ def compilation_of(module: Any) -> str:
         name = getattr(backend, "__name__", type(backend).__name__).strip("_")
         options = {k: v for k, v in vars(backend).items() if k in ("config", "dynamic", "kwargs")}
         return _ADDRESS.sub("", f"compiled ({name} {options})")
-    except Exception:
+    except Exception:  # Private names of torch, which another version may not have.
         return "compiled"
 
 
