@@ -78,13 +78,19 @@ class Checkpoints:
             name = path.rsplit("/", 1)[-1]
             if is_folder and name not in state.checkpoints:
                 listed = backend.list_files(state.run_id, path)
-                files = [file.rsplit("/", 1)[-1] for file, _ in listed]
-                # Without a manifest it is none, and nothing says how whole its files are.
+                files = {file.rsplit("/", 1)[-1] for file, _ in listed}
+                # Without a manifest it is none, and nothing says how whole its files are. It was
+                # sent last, but what a server acknowledged before it may be missing all the same.
                 state.uploading[name] = []
-                if layout.MANIFEST in files:
+                if files >= self._own_files(name) | {layout.MANIFEST}:
                     state.checkpoints.append(name)
                     del state.uploading[name]
         self._ledger.save()
+
+    def _own_files(self, name: str) -> set[str]:
+        """The names of a checkpoint's files; none where it is not here."""
+        folder = self._ledger.path / layout.CHECKPOINTS / name
+        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
     # --- upload ---
 
@@ -107,7 +113,29 @@ class Checkpoints:
                         self._ledger.save()
         except FileNotFoundError:
             return False
+        self._look_for(name, done)
         return True
+
+    def _look_for(self, name: str, done: list[str]) -> None:
+        """Whether the server has all that it acknowledged of a checkpoint.
+
+        Raises:
+            Unavailable: It does not; the next round sends what is missing.
+        """
+        state, backend = self._ledger.state, self._ledger.backend
+        if not has(backend, "list_files"):
+            return
+        listed = backend.list_files(state.run_id, f"{layout.CHECKPOINTS}/{name}")
+        there = {path.rsplit("/", 1)[-1] for path, _ in listed}
+        missing = sorted(set(done) - there)
+        if missing:
+            done[:] = [file for file in done if file in there and file != layout.MANIFEST]
+            self._ledger.save()
+            raise Unavailable(
+                f"the server acknowledged {layout.CHECKPOINTS}/{name}/{missing[0]} and does not "
+                "have it: something before the server answers in its place, or it was lost there",
+                is_answer=True,
+            )
 
     # --- retention ---
 

@@ -52,7 +52,8 @@ def test_newer_precision_that_differs_is_named(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whatever ran before in this process, or the environment, may have set it.
-    monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "none")
+    place: Any = torch.backends
+    monkeypatch.setattr(place.mkldnn.matmul, "fp32_precision", "none")
 
     def now() -> dict[str, Any]:
         request.getfixturevalue("newer_precision")

@@ -132,6 +132,26 @@ def test_what_is_left_of_an_upload_whose_checkpoint_was_retired_is_removed(run, 
     assert there(shipper) == {"step-000000020": WHOLE}
 
 
+def test_a_file_that_was_acknowledged_and_not_stored_is_sent_again(run, store):
+    publish(run, 10)
+
+    class Swallows(Breaks):
+        has_swallowed = False
+
+        def upload(self, run_id: str, file: Path, name: str) -> None:
+            if name.endswith("/state.json") and not self.has_swallowed:
+                self.has_swallowed = True
+                return
+            super().upload(run_id, file, name)
+
+    shipper = shipper_to(run.path, Swallows(open_store(store), after=99))
+    with pytest.raises(Unavailable, match=r"acknowledged .*/state\.json and does not have it"):
+        shipper.ship()
+    assert not shipper.state.checkpoints
+    shipper.ship()
+    assert there(shipper) == {"step-000000010": WHOLE}
+
+
 def test_retention_waits_for_a_checkpoint_that_is_being_sent(run, store):
     from mlflow_track.checkpoint.disk.store import free_to_remove
 
