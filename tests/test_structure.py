@@ -19,7 +19,7 @@ MOST_LINES, MOST_FILES = 330, 24
 # functions. A module belongs to the longest name here that its own name begins with.
 LAYERS = (
     ("extras", "wording"),
-    ("record",),
+    ("record", "formats"),
     ("checks", "stop", "param_kinds"),
     ("param_values", "artifacts", "log_handler", "repeats", "divergence"),
     ("checkpoint.policy", "checkpoint.disk"),
@@ -51,7 +51,7 @@ SEE = {
     "draw": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis"},
     "ui": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis", "draw"},
 }
-BACKEND_SEES = {"extras", "wording", "record", "backends.protocol"}
+BACKEND_SEES = {"extras", "wording", "record", "formats", "backends.protocol"}
 # Loaded by name: what shows a run in a notebook. Backends are loaded by entry point.
 BY_NAME = {
     ("mlflow_track/analysis/load.py", "mlflow_track.draw.notebook"),
