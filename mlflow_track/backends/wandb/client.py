@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import wandb
+from wandb.errors import AuthenticationError, UsageError
+from wandb.sdk import wandb_setup
 from wandb.sdk.lib import wbauth
 
 from mlflow_track.backends.protocol import RunRecord, Unavailable
@@ -83,8 +86,9 @@ def read_mode() -> Mode:
     """
     # A training that uses W&B itself hands its own process down, which ends with it.
     os.environ.pop("WANDB_SERVICE", None)
+    os.environ["WANDB_SILENT"] = "true"
     try:
-        settings = wandb.setup(wandb.Settings(silent=True)).settings
+        settings = wandb_setup.singleton().settings
         mode, server = str(settings.mode), str(settings.base_url)
         if mode in _OFFLINE:
             return Mode(False, "")
@@ -93,20 +97,29 @@ def read_mode() -> Mode:
         login = wbauth.authenticate_session(
             host=server, source="mlflow_track", prompt=False, update_session=False
         )
-    except Unavailable:
-        tear_down()
-        raise
-    except Exception as error:
-        tear_down()
-        raise Unavailable(f"W&B refuses its settings: {error}", is_final=True) from error
+    except (ValueError, wandb.Error) as error:
+        reason = " ".join(str(error).split())
+        raise Unavailable(f"W&B refuses its settings: {reason}", is_final=True) from error
     if login is None:
-        tear_down()
         raise Unavailable(
             f"there is no login for {server}: set WANDB_API_KEY or run `wandb login`, or set "
             "WANDB_MODE=offline, which writes files for `wandb sync`",
             is_final=True,
         )
     return Mode(True, server)
+
+
+@contextlib.contextmanager
+def _available() -> Iterator[None]:
+    """What the client cannot do now, it may do later: it has ended, or its server is away."""
+    try:
+        yield
+    except (Unavailable, FileNotFoundError):
+        raise
+    except (AuthenticationError, UsageError) as error:
+        raise Unavailable(f"W&B refuses: {error}", is_final=True) from error
+    except Exception as error:
+        raise Unavailable(f"W&B's client failed: {error or repr(error)}") from error
 
 
 class Session:
@@ -126,6 +139,7 @@ class Session:
         has_rows: Whether something was logged.
     """
 
+    @_available()
     def __init__(self, mode: Mode, folder: Path, number: int, run_id: str, run: RunRecord) -> None:
         self._number = number
         self._is_online = mode.is_online
@@ -157,6 +171,7 @@ class Session:
         self.run.define_metric("*", step_metric=STEP_KEY)
         self.run.summary.update(self._description.summary)
 
+    @_available()
     def describe(self, description: Description) -> None:
         """Send what has changed of the description."""
         before, run = self._description, self.run
@@ -177,6 +192,7 @@ class Session:
         text = str(self.run.summary.get(POSITION_KEY) or "")
         return number_and_position(text)[1]
 
+    @_available()
     def log(
         self, values: Mapping[str, Any], step: int, timestamp: int, key: str, position: str
     ) -> None:
@@ -207,6 +223,7 @@ class Session:
             raise Unavailable(f"W&B's client does not write to {self.file}")
         self._expected.append((now, position))
 
+    @_available()
     def save(self, file: Path, name: str) -> None:
         """Store a file of the run under a name, a path with slashes.
 
@@ -218,17 +235,20 @@ class Session:
         link(file, target)
         self.run.save(str(target), base_path=self.run.dir, policy="now", glob=False)
 
+    @_available()
     def log_model(self, artifact: wandb.Artifact, aliases: Sequence[str]) -> None:
         """Log a version of an artifact; online, wait until it has arrived."""
         logged = self.run.log_artifact(artifact, aliases=list(aliases))
         if self._is_online:
             logged.wait(timeout=round(_FINISH_SECONDS))
 
+    @_available()
     def delete_model(self, name: str, alias: str) -> None:
         """Delete a version of an artifact at the server."""
         path = f"{self.run.entity}/{self.run.project}/{name}:{alias}"
         wandb.Api().artifact(path).delete(delete_aliases=True)
 
+    @_available()
     def finish(self, exit_code: int) -> str:
         """End the run and the client's process; returns the last position in the file."""
         self.run.summary.update(self._description.summary)
