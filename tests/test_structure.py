@@ -18,7 +18,7 @@ MOST_LINES, MOST_FILES = 330, 24
 # Bottom to top: a module imports its own layer and those before it, also for types and inside
 # functions. A module belongs to the longest name here that its own name begins with.
 LAYERS = (
-    ("extras", "wording"),
+    ("extras", "wording", "formats"),
     ("record",),
     ("checks", "stop", "param_kinds"),
     ("param_values", "artifacts", "log_handler", "repeats", "divergence"),
@@ -51,7 +51,7 @@ SEE = {
     "draw": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis"},
     "ui": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis", "draw"},
 }
-BACKEND_SEES = {"extras", "wording", "record", "backends.protocol"}
+BACKEND_SEES = {"extras", "wording", "formats", "record", "backends.protocol"}
 # Loaded by name: what shows a run in a notebook. Backends are loaded by entry point.
 BY_NAME = {
     ("mlflow_track/analysis/load.py", "mlflow_track.draw.notebook"),
