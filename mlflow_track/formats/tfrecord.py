@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy
 
-from mlflow_track.formats.crc32c import crc32c, window_crcs, numbers_at_all
+from mlflow_track.formats.crc32c import crc32c, numbers_at_all, window_crcs
 
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
