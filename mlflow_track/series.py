@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,13 @@ class Series(NamedTuple):
     steps: Sequence[int] | _Array
     times: Sequence[float] | _Array
     values: Sequence[float] | _Array
+
+
+def series_of_points(name: str, points: Iterable[tuple[int, int, float]]) -> Series:
+    """The history of a metric from points in any order: milliseconds of Unix time, step, value."""
+    ordered = sorted(points, key=lambda point: point[:2])
+    times = [milliseconds / 1000 for milliseconds, _, _ in ordered]
+    return Series(name, [step for _, step, _ in ordered], times, [value for *_, value in ordered])
 
 
 class MetricsContent(NamedTuple):
@@ -64,8 +71,8 @@ class _Values(NamedTuple):
     repeats: _Array
 
 
-def metrics_content(path: Path, series: Sequence[Series]) -> MetricsContent:
-    """The lines of a run's file of metrics.
+def metrics_contents(path: Path, series: Sequence[Series]) -> list[MetricsContent]:
+    """A run's file of metrics, and where it is better with a line per value the one beside it.
 
     Values of the same step and time share a row. Where a metric was logged at a step more than
     once, the one that comes later in its series comes later in the file, whatever the clock said.
@@ -84,7 +91,7 @@ def metrics_content(path: Path, series: Sequence[Series]) -> MetricsContent:
     parts = [_part(column, same) for column, same in enumerate(of_name.values())]
     header = header_line(names)
     if not parts or not sum(len(part.steps) for part in parts):
-        return MetricsContent(path, header, b"")
+        return [MetricsContent(path, header, b"")]
     found = _Values(*map(numpy.concatenate, zip(*parts, strict=True)))
     by = (found.columns, found.times, found.repeats, found.steps, found.moments)
     order = numpy.lexsort(by)
@@ -96,8 +103,9 @@ def metrics_content(path: Path, series: Sequence[Series]) -> MetricsContent:
     is_wide = len(names) <= MOST_COLUMNS and len(header) <= MOST_LINE_BYTES
     # What a live run decides for each call is decided for all: so the order of lines is the time.
     if is_wide and not are_few(len(order), len(starts) * len(names)):
-        return MetricsContent(path, header, _wide_lines(found, starts))
-    return MetricsContent(layout.long_form(path), LONG_HEADER, _long_lines(found, names))
+        return [MetricsContent(path, header, _wide_lines(found, starts))]
+    beside = MetricsContent(layout.long_form(path), LONG_HEADER, _long_lines(found, names))
+    return [MetricsContent(path, header_line(()), b""), beside]
 
 
 def _part(column: int, series: Sequence[Series]) -> _Values:

@@ -20,9 +20,9 @@ from mlflow_track.record.files import legible
 from mlflow_track.record.masking import mask_command, mask_password
 from mlflow_track.record.metric import DIRECTIONS
 from mlflow_track.record.params import change_params
-from mlflow_track.record.row_format import MOST_STEP, are_in_range, header_line
+from mlflow_track.record.row_format import MOST_STEP, are_in_range
 from mlflow_track.record.schema import KILLED, RUNNING, STATUSES
-from mlflow_track.series import MetricsContent, Series, metrics_content
+from mlflow_track.series import MetricsContent, Series, metrics_contents
 from mlflow_track.wording import count_text, expected, shown
 
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -78,9 +78,9 @@ def clean(run: ForeignRun) -> Content:
     told = _Told(run)
     metrics = _series(run.metrics, told)
     system = _series(run.system_metrics, told)
-    tables = _tables(layout.METRICS, metrics)
+    tables = metrics_contents(Path(layout.METRICS), metrics)
     if system:
-        tables += _tables(layout.SYSTEM_METRICS, system)
+        tables += metrics_contents(Path(layout.SYSTEM_METRICS), system)
     return Content(
         name=_line(run.name),
         experiment=_line(run.experiment),
@@ -95,14 +95,6 @@ def clean(run: ForeignRun) -> Content:
 
 
 # --- metrics ---
-
-
-def _tables(name: str, series: Sequence[Series]) -> list[MetricsContent]:
-    """The file `name`, and where it says so the one beside it, as a live run has them."""
-    path = Path(name)
-    table = metrics_content(path, series)
-    empty = MetricsContent(path, header_line(()), b"")
-    return [table] if table.path == path else [empty, table]
 
 
 def _series(series: Iterable[Series], told: _Told) -> list[Series]:

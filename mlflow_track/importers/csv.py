@@ -36,7 +36,7 @@ class CsvSource(Source):
     def recognise(cls, where: str, *, is_certain: bool) -> CsvSource | None:
         root = Path(where)
         if root.is_dir():
-            return cls(root) if next(_files(root), None) is not None else None
+            return cls(root) if is_certain or any(map(_has_steps, _files(root))) else None
         is_csv = is_certain or root.suffix.lower() == ".csv"
         return cls(root) if is_csv and _has_steps(root) else None
 
@@ -49,8 +49,7 @@ class CsvSource(Source):
 def _files(root: Path) -> Iterator[Path]:
     """The files of the logger; a record of this package has one of the same name."""
     for file in files_below(root):
-        is_own = (file.parent / layout.RUN).exists()
-        if file.name == layout.METRICS and not is_own and _has_steps(file):
+        if file.name == layout.METRICS and not (file.parent / layout.RUN).exists():
             yield file
 
 
@@ -69,7 +68,6 @@ def _column(names: Sequence[str], known: Sequence[str]) -> int | None:
 
 
 def _read(file: Path) -> ForeignRun:
-    path = Path(os.path.realpath(file.parent)) / file.name
     is_logger = file.name == layout.METRICS
     problems: list[str] = []
     with open_regular(file) as content:
@@ -86,12 +84,12 @@ def _read(file: Path) -> ForeignRun:
         except (OSError, ValueError) as error:
             problems.append(f"the params are missing: {error}")
     return ForeignRun(
-        identity=str(path),
+        identity=str(file),
         started=started,
         ended=max(table.last_time, started),
         # The folder of CSVLogger is <name>/version_<number>.
-        experiment=path.parent.parent.name if is_logger else None,
-        name=path.parent.name if is_logger else path.stem,
+        experiment=file.parent.parent.name if is_logger else None,
+        name=file.parent.name if is_logger else file.stem,
         params=params,
         metrics=table.series,
         problems=problems,
@@ -193,9 +191,11 @@ def _cells(line: bytes) -> list[str]:
 
 
 def _number(cell: str) -> float:
-    if "_" in cell:
-        raise ValueError(cell)  # Python reads 1_0 as 10.
-    return float(cell)
+    try:
+        # Python reads 1_0 as 10.
+        return float("" if "_" in cell else cell)
+    except ValueError:
+        raise ValueError(f"{shown(cell)} is not a number") from None
 
 
 def _step(cell: str) -> int:

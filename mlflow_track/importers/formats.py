@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 from mlflow_track.importers.source import Source
 
@@ -19,6 +21,9 @@ def open_source(where: str, format: str | None = None) -> list[Source]:
         where: The path or URI.
         format: One of `FORMATS`, where the user knows it; then nothing else is looked for.
     """
+    if "://" not in where:
+        # A link that the user names is followed, unlike those in what it leads to.
+        where = os.path.realpath(Path(where).expanduser())
     kinds = [_load(name) for name in ((format,) if format else FORMATS)]
     found = [kind.recognise(where, is_certain=format is not None) for kind in kinds]
     return [source for source in found if source is not None]

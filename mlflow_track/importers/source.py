@@ -121,7 +121,7 @@ class Source:
         This looks and reads little; it imports no package that the format needs.
 
         Args:
-            where: A path, absolute or not, or a URI, as the user has written it.
+            where: The path without links of what exists there, or a URI.
             is_certain: Whether the user named this format, so that no doubt is left.
         """
         raise NotImplementedError

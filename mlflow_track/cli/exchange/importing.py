@@ -14,6 +14,7 @@ import click
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import default_root
+from mlflow_track.record.masking import mask_password
 from mlflow_track.wording import count_text, shown
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _TO_HELP = "The folder of all runs; else MLFLOW_TRACK_DIR, else runs."
 _EXPERIMENT_HELP = "The experiment of all of them; else that of the source."
-_FORMAT_HELP = "What SOURCE is, where that cannot be seen: {}."
+_FORMAT_HELP = "What SOURCE is; else that is found out."
 
 
 def _formats() -> tuple[str, ...]:
@@ -35,7 +36,7 @@ def _formats() -> tuple[str, ...]:
 @click.argument("source")
 @click.option("--to", "root", type=click.Path(path_type=Path), default=default_root, help=_TO_HELP)
 @click.option("--experiment", help=_EXPERIMENT_HELP)
-@click.option("--format", "form", type=click.Choice(_formats()), help="What SOURCE is.")
+@click.option("--format", "form", type=click.Choice(_formats()), help=_FORMAT_HELP)
 @json_option
 def import_(
     source: str, root: Path, experiment: str | None, form: str | None, as_json: bool
@@ -62,7 +63,7 @@ def import_(
     writer = RecordWriter(root, place.format, experiment)
     rows = [_imported(run, writer) for run in _with_progress(found, hidden=as_json)]
     if as_json:
-        print_json({"source": source, "format": place.format, "runs": rows})
+        print_json({"source": mask_password(source), "format": place.format, "runs": rows})
     else:
         _report(rows, root)
     if any(row["problems"] for row in rows):
