@@ -27,7 +27,7 @@ class CsvSource(Source):
     """One file, or all files named metrics.csv in a folder and below it."""
 
     format: ClassVar[str] = "csv"
-    what: ClassVar[str] = "metrics.csv of Lightning's CSVLogger, or a .csv file with a column step"
+    what: ClassVar[str] = "metrics.csv of Lightning's CSVLogger, a .csv file with a column step"
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -10,7 +10,10 @@ from pathlib import Path
 from mlflow_track.importers.source import Source
 
 # By name, what reads it. What belongs to a backend lies beside it, and only loads what it needs.
-_SOURCES = {"csv": "mlflow_track.importers.csv:CsvSource"}
+_SOURCES = {
+    "csv": "mlflow_track.importers.csv:CsvSource",
+    "trackio": "mlflow_track.importers.trackio:TrackioSource",
+}
 FORMATS: Sequence[str] = tuple(_SOURCES)
 
 

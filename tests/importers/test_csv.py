@@ -95,7 +95,7 @@ def test_damage_is_named_and_the_rest_imported() -> None:
     assert by_name["version_2"]["a"].last == 3
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     secret = lightning(tmp_path / "secret", ROWS)
     for number in range(3):
         (tmp_path / f"logs/demo/version_{number}").mkdir(parents=True)

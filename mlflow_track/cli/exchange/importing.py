@@ -86,7 +86,7 @@ def _place(where: str, form: str | None) -> Source:
         names = " or ".join(source.format for source in sources)
         raise click.UsageError(f"{where} has runs in several formats: give --format {names}")
     if not sources:
-        what = " or ".join(descriptions())
+        what = ", ".join(descriptions())
         raise exit_codes.NotFound(f"there is no run in {where}: looked for {what}")
     return sources[0]
 
@@ -120,7 +120,7 @@ def _report(rows: list[dict[str, Any]], root: Path) -> None:
     for row in rows:
         for problem in row["problems"]:
             echo(f"{row['source']}: {problem}", err=True)
-        for note in row["notes"]:
+        for note in row["notes"] if row["state"] != "unchanged" else ():
             echo(f"note: {row['source']}: {note}", err=True)
     for row in rows:
         if row["state"] in ("imported", "updated"):
