@@ -21,7 +21,7 @@ LAYERS = (
     ("extras", "wording", "formats"),
     ("record",),
     ("checks", "stop", "param_kinds"),
-    ("param_values", "artifacts", "log_handler", "repeats", "divergence"),
+    ("param_values", "artifacts", "log_handler", "repeats", "divergence", "series"),
     ("checkpoint.policy", "checkpoint.disk"),
     ("checkpoint.state",),
     ("checkpoint.writer",),
@@ -29,6 +29,7 @@ LAYERS = (
     ("plugins",),
     ("settings",),
     ("backends.protocol",),
+    ("importers.source",),
     ("mirror",),
     ("resume",),
     ("analysis",),
@@ -38,6 +39,7 @@ LAYERS = (
     ("start",),
     ("draw",),
     ("ui",),
+    ("importers",),
     ("",),
     ("cli",),
 )
@@ -47,11 +49,19 @@ SEE = {
     "checkpoint.policy": {"wording", "record", "checks"},
     "checkpoint.disk": {"wording", "record", "checks"},
     "backends.protocol": {"record"},
+    "importers.source": {"wording", "record", "series"},
+    "importers": {
+        *("extras", "wording", "record", "checks", "param_values", "series"),
+        "importers.source",
+    },
     "analysis": {"extras", "wording", "record", "checks", "checkpoint.disk"},
     "draw": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis"},
     "ui": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis", "draw"},
 }
-BACKEND_SEES = {"extras", "wording", "formats", "record", "backends.protocol"}
+# A source of runs that belongs to a backend lies beside it.
+BACKEND_SEES = {
+    *("extras", "wording", "formats", "record", "series", "backends.protocol", "importers.source")
+}
 # Loaded by name: what shows a run in a notebook. Backends are loaded by entry point.
 BY_NAME = {
     ("mlflow_track/analysis/load.py", "mlflow_track.draw.notebook"),
