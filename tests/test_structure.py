@@ -21,6 +21,7 @@ LAYERS = (
     ("extras", "wording", "formats"),
     ("record",),
     ("checks", "stop", "param_kinds"),
+    ("media",),
     ("param_values", "artifacts", "log_handler", "repeats", "divergence", "series"),
     ("checkpoint.policy", "checkpoint.disk"),
     ("checkpoint.state",),
