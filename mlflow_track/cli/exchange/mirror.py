@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli import exit_codes
-from mlflow_track.cli.destination import NotConfirmed, options_for, sends_elsewhere
+from mlflow_track.cli.exchange.destination import NotConfirmed, options_for, sends_elsewhere
 from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import runs_named
 from mlflow_track.record.schema import RUNNING
