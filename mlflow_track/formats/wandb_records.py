@@ -10,12 +10,14 @@ from typing import Any
 from mlflow_track.formats.protobuf import read_fields, read_parts, signed
 
 # Kinds of records, by their fields in `Record`.
-HISTORY, SUMMARY, CONFIG, STATS, RUN, EXIT, OUTPUT = 2, 3, 5, 7, 17, 18, 13
+HISTORY, SUMMARY, CONFIG, STATS, METRIC, RUN, EXIT = 2, 3, 5, 7, 12, 17, 18
 # Fields that several of them have in common.
-UPDATE, REMOVE = 1, 2
+_UPDATE, _REMOVE = 1, 2
 _KEY, _NESTED_KEY, _VALUE_JSON = 1, 2, 16
 # A value of a row of history may also be there with its type.
 _BOOLEAN, _INTEGER, _NUMBER, _TEXT, _JSON = 4, 5, 6, 7, 8
+_SECONDS, _NANOS = 1, 2
+_MOST_DIGITS = 400
 
 
 def parts_of(record: bytes, kind: int) -> Iterator[bytes]:
@@ -27,7 +29,7 @@ def parts_of(record: bytes, kind: int) -> Iterator[bytes]:
     return read_parts(record, kind)
 
 
-def items(content: bytes, number: int = UPDATE) -> Iterator[tuple[tuple[str, ...], str]]:
+def items(content: bytes, number: int = _UPDATE) -> Iterator[tuple[tuple[str, ...], str]]:
     """The items of a row of history, a summary or a config: where each belongs, and its JSON.
 
     Raises:
@@ -61,18 +63,57 @@ def _typed(field: int, value: int | bytes) -> str:
     return "null"
 
 
-def parse_json(text: str) -> Any:
+def value(text: str) -> Any:
     """A value from its JSON, in which NaN and infinities are words.
 
     Raises:
-        ValueError: It is not JSON.
+        ValueError: It is not JSON, or nested too deeply.
     """
-    return json.loads(text, parse_int=_number)
+    try:
+        return json.loads(text, parse_int=_number)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def _number(text: str) -> int | float:
-    # W&B writes -0.0 this way.
-    return -0.0 if text == "-0" else int(text)
+    # W&B writes -0.0 this way. More digits than Python takes are not an integer of anybody.
+    return -0.0 if text == "-0" else int(text) if len(text) < _MOST_DIGITS else float(text)
+
+
+def apply(content: bytes, target: dict[str, Any]) -> None:
+    """Apply the items of a config or a summary to what it was before.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    for place, text in items(content):
+        if place:
+            _holder(target, place)[place[-1]] = value(text)
+    for place, _ in items(content, _REMOVE):
+        if place:
+            _holder(target, place).pop(place[-1], None)
+
+
+def _holder(target: dict[str, Any], place: tuple[str, ...]) -> dict[str, Any]:
+    """The mapping that has the last key of a place."""
+    for part in place[:-1]:
+        inner = target.get(part)
+        if not isinstance(inner, dict):
+            inner = target[part] = {}
+        target = inner
+    return target
+
+
+def seconds(message: bytes, number: int) -> float:
+    """The time in a field of a message, in Unix seconds; 0 where there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    for moment in read_parts(message, number):
+        found = numbers(moment)
+        return found.get(_SECONDS, 0) + found.get(_NANOS, 0) / 1e9
+    return 0.0
 
 
 def texts(content: bytes) -> dict[int, list[str]]:

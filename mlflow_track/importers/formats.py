@@ -13,6 +13,7 @@ from mlflow_track.importers.source import Source
 _SOURCES = {
     "csv": "mlflow_track.importers.csv:CsvSource",
     "trackio": "mlflow_track.importers.trackio:TrackioSource",
+    "wandb": "mlflow_track.backends.wandb.source:WandbSource",
 }
 FORMATS: Sequence[str] = tuple(_SOURCES)
 

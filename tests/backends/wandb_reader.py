@@ -60,7 +60,10 @@ def of_kind(path: Path, kind: str) -> list[Any]:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [
-        {".".join(item.nested_key) or item.key: json.loads(item.value_json, parse_int=float) for item in row.item}
+        {
+            ".".join(item.nested_key) or item.key: json.loads(item.value_json, parse_int=float)
+            for item in row.item
+        }
         for row in of_kind(path, "history")
     ]
 

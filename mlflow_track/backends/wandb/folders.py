@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
 from mlflow_track.formats.leveldb_log import HEADER, read_records
-from mlflow_track.formats.wandb_records import HISTORY, RUN, items, parse_json, parts_of
+from mlflow_track.formats.wandb_records import HISTORY, RUN, items, parts_of, value
 from mlflow_track.record.files import open_regular
 
 # In each row; W&B shows no name that starts with an underscore. The number of the folder, a blank,
@@ -92,7 +92,7 @@ class Tail:
     def _note(self, history: bytes) -> None:
         for key, text in items(history):
             if key in ((POSITION_KEY,), (MEDIA_POSITION_KEY,)):
-                number, position = number_and_position(str(parse_json(text)))
+                number, position = number_and_position(str(value(text)))
                 if number:
                     self.place = Place(number, {**self.place.positions, key[0]: position})
 
