@@ -18,24 +18,30 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     Raises:
         ValueError: It is damaged, or not a message.
     """
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
+    at, end = 0, len(message)
+    while at < end:
+        # Nearly all of these numbers are of one byte.
+        tag = message[at]
+        at += 1
+        if tag >= 0x80:
+            tag, at = _varint(message, at - 1)
         number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
+        if kind in _SIZES:
+            value = _SIZES[kind]
+        elif kind not in (_VARINT, _BYTES):
+            raise ValueError(f"a field has the unknown kind {kind}")
+        elif at < end and message[at] < 0x80:
+            value = message[at]
+            at += 1
+        else:
             value, at = _varint(message, at)
+        if kind == _VARINT:
             yield number, value
             continue
-        if kind == _BYTES:
-            size, at = _varint(message, at)
-        elif kind in _SIZES:
-            size = _SIZES[kind]
-        else:
-            raise ValueError(f"a field has the unknown kind {kind}")
-        if at + size > len(message):
+        if at + value > end:
             raise ValueError("a field is longer than its message")
-        yield number, message[at : at + size]
-        at += size
+        yield number, message[at : at + value]
+        at += value
 
 
 def read_parts(message: bytes, number: int) -> Iterator[bytes]:

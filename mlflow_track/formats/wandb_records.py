@@ -70,7 +70,7 @@ def value(text: str) -> Any:
         ValueError: It is not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text, parse_int=_number)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError(str(error)) from None
 
@@ -80,15 +80,30 @@ def _number(text: str) -> int | float:
     return -0.0 if text == "-0" else int(text) if len(text) < _MOST_DIGITS else float(text)
 
 
+_DECODER = json.JSONDecoder(parse_int=_number)
+
+
+def row_value(text: str) -> Any:
+    """The same for a value of which nothing but a number is wanted: always a float.
+
+    Raises:
+        ValueError: See `value`.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return value(text)
+
+
 def apply(content: bytes, target: dict[str, Any]) -> None:
-    """Apply the items of a config or a summary to what it was before.
+    """Apply the items of a config or a summary to what it was before; values stay JSON.
 
     Raises:
         ValueError: It is damaged.
     """
     for place, text in items(content):
         if place:
-            _holder(target, place)[place[-1]] = value(text)
+            _holder(target, place)[place[-1]] = text
     for place, _ in items(content, _REMOVE):
         if place:
             _holder(target, place).pop(place[-1], None)
@@ -102,6 +117,17 @@ def _holder(target: dict[str, Any], place: tuple[str, ...]) -> dict[str, Any]:
             inner = target[part] = {}
         target = inner
     return target
+
+
+def values(target: dict[str, Any]) -> dict[str, Any]:
+    """What `apply` has collected; what is not JSON is None."""
+    found: dict[str, Any] = {}
+    for key, text in target.items():
+        try:
+            found[key] = values(text) if isinstance(text, dict) else value(text)
+        except ValueError:
+            found[key] = None
+    return found
 
 
 def seconds(message: bytes, number: int) -> float:

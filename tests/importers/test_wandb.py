@@ -189,6 +189,8 @@ def test_a_run_of_the_client_comes_in(
     run.log({"hist": offline.Histogram([1, 2, 3])})
     run.summary["best"] = 7.5
     run.finish()
+    # Only the end of its process brings all of it into the file.
+    offline.teardown()
     done = CliRunner().invoke(main, ["import", "wandb", "--to", "runs"])
     assert done.exit_code == 0, done.output
     (record,) = mt.load_runs("runs")

@@ -182,8 +182,8 @@ class _Reader:
             for key, text in cells.items()
             if not any(key[:length] in media for length in range(1, len(key)))
         }
-        counted = records.value(values.pop(_STEP, "null"))
-        moment = records.value(values.pop(_TIME, "null"))
+        counted = records.row_value(values.pop(_STEP, "null"))
+        moment = records.row_value(values.pop(_TIME, "null"))
         step = int(counted) if isinstance(counted, int | float) else self._next_step
         if self._is_first and step < self._next_step:
             self._offset = self._next_step
@@ -197,7 +197,7 @@ class _Reader:
         self._last_time = max(self._last_time, time)
         for key, text in values.items():
             if not key.startswith("_"):
-                self._value(key, step, time, records.value(text))
+                self._value(key, step, time, records.row_value(text))
 
     def _value(self, key: str, step: int, time: float, value: Any) -> None:
         value = _WORDS.get(value, value) if isinstance(value, str) else value
@@ -277,13 +277,13 @@ class _Reader:
             status=self._status,
             experiment=text.get(_PROJECT) or None,
             name=text.get(_NAME) or text.get(_ID) or None,
-            params={k: v for k, v in self._config.items() if k != "_wandb"},
+            params={k: v for k, v in records.values(self._config).items() if k != "_wandb"},
             tags={name: value for name, value in tags.items() if value},
             metrics=list(self._metrics.values()),
             system_metrics=list(self._system.values()),
             summary={
                 key: value
-                for key, value in self._summary.items()
+                for key, value in records.values(self._summary).items()
                 if not key.startswith("_") and key != _OUR_STEP and self._is_own(key, value)
             },
             files=list(self._files.values()),
