@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import json
 import math
 import os
 import random
@@ -15,8 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from mlflow_track.backends.protocol import MetricPoint, Opened, RunRecord, Unavailable
+from mlflow_track.backends.protocol import MediaItem, MetricPoint, Opened, RunRecord, Unavailable
 from mlflow_track.backends.tensorboard import files
 from mlflow_track.backends.tensorboard.backend import TensorboardBackend
 from mlflow_track.mirror.shipper import Shipper
@@ -36,7 +39,7 @@ from tests.mirror.test_shipper import EVENTS, Trainer, small_batches
 
 __all__ = ["small_batches"]
 
-WRITE = files._write
+WRITE = files.write_all
 
 
 class Torn(TensorboardBackend):
@@ -52,16 +55,16 @@ class Torn(TensorboardBackend):
         return self.fails and self.chance.random() < share
 
     def open(self, run: RunRecord, known_id: str | None) -> Opened:
-        files._write = self.write
+        files.write_all = self.write
         if self._is_due(0.1):
             raise Unavailable("no")
         return super().open(run, known_id)
 
-    def write(self, descriptor: int, data: bytes) -> int:
+    def write(self, descriptor: int, data: bytes) -> None:
         if self._is_due(0.25):
             WRITE(descriptor, data[: self.chance.randrange(len(data))])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return WRITE(descriptor, data)
+        WRITE(descriptor, data)
 
     def rewind(self, step: int) -> None:
         drop = files.EventFiles._drop_replaced
@@ -96,7 +99,7 @@ def test_event_files_have_what_the_record_has(events: list[tuple[str, Any]], see
         try:
             _, trainer = play(Path(folder), events, seed, Torn)  # type: ignore[arg-type]
         finally:
-            files._write = WRITE
+            files.write_all = WRITE
         found = shown(event_folder(trainer.directory.path))
         assert len(set(found)) == len(found)
         assert set(found) == rows_of(trainer)
@@ -143,7 +146,7 @@ def test_a_position_that_is_not_read_from_the_files_repeats_points(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control."""
-    monkeypatch.setattr(files, "position_of", lambda data: "")
+    monkeypatch.setattr(files.Held, "add", lambda self, data: None)
     for _ in range(2):
         trainer.log(("a",))
         ship(trainer)
@@ -393,3 +396,113 @@ def test_fork_keeps_the_run_and_begins_another_folder(trainer: Trainer) -> None:
     ship(trainer)
     assert [step for _, step, _ in shown(second)] == [0, 1, 2, 3]
     assert len(list(first.parent.iterdir())) == 2
+
+
+# --- images, texts, histograms ---
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Callable[..., MediaItem]:
+    """Makes an item and its file; the position is that number of items."""
+    numbers = itertools.count(1)
+
+    def make(kind: str, key: str, step: int, content: Any = None) -> MediaItem:
+        number = next(numbers)
+        path = tmp_path / f"{number}"
+        if kind == "image":
+            Image.new("RGB", content or (3, 2)).save(path, "PNG")
+        else:
+            path.write_bytes(content)
+        return MediaItem(kind, key, step, 1000 * step, path, str(number))
+
+    return make
+
+
+def opened(trainer: Trainer) -> tuple[TensorboardBackend, Opened]:
+    backend = TensorboardBackend()
+    run = shipper_of(trainer)._ledger.read_run(trainer.directory.info)
+    return backend, backend.open(run, None)
+
+
+HISTOGRAM = json.dumps({"edges": [-1.0, 0.0, 2.0], "counts": [3, 1]}).encode()
+
+
+def test_media_are_shown_by_their_pages(trainer: Trainer, media: Callable[..., MediaItem]) -> None:
+    backend, before = opened(trainer)
+    items = [
+        media("image", "samples/digit", 5, (7, 4)),
+        media("text", "story", 5, "once upon α\n".encode()),
+        media("histogram", "weights", 5, HISTOGRAM),
+    ]
+    assert before.media_position == "" and backend.log_media(items) == []
+    found = accumulated(event_folder(trainer.directory.path))
+    (image,) = found.Images("samples/digit")
+    assert (image.step, image.wall_time, image.width, image.height) == (5, 5.0, 7, 4)
+    assert image.encoded_image_string == items[0].path.read_bytes()
+    assert texts_in(event_folder(trainer.directory.path))["story"] == "once upon α\n"
+    (histogram,) = found.Histograms("weights")
+    held = histogram.histogram_value
+    assert (held.min, held.max, held.num, held.sum) == (-1.0, 2.0, 4.0, 3 * -0.5 + 1.0)
+    assert (held.bucket_limit, held.bucket) == ([0.0, 2.0], [3.0, 1.0])
+    _, after = opened(trainer)
+    assert after.media_position == "3" and after.position == ""
+
+
+def test_media_that_come_again_are_there_once(
+    trainer: Trainer, media: Callable[..., MediaItem]
+) -> None:
+    backend, _ = opened(trainer)
+    trainer.log(("a",))
+    ship(trainer, backend)
+    first = [media("text", "story", step, f"{step}".encode()) for step in (1, 2, 3)]
+    backend.log_media(first)
+    backend, _ = opened(trainer)
+    again = [media("text", "story", step, f"new {step}".encode()) for step in (2, 4, 4)]
+    backend.log_media(again)
+    folder = event_folder(trainer.directory.path)
+    texts = accumulated(folder).Tensors("story")
+    found = {event.step: event.tensor_proto.string_val[0].decode() for event in texts}
+    assert found == {1: "1", 3: "3", 2: "new 2", 4: "new 4"} and len(texts) == 4
+    assert sorted(shown(folder)) == sorted(rows_of(trainer))
+    backend.remove_media([*first[:1], media("text", "other", 1, b"")])
+    assert [event.step for event in accumulated(folder).Tensors("story")] == [3, 2, 4]
+    backend.rewind(2)
+    assert [event.step for event in accumulated(folder).Tensors("story")] == [2]
+    _, now = opened(trainer)
+    assert now.media_position == "4"
+
+
+def test_media_under_the_name_of_a_metric_are_shown_beside_it(
+    trainer: Trainer, media: Callable[..., MediaItem]
+) -> None:
+    trainer.log(("a",))
+    ship(trainer)
+    for _ in range(2):
+        backend, _ = opened(trainer)
+        backend.log_media([media("image", "a", 1), media("histogram", "a", 1, HISTOGRAM)])
+    found = accumulated(event_folder(trainer.directory.path))
+    assert len(found.Images("a (image)")) == len(found.Histograms("a (histogram)")) == 1
+    assert len(found.Scalars("a")) == 1
+
+
+def test_media_that_cannot_be_shown_are_refused_alone(
+    trainer: Trainer, media: Callable[..., MediaItem]
+) -> None:
+    backend, _ = opened(trainer)
+    broken = media("image", "b", 1)
+    broken.path.write_bytes(b"GIF89a")
+    lonely = media("histogram", "h", 1, b'{"edges": [1.0], "counts": [2]}')
+    refused = backend.log_media([broken, lonely, media("text", "empty", 1, b"")])
+    assert [item for item, _ in refused] == ["image 'b' of step 1", "histogram 'h' of step 1"]
+    assert texts_in(event_folder(trainer.directory.path))["empty"] == ""
+
+
+def test_a_file_of_media_that_is_gone_is_not_an_outage(
+    trainer: Trainer, media: Callable[..., MediaItem]
+) -> None:
+    backend, _ = opened(trainer)
+    items = [media("text", "story", 1, b"1"), media("text", "story", 2, b"2")]
+    items[1].path.unlink()
+    with pytest.raises(FileNotFoundError):
+        backend.log_media(items)
+    assert list(event_folder(trainer.directory.path).iterdir()) == []

@@ -6,33 +6,41 @@ Only files of the run's own folder are written: nothing here finds runs of anoth
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
 from mlflow_track.backends.protocol import (
     Backend,
+    MediaItem,
     MetricPoint,
     Opened,
     Refusals,
     RunRecord,
     Unavailable,
 )
+from mlflow_track.backends.tensorboard.description import description, end_event
 from mlflow_track.backends.tensorboard.events import (
-    description,
-    end_event,
+    media_event,
+    place_of,
     scalar_events,
+    without_media,
     without_steps_after,
 )
 from mlflow_track.backends.tensorboard.files import EventFiles
+from mlflow_track.record.files import read_file
 from mlflow_track.record.find import folder_name
 from mlflow_track.record.schema import RUNNING
+
+# Protocol buffers end at 2 GiB.
+_MOST_MEDIA_BYTES = 1 << 30
 
 
 class TensorboardBackend(Backend):
     """Writes event files to `tensorboard/<name of the run>/` in the folder of each run."""
 
     def __init__(self) -> None:
-        self._opened: tuple[EventFiles, RunRecord] | None = None
+        self._opened: EventFiles | None = None
+        self._run: RunRecord | None = None
 
     # --- required ---
 
@@ -41,37 +49,68 @@ class TensorboardBackend(Backend):
         name = known_id or folder_name(run.name) + (f"-{forks + 1}" if forks else "")
         with _writing():
             files = EventFiles(run.path, name)
-        self._opened = files, run
-        return Opened(name, str(files.folder), files.position)
+        self._opened, self._run = files, run
+        return Opened(
+            name,
+            str(files.folder),
+            files.held.position,
+            media_position=files.held.media_position,
+        )
 
     def describe(self, run: RunRecord) -> Refusals:
-        with self._existing() as (files, _):
-            self._opened = files, run
-            # An end of an earlier attempt is not that of a run that continues.
-            started = run.newest.started or run.created
-            end = [end_event(RUNNING, started)] if len(run.attempts) > 1 else []
-            files.describe(description(run, end))
+        self._run = run
+        # An end of an earlier attempt is not that of a run that continues.
+        started = run.newest.started or run.created
+        end = [end_event(RUNNING, started)] if len(run.attempts) > 1 else []
+        with _writing():
+            self._files.describe(description(run, end))
         return []
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> Refusals:
-        with self._existing() as (files, _):
-            files.append(scalar_events(points))
+        files = self._files
+        with _writing():
+            files.append(scalar_events(points, files.held))
         return []
 
     def close(self, status: str, ended: float) -> None:
-        with self._existing() as (files, run):
-            end = end_event(status, ended)
-            files.describe(description(run, [end]))
+        assert self._run is not None, "open must be called first"
+        files, end = self._files, end_event(status, ended)
+        with _writing():
+            files.describe(description(self._run, [end]))
             # A page that is open has read the description already.
-            if files.last not in (b"", end):
+            if files.held.last not in (b"", end):
                 files.append([end])
             files.sync()
 
     # --- optional ---
 
+    def log_media(self, items: Sequence[MediaItem]) -> Refusals:
+        files, refused = self._files, []
+        events: dict[tuple[str, int], bytes] = {}
+        for item in items:
+            try:
+                event = media_event(item, read_file(item.path, _MOST_MEDIA_BYTES), files.held)
+            except ValueError as error:
+                refused.append((f"{item.kind} {item.key!r} of step {item.step}", str(error)))
+                continue
+            # Of two in one place the later one counts, in its order.
+            place = place_of(item, files.held)
+            events.pop(place, None)
+            events[place] = event
+        with _writing():
+            _drop(files, events.keys())
+            if events:
+                files.append([*events.values()])
+        return refused
+
+    def remove_media(self, items: Sequence[MediaItem]) -> None:
+        files = self._files
+        with _writing():
+            _drop(files, {place_of(item, files.held) for item in items})
+
     def rewind(self, step: int) -> None:
-        with self._existing() as (files, _):
-            files.keep(partial(without_steps_after, step=step))
+        with _writing():
+            self._files.keep(partial(without_steps_after, step=step))
 
     def fork(self) -> None:
         self.memory = {"forks": self.memory.get("forks", 0) + 1}
@@ -79,11 +118,16 @@ class TensorboardBackend(Backend):
 
     # --- inside ---
 
-    @contextlib.contextmanager
-    def _existing(self) -> Iterator[tuple[EventFiles, RunRecord]]:
+    @property
+    def _files(self) -> EventFiles:
         assert self._opened is not None, "open must be called first"
-        with _writing():
-            yield self._opened
+        return self._opened
+
+
+def _drop(files: EventFiles, places: Collection[tuple[str, int]]) -> None:
+    """Remove the images, texts and histograms that are at these places, if any."""
+    if not files.held.media.isdisjoint(places):
+        files.keep(partial(without_media, removed=places))
 
 
 @contextlib.contextmanager

@@ -13,15 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from mlflow_track.backends.tensorboard.events import (
-    first_event,
-    is_restart,
-    position_of,
-    restart_event,
-)
+from mlflow_track.backends.tensorboard.events import Held, is_restart, restart_event
+from mlflow_track.backends.tensorboard.protos import first_event
 from mlflow_track.formats.tfrecord import frame, read_records
 from mlflow_track.record import layout
-from mlflow_track.record.files import FILE_MODE, link_error, open_regular, sync_folder
+from mlflow_track.record.files import FILE_MODE, link_error, open_regular, sync_folder, write_all
 
 _DESCRIPTION = 0
 _BATCH = 1000
@@ -37,8 +33,7 @@ class EventFiles:
 
     Attributes:
         folder: That folder.
-        position: The position of the last event that has one; "" without one.
-        last: The last event of the newest file; empty without one.
+        held: What is in the files, but for the description.
 
     Raises:
         OSError: The folder cannot be used.
@@ -54,11 +49,11 @@ class EventFiles:
         for leftover in self.folder.glob(f"{layout.TEMPORARY}*"):
             leftover.unlink()
         self._drop_replaced()
-        self.position, self.last = "", b""
+        self.held = Held()
         # The file that is appended to, and its size; None where another one begins.
         self._current: Path | None = None
         self._size = 0
-        self._find_position()
+        self._look()
 
     def append(self, events: list[bytes]) -> None:
         """Write events to the newest file.
@@ -68,14 +63,18 @@ class EventFiles:
         """
         if self._current is None:
             self._begin(events)
-            return
-        descriptor = os.open(self._current, _FLAGS | os.O_APPEND)
-        try:
-            if os.fstat(descriptor).st_size != self._size:
-                raise OSError(f"{self._current} was changed by something else")
-            self._size += _write(descriptor, frame(events))
-        finally:
-            os.close(descriptor)
+        else:
+            data = frame(events)
+            descriptor = os.open(self._current, _FLAGS | os.O_APPEND)
+            try:
+                if os.fstat(descriptor).st_size != self._size:
+                    raise OSError(f"{self._current} was changed by something else")
+                write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+            self._size += len(data)
+        for each in events:
+            self.held.add(each)
 
     def describe(self, events: list[bytes]) -> None:
         """Replace the description of the run."""
@@ -99,11 +98,17 @@ class EventFiles:
             return
         now = time.time()
         begin = [first_event(now), restart_event(now)]
-        kept = chosen(data for number in numbers for data, _ in self._read(number))
+        held = Held()
+
+        def kept() -> Iterator[bytes]:
+            for data in chosen(data for number in numbers for data, _ in self._read(number)):
+                held.add(data)
+                yield data
+
         path = self._path(numbers[-1] + 1)
-        self._publish(path, chain([frame(begin)], map(frame, _batches(kept))))
+        self._publish(path, chain([frame(begin)], map(frame, _batches(kept()))))
         self._drop_replaced()
-        self._current, self._size = path, path.stat().st_size
+        self._current, self._size, self.held = path, path.stat().st_size, held
 
     def sync(self) -> None:
         """Make what was appended survive a power loss."""
@@ -144,34 +149,31 @@ class EventFiles:
                     os.truncate(self._path(earlier), 0)
                 return
 
-    def _find_position(self) -> None:
-        numbers = self._numbers()
-        for number in reversed(numbers):
+    def _look(self) -> None:
+        """Read all files; the newest is continued where it is intact."""
+        for number in self._numbers():
             damaged: list[str] = []
-            last, end = b"", 0
-            for data, at in self._read(number, damaged):
-                last, end = data, at
-                self.position = position_of(data) or self.position
-            if number == numbers[-1]:
-                self.last = last
-                if last and not damaged:
-                    self._current, self._size = self._path(number), end
-            if self.position:
-                return
+            self._current, self._size = None, 0
+            for data, end in self._read(number, damaged):
+                self._current, self._size = self._path(number), end
+                self.held.add(data)
+            if damaged:
+                self._current = None
 
     def _begin(self, events: list[bytes]) -> None:
         """Write events to another file; of one that cannot be written nothing is left."""
         numbers = self._numbers()
         path = self._path(1 + max(numbers, default=_DESCRIPTION))
         descriptor = os.open(path, _FLAGS | os.O_APPEND | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        data = frame([first_event(time.time()), *events])
         try:
-            self._size = _write(descriptor, frame([first_event(time.time()), *events]))
+            write_all(descriptor, data)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         finally:
             os.close(descriptor)
-        self._current = path
+        self._current, self._size = path, len(data)
 
     def _publish(self, path: Path, pieces: Iterable[bytes]) -> None:
         """Replace a file: whole or not at all."""
@@ -180,7 +182,7 @@ class EventFiles:
         descriptor = os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
         try:
             for piece in pieces:
-                _write(descriptor, piece)
+                write_all(descriptor, piece)
             os.fsync(descriptor)
             os.rename(temporary, path)
         except BaseException:
@@ -194,11 +196,3 @@ class EventFiles:
 def _batches(events: Iterator[bytes]) -> Iterator[list[bytes]]:
     while batch := list(islice(events, _BATCH)):
         yield batch
-
-
-def _write(descriptor: int, data: bytes) -> int:
-    """Write all of it; returns its size."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-    return len(data)
