@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -10,10 +11,11 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import PIL.Image
 import psutil
 import pytest
 
-from mlflow_track.backends.protocol import MetricPoint, Opened, Unavailable
+from mlflow_track.backends.protocol import MediaItem, MetricPoint, Opened, Unavailable
 from mlflow_track.backends.wandb import client
 from mlflow_track.backends.wandb.backend import WandbBackend
 from mlflow_track.backends.wandb.folders import settle
@@ -228,3 +230,41 @@ def test_a_mode_without_a_place_to_send_to_is_refused(
     with pytest.raises(Unavailable, match=said) as caught:
         _ = WandbBackend().destination
     assert caught.value.is_final and cores() == []
+
+
+def test_log_media_shows_images_texts_and_histograms(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path)
+    backend, found = opened(trainer)
+    assert found.media_position == ""
+    pictures = tmp_path / "image.png"
+    PIL.Image.new("RGB", (6, 4), "red").save(pictures)
+    (tmp_path / "text.txt").write_text("Grüße")
+    (tmp_path / "histogram.json").write_text(json.dumps({"edges": [0, 1, 2.5], "counts": [3, 1]}))
+    (tmp_path / "damaged").write_text("{")
+    files = [("image", "image.png"), ("text", "text.txt"), ("histogram", "histogram.json")]
+    files += [("image", "damaged"), ("histogram", "damaged")]
+    items = [
+        MediaItem(kind, f"samples/{kind}", 7, 1_700_000_000_123, tmp_path / file, f"{number}")
+        for number, (kind, file) in enumerate(files, 1)
+    ]
+    refused = backend.log_media(items)
+    assert [name for name, _ in refused] == [
+        "image 'samples/image' of step 7",
+        "histogram 'samples/histogram' of step 7",
+    ]
+    with pytest.raises(FileNotFoundError):
+        backend.log_media([items[0]._replace(path=tmp_path / "gone")])
+    backend.close("FINISHED", 0.0)
+    folder = trainer.directory.path / "wandb"
+    (path,) = wandb_reader.files(folder)
+    rows = wandb_reader.rows(path)
+    assert all((row["step"], row["_timestamp"]) == (7, 1_700_000_000.123) for row in rows)
+    image, text, histogram = rows[:3]
+    sent = path.parent / "files" / image["samples/image.path"]
+    assert PIL.Image.open(sent).size == (6, 4)
+    table = json.loads((path.parent / "files" / text["samples/text.path"]).read_text())
+    assert table["data"] == [[7, "Grüße"]]
+    assert histogram["samples/histogram.bins"] == [0, 1, 2.5]
+    assert histogram["samples/histogram.values"] == [3, 1]
+    assert opened(trainer)[1].media_position == "5"
+    trainer.end()

@@ -11,6 +11,7 @@ from typing import Any
 from mlflow_track.backends.protocol import (
     Backend,
     Lost,
+    MediaItem,
     MetricPoint,
     Opened,
     Refusals,
@@ -19,7 +20,8 @@ from mlflow_track.backends.protocol import (
 )
 from mlflow_track.backends.wandb import client
 from mlflow_track.backends.wandb.description import describe
-from mlflow_track.backends.wandb.folders import POSITION_KEY, Place, settle
+from mlflow_track.backends.wandb.folders import MEDIA_POSITION_KEY, POSITION_KEY, Place, settle
+from mlflow_track.backends.wandb.media import media_of
 from mlflow_track.backends.wandb.models import (
     Logged,
     alias_of,
@@ -73,12 +75,12 @@ class WandbBackend(Backend):
         self._run = run
         self._id = known_id or self._new_id(run)
         self._place = settle(self._folder, self._id)
-        self._position = self._place.last(POSITION_KEY)
-        page = str(self._folder)
+        page, last = str(self._folder), self._place.last
         if is_online:
             session = self._require_session()
-            page, self._position = session.run.url or page, session.server_position()
-        return Opened(self._id, page, self._position)
+            page, last = session.run.url or page, session.server_position
+        self._position = last(POSITION_KEY)
+        return Opened(self._id, page, self._position, media_position=last(MEDIA_POSITION_KEY))
 
     def describe(self, run: RunRecord) -> Refusals:
         self._run = run
@@ -94,17 +96,23 @@ class WandbBackend(Backend):
         session = self._require_session()
         refused: dict[str, str] = {}
         for row in _rows(points):
-            values = {}
-            for point in row:
-                key = point.key
-                if key.startswith("_"):
-                    key = f"metrics/{key}"
-                    refused[f"the name {point.key}"] = f"W&B hides such names: it is sent as {key}"
-                values[key] = point.value
+            values = {_legal(point.key, refused): point.value for point in row}
             last = row[-1]
             session.log(values, last.step, last.timestamp, POSITION_KEY, last.position)
             self._position = last.position
         session.expect(self._position)
+        return list(refused.items())
+
+    def log_media(self, items: Sequence[MediaItem]) -> Refusals:
+        session = self._require_session()
+        refused: dict[str, str] = {}
+        for item in items:
+            values = {}
+            try:
+                values[_legal(item.key, refused)] = media_of(item)
+            except ValueError as error:
+                refused[f"{item.kind} {item.key!r} of step {item.step}"] = str(error)
+            session.log(values, item.step, item.timestamp, MEDIA_POSITION_KEY, item.position)
         return list(refused.items())
 
     def close(self, status: str, ended: float) -> None:
@@ -221,6 +229,15 @@ class WandbBackend(Backend):
         return hashlib.sha256(
             f"{self._id} {description} {status}".encode(errors="replace")
         ).hexdigest()
+
+
+def _legal(key: str, refused: dict[str, str]) -> str:
+    """The name that W&B shows."""
+    if not key.startswith("_"):
+        return key
+    legal = f"metrics/{key}"
+    refused[f"the name {key}"] = f"W&B hides such names: it is sent as {legal}"
+    return legal
 
 
 def _rows(points: Sequence[MetricPoint]) -> Iterator[list[MetricPoint]]:

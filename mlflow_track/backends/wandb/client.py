@@ -187,9 +187,9 @@ class Session:
             run.summary.update(description.summary)
         self._description = description
 
-    def server_position(self) -> str:
-        """The position of the last row that the server has."""
-        text = str(self.run.summary.get(POSITION_KEY) or "")
+    def server_position(self, key: str) -> str:
+        """The last position under a key that the server has."""
+        text = str(self.run.summary.get(key) or "")
         return number_and_position(text)[1]
 
     @_available()
