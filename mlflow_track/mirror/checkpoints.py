@@ -102,13 +102,14 @@ class Checkpoints:
             is_at_end: Whether nothing is logged any more: until then a value that belongs to a
                 checkpoint may come later than the checkpoint.
         """
-        names, mirror = self._ledger.state.checkpoints, info.mirror
-        if mirror is None or mirror.metric is None:
+        names = self._ledger.state.checkpoints
+        keep = info.checkpoints.keep if info.checkpoints is not None else None
+        if keep is None or keep.metric is None:
             return ""
         if is_at_end or names != self._best[0]:
             store = CheckpointStore(self._ledger.path / layout.CHECKPOINTS)
             there = [each for each in store.list() if each.path.name in names]
-            best = _best(there, mirror)
+            best = _best(there, keep.metric, keep.mode or info.directions.get(keep.metric))
             self._best = (list(names), best[0].path.name if best else "")
         return self._best[1]
 
@@ -226,13 +227,12 @@ def wanted_checkpoints(
     if mirror.upload == "last":
         return list(checkpoints[-1:])
     if mirror.upload == "best":
-        return _best(checkpoints, mirror)
+        return _best(checkpoints, str(mirror.metric), mirror.mode)
     return list(checkpoints)
 
 
-def _best(checkpoints: Sequence[Checkpoint], mirror: MirrorSettings) -> list[Checkpoint]:
-    """The one checkpoint that is best by the run's metric; none where nothing says which is."""
-    metric, mode = str(mirror.metric), mirror.mode
+def _best(checkpoints: Sequence[Checkpoint], metric: str, mode: str | None) -> list[Checkpoint]:
+    """The one checkpoint that is best by a metric; none where nothing says which is."""
     direction = judge(metric, mode if mode in DIRECTIONS else None).direction
     best = best_first(_values(checkpoints, metric), direction)[:1] if direction else []
     return [checkpoint for checkpoint in checkpoints if checkpoint.step in best]

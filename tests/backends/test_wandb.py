@@ -14,11 +14,15 @@ from pathlib import Path
 import PIL.Image
 import psutil
 import pytest
+import torch
+from click.testing import CliRunner
 
+import mlflow_track as mt
 from mlflow_track.backends.protocol import MediaItem, MetricPoint, Opened, Unavailable
 from mlflow_track.backends.wandb import client
 from mlflow_track.backends.wandb.backend import WandbBackend
 from mlflow_track.backends.wandb.folders import settle
+from mlflow_track.cli import main
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.state import Ledger
 from mlflow_track.record.rows import files_of, iterate_rows
@@ -268,3 +272,133 @@ def test_log_media_shows_images_texts_and_histograms(tmp_path: Path) -> None:
     assert histogram["samples/histogram.values"] == [3, 1]
     assert opened(trainer)[1].media_position == "5"
     trainer.end()
+
+
+def test_sync_writes_what_a_run_is_and_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_TAGS", "mine")
+    params = {"lr": 0.1, "net": {"depth": 2, "sizes": [1, 2]}, "nothing": None, "bad": math.nan}
+    tags = {"t": "1", "long": "x" * 80, "mlflow.note.content": "about it"}
+    with mt.start_run(experiment="e", run_name="r", params=params, tags=tags, backend="local") as r:
+        keep = mt.Keep(last=2, best=1, metric="val/loss", mode="min")
+        checkpoints = r.checkpoints(save=mt.EverySteps(2), keep=keep)
+        for step in range(9):
+            checkpoints.step(step, {"weight": torch.zeros(2)})
+            # After the save, as where the evaluation comes last.
+            r.log_metric("val/loss", float(abs(step - 4)), step=step)
+        r.log_text("x", "notes/[1].txt")
+        r.log_summary({"final": 2.5})
+    for _ in range(2):
+        done = CliRunner().invoke(main, ["sync", r.id, "--backend", "wandb"])
+        assert done.exit_code == 0, done.output
+    assert "tag long: a tag of W&B has at most 64 characters" in done.output + told(r.path)
+    (path,) = wandb_reader.files(r.path / "wandb")
+    run = wandb_reader.of_kind(path, "run")[-1]
+    assert (run.display_name, run.project, run.notes) == ("r", "e", "about it")
+    assert list(run.tags) == ["mine", "t: 1"]
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config.pop("_wandb") is not None
+    assert config == {**params, "bad": "nan"}
+    summary = {
+        item.key: item.value_json
+        for each in wandb_reader.of_kind(path, "summary")
+        for item in each.update
+    }
+    assert summary["final"] == "2.5"
+    artifacts = wandb_reader.of_kind(path, "artifact")
+    assert [(a.type, a.name, set(a.aliases)) for a in artifacts] == [
+        ("model", f"model-{r.id}", {"latest", f"step-{step}", *(["best"] if step == 4 else [])})
+        for step in (4, 6, 8)
+    ]
+    # Their files stay for `wandb sync`, also when the run removes the checkpoint.
+    for artifact in artifacts:
+        for entry in artifact.manifest.contents:
+            kept = Path(entry.local_path)
+            assert (r.path / "wandb" / "models") in kept.parents and kept.stat().st_nlink == 2
+    names = {each.path for files in wandb_reader.of_kind(path, "files") for each in files.files}
+    assert {"artifacts/notes/[1].txt", "record/run.json", "record/metrics.csv"} <= names
+    assert all((path.parent / "files" / name).is_file() for name in names)
+
+
+def told(path: Path) -> str:
+    return (path / "mirror" / "wandb.json").read_text()
+
+
+def test_the_variables_of_w_and_b_keep_their_meaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {
+        "DIR": str(tmp_path / "there"),
+        "ENTITY": "us",
+        "PROJECT": "ours",
+        "NAME": "named",
+        "NOTES": "noted",
+        "RUN_GROUP": "trials",
+        "RUN_ID": "chosen",
+        "JOB_TYPE": "eval",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    # Of a training that uses W&B itself: its process is not the mirror's.
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/nowhere")
+    trainer = Trainer(tmp_path)
+    backend, found = opened(trainer)
+    assert found.id == "chosen"
+    backend.log_metrics(points(1.0))
+    backend.close("KILLED", 0.0)
+    (path,) = wandb_reader.files(tmp_path / "there" / "wandb")
+    run = wandb_reader.of_kind(path, "run")[0]
+    assert (run.run_id, run.entity, run.project) == ("chosen", "us", "ours")
+    assert (run.display_name, run.notes, run.run_group) == ("named", "noted", "trials")
+    assert [each.exit_code for each in wandb_reader.of_kind(path, "exit")] == [255]
+    assert not (trainer.directory.path / "wandb").exists()
+    trainer.end()
+
+
+def test_a_fork_is_another_run(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path)
+    backend, first = opened(trainer)
+    backend.log_metrics(points(1.0))
+    backend.fork()
+    ledger = Ledger(trainer.directory.path, "wandb", backend)
+    second = backend.open(ledger.read_run(ledger.read_info()), None)
+    assert (second.id, second.position) == (f"{first.id}-2", "")
+    trainer.end()
+
+
+def test_a_rewind_is_told_once(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path)
+    shipper = Shipper(trainer.directory.path, "wandb", WandbBackend())
+    for _ in range(3):
+        trainer.log(("a",))
+    shipper.ship()
+    for _ in range(2):
+        trainer.resume_after(0)
+        trainer.log(("a",))
+        shipper.ship()
+    finish(trainer, shipper)
+    assert shipper.state.refused == [
+        "a rewind: rows that were sent before it stay, and those steps are not sent a second time"
+    ]
+    steps = [each.step for each in wandb_reader.values(trainer.directory.path / "wandb")]
+    assert steps == [0, 1, 2]
+
+
+def test_files_that_a_kill_took_are_sent_again(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path)
+    trainer.log(("a",))
+    for name in ("a.txt", "b.txt"):
+        (trainer.directory.path / "artifacts").mkdir(exist_ok=True)
+        (trainer.directory.path / "artifacts" / name).write_text(name)
+        Shipper(trainer.directory.path, "wandb", WandbBackend()).ship()
+        for core in cores():
+            core.kill()
+            core.wait()
+    for path in (trainer.directory.path / "wandb").glob("*/*.wandb"):
+        path.write_bytes(b"")
+    finish(trainer, Shipper(trainer.directory.path, "wandb", WandbBackend()))
+    (path,) = wandb_reader.files(trainer.directory.path / "wandb")
+    names = {each.path for files in wandb_reader.of_kind(path, "files") for each in files.files}
+    assert {"artifacts/a.txt", "artifacts/b.txt"} <= names
