@@ -62,6 +62,12 @@ def read_records(file: BinaryIO, damaged: Callable[[int, str], None]) -> Iterato
         yield from reader.records()
 
 
+def read_again(file: BinaryIO, begin: int, end: int) -> bytes:
+    """The bytes of a record, from its place in the file; they are not checked once more."""
+    file.seek(begin + _HEADER_BYTES)
+    return file.read(end - begin - _HEADER_BYTES - _FOOTER_BYTES)
+
+
 class _Reader:
     """Takes the bytes of a file apart."""
 
