@@ -7,7 +7,7 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -136,7 +136,7 @@ class _Log:
     """What the event files of a run say, in the order in which TensorBoard reads them."""
 
     def __init__(self, values: Any) -> None:
-        self._values = values
+        self._values, self._event = values, values.Event
         self._scalars: dict[str, tuple[array[Any], ...]] = {}
         self.media: list[ForeignMedia] = []
         # The page that shows the values of a tag: the first one that is named counts.
@@ -168,7 +168,10 @@ class _Log:
         try:
             with open_regular(file) as content:
                 for record in read_records(content, damaged):
-                    self._add(file, record, partial(damaged, record.begin))
+                    try:
+                        self._add(file, record)
+                    except ValueError as error:
+                        damaged(record.begin, str(error))
         except OSError as error:
             damage.append(str(error))
         if damage:
@@ -176,33 +179,37 @@ class _Log:
             rest = [f"and {more:,} more"] if more > 0 else []
             self.problems.append(f"{file.name}: {'; '.join([*damage[:_MOST_SHOWN], *rest])}")
 
-    def _add(self, file: Path, record: Record, damaged: Callable[[str], None]) -> None:
-        values = self._values
+    def _add(self, file: Path, record: Record) -> None:
+        """Take in an event.
+
+        Raises:
+            ValueError: It is damaged; what it has beside that is taken in.
+        """
         try:
-            event = values.Event.FromString(record.data)
-        except values.DecodeError:
-            damaged("is not an event")
-            return
-        if self.started is None:
-            self.started = event.wall_time
-        if event.wall_time < self.started:
-            self.started = event.wall_time
+            event = self._event.FromString(record.data)
+        except self._values.DecodeError:
+            raise ValueError("a record is not an event") from None
+        step, time, error = event.step, event.wall_time, None
+        if self.started is None or time < self.started:
+            self.started = time
         what = event.WhichOneof("what")
         if what == "summary":
-            step, time = event.step, event.wall_time
             for number, value in enumerate(event.summary.value):
-                if value.WhichOneof("value") == "simple_value":
+                if value.HasField("simple_value"):
                     self._add_scalar(value.tag, step, time, value.simple_value)
-                else:
+                    continue
+                try:
                     place = _Place(file, record.begin, record.end, number)
-                    try:
-                        self._add_value(value, step, time, place)
-                    except ValueError as error:
-                        damaged(f"{value.tag}: {error}")
-        elif what == "session_log" and event.session_log.status == values.SessionLog.START:
-            self._purge(event.step)
-        elif what not in (None, "file_version", "session_log", "log_message"):
+                    self._add_value(value, step, time, place)
+                except ValueError as damage:
+                    error = ValueError(f"{value.tag}: {damage}")
+        elif what == "session_log":
+            if event.session_log.status == self._values.SessionLog.START:
+                self._purge(step)
+        elif what not in (None, "file_version", "log_message"):
             self._left_out[what.replace("_", " ")] += 1
+        if error is not None:
+            raise error
 
     def _add_scalar(self, tag: str, step: int, time: float, value: float) -> None:
         columns = self._scalars.get(tag)
