@@ -52,7 +52,7 @@ SEE = {
     "backends.protocol": {"record"},
     "importers.source": {"wording", "record", "series"},
     "importers": {
-        *("extras", "wording", "record", "checks", "param_values", "series"),
+        *("extras", "wording", "formats", "record", "checks", "param_values", "series"),
         "importers.source",
     },
     "analysis": {"extras", "wording", "record", "checks", "checkpoint.disk"},

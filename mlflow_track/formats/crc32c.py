@@ -13,25 +13,22 @@ _POLYNOMIAL = 0x82F63B78
 _ALL_ONES = 0xFFFFFFFF
 # Records are taken apart into lanes of this many bytes, which are processed side by side.
 _LANE_BYTES = 128
-_ZEROS = bytes(_LANE_BYTES)
 
 
-def crc32c(records: Sequence[bytes]) -> list[int]:
+def crc32c(records: Sequence[bytes]) -> _Array:
     """The checksum of each record."""
-    if not records:
-        return []
+    sizes = [len(data) for data in records]
+    lanes = [max(1, -(-size // _LANE_BYTES)) for size in sizes]
     # Zeros before a record leave a register of zero as it is: every record fills whole lanes.
-    padded = b"".join(part for data in records for part in (_ZEROS[_tail(data) :], data))
+    padded = b"".join(
+        [data.rjust(_LANE_BYTES * count, b"\0") for data, count in zip(records, lanes, strict=True)]
+    )
     numbers = numpy.frombuffer(padded, "<u4").reshape(-1, _LANE_BYTES // 4)
-    registers: list[int] = _advance(numpy.zeros(len(numbers), numpy.uint32), numbers.T).tolist()
-    checksums, at = [], 0
-    for data in records:
-        register, end = registers[at], at + _lanes(data)
-        for following in registers[at + 1 : end]:
-            register = _skip_lane(register) ^ following
-        checksums.append(register ^ _start(len(data)) ^ _ALL_ONES)
-        at = end
-    return checksums
+    registers = _advance(numpy.zeros(len(numbers), numpy.uint32), numbers.T)
+    if len(registers) > len(records):
+        registers = _joined(registers.tolist(), lanes)
+    starts = numpy.array([_start(size) for size in sizes], numpy.uint32)
+    return registers ^ starts ^ numpy.uint32(_ALL_ONES)
 
 
 def window_crcs(data: bytes, size: int) -> _Array:
@@ -50,13 +47,16 @@ def numbers_at_all(data: bytes) -> _Array:
     return numpy.ascontiguousarray(windows).view("<u4")[:, 0]
 
 
-def _tail(data: bytes) -> int:
-    """The bytes of the first lane that are the record's own."""
-    return len(data) - (_lanes(data) - 1) * _LANE_BYTES
-
-
-def _lanes(data: bytes) -> int:
-    return max(1, -(-len(data) // _LANE_BYTES))
+def _joined(registers: list[int], lanes: Sequence[int]) -> _Array:
+    """The register of each record, from those of its lanes."""
+    joined, at = [], 0
+    for count in lanes:
+        register = registers[at]
+        for following in registers[at + 1 : at + count]:
+            register = _skip_lane(register) ^ following
+        joined.append(register)
+        at += count
+    return numpy.array(joined, numpy.uint32)
 
 
 def _advance(registers: _Array, numbers: _Array | Sequence[_Array]) -> _Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy
@@ -16,7 +17,6 @@ import numpy
 from mlflow_track.formats.crc32c import crc32c, numbers_at_all, window_crcs
 
 _LENGTH = struct.Struct("<Q")
-_CHECKSUM = struct.Struct("<I")
 _HEADER_BYTES, _FOOTER_BYTES = 12, 4
 _PIECE_BYTES = 4 << 20
 # Of protocol buffers.
@@ -40,14 +40,8 @@ class Record(NamedTuple):
 def frame(records: Sequence[bytes]) -> bytes:
     """The bytes of a file with these records."""
     lengths = [_LENGTH.pack(len(data)) for data in records]
-    checksums = [_CHECKSUM.pack(_masked(crc)) for crc in crc32c([*lengths, *records])]
-    return b"".join(
-        part
-        for data, length, of_length, of_data in zip(
-            records, lengths, checksums, checksums[len(records) :], strict=False
-        )
-        for part in (length, of_length, data, of_data)
-    )
+    parts = zip(lengths, _checksums(lengths), records, _checksums(records), strict=True)
+    return b"".join(chain.from_iterable(parts))
 
 
 def read_records(file: BinaryIO, damaged: Callable[[int, str], None]) -> Iterator[Record]:
@@ -60,6 +54,12 @@ def read_records(file: BinaryIO, damaged: Callable[[int, str], None]) -> Iterato
     reader = _Reader(file, damaged)
     while reader.read():
         yield from reader.records()
+
+
+def read_again(file: BinaryIO, begin: int, end: int) -> bytes:
+    """The bytes of a record, from its place in the file; they are not checked once more."""
+    file.seek(begin + _HEADER_BYTES)
+    return file.read(end - begin - _HEADER_BYTES - _FOOTER_BYTES)
 
 
 class _Reader:
@@ -88,10 +88,10 @@ class _Reader:
         while not self._is_lost or self._find():
             taken, begin = self._buffer, self._begin
             records = self._take()
-            checksums = crc32c([record.data for record in records])
-            for record, crc in zip(records, checksums, strict=True):
-                (stored,) = _CHECKSUM.unpack_from(taken, record.end - begin - _FOOTER_BYTES)
-                if stored == _masked(crc):
+            checksums = _checksums([record.data for record in records])
+            for record, checksum in zip(records, checksums, strict=True):
+                end = record.end - begin
+                if taken[end - _FOOTER_BYTES : end] == checksum:
                     yield record
                 else:
                     self._damaged(record.begin, "a record does not match its checksum")
@@ -101,14 +101,17 @@ class _Reader:
     def _take(self) -> list[Record]:
         """Cut off the whole records, up to the first one without an intact length."""
         buffer, begin, at = self._buffer, self._begin, 0
-        records: list[Record] = []
+        sizes, records = self._sizes, []
         while len(buffer) - at >= _HEADER_BYTES:
-            size = self._size(buffer[at : at + _HEADER_BYTES])
+            first = at + _HEADER_BYTES
+            header = buffer[at:first]
+            size = sizes.get(header)
             if size is None:
+                size = sizes[header] = self._size(header)
+            if size < 0:
                 self._damaged(begin + at, "the length of a record does not match its checksum")
                 self._is_lost = True
                 break
-            first = at + _HEADER_BYTES
             end = first + size + _FOOTER_BYTES
             if end > len(buffer):
                 break
@@ -117,21 +120,16 @@ class _Reader:
         self._buffer, self._begin = buffer[at:], begin + at
         return records
 
-    def _size(self, header: bytes) -> int | None:
-        """The length in a record's header; None where it is damaged."""
-        size = self._sizes.get(header)
-        if size is None:
-            length, (stored,) = header[:8], _CHECKSUM.unpack(header[8:])
-            (size,) = _LENGTH.unpack(length)
-            if size > _MOST_BYTES or stored != _masked(*crc32c([length])):
-                return None
-            self._sizes[header] = size
-        return size
+    def _size(self, header: bytes) -> int:
+        """The length in a record's header; -1 where it is damaged."""
+        length, checksum = header[: _LENGTH.size], header[_LENGTH.size :]
+        (size,) = _LENGTH.unpack(length)
+        return size if size <= _MOST_BYTES and _checksums([length]) == [checksum] else -1
 
     def _find(self) -> bool:
         """Cut off what lies before the next intact header; returns whether there is one."""
         buffer = self._buffer
-        masked = _masked_array(window_crcs(buffer[: -_CHECKSUM.size], _LENGTH.size))
+        masked = _masked(window_crcs(buffer[:-_FOOTER_BYTES], _LENGTH.size))
         count = len(masked)
         numbers = numbers_at_all(buffer)
         lower, upper, stored = (numbers[at : at + count] for at in (0, 4, 8))
@@ -142,9 +140,11 @@ class _Reader:
         return not self._is_lost
 
 
-def _masked(crc: int) -> int:
-    return ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + _MASK_DELTA) & 0xFFFFFFFF
+def _checksums(records: Sequence[bytes]) -> list[bytes]:
+    """The checksum of each record, as it lies in a file."""
+    raw = _masked(crc32c(records)).astype("<u4").tobytes()
+    return [raw[at : at + _FOOTER_BYTES] for at in range(0, len(raw), _FOOTER_BYTES)]
 
 
-def _masked_array(crcs: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
+def _masked(crcs: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
     return (crcs >> 15 | crcs << 17) + numpy.uint32(_MASK_DELTA)

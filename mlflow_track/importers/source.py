@@ -29,6 +29,26 @@ class ForeignFile(NamedTuple):
     save: Callable[[Path], None]
 
 
+class ForeignMedia(NamedTuple):
+    """An image, a text or a histogram of a step.
+
+    Attributes:
+        kind: "image" (the file is a PNG), "text" (UTF-8), or "histogram" (the JSON of
+            `Run.log_histogram`).
+        key: Its name; slashes group.
+        step: Its step.
+        time: Unix seconds.
+        version, save: See `ForeignFile`.
+    """
+
+    kind: str
+    key: str
+    step: int
+    time: float
+    version: str
+    save: Callable[[Path], None]
+
+
 def local_file(path: Path, name: str) -> ForeignFile:
     """A file of this machine as the artifact `name`.
 
@@ -61,6 +81,7 @@ class ForeignRun:
         metrics, system_metrics: Their histories; steps outside of 0 to 2**53 are left out.
         summary: Values that stand for the whole run.
         files: Its artifacts.
+        media: Its images, texts and histograms of steps, in the order of logging.
         log: What it printed; None where that was not kept.
         error: The error that ended it.
         attempt: What else is known of the process: host, command, python.
@@ -82,6 +103,7 @@ class ForeignRun:
     system_metrics: Sequence[Series] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
     files: Sequence[ForeignFile] = ()
+    media: Sequence[ForeignMedia] = ()
     log: ForeignFile | None = None
     error: str | None = None
     attempt: Attempt = field(default_factory=Attempt)

@@ -33,13 +33,13 @@ def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_crc32c_has_the_check_value_of_the_standard():
-    assert crc32c([b"123456789", b""]) == [0xE3069283, 0]
+    assert crc32c([b"123456789", b""]).tolist() == [0xE3069283, 0]
 
 
 @settings(max_examples=30)
 @given(st.lists(st.binary(max_size=700), max_size=8))
 def test_crc32c_agrees_with_tensorboard(records: list[bytes]):
-    assert crc32c(records) == [reference(data) for data in records]
+    assert crc32c(records).tolist() == [reference(data) for data in records]
 
 
 @given(st.binary(max_size=60))
@@ -114,7 +114,7 @@ def test_read_records_takes_zeros_of_a_power_loss_for_one_damage():
 
 def test_a_length_beyond_any_record_is_damage_and_asks_for_no_memory():
     length = (1 << 62).to_bytes(8, "little")
-    header = length + tfrecord._masked(*crc32c([length])).to_bytes(4, "little")
+    header = length + tfrecord._checksums([length])[0]
     records = some_records(7, 5)
     found, damage = read(header + tfrecord.frame(records))
     assert found == records
