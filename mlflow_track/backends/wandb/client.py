@@ -253,8 +253,9 @@ class Session:
         """End the run and the client's process; returns the last position in the file."""
         self.run.summary.update(self._description.summary)
         self.run.finish(exit_code=exit_code)
+        # Only then all of it is written.
         tear_down()
-        return self._tail.read().last(POSITION_KEY)
+        return Tail(self.file).read().last(POSITION_KEY)
 
 
 def tear_down() -> None:
