@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import mlflow_track as mt
+from mlflow_track.backends.mlflow import batches
 from mlflow_track.backends.mlflow.backend import HEARTBEAT_TAG, MlflowBackend
 from mlflow_track.backends.mlflow.batches import Batches
 from mlflow_track.backends.protocol import Lost, Unavailable
@@ -97,6 +98,33 @@ def test_a_file_that_is_refused_is_set_aside_and_everything_else_arrives(server,
     (refusal,) = shipper.state.refused
     assert refusal.startswith("artifact notes/refused.txt: ") and "not here" in refusal
     assert str(status) in refusal
+
+
+@pytest.mark.parametrize("tries", [3, 1])
+def test_an_item_is_set_aside_where_its_refusal_comes_again(server, gateway, tries, monkeypatch):
+    # With one attempt, the negative control: a gateway says 404 once to each request that writes.
+    monkeypatch.setattr(batches, "_MOST_ERRORS", tries)
+    asked: set[tuple[str, bytes]] = set()
+
+    def rule(method: str, path: str, body: bytes) -> Reply | None:
+        writes = ("artifacts/texts", "runs/update", "log-inputs", "log-batch")
+        request = (path, body[:40])
+        if request in asked or not any(word in path for word in writes):
+            return None
+        asked.add(request)
+        return Reply(404, "default backend")
+
+    experiment = f"comes-again-{tries}"
+    with make_run(experiment) as run:
+        run.log_text("yes", "texts/fine.txt")
+        run.log_input("data.txt", sha256="0" * 64, size_bytes=1)
+    gateway.rule = rule
+    shipper = shipper_to(run.path, gateway.uri)
+    ship_all(shipper)
+    is_whole = tries > 1
+    assert (shipper.state.refused == []) is is_whole, shipper.state.refused
+    assert (arrived(server.uri, experiment) == ("FINISHED", ROWS)) is is_whole
+    assert ("texts/fine.txt" in files_under(server.uri, shipper.state.run_id)) is is_whole
 
 
 def test_sync_tries_once_more_what_was_set_aside(server, gateway):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +16,8 @@ from mlflow_track.record.tags import RECORD_TAG
 
 # Errors at the same batch, before the server is asked whether it accepts anything else.
 _MOST_ERRORS = 3
+# Between attempts at what an HTTP status refuses: a gateway may have said so for the moment.
+_PAUSE_SECONDS = 0.3
 _Item = TypeVar("_Item")
 
 
@@ -44,6 +47,8 @@ class Batches:
         self._attach = attach
         # How often a batch that begins with this item was answered with an error.
         self._failed: dict[str, int] = {}
+        # How many single items in a row were refused to the last attempt.
+        self._refused = 0
 
     @contextlib.contextmanager
     def sending(self, run_id: str) -> Iterator[None]:
@@ -57,6 +62,25 @@ class Batches:
         except Refused:
             self._attach(run_id)
             raise
+
+    def send_one(self, run_id: str, send: Callable[[], object]) -> None:
+        """Send a single item.
+
+        Raises:
+            Refused: The server will never take it. A status that is not MLflow's own word is
+                believed when it comes again, or where all items before were refused so as well.
+        """
+        for attempts in range(1, _MOST_ERRORS + 1):
+            try:
+                with self.sending(run_id):
+                    send()
+                self._refused = 0
+                return
+            except RefusedByStatus:
+                if attempts == _MOST_ERRORS or self._refused >= _MOST_ERRORS:
+                    self._refused += 1
+                    raise
+                time.sleep(_PAUSE_SECONDS)
 
     def send(
         self,
@@ -83,7 +107,7 @@ class Batches:
                 self._failed.pop(repr(batch.items[0]), None)
                 continue
             except Refused as error:
-                why, by_error = str(error), False
+                why, by_error = str(error), isinstance(error, RefusedByStatus)
             except Unavailable as error:
                 if not error.is_answer or not self._is_to_blame(run_id, batch):
                     raise

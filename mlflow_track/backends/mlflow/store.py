@@ -130,11 +130,13 @@ class MlflowStore:
             self._client.delete_run(run_id)
 
     def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
-        with self._batches.sending(run_id):
+        def send() -> None:
             if status == "RUNNING":
                 self._client.update_run(run_id, status=status)
             else:
                 self._client.set_terminated(run_id, status, end_time)
+
+        self._batches.send_one(run_id, send)
 
     # --- the content of a run ---
 
@@ -178,8 +180,7 @@ class MlflowStore:
     def remove_tag(self, run_id: str, name: str) -> None:
         run = self.attach(run_id)
         if name in run.tags:
-            with self._batches.sending(run_id):
-                self._client.delete_tag(run_id, name)
+            self._batches.send_one(run_id, lambda: self._client.delete_tag(run_id, name))
 
     def log_input(self, run_id: str, item: Input) -> None:
         profile = {"size_bytes": item.size_bytes, "sha256": item.sha256}
@@ -191,8 +192,8 @@ class MlflowStore:
             profile=json.dumps(profile),
         )
         tag = InputTag("mlflow.data.context", clean(item.context))
-        with self._batches.sending(run_id):
-            self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
+        inputs = [DatasetInput(dataset, [tag])]
+        self._batches.send_one(run_id, lambda: self._client.log_inputs(run_id, inputs))
 
     def history(self, run_id: str, key: str) -> list[MetricPoint]:
         with translated(missing=Gone):
@@ -212,12 +213,15 @@ class MlflowStore:
         """Send a file as the artifact `name`, a result of `legal_path`."""
         with open(file, "rb") as content:
             size = os.fstat(content.fileno()).st_size
-        with self._batches.sending(run_id), patient(size):
+
+        def send() -> None:
             repository = self._repository(run_id)
-            if self._is_asked_by_url(run_id):
-                name = quoted(name)
-            with called(file, os.path.basename(name)) as source:
-                repository.log_artifact(str(source), os.path.dirname(name) or None)
+            path = quoted(name) if self._is_asked_by_url(run_id) else name
+            with called(file, os.path.basename(path)) as source:
+                repository.log_artifact(str(source), os.path.dirname(path) or None)
+
+        with patient(size):
+            self._batches.send_one(run_id, send)
 
     def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
         with translated():
