@@ -38,7 +38,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from mlflow_track.backends.mlflow.answers import listen
 from mlflow_track.backends.mlflow.batches import Batches
-from mlflow_track.backends.mlflow.creation import one_at_a_time
+from mlflow_track.backends.mlflow.creation import one_at_a_time, require_own_schema
 from mlflow_track.backends.mlflow.errors import translated
 from mlflow_track.backends.mlflow.paths import called, legal_path, quoted
 from mlflow_track.backends.mlflow.patience import patient, without_retries
@@ -70,6 +70,7 @@ class MlflowStore:
         self._uri = tracking_uri
         listen()
         with translated(), one_at_a_time(tracking_uri):
+            require_own_schema(tracking_uri)
             self._client = MlflowClient(tracking_uri=tracking_uri)
         self._repositories: dict[str, ArtifactRepository] = {}
         self._batches = Batches(self._client, self.attach)
@@ -154,7 +155,7 @@ class MlflowStore:
             metrics = [Metric(c.key, storable(c.value), c.timestamp, c.step) for c in batch]
             self._client.log_batch(run_id, metrics=metrics)
 
-        refused = self._batches.send(run_id, cells, _MOST_METRICS, send)
+        refused = self._batches.send(run_id, "metrics", cells, _MOST_METRICS, send)
         return [(self.item_of(cell), why) for cell, why in refused]
 
     def item_of(self, point: MetricPoint) -> str:
@@ -166,7 +167,7 @@ class MlflowStore:
             items = [Param(k, clean(v)[:_MOST_PARAM_VALUE]) for k, v in batch]
             self._client.log_batch(run_id, params=items)
 
-        refused = self._batches.send(run_id, list(params.items()), _MOST_PARAMS, send)
+        refused = self._batches.send(run_id, "params", list(params.items()), _MOST_PARAMS, send)
         return [(f"param {item[0]!r}", why) for item, why in refused]
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -174,7 +175,7 @@ class MlflowStore:
             items = [RunTag(k, clean(v)[:_MOST_TAG_VALUE]) for k, v in batch]
             self._client.log_batch(run_id, tags=items)
 
-        refused = self._batches.send(run_id, list(tags.items()), _MOST_TAGS, send)
+        refused = self._batches.send(run_id, "tags", list(tags.items()), _MOST_TAGS, send)
         return [(f"tag {item[0]!r}", why) for item, why in refused]
 
     def remove_tag(self, run_id: str, name: str) -> None:
