@@ -280,6 +280,33 @@ def test_what_is_lost_after_its_acknowledgement_is_sent_again_before_the_end(ser
     assert arrived(server.uri, "lost-later") == ("FINISHED", [*ROWS, (3, 1.0)])
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_file_that_was_acknowledged_and_is_not_there_is_sent_again(server, gateway, is_kept):
+    # The page of a gateway in place of the server's word, in the middle of a run.
+    run = make_run(f"one-file-{is_kept}")
+    run.log_text("first", "texts/a.txt")
+    shipper, clock = shipper_with_clock(run.path, gateway.uri)
+    shipper.ship()
+    run.log_text("second", "texts/b #1.txt")
+    run.finish()
+    page = Reply(200, "<p>please log in</p>")
+    gateway.rule = lambda method, path, body: page if "texts/b" in path else None
+    shipper._artifacts._look_after = 0.0
+    shipper.ship()
+    if is_kept:
+        gateway.rule = lambda *_: None
+    with pytest.raises(Unavailable, match=r"artifact texts/b #1\.txt and does"):
+        shipper.finish()
+    ship_all(shipper, clock)
+    assert arrived(server.uri, f"one-file-{is_kept}") == ("FINISHED", ROWS)
+    files = files_under(server.uri, shipper.state.run_id)
+    assert "texts/a.txt" in files and ("texts/b _1.txt" in files) is is_kept
+    # One that is never stored is named in the end.
+    assert [text.partition(": ")[0] for text in shipper.state.refused] == (
+        [] if is_kept else ["artifact texts/b #1.txt"]
+    )
+
+
 NAMES = [
     *("plain.txt", "a#1.txt", "a#2.txt", "a?1.txt", "a?2.txt", "a%23.txt", "a%20b.txt", "a b.txt"),
     *("\u00fc.txt", "q'uote.txt", "plus+plus.txt", "a&b=c.txt", "a;b.txt", "Run:1.txt", "100%.txt"),

@@ -97,14 +97,11 @@ class MemorySink:
     def upload(self, run_id: str, file: Path, name: str) -> None:
         self._call(lambda: self.files.add(name))
 
-    def has_file(self, run_id: str, name: str) -> bool:
-        return self._call(lambda: name in self.files)
-
     def remove_tag(self, run_id: str, name: str) -> None:
         self._call(list)
 
     def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
-        return self._call(list)
+        return self._call(lambda: [(f, False) for f in self.files if os.path.dirname(f) == folder])
 
 
 def as_stored(points: Sequence[MetricPoint]) -> list[MetricPoint]:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from mlflow_track.backends.mlflow.values import Target
-from mlflow_track.backends.protocol import Refusals, Refused
+from mlflow_track.backends.protocol import Refusals, Refused, Unavailable
 
 if TYPE_CHECKING:
     from mlflow_track.backends.mlflow.store import MlflowStore
@@ -152,6 +152,18 @@ class ServerRun:
                 self.store.remove_tag(self.id, name)
             del self.memory.tags[name]
             self.save()
+
+    def missing_files(self, names: Mapping[str, str]) -> set[str]:
+        """Which artifacts the server does not list, of some with their names there."""
+        listed: set[str] = set()
+        try:
+            for folder in {os.path.dirname(name) for name in names.values()}:
+                listed |= {path for path, _ in self.store.list_files(self.id, folder)}
+        except Unavailable as error:
+            if not error.is_answer:
+                raise
+            return set()  # a store that may be written and not listed
+        return {name for name, there in names.items() if there not in listed}
 
     def name_of(
         self,

@@ -229,9 +229,6 @@ class MlflowStore:
             found = self._repository(run_id).list_artifacts(folder or None)
         return [(item.path, bool(item.is_dir)) for item in found]
 
-    def has_file(self, run_id: str, name: str) -> bool:
-        return any(item.path == name for item in self._listed_beside(run_id, name))
-
     def download(self, run_id: str, name: str, folder: Path) -> None:
         sizes = {item.path: item.file_size or 0 for item in self._listed_beside(run_id, name)}
         if name not in sizes:
