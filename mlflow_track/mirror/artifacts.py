@@ -24,6 +24,8 @@ RECORD_FILES_AT_END = (
 )
 # Of the time that passes, this part may go into looking whether files have changed.
 _LOOKING_SHARE = 0.02
+# And this part into one file that changes again and again.
+_SENDING_SHARE = 0.1
 _MOST_FAILURES = 3
 
 
@@ -33,6 +35,7 @@ class Artifacts:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._look_after = 0.0
+        self._send_after: dict[str, float] = {}
         self.retries = Retries()
         # What the destination was seen to have, and how often it lacked what it had acknowledged.
         self._seen: dict[str, list[int]] = {}
@@ -57,11 +60,15 @@ class Artifacts:
         pending.sort(key=lambda each: self.retries.attempts(_item(each[1])))
         failures = 0
         for file, name, stamp in pending:
-            if not self.retries.is_due(_item(name)):
+            is_early = began < self._send_after.get(name, 0.0) and not is_at_end
+            if is_early or not self.retries.is_due(_item(name)):
                 self._look_after = 0.0
                 continue
             try:
+                since = time.monotonic()
                 self.send_one(file, name, stamp)
+                now = time.monotonic()
+                self._send_after[name] = now + (now - since) / _SENDING_SHARE
             except Unavailable as error:
                 self._look_after = 0.0
                 if not error.is_answer:

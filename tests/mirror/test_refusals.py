@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.backends.mlflow import batches
+from mlflow_track.backends.mlflow import batches, server_run
 from mlflow_track.backends.mlflow.backend import HEARTBEAT_TAG, MlflowBackend
 from mlflow_track.backends.mlflow.batches import Batches
 from mlflow_track.backends.protocol import Lost, Unavailable
@@ -305,6 +306,33 @@ def test_a_file_that_was_acknowledged_and_is_not_there_is_sent_again(server, gat
     assert [text.partition(": ")[0] for text in shipper.state.refused] == (
         [] if is_kept else ["artifact texts/b #1.txt"]
     )
+
+
+@pytest.mark.parametrize("seconds", [0.2, 60.0])
+def test_the_heart_beats_during_a_long_upload(server, gateway, monkeypatch, seconds):
+    # With a minute, the negative control: another machine takes a run that is silent so long.
+    monkeypatch.setattr(server_run, "_BEAT_SECONDS", seconds)
+    experiment = f"long-upload-{seconds}"
+    run = make_run(experiment)
+    shipper = shipper_to(run.path, gateway.uri)
+    shipper.ship(is_alive=True)
+    run.log_text("long", "texts/long.txt")
+    beats: set[str] = set()
+
+    def rule(method: str, path: str, body: bytes) -> Reply | None:
+        if method == "PUT" and "texts/long" in path:
+            for _ in range(12):
+                beats.add(only_run(server.uri, experiment).data.tags[HEARTBEAT_TAG])
+                time.sleep(0.2)
+        return None
+
+    gateway.rule = rule
+    shipper._artifacts._look_after = 0.0
+    shipper.ship(is_alive=True)
+    assert (len(beats) > 1) is (seconds < 1)
+    run.finish()
+    ship_all(shipper)
+    assert HEARTBEAT_TAG not in only_run(server.uri, experiment).data.tags
 
 
 NAMES = [

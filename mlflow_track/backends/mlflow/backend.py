@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -136,7 +135,8 @@ class MlflowBackend(Backend):
                 return there.store.legal_path(there.id, text)
 
             name = there.name_of("artifacts", name, self._artifact_names, legal)
-            there.store.upload(there.id, file, name)
+            with there.alive(HEARTBEAT_TAG):
+                there.store.upload(there.id, file, name)
             is_first, self._has_uploaded = not self._has_uploaded, True
             if is_first and there.missing_files({name: name}):
                 self._doubt(f"artifact {name}")
@@ -156,8 +156,7 @@ class MlflowBackend(Backend):
 
     def beat(self, now: float) -> None:
         with self._existing() as there:
-            clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-            there.set_tags({HEARTBEAT_TAG: clock})
+            there.beat(HEARTBEAT_TAG, now)
             if self._description and self._description.awaits_parent and self._run:
                 self._described(self._run)
 

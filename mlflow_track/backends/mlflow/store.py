@@ -178,6 +178,10 @@ class MlflowStore:
         refused = self._batches.send(run_id, "tags", list(tags.items()), _MOST_TAGS, send)
         return [(f"tag {item[0]!r}", why) for item, why in refused]
 
+    def touch(self, run_id: str, name: str, value: str) -> None:
+        """Set one tag, from any thread."""
+        self._client.set_tag(run_id, name, value)
+
     def remove_tag(self, run_id: str, name: str) -> None:
         run = self.attach(run_id)
         if name in run.tags:
