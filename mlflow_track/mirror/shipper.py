@@ -131,7 +131,7 @@ class Shipper:
         if self._is_held_by_files and not self._is_closed:
             self._close_run(status, info)
         self._is_held_by_files = True
-        _each(*parts)
+        _each(*parts, *([self._artifacts.look_back] if self.state.takes_files else []))
         self._is_held_by_files = False
         if not self._is_closed:
             self._close_run(status, info)
@@ -278,6 +278,7 @@ class Shipper:
     def _close(self) -> None:
         for rows in self._rows:
             rows.forget()
+        self._artifacts.forget()
         self._opened = self._described = None
         self._is_closed = False
 
