@@ -182,14 +182,16 @@ def command_of(entry_point: str, **parameters: str) -> list[str]:
 
 
 def test_mlflow_run_without_parameters_is_the_default_config():
-    from train.config import Config, parse
+    from train.config import Config
+    from train.flags import parse
 
     program, *flags = command_of("main")
     assert program == "train" and parse(flags) == (Config(), {})
 
 
 def test_mlflow_run_reaches_every_setting():
-    from train.config import Config, parse
+    from train.config import Config
+    from train.flags import parse
 
     # Texts that a shell, or a second reader of the command, would take apart.
     texts = {"run_name": "a 'b' $c; d", "experiment": "e#f", "data": "", "position": "learned"}
@@ -208,7 +210,7 @@ def test_mlflow_run_reaches_every_setting():
 def test_mlflow_run_with_an_unknown_parameter_names_the_near_one(
     capsys: pytest.CaptureFixture[str],
 ):
-    from train.config import parse
+    from train.flags import parse
 
     with pytest.raises(SystemExit):
         parse(command_of("main", max_stepz="5")[1:])
@@ -216,7 +218,7 @@ def test_mlflow_run_with_an_unknown_parameter_names_the_near_one(
 
 
 def test_resume_and_sweep_bring_their_own_defaults():
-    from train.config import parse
+    from train.flags import parse
     from train.sweep import split
 
     assert parse(command_of("resume")[1:])[0].resume == "auto"
