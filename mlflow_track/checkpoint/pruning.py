@@ -74,7 +74,7 @@ def best_of(store: CheckpointStore, keep: Keep) -> Checkpoint | None:
     values, finite = values_at(checkpoints, keep.metric), finite_of(checkpoints)
     for checkpoint in checkpoints:
         with contextlib.suppress(CorruptCheckpointError):
-            candidates.append(_candidate(checkpoint, values, finite))
+            candidates.append(candidate_of(checkpoint, values, finite))
             by_step[checkpoint.step] = checkpoint
     ranked = keep.ranked(candidates)
     return by_step[ranked[0]] if ranked else None
@@ -109,7 +109,7 @@ def judge(
     candidates, verdicts = [], []
     for checkpoint in checkpoints:
         try:
-            candidates.append(_candidate(checkpoint, values, finite))
+            candidates.append(candidate_of(checkpoint, values, finite))
             verdicts.append(Verdict(checkpoint, False, "no rule keeps it"))
         except CorruptCheckpointError as error:
             verdicts.append(Verdict(checkpoint, True, f"kept: {error}"))
@@ -168,7 +168,12 @@ def _verified(
                 checked[step] = False
 
 
-def _candidate(checkpoint: Checkpoint, values: Values, finite: Collection[int]) -> Candidate:
+def candidate_of(checkpoint: Checkpoint, values: Values, finite: Collection[int]) -> Candidate:
+    """A checkpoint as retention sees it.
+
+    Raises:
+        CorruptCheckpointError: Its manifest is damaged.
+    """
     manifest = checkpoint.manifest
     return Candidate(
         step=checkpoint.step,
@@ -209,6 +214,11 @@ class BackgroundPruning:
                 target=self._prune, args=work, name="prune", daemon=True
             )
             self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether something is being removed."""
+        return self._thread is not None and self._thread.is_alive()
 
     def wait(self) -> None:
         """Return when everything is removed."""
