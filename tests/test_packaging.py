@@ -119,7 +119,7 @@ def test_conda_pins_a_supported_python_and_lists_nothing_outside_pip():
 
 def test_mlproject_names_the_conda_file():
     assert (ROOT / mlproject()["conda_env"]).is_file()
-    assert set(mlproject()["entry_points"]) == {"main", "resume", "sweep", "compare"}
+    assert set(mlproject()["entry_points"]) == {"main", "resume", "plan", "sweep", "compare"}
 
 
 def test_the_console_script_is_callable():
@@ -217,12 +217,14 @@ def test_mlflow_run_with_an_unknown_parameter_names_the_near_one(
     assert "unknown flag '--max-stepz'; did you mean --max-steps?" in capsys.readouterr().err
 
 
-def test_resume_and_sweep_bring_their_own_defaults():
+def test_resume_plan_and_sweep_bring_their_own_defaults():
+    from train.config import Config
     from train.flags import parse
     from train.sweep import split
 
     assert parse(command_of("resume")[1:])[0].resume == "auto"
     assert parse(command_of("resume", resume="must", max_steps="5")[1:])[0].resume == "must"
+    assert parse(command_of("plan", max_steps="5")[1:])[0] == Config(plan=True, max_steps=5)
     program, *flags = command_of("sweep", seed="3", run_name="grid")
     assert program == "train.sweep"
     fixed, grid = split(flags)

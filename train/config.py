@@ -149,6 +149,10 @@ class Config:
 
     def _check_policies(self) -> None:
         """Settings that make no sense without, or with, another one."""
+        if self.plan and self.resume not in (None, "never"):
+            raise ValueError(
+                "--plan cannot be combined with --resume: it plans a run from its first step"
+            )
         for step in self.steps_to_save:
             name, wanted = "save_at_steps", f"below --max-steps {self.max_steps}"
             _require(step < self.max_steps, name, self.save_at_steps, wanted)

@@ -43,25 +43,13 @@ def train(
         FloatingPointError: A loss or gradient is not finite; the weights are those of the step
             before.
     """
-    optimizer = make_optimizer(
-        model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
-    )
     forward: nn.Module = model
     if config.compile:
         forward, warning = compiled(model, hardware.device)
         if warning:
             run.print(warning)
-    state: dict[str, Any] = {
-        "model": model,
-        "optimizer": optimizer,
-        "data_sha256": corpus.sha256,
-    }
-    checkpoints = run.checkpoints(
-        **policies_of(config),
-        max_steps=config.max_steps,
-        require_same=_REQUIRE_SAME,
-        allow_changed=_ALLOW_CHANGED,
-    )
+    optimizer, state = optimizer_and_state(config, corpus, model)
+    checkpoints = open_checkpoints(run, config)
     # The generators of a checkpoint beat the seed. Each rank drops out its own activations.
     torch.manual_seed(config.seed + ranks.rank)
     decays = [group["weight_decay"] for group in optimizer.param_groups]
@@ -88,12 +76,12 @@ def train(
             is_evaluated = _is_due(config, step, config.eval_interval)
             if is_evaluated or (config.keep_best and checkpoints.due(step)):
                 row |= _evaluate(run, forward, config, corpus, hardware, step, ranks)
-                row |= pace.memory()
+                row |= pace.shares() | pace.memory()
                 pace.lap("evaluate")
             if row:
                 run.log_metrics(row, step=step)
             if trained.keys() <= row.keys():
-                progress.update(step, row)
+                progress.update(step, row | pace.shares())
             pace.lap("record")
             checkpoints.step(step, state, metrics={"train/loss": loss})
             pace.lap("save")
@@ -103,6 +91,26 @@ def train(
     pace.lap("save")
     if summary := pace.summary():
         run.print(summary)
+
+
+def optimizer_and_state(
+    config: Config, corpus: Corpus, model: Transformer
+) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+    """The optimizer, and with it the state that checkpoints hold."""
+    optimizer = make_optimizer(
+        model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+    )
+    return optimizer, {"model": model, "optimizer": optimizer, "data_sha256": corpus.sha256}
+
+
+def open_checkpoints(run: mt.Run, config: Config) -> mt.Checkpoints:
+    """The checkpoints of `run` under the policies of the settings."""
+    return run.checkpoints(
+        **policies_of(config),
+        max_steps=config.max_steps,
+        require_same=_REQUIRE_SAME,
+        allow_changed=_ALLOW_CHANGED,
+    )
 
 
 def _is_due(config: Config, step: int, interval: int) -> bool:

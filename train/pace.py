@@ -53,18 +53,18 @@ class Pace:
         self._steps_of_row += 1
 
     def metrics(self) -> dict[str, float]:
-        """The row of figures.
-
-        The speed is that of the steps since the last call, without evaluating and saving; the
-        shares are of the whole time of this attempt.
-        """
+        """The speed of the steps since the last call, without evaluating and saving."""
         seconds = self._seconds_of_row / self._steps_of_row
         self._seconds_of_row, self._steps_of_row = 0.0, 0
         speed = self._tokens_per_step / seconds
-        row = {"perf/tokens_per_second": speed, "perf/step_ms": 1000 * seconds}
+        return {"perf/tokens_per_second": speed, "perf/step_ms": 1000 * seconds}
+
+    def shares(self) -> dict[str, float]:
+        """Shares of the time of this attempt, and of the peak of the devices where it is known."""
+        row = {f"perf/{part}_share": self._share(part) for part in ("data", "save")}
         if self._tokens_at_peak:
-            row["perf/mfu"] = speed / self._tokens_at_peak
-        return row | {f"perf/{part}_share": self._share(part) for part in ("data", "save")}
+            row["perf/mfu"] = self._speed() / self._tokens_at_peak
+        return row
 
     def memory(self) -> dict[str, float]:
         """The most memory that this process has had so far, in MB."""
@@ -78,16 +78,19 @@ class Pace:
         if not self._steps:
             return ""
         elapsed = time.perf_counter() - self._begin
-        speed = self._tokens_per_step * self._steps / sum(self._seconds[p] for p in _OF_A_STEP)
         shares = {"data": "waiting for data", "evaluate": "evaluating", "save": "stalled by saves"}
         parts = [f"{words} {100 * self._share(p):.1f}%" for p, words in shares.items()]
         memory = [f"{v:,.0f} MB" for v in self.memory().values()]
         parts.append("peak memory " + ", on the GPU ".join(memory))
         if self._tokens_at_peak:
-            parts.append(f"MFU {100 * speed / self._tokens_at_peak:.1f}%")
+            parts.append(f"MFU {100 * self._speed() / self._tokens_at_peak:.1f}%")
         steps = f"{self._steps:,} step{'' if self._steps == 1 else 's'}"
-        what = f"{steps} in {elapsed:,.1f} s, {speed:,.0f} tokens/s"
+        what = f"{steps} in {elapsed:,.1f} s, {self._speed():,.0f} tokens/s"
         return f"{what}: {', '.join(parts)}"
+
+    def _speed(self) -> float:
+        """Tokens per second of all steps, without evaluating and saving."""
+        return self._tokens_per_step * self._steps / sum(self._seconds[p] for p in _OF_A_STEP)
 
     def _share(self, part: str) -> float:
         return self._seconds[part] / (time.perf_counter() - self._begin)

@@ -127,6 +127,7 @@ def test_words_for_false(word):
             ["--save-continuously", "--keep-best", "1"],
             ("--keep-best", "cannot be combined with --save-continuously"),
         ),
+        (["--plan", "--resume", "auto"], ("--plan cannot be combined with --resume",)),
         (["--save-continuously"], ("--save-continuously", "--keep-last", "fill the disk")),
         (["--save-budget", "0.1"], ("--save-budget", "--keep-last", "fill the disk")),
     ],

@@ -26,7 +26,6 @@ from train.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = "train/loss train/lr train/grad_norm perf/tokens_per_second perf/step_ms".split()
-COLUMNS += ["perf/data_share", "perf/save_share"]
 SETTINGS = {
     "--max-steps": 60,
     "--warmup-steps": 6,
@@ -123,13 +122,15 @@ def test_the_record_has_one_row_a_step_with_the_metrics_of_the_job():
     run = only_run()
     assert run.status == "FINISHED"
     rows = pd.read_csv(run.path / "metrics.csv")
-    evaluated = ["val/loss", "val/bits_per_byte", "perf/peak_memory_mb"]
+    evaluated = ["val/loss", "val/bits_per_byte", "perf/data_share", "perf/save_share"]
+    evaluated.append("perf/peak_memory_mb")
     assert list(rows) == ["step", "time", *COLUMNS, *evaluated]
     assert rows["step"].tolist() == list(range(60))
     assert not rows[COLUMNS].isna().any().any()
     assert rows["val/loss"].dropna().index.tolist() == [14, 29, 44, 59]
     assert rows["perf/peak_memory_mb"].dropna().gt(50).tolist() == [True] * 4
-    assert rows["perf/data_share"].between(0, 1).all() and rows["perf/save_share"].max() > 0
+    shares = rows[["perf/data_share", "perf/save_share"]].dropna()
+    assert len(shares) == 4 and shares.gt(0).all().all() and shares.sum(axis=1).lt(1).all()
     assert rows["train/lr"].iloc[-1] == 0
     assert rows["train/lr"].max() == 3e-3
     assert rows["train/loss"].iloc[-10:].mean() < rows["train/loss"].iloc[:10].mean()
@@ -288,6 +289,7 @@ SLOW = """
         ({"resume": "must"}, "no unfinished run"),
         ({"device": "cuda:99"}, "--device"),
         ({"context_length": 100_000}, "--context-length"),
+        ({"plan": "true", "data": "absent.txt"}, "no such file"),
         ({"deadline": "soon"}, "--deadline must be Unix seconds"),
     ],
 )
@@ -303,6 +305,21 @@ def test_early_stopping_saves_and_stops():
     last = int(run.metrics().index[-1])
     assert last == 29  # the second evaluation was no better than the first
     assert run.checkpoints[-1].step == last
+
+
+def test_a_plan_is_printed_and_nothing_is_left(capsys, whole, tmp_path):
+    arguments = flags(keep_last=1, keep_milestones="false", save_on_improvement=0.01)
+    assert main([*arguments, "--plan"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and list(tmp_path.iterdir()) == []
+    assert "6 saves in steps 0 to 59: 6, 17, 27, 38, 48, 59" in said.out
+    assert "OnImprovement" in said.out and "keep: the last 1" in said.out
+    # Planning draws numbers, and the job after it in this process is the same.
+    assert main(flags()) == 0
+    assert weights(only_run()) == whole[0]
+    size = sum(f.stat().st_size for f in only_run().checkpoints[-1].path.iterdir())
+    (planned,) = re.findall(r"one checkpoint: ([\d.]+) kB", said.out)
+    assert 1000 * float(planned) == pytest.approx(size, rel=0.01)
 
 
 def test_every_policy_is_within_reach_of_the_flags():
