@@ -26,7 +26,7 @@ LAYERS = (
     ("checkpoint.state",),
     ("checkpoint.writer",),
     ("checkpoint",),
-    ("plugins",),
+    ("plugins", "project"),
     ("settings",),
     ("backends.protocol",),
     ("mirror",),
