@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.backends.mlflow.backend import HEARTBEAT_TAG, MlflowBackend
+from mlflow_track.backends.mlflow.backend import MlflowBackend
 from mlflow_track.backends.mlflow.batches import Batches
+from mlflow_track.backends.mlflow.finding import HEARTBEAT_TAG
 from mlflow_track.backends.protocol import Lost, Unavailable
 from mlflow_track.mirror.retries import Retries
 from mlflow_track.mirror.shipper import Shipper

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.backends.mlflow.backend import HEARTBEAT_TAG
+from mlflow_track.backends.mlflow.finding import HEARTBEAT_TAG
 from mlflow_track.backends.protocol import Gone, Unavailable
 from mlflow_track.mirror.shipper import Shipper
 from tests.mirror.conftest import client_of, history, only_run, open_store, runs_of, shipper_to
