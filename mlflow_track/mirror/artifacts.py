@@ -11,7 +11,7 @@ from mlflow_track.mirror.retries import Retries
 from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.files import files_below
-from mlflow_track.record.media.index import read_media
+from mlflow_track.record.media.index import listed_files
 
 # What of the record itself goes along, and under which folder of the artifacts.
 RECORD_FOLDER = "record"
@@ -122,7 +122,7 @@ def _without_media(
             if not is_at_end:
                 continue
             if listed is None:
-                listed = {entry.file for entry in read_media(path)}
+                listed = listed_files(path)
             if name in listed:
                 continue
         yield file, name
