@@ -21,6 +21,7 @@ LAYERS = (
     ("extras", "wording"),
     ("record",),
     ("checks", "stop", "param_kinds"),
+    ("media",),
     ("param_values", "artifacts", "log_handler", "repeats", "divergence"),
     ("checkpoint.policy", "checkpoint.disk"),
     ("checkpoint.state",),

@@ -16,6 +16,7 @@ LOG = "training.log"
 PATCH = "code.patch"
 REQUIREMENTS = "requirements.txt"
 ARTIFACTS = "artifacts"
+MEDIA = "media.jsonl"
 CHECKPOINTS = "checkpoints"
 RUN_LOCK = "run.lock"
 
@@ -42,6 +43,10 @@ TEMPORARY = ".tmp-"
 
 _LONG_ENDING = ".long.csv"
 _STEP_FOLDER = re.compile(r"step-(\d{9,})")
+# What a text of a step can be; images are PNG, histograms JSON.
+TEXT_ENDINGS = (".txt", ".md", ".html")
+MEDIA_ENDINGS = {"image": (".png",), "text": TEXT_ENDINGS, "histogram": (".json",)}
+_MEDIA_FILE = re.compile(r"step-\d{9,}(-\d+)?\.(png|txt|md|html|json)")
 
 
 def temporary(path: Path) -> Path:
@@ -83,6 +88,31 @@ def metric_files(path: Path) -> list[Path]:
 def rewound_metrics(attempt: int, number: int = 1) -> str:
     """The file for the rows that an attempt rewound; `number` counts several of one attempt."""
     return f"metrics.rewound-{attempt}{f'-{number}' if number > 1 else ''}.csv"
+
+
+def rewound_media(attempt: int, number: int = 1) -> str:
+    """The index of the media that an attempt rewound; see `rewound_metrics`."""
+    return f"media.rewound-{attempt}{f'-{number}' if number > 1 else ''}.jsonl"
+
+
+def rewound_media_folder(index: Path) -> Path:
+    """The folder with the files of an index of media that were rewound."""
+    return index.with_suffix("")
+
+
+def media_indexes_aside(path: Path) -> list[Path]:
+    """The indexes of rewound media in the run's folder `path`."""
+    return sorted(path.glob("media.rewound-*.jsonl"))
+
+
+def media_file(step: int, ending: str, number: int = 1) -> str:
+    """The file for one of the media of a step; `number` counts those of one key and step."""
+    return f"{folder_of_step(step)}{f'-{number}' if number > 1 else ''}{ending}"
+
+
+def may_be_media(name: str) -> bool:
+    """Whether the name of a file is one that `media_file` gives."""
+    return _MEDIA_FILE.fullmatch(name) is not None
 
 
 def earlier_patch(number: int) -> str:

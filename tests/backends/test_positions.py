@@ -19,8 +19,9 @@ from mlflow_track.backends.protocol import (
     RunRecord,
     Unavailable,
 )
+from mlflow_track.mirror.progress import Position, positions_of
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.state import MirrorState, Position, positions_of
+from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.rows import files_of, iterate_rows
 from tests.mirror.test_shipper import EVENTS, Trainer, small_batches
