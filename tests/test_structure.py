@@ -29,7 +29,7 @@ LAYERS = (
     ("plugins",),
     ("settings",),
     ("backends.protocol",),
-    ("importers.source",),
+    ("importers.source", "importers.sqlite"),
     ("mirror",),
     ("resume",),
     ("analysis",),
@@ -50,16 +50,20 @@ SEE = {
     "checkpoint.disk": {"wording", "record", "checks"},
     "backends.protocol": {"record"},
     "importers.source": {"wording", "record", "series"},
+    "importers.sqlite": {"record"},
     "importers": {
         *("extras", "wording", "record", "checks", "param_values", "series"),
-        "importers.source",
+        *("importers.source", "importers.sqlite"),
     },
     "analysis": {"extras", "wording", "record", "checks", "checkpoint.disk"},
     "draw": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis"},
     "ui": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis", "draw"},
 }
 # A source of runs that belongs to a backend lies beside it.
-BACKEND_SEES = {*("extras", "wording", "record", "series", "backends.protocol", "importers.source")}
+BACKEND_SEES = {
+    *("extras", "wording", "record", "series", "backends.protocol"),
+    *("importers.source", "importers.sqlite"),
+}
 # Loaded by name: what shows a run in a notebook. Backends are loaded by entry point.
 BY_NAME = {
     ("mlflow_track/analysis/load.py", "mlflow_track.draw.notebook"),

@@ -12,6 +12,7 @@ from mlflow_track.importers.source import Source
 # By name, what reads it. What belongs to a backend lies beside it, and only loads what it needs.
 _SOURCES = {
     "csv": "mlflow_track.importers.csv:CsvSource",
+    "mlflow": "mlflow_track.backends.mlflow.source:MlflowSource",
     "trackio": "mlflow_track.importers.trackio:TrackioSource",
 }
 FORMATS: Sequence[str] = tuple(_SOURCES)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from mlflow_track.record.files import link_error, open_regular
-from mlflow_track.record.schema import FINISHED, Attempt, Provenance
+from mlflow_track.record.schema import FINISHED, Attempt, Input, Provenance
 from mlflow_track.series import Series
 
 
@@ -52,6 +52,8 @@ class ForeignRun:
 
     Attributes:
         identity: A text that is the same at every import of this run, and that of no other.
+        record_id: The id of the record that was sent to the source, where it is a copy of one.
+        parent: The identity of the run that this one is below.
         started: Unix seconds.
         ended: Unix seconds; None takes the time of the last value.
         status: FINISHED, FAILED, KILLED, or RUNNING where no end was recorded.
@@ -60,6 +62,7 @@ class ForeignRun:
         params: Nested or by dotted names.
         metrics, system_metrics: Their histories; steps outside of 0 to 2**53 are left out.
         summary: Values that stand for the whole run.
+        inputs: The datasets that it read.
         files: Its artifacts.
         log: What it printed; None where that was not kept.
         error: The error that ended it.
@@ -71,6 +74,8 @@ class ForeignRun:
     """
 
     identity: str
+    record_id: str | None = None
+    parent: str | None = None
     started: float
     ended: float | None = None
     status: str = FINISHED
@@ -81,6 +86,7 @@ class ForeignRun:
     metrics: Sequence[Series] = ()
     system_metrics: Sequence[Series] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Sequence[Input] = ()
     files: Sequence[ForeignFile] = ()
     log: ForeignFile | None = None
     error: str | None = None
@@ -97,10 +103,12 @@ class FoundRun(NamedTuple):
     Attributes:
         label: Where it is, for people: a path, or an id.
         read: Reads it. An OSError or a ValueError says why it cannot be; the others are imported.
+        experiment: Its experiment, where that is known before it is read.
     """
 
     label: str
     read: Callable[[], ForeignRun]
+    experiment: str | None = None
 
 
 class Source:
