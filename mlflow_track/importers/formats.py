@@ -13,6 +13,7 @@ from mlflow_track.importers.source import Source
 _SOURCES = {
     "csv": "mlflow_track.importers.csv:CsvSource",
     "mlflow": "mlflow_track.backends.mlflow.source:MlflowSource",
+    "neptune": "mlflow_track.importers.neptune:NeptuneSource",
     "trackio": "mlflow_track.importers.trackio:TrackioSource",
 }
 FORMATS: Sequence[str] = tuple(_SOURCES)

@@ -29,6 +29,18 @@ class ForeignFile(NamedTuple):
     save: Callable[[Path], None]
 
 
+def file_inside(root: Path, name: str) -> Path:
+    """The path of a file below a folder, that a source names.
+
+    Raises:
+        ValueError: The name leads out of the folder, be it by a link.
+    """
+    path = root / name
+    if os.path.realpath(path) != str(path) or not path.is_relative_to(root):
+        raise ValueError(f"it leads out of {root}")
+    return path
+
+
 def local_file(path: Path, name: str) -> ForeignFile:
     """A file of this machine as the artifact `name`.
 
