@@ -137,6 +137,20 @@ def test_the_database_as_a_path_and_the_address_of_a_page_are_sources(store: str
     assert run_import(path, "--only", "nothing").exit_code == 3
 
 
+def test_a_folder_of_the_store_of_files_is_a_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    foreign_store((tmp_path / "mlruns").as_uri())
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    # Set by the import alone, where MLflow opens no folder by itself any more.
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    rows, runs = imported("mlruns")
+    assert {row["state"] for row in rows} == {"imported"} and len(runs) == 2
+    assert {run.experiment for run in runs} == {"digits"}
+
+
 def test_what_is_not_there_is_said_and_not_made(tmp_path: Path) -> None:
     missing = run_import(f"sqlite:///{tmp_path}/none.db")
     assert missing.exit_code == 1 and "there is no database" in missing.stderr
