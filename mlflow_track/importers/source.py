@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from mlflow_track.record.files import link_error, open_regular
+from mlflow_track.record.files import open_regular
 from mlflow_track.record.schema import FINISHED, Attempt, Input, Provenance
 from mlflow_track.series import Series
 
@@ -45,11 +44,10 @@ def local_file(path: Path, name: str) -> ForeignFile:
     """A file of this machine as the artifact `name`.
 
     Raises:
-        OSError: It is not a regular file; no link is followed.
+        OSError: It is not there; that it is not a regular file, or is a link, shows when it is
+            saved.
     """
     found = os.lstat(path)
-    if stat.S_ISLNK(found.st_mode):
-        raise link_error(path)
 
     def save(target: Path) -> None:
         with open_regular(path) as original, open(target, "xb") as copy:

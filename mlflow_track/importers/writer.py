@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -109,14 +108,14 @@ class RecordWriter:
         """
         content = clean(run)
         key = _key(self._format, run.identity)
-        own = self._records.get(run.record_id or "")
-        if own is not None:
-            with contextlib.suppress(UnreadableRun):
+        own, earlier = self._records.get(run.record_id or ""), self._known.get(key)
+        try:
+            if own is not None:
                 return self._of_here(own, content)
-        earlier = self._known.get(key)
-        if earlier is not None:
-            with contextlib.suppress(UnreadableRun):
+            if earlier is not None:
                 return self._again(run, content, key, earlier)
+        except UnreadableRun as error:
+            raise ValueError(f"its record {own or earlier} cannot be read: {error}") from error
         return self._build(run, content, key, IMPORTED)
 
     def _of_here(self, path: Path, content: Content) -> Outcome:
