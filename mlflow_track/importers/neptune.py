@@ -16,9 +16,10 @@ from mlflow_track.importers.source import (
     FoundRun,
     Source,
     file_inside,
+    foreign_files,
     local_file,
 )
-from mlflow_track.record.files import files_below, open_regular
+from mlflow_track.record.files import open_regular
 from mlflow_track.record.schema import FAILED, FINISHED, Attempt, Provenance
 from mlflow_track.series import Series
 from mlflow_track.wording import count_text, expected
@@ -63,7 +64,7 @@ class NeptuneSource(Source):
 
 def _parts(root: Path) -> Iterator[tuple[Path, str]]:
     """Each file of a run, and what the names of all its files begin with."""
-    for file in files_below(root) if root.is_dir() else [root]:
+    for file in foreign_files(root):
         if found := _PART.fullmatch(file.name):
             yield file, found[1]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from mlflow_track.record.files import open_regular
+from mlflow_track.record import layout
+from mlflow_track.record.files import files_below, open_regular
 from mlflow_track.record.schema import FINISHED, Attempt, Input, Provenance
 from mlflow_track.series import Series
 
@@ -26,6 +28,21 @@ class ForeignFile(NamedTuple):
     name: str
     version: str
     save: Callable[[Path], None]
+
+
+def foreign_files(root: Path) -> Iterator[Path]:
+    """The regular files in a folder and below it, but none of a record; or the file `root`."""
+    if not root.is_dir():
+        yield root
+        return
+
+    @functools.cache
+    def is_in_record(folder: Path) -> bool:
+        if (folder / layout.RUN).exists():
+            return True
+        return folder != root and is_in_record(folder.parent)
+
+    yield from (file for file in files_below(root) if not is_in_record(file.parent))
 
 
 def file_inside(root: Path, name: str) -> Path:

@@ -19,9 +19,9 @@ from mlflow_track.importers.source import (
     FoundRun,
     Source,
     file_inside,
+    foreign_files,
     local_file,
 )
-from mlflow_track.record.files import files_below
 from mlflow_track.record.schema import Provenance
 from mlflow_track.series import Series
 from mlflow_track.wording import count_text
@@ -54,8 +54,7 @@ class TrackioSource(Source):
 
 
 def _databases(root: Path) -> Iterator[Path]:
-    files = files_below(root) if root.is_dir() else [root]
-    for file in files:
+    for file in foreign_files(root):
         if file.suffix == _ENDING or file == root:
             columns = sqlite.columns_of(file, "metrics")
             if {"timestamp", "run_name", "step", "metrics"} <= set(columns):

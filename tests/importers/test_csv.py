@@ -127,6 +127,8 @@ def test_records_and_other_files_are_passed_over() -> None:
     lightning(Path("logs/demo/version_0"), ROWS)
     run_import("logs")
     Path("runs/metrics.csv").write_text("name,value\n")
+    (record,) = Path("runs").glob("*/2*")
+    lightning(record / "artifacts/deep", ROWS)
     result = run_import("runs")
     assert result.exit_code == 3 and "looked for" in result.stderr
 
