@@ -21,10 +21,10 @@ from mlflow_track.record import layout
 from mlflow_track.record.directory import RunHeldError
 from mlflow_track.record.files import (
     MOST_JSON_BYTES,
+    json_bytes,
     make_folder,
-    replace_file,
     sync_folder,
-    write_json,
+    write_new,
 )
 from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import UnreadableRun, decode, new_content, read_content, to_info
@@ -180,6 +180,7 @@ class RecordWriter:
             _fill(building, content, problems)
             # Last: a folder without run.json is not a run.
             _write_json(building / layout.RUN, record)
+            sync_folder(building)
             if there is not None:
                 move_to_trash(final)
             os.rename(building, final)
@@ -205,7 +206,7 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _fill(folder: Path, content: Content, problems: list[str]) -> None:
     for table in content.tables:
-        replace_file(folder / table.path, table.header, table.body)
+        write_new(folder / table.path, table.header, table.body)
     _write_json(folder / layout.CONFIG, content.config)
     for file in content.files:
         target = folder / layout.ARTIFACTS / file.name
@@ -229,11 +230,11 @@ def _save(save: Any, target: Path, what: str, problems: list[str]) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    size = len(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
-    if size > MOST_JSON_BYTES:
+    data = json_bytes(content)
+    if len(data) > MOST_JSON_BYTES:
         most = f"at most {MOST_JSON_BYTES:,} bytes"
-        raise ValueError(expected(f"the size of {path.name}", most, f"{size:,}"))
-    write_json(path, content)
+        raise ValueError(expected(f"the size of {path.name}", most, f"{len(data):,}"))
+    write_new(path, data)
 
 
 def _digest_of(content: Content) -> str:
