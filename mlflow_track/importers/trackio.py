@@ -13,7 +13,14 @@ from typing import Any, ClassVar
 import orjson
 
 from mlflow_track.importers import sqlite
-from mlflow_track.importers.source import ForeignFile, ForeignRun, FoundRun, Source, local_file
+from mlflow_track.importers.source import (
+    ForeignFile,
+    ForeignRun,
+    FoundRun,
+    Source,
+    file_inside,
+    local_file,
+)
 from mlflow_track.record.files import files_below
 from mlflow_track.record.schema import Provenance
 from mlflow_track.series import Series
@@ -156,14 +163,10 @@ class _History:
         path = value.get("file_path") if isinstance(value, dict) else None
         if not isinstance(path, str) or self._media is None:
             return False
-        file = self._media / path
-        parts = PurePosixPath(path).parts
+        # Below the project and the run: the step, and the file.
+        name = "/".join((_MEDIA, *PurePosixPath(path).parts[2:]))
         try:
-            if os.path.realpath(file) != str(file) or len(parts) < 3:
-                raise ValueError("it leads out of the folder of media")
-            # Below the project and the run: the step, and the file.
-            name = "/".join((_MEDIA, *parts[2:]))
-            self.files[name] = local_file(file, name)
+            self.files[name] = local_file(file_inside(self._media, path), name)
         except (OSError, ValueError) as error:
             self._missing.append(f"left out {path!r:.300}: {error}")
         return True

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from mlflow_track.record.files import (
 )
 from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import UnreadableRun, decode, new_content, read_content, to_info
+from mlflow_track.record.tags import PARENT_TAG
 from mlflow_track.record.trash import move_to_trash
 from mlflow_track.wording import expected
 
@@ -93,7 +94,10 @@ class RecordWriter:
         self._root = root
         self._format = format
         self._experiment = experiment
-        self._known = dict(_imported_before(root))
+        # The records that there are, by their ids; those that were imported also by their sources.
+        self._records = {path.name: path for path in _folders(root)}
+        found = {_ID.fullmatch(name): path for name, path in self._records.items()}
+        self._known = {match[1]: path for match, path in found.items() if match}
 
     def write(self, run: ForeignRun) -> Outcome:
         """Make a record of a run, or leave the one that there is.
@@ -105,12 +109,25 @@ class RecordWriter:
             ValueError: The run does not fit a record; the message says why.
         """
         content = clean(run)
-        key = _digest(self._format, run.identity)[:16]
+        key = _key(self._format, run.identity)
+        own = self._records.get(run.record_id or "")
+        if own is not None:
+            with contextlib.suppress(UnreadableRun):
+                return self._of_here(own, content)
         earlier = self._known.get(key)
         if earlier is not None:
             with contextlib.suppress(UnreadableRun):
                 return self._again(run, content, key, earlier)
         return self._build(run, content, key, IMPORTED)
+
+    def _of_here(self, path: Path, content: Content) -> Outcome:
+        """A copy of a record that is here comes back as that."""
+        info = to_info(read_content(path))
+        return Outcome(
+            *(UNCHANGED, info.id, info.name, info.experiment, path),
+            content.problems,
+            ["it is the record of this folder, which was sent there"],
+        )
 
     def _again(self, run: ForeignRun, content: Content, key: str, path: Path) -> Outcome:
         record = read_content(path)
@@ -150,6 +167,9 @@ class RecordWriter:
         building.mkdir()
         problems = list(content.problems)
         record = new_content(run_id, content.name, experiment, {}) | content.fields
+        parent = self._known.get(_key(self._format, run.parent)) if run.parent else None
+        if parent is not None:
+            record["tags"] = {**record["tags"], PARENT_TAG: parent.name}
         # The digest is of what the source has, whether all of it could be read or not.
         record[_IMPORTED] = {
             "format": self._format,
@@ -177,13 +197,12 @@ class RecordWriter:
         return Outcome(state, run_id, record["name"], experiment, final, problems, content.notes)
 
 
-def _imported_before(root: Path) -> list[tuple[str, Path]]:
-    """The records under `root` whose ids derive from a source, by what they derive from."""
-    return [
-        (found[1], path)
-        for path in sorted(root.glob("*/*"))
-        if (found := _ID.fullmatch(path.name)) and path.parent.name != layout.TRASH
-    ]
+def _key(format: str, identity: str) -> str:
+    return _digest(format, identity)[:16]
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    return (path for path in sorted(root.glob("*/*")) if path.parent.name != layout.TRASH)
 
 
 def _fill(folder: Path, content: Content, problems: list[str]) -> None:

@@ -340,6 +340,7 @@ ENDINGS = """
 2 completion tcsh
 1 sync good
 2 sync --nothing
+2 sync good --backend mlfow
 3 sync nobody
 0 doctor good
 1 doctor stuck
