@@ -18,9 +18,10 @@ MOST_LINES, MOST_FILES = 330, 24
 # Bottom to top: a module imports its own layer and those before it, also for types and inside
 # functions. A module belongs to the longest name here that its own name begins with.
 LAYERS = (
-    ("extras", "wording"),
+    ("extras", "wording", "formats"),
     ("record",),
     ("checks", "stop", "param_kinds"),
+    ("media",),
     ("param_values", "artifacts", "log_handler", "repeats", "divergence", "series"),
     ("checkpoint.policy", "checkpoint.disk"),
     ("checkpoint.state",),
@@ -52,7 +53,7 @@ SEE = {
     "importers.source": {"wording", "record", "series"},
     "importers.sqlite": {"record"},
     "importers": {
-        *("extras", "wording", "record", "checks", "param_values", "series"),
+        *("extras", "wording", "formats", "record", "checks", "param_values", "series"),
         *("importers.source", "importers.sqlite"),
     },
     "analysis": {"extras", "wording", "record", "checks", "checkpoint.disk"},
@@ -61,7 +62,7 @@ SEE = {
 }
 # A source of runs that belongs to a backend lies beside it.
 BACKEND_SEES = {
-    *("extras", "wording", "record", "series", "backends.protocol"),
+    *("extras", "wording", "formats", "record", "series", "backends.protocol"),
     *("importers.source", "importers.sqlite"),
 }
 # Loaded by name: what shows a run in a notebook. Backends are loaded by entry point.

@@ -39,6 +39,28 @@ class MetricPoint(NamedTuple):
     position: str = ""
 
 
+class MediaItem(NamedTuple):
+    """One image, text or histogram of a step.
+
+    Attributes:
+        kind: "image", "text" or "histogram".
+        key: Its name; slashes group, as in the name of a metric.
+        step: The step that it was logged for.
+        timestamp: The time of logging, in milliseconds of Unix time.
+        path: Its file in the record: a PNG; a text in UTF-8; JSON {"edges": […], "counts": […]},
+            with one edge more than counts.
+        position: The position in the record once this item has arrived. A destination that stores
+            it with its items gives the last one back as `Opened.media_position`.
+    """
+
+    kind: str
+    key: str
+    step: int
+    timestamp: int
+    path: Path
+    position: str = ""
+
+
 class RunRecord(RunInfo, frozen=True, kw_only=True):
     """A run as its folder has it: run.json, params, and the state of the mirror.
 
@@ -72,6 +94,8 @@ class Opened(NamedTuple):
         last_steps: The last step of each metric that it holds, where it cannot say a position.
         is_new: Whether it was made by this call, so that it holds nothing.
         is_foreign: Whether another machine has written to it since this mirror last did.
+        media_position: The same as `position` for `log_media`: the `position` of the last item that
+            it holds, "" where it holds none; None where it cannot say.
     """
 
     id: str
@@ -81,6 +105,7 @@ class Opened(NamedTuple):
     last_steps: Mapping[str, int] = MappingProxyType({})
     is_new: bool = False
     is_foreign: bool = False
+    media_position: str | None = None
 
 
 class Query(NamedTuple):
@@ -237,8 +262,24 @@ class Backend:
         """
         raise NotImplementedError
 
+    def log_media(self, items: Sequence[MediaItem]) -> Refusals:
+        """Take at most some tens of images, texts and histograms, in the order of the record.
+
+        Without this method the mirror sends their files by `upload`, as artifacts; with it they
+        come here alone. An item may come again after a fault. One of the same kind, key and step as
+        an item that is there takes its place: a resumed attempt has logged it again.
+
+        Raises:
+            FileNotFoundError: A file is gone: a rewind has moved it. The mirror looks again.
+        """
+        raise NotImplementedError
+
+    def remove_media(self, items: Sequence[MediaItem]) -> None:
+        """Remove items that a rewind moved aside, if they are there; their files are gone."""
+        raise NotImplementedError
+
     def rewind(self, step: int) -> None:
-        """Remove all points past `step`: a resumed attempt logs those steps again."""
+        """Remove all points and media past `step`, before the attempt that repeats them comes."""
         raise NotImplementedError
 
     def fork(self) -> None:

@@ -232,6 +232,11 @@ class Restorer:
         rows = self._record.rewind(self._metrics, step, begin=begin)
         if rows:
             self._announce(f"moved {count_text(rows, 'row')} after step {step} aside")
+        media = self._session.media.rewind(
+            step, begin=restored.manifest.media_position if restored else 0, is_noted=bool(rows)
+        )
+        if media:
+            self._announce(f"moved {count_text(media, 'media item')} after step {step} aside")
         if restored is not None and begin is not None:
             # Where they cannot be read any more, readers still take the later value.
             with contextlib.suppress(OSError, ValueError):

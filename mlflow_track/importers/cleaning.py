@@ -13,11 +13,13 @@ import msgspec
 import numpy
 
 from mlflow_track import checks
+from mlflow_track.importers.media import placed_media
 from mlflow_track.importers.source import ForeignFile, ForeignRun
 from mlflow_track.param_values import plain_params
 from mlflow_track.record import layout
 from mlflow_track.record.files import legible
 from mlflow_track.record.masking import mask_command, mask_password
+from mlflow_track.record.media.index import MediaEntry
 from mlflow_track.record.metric import DIRECTIONS
 from mlflow_track.record.params import change_params
 from mlflow_track.record.row_format import MOST_STEP, are_in_range
@@ -43,6 +45,8 @@ class Content(NamedTuple):
         config: config.json.
         tables: The files of metrics, by their names alone.
         files: The artifacts; their names are legal.
+        media: What is said in the index of the files that are images, texts or histograms of steps,
+            by their names.
         log: What it printed.
         problems, notes: See `ForeignRun`.
     """
@@ -53,6 +57,7 @@ class Content(NamedTuple):
     config: dict[str, Any]
     tables: list[MetricsContent]
     files: list[ForeignFile]
+    media: dict[str, MediaEntry]
     log: ForeignFile | None
     problems: list[str]
     notes: list[str]
@@ -81,13 +86,15 @@ def clean(run: ForeignRun) -> Content:
     tables = metrics_contents(Path(layout.METRICS), metrics)
     if system:
         tables += metrics_contents(Path(layout.SYSTEM_METRICS), system)
+    media = placed_media(run.media, told.problems.append)
     return Content(
         name=_line(run.name),
         experiment=_line(run.experiment),
         fields=_fields(run, [*metrics, *system], told),
         config=_config(run.params, told),
         tables=tables,
-        files=_files(run.files, told),
+        files=_files([*(file for _, file in media.values()), *run.files], told),
+        media={name: entry for name, (entry, _) in media.items()},
         log=run.log,
         problems=told.problems,
         notes=told.notes,

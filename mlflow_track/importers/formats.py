@@ -14,6 +14,7 @@ _SOURCES = {
     "csv": "mlflow_track.importers.csv:CsvSource",
     "mlflow": "mlflow_track.backends.mlflow.source:MlflowSource",
     "neptune": "mlflow_track.importers.neptune:NeptuneSource",
+    "tensorboard": "mlflow_track.importers.tensorboard:TensorboardSource",
     "trackio": "mlflow_track.importers.trackio:TrackioSource",
 }
 FORMATS: Sequence[str] = tuple(_SOURCES)

@@ -30,6 +30,26 @@ class ForeignFile(NamedTuple):
     save: Callable[[Path], None]
 
 
+class ForeignMedia(NamedTuple):
+    """An image, a text or a histogram of a step.
+
+    Attributes:
+        kind: "image" (the file is a PNG), "text" (UTF-8), or "histogram" (the JSON of
+            `Run.log_histogram`).
+        key: Its name; slashes group.
+        step: Its step.
+        time: Unix seconds.
+        version, save: See `ForeignFile`.
+    """
+
+    kind: str
+    key: str
+    step: int
+    time: float
+    version: str
+    save: Callable[[Path], None]
+
+
 def foreign_files(root: Path) -> Iterator[Path]:
     """The regular files in a folder and below it, but none of a record; or the file `root`."""
     if not root.is_dir():
@@ -91,6 +111,7 @@ class ForeignRun:
         summary: Values that stand for the whole run.
         inputs: The datasets that it read.
         files: Its artifacts.
+        media: Its images, texts and histograms of steps, in the order of logging.
         log: What it printed; None where that was not kept.
         error: The error that ended it.
         attempt: What else is known of the process: host, command, python.
@@ -115,6 +136,7 @@ class ForeignRun:
     summary: Mapping[str, Any] = field(default_factory=dict)
     inputs: Sequence[Input] = ()
     files: Sequence[ForeignFile] = ()
+    media: Sequence[ForeignMedia] = ()
     log: ForeignFile | None = None
     error: str | None = None
     attempt: Attempt = field(default_factory=Attempt)

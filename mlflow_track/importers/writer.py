@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 from mlflow_track.importers.cleaning import Content, clean
@@ -208,14 +209,20 @@ def _fill(folder: Path, content: Content, problems: list[str]) -> None:
     for table in content.tables:
         write_new(folder / table.path, table.header, table.body)
     _write_json(folder / layout.CONFIG, content.config)
+    lines: list[bytes] = []
     for file in content.files:
         target = folder / layout.ARTIFACTS / file.name
-        _save(file.save, target, f"artifact {file.name}", problems)
+        is_there = _save(file.save, target, f"artifact {file.name}", problems)
+        if is_there and (entry := content.media.get(file.name)) is not None:
+            lines.append(msgspec.json.encode(entry) + b"\n")
+    if lines:
+        write_new(folder / layout.MEDIA, *lines)
     if content.log is not None:
         _save(content.log.save, folder / layout.LOG, "the log", problems)
 
 
-def _save(save: Any, target: Path, what: str, problems: list[str]) -> None:
+def _save(save: Any, target: Path, what: str, problems: list[str]) -> bool:
+    """Write a file; whether it is there, or said to be missing."""
     make_folder(target.parent)
     try:
         save(target)
@@ -224,9 +231,10 @@ def _save(save: Any, target: Path, what: str, problems: list[str]) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         problems.append(f"left out {what}: {error}")
-        return
+        return False
     with open(target, "rb") as written:
         os.fsync(written.fileno())
+    return True
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -239,7 +247,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _digest_of(content: Content) -> str:
     files = [(file.name, file.version) for file in (*content.files, content.log) if file]
-    texts = content.name, content.experiment, content.fields, content.config, files
+    media = msgspec.to_builtins(content.media)
+    texts = content.name, content.experiment, content.fields, content.config, files, media
     return _digest(*texts, *(piece for table in content.tables for piece in table[1:]))
 
 

@@ -297,6 +297,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
             manifest of an older version.
         metrics_position: Bytes of metrics.csv after its header, at the save.
         metrics_long_position: The same of metrics.long.csv.
+        media_position: The number of media logged before the save; see `record.media`.
     """
 
     step: Step
@@ -323,6 +324,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     is_milestone: bool = False
     metrics_position: Count = 0
     metrics_long_position: Count = 0
+    media_position: Count = 0
     algorithm: str = ""
     chunk_bytes: Annotated[int, Meta(ge=1, le=2**40)] = 1 << 24
     files: dict[FileName, ManifestFile] = {}
