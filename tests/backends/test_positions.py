@@ -155,6 +155,13 @@ def test_rewind_leaves_what_the_record_has(events: list[tuple[str, Any]], seed: 
         assert set(found) == rows_of(trainer)
 
 
+def test_the_parts_of_a_row_larger_than_a_batch_arrive_once(tmp_path: Path) -> None:
+    names = tuple("abcdefghijklmnopqrst")
+    points, trainer = play(tmp_path, [("log", names)] * 9, 3, Lines)
+    found = [(point.key, point.step, point.value) for point in points]
+    assert sorted(found) == sorted(rows_of(trainer))
+
+
 BROKEN_ROWS = [
     *[("log", ("a", "b"))] * 9,
     *[("ship", None)] * 6,

@@ -1,4 +1,4 @@
-"""A run that goes to MLflow and to a backend that another package brings, whatever fails."""
+"""A run that goes to several backends, one of another package, whatever fails."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mlflow_track.mirror.status import read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.lock import is_locked
 from tests import forked
+from tests.backends.event_files import as_float32, event_folder, scalars_in, status_in
 from tests.campaign import seeds
 from tests.mirror.conftest import history, only_run, runs_of
 from tests.mirror.test_kills import kill_mirror
@@ -36,6 +37,29 @@ def lines_of(record: mt.LoadedRun, folder: Path | None = None) -> list[dict[str,
 def points_in(lines: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
     points = [line for line in lines if not line.get("key", "system/").startswith("system/")]
     return [(point["key"], point["step"], point["value"]) for point in points]
+
+
+def scalars_of(record: mt.LoadedRun) -> list[tuple[str, int, float]]:
+    return [scalar[:3] for scalar in scalars_in(event_folder(record.path))]
+
+
+# What a backend has of a run, and how it has a value.
+HELD: dict[str, Callable[[mt.LoadedRun], list[tuple[str, int, float]]]] = {
+    "jsonl": lambda record: points_in(lines_of(record)),
+    "tensorboard": scalars_of,
+}
+AS_HELD: dict[str, Callable[[float], float]] = {"tensorboard": as_float32}
+# What an attempt logs again is taken back there; elsewhere the first values stay.
+REWINDING = ("tensorboard",)
+
+
+def held(backend: str, record: mt.LoadedRun) -> list[tuple[str, int, float]]:
+    return sorted(HELD[backend](record))
+
+
+def logged_for(backend: str, record: mt.LoadedRun) -> list[tuple[str, int, float]]:
+    as_held = AS_HELD.get(backend, float)
+    return sorted((name, step, as_held(value)) for name, step, value in logged(record))
 
 
 def logged(record: mt.LoadedRun) -> list[tuple[str, int, float]]:
@@ -56,16 +80,16 @@ with mt.start_run(experiment="e", run_name="r", params={"lr": 0.1}, tags={"t": "
     run.log_text("x", "note.txt")
 status = run.sync_status()
 assert status.is_complete, str(status)
-assert [each.backend for each in status] == ["jsonl", "mlflow"], status
+assert [each.backend for each in status] == ["jsonl", "mlflow", "tensorboard"], status
 print(run.url)
 """
 
 
-def test_a_run_reaches_both_and_each_says_so(
+def test_a_run_reaches_all_and_each_says_so(
     run_script: Callable[..., Any], store: str, installed: Path
 ) -> None:
     variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_TRACK_JSONL_TOKEN": "hunter2hunter2"}
-    done = run_script(JOB, MLFLOW_TRACK_BACKEND="jsonl, mlflow", **variables)
+    done = run_script(JOB, MLFLOW_TRACK_BACKEND="jsonl, mlflow, tensorboard", **variables)
     assert done.returncode == 0, done.stderr
     (record,) = mt.load_runs("runs")
     assert done.stdout.strip() == str(record.path.absolute() / "jsonl" / f"{record.id}.jsonl")
@@ -76,13 +100,16 @@ def test_a_run_reaches_both_and_each_says_so(
     run = only_run(store, "e")
     assert run.info.status == "FINISHED"
     assert history(store, run.info.run_id, "a") == [(step, step / 3) for step in range(10)]
-    for line in ("jsonl has everything (10 rows)", "mlflow has everything (10 rows)"):
-        assert line in done.stderr
+    for backend in HELD:
+        assert held(backend, record) == logged_for(backend, record)
+    assert status_in(event_folder(record.path)) == "STATUS_SUCCESS"
+    for backend in ("jsonl", "mlflow", "tensorboard"):
+        assert f"{backend} has everything (10 rows)" in done.stderr
     # What jsonl cannot do is said once, and is not pending for ever.
     assert done.stderr.count("jsonl does not accept files") == 1
     shown = CliRunner().invoke(main, ["doctor", record.id], env=variables)
     assert shown.exit_code == 0, shown.output
-    assert shown.output.count("10 acknowledged, 0 pending") == 2
+    assert shown.output.count("10 acknowledged, 0 pending") == 3
     assert "token=***" in shown.output
     files = [path for path in record.path.rglob("*") if path.is_file()]
     assert not [path for path in files if b"hunter2" in path.read_bytes()]
@@ -91,7 +118,7 @@ def test_a_run_reaches_both_and_each_says_so(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", seeds(3))
-def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_in_either(
+def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_anywhere(
     seed: int,
     store: str,
     installed: Path,
@@ -100,7 +127,7 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_in_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chance = random.Random(seed)
-    variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_TRACK_BACKEND": "mlflow,jsonl"}
+    variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_TRACK_BACKEND": ",".join(("mlflow", *HELD))}
     last = -1
     for _ in range(2):
         last = train_until_killed(chance, tmp_path, variables)
@@ -109,7 +136,7 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_in_either(
         monkeypatch.setenv(name, value)
     if chance.random() < 0.5:
         # Between two mirrors the locks are free for a moment: only the states say that all came.
-        wait_for(lambda: read_statuses(record.path, ["mlflow", "jsonl"]).is_complete)
+        wait_for(lambda: read_statuses(record.path, ["mlflow", *HELD]).is_complete)
     else:
         time.sleep(chance.uniform(0, 2))
         kill_mirror(record.path)
@@ -124,12 +151,11 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_in_either(
     for name in ("a", "b"):
         steps = [step for key, step, _ in kept if key == name]
         assert [step for step, _ in history(store, run.info.run_id, name)] == steps
-    found = points_in(lines_of(record))
-    # A step that the first attempt logged, and the second again, is there once: the first came.
-    assert [point[:2] for point in found if point[0] == "a"] == [
-        ("a", step) for step in sorted({step for key, step, _ in kept if key == "a"})
-    ]
-    assert len({point[:2] for point in found}) == len(found) == len(kept)
+    for backend in HELD:
+        found, expected = held(backend, record), logged_for(backend, record)
+        # A step that the first attempt logged, and the second again, is there once.
+        assert [point[:2] for point in found] == [point[:2] for point in expected], backend
+        assert found == expected or backend not in REWINDING
 
 
 ENDLESS = """
@@ -205,15 +231,25 @@ def test_a_backend_that_does_not_work_holds_up_no_other(
     assert not [content for content in written if b"hunter2" in content]
 
 
-def test_sync_sends_to_a_backend_that_a_run_never_had(
+@pytest.mark.parametrize("backend", HELD)
+def test_sync_sends_to_a_backend_that_a_run_never_had(backend: str, installed: Path) -> None:
+    with mt.start_run(experiment="e", backend="local") as run:
+        run.log_metric("a", 1.0, step=0)
+    for _ in range(2):
+        done = CliRunner().invoke(main, ["sync", run.id, "--backend", backend])
+        assert done.exit_code == 0, done.output
+    (record,) = mt.load_runs("runs")
+    assert held(backend, record) == [("a", 0, 1.0)]
+
+
+def test_sync_uses_the_options_of_the_environment(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with mt.start_run(experiment="e", backend="local") as run:
         run.log_metric("a", 1.0, step=0)
     monkeypatch.setenv("MLFLOW_TRACK_JSONL_FOLDER", str(tmp_path / "lines"))
-    for _ in range(2):
-        done = CliRunner().invoke(main, ["sync", run.id, "--backend", "jsonl"])
-        assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, ["sync", run.id, "--backend", "jsonl"])
+    assert done.exit_code == 0, done.output
     (record,) = mt.load_runs("runs")
     assert points_in(lines_of(record, tmp_path / "lines")) == [("a", 0, 1.0)]
 
