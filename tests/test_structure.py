@@ -27,10 +27,10 @@ LAYERS = (
     ("checkpoint.state",),
     ("checkpoint.writer",),
     ("checkpoint",),
-    ("plugins",),
+    ("plugins", "project"),
     ("settings",),
     ("backends.protocol",),
-    ("importers.source",),
+    ("importers.source", "importers.sqlite"),
     ("mirror",),
     ("resume",),
     ("analysis",),
@@ -51,9 +51,10 @@ SEE = {
     "checkpoint.disk": {"wording", "record", "checks"},
     "backends.protocol": {"record"},
     "importers.source": {"wording", "record", "series"},
+    "importers.sqlite": {"record"},
     "importers": {
         *("extras", "wording", "formats", "record", "checks", "param_values", "series"),
-        "importers.source",
+        *("importers.source", "importers.sqlite"),
     },
     "analysis": {"extras", "wording", "record", "checks", "checkpoint.disk"},
     "draw": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis"},
@@ -61,7 +62,8 @@ SEE = {
 }
 # A source of runs that belongs to a backend lies beside it.
 BACKEND_SEES = {
-    *("extras", "wording", "formats", "record", "series", "backends.protocol", "importers.source")
+    *("extras", "wording", "formats", "record", "series", "backends.protocol"),
+    *("importers.source", "importers.sqlite"),
 }
 # Loaded by name: what shows a run in a notebook. Backends are loaded by entry point.
 BY_NAME = {

@@ -256,6 +256,13 @@ class Backend:
         """
         raise NotImplementedError
 
+    def lacks(self, names: Sequence[str]) -> set[str]:
+        """Which of these artifacts, that were all uploaded, are not there.
+
+        Asked once before `close`, so that a file whose acknowledgement was none is sent again.
+        """
+        raise NotImplementedError
+
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all in it, that was uploaded; nothing there is no error.
 

@@ -127,8 +127,10 @@ def _valid(one: Series, name: str, told: _Told) -> Callable[[], Series]:
             return Series(name, steps, times, values)
         is_row = (steps >= 0) & (steps <= MOST_STEP) & [are_in_range(0, 0, t, t) for t in times]
         lost = count_text(len(steps) - int(is_row.sum()), "value")
-        what = expected("the step", "from 0 to 2**53 and the time one of a row", "others")
-        told.problems.append(f"left out {lost} of metric {name!r:.300}: {what}")
+        told.problems.append(
+            f"left out {lost} of metric {name!r:.300}: steps must be from 0 to 2**53, and times "
+            "from 1970 on"
+        )
         return Series(name, steps[is_row], times[is_row], values[is_row])
 
     return check
@@ -189,6 +191,7 @@ def _fields(run: ForeignRun, metrics: Sequence[Series], told: _Told) -> dict[str
         "status": status,
         "attempts": [attempt],
         "tags": _tags(run.tags, told),
+        "inputs": [msgspec.to_builtins(item) for item in run.inputs],
         "provenance": _known(run.provenance),
         "summary": _summary(run.summary, told),
         "directions": {

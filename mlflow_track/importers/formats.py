@@ -12,6 +12,8 @@ from mlflow_track.importers.source import Source
 # By name, what reads it. What belongs to a backend lies beside it, and only loads what it needs.
 _SOURCES = {
     "csv": "mlflow_track.importers.csv:CsvSource",
+    "mlflow": "mlflow_track.backends.mlflow.source:MlflowSource",
+    "neptune": "mlflow_track.importers.neptune:NeptuneSource",
     "tensorboard": "mlflow_track.importers.tensorboard:TensorboardSource",
     "trackio": "mlflow_track.importers.trackio:TrackioSource",
     "wandb": "mlflow_track.backends.wandb.source:WandbSource",

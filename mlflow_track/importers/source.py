@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from mlflow_track.record.files import link_error, open_regular
-from mlflow_track.record.schema import FINISHED, Attempt, Provenance
+from mlflow_track.record import layout
+from mlflow_track.record.files import files_below, open_regular
+from mlflow_track.record.schema import FINISHED, Attempt, Input, Provenance
 from mlflow_track.series import Series
 
 
@@ -49,15 +50,41 @@ class ForeignMedia(NamedTuple):
     save: Callable[[Path], None]
 
 
+def foreign_files(root: Path) -> Iterator[Path]:
+    """The regular files in a folder and below it, but none of a record; or the file `root`."""
+    if not root.is_dir():
+        yield root
+        return
+
+    @functools.cache
+    def is_in_record(folder: Path) -> bool:
+        if (folder / layout.RUN).exists():
+            return True
+        return folder != root and is_in_record(folder.parent)
+
+    yield from (file for file in files_below(root) if not is_in_record(file.parent))
+
+
+def file_inside(root: Path, name: str) -> Path:
+    """The path of a file below a folder, that a source names.
+
+    Raises:
+        ValueError: The name leads out of the folder, be it by a link.
+    """
+    path = root / name
+    if os.path.realpath(path) != str(path) or not path.is_relative_to(root):
+        raise ValueError(f"it leads out of {root}")
+    return path
+
+
 def local_file(path: Path, name: str) -> ForeignFile:
     """A file of this machine as the artifact `name`.
 
     Raises:
-        OSError: It is not a regular file; no link is followed.
+        OSError: It is not there; that it is not a regular file, or is a link, shows when it is
+            saved.
     """
     found = os.lstat(path)
-    if stat.S_ISLNK(found.st_mode):
-        raise link_error(path)
 
     def save(target: Path) -> None:
         with open_regular(path) as original, open(target, "xb") as copy:
@@ -72,6 +99,8 @@ class ForeignRun:
 
     Attributes:
         identity: A text that is the same at every import of this run, and that of no other.
+        record_id: The id of the record that was sent to the source, where it is a copy of one.
+        parent: The identity of the run that this one is below.
         started: Unix seconds.
         ended: Unix seconds; None takes the time of the last value.
         status: FINISHED, FAILED, KILLED, or RUNNING where no end was recorded.
@@ -80,6 +109,7 @@ class ForeignRun:
         params: Nested or by dotted names.
         metrics, system_metrics: Their histories; steps outside of 0 to 2**53 are left out.
         summary: Values that stand for the whole run.
+        inputs: The datasets that it read.
         files: Its artifacts.
         media: Its images, texts and histograms of steps, in the order of logging.
         log: What it printed; None where that was not kept.
@@ -92,6 +122,8 @@ class ForeignRun:
     """
 
     identity: str
+    record_id: str | None = None
+    parent: str | None = None
     started: float
     ended: float | None = None
     status: str = FINISHED
@@ -102,6 +134,7 @@ class ForeignRun:
     metrics: Sequence[Series] = ()
     system_metrics: Sequence[Series] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Sequence[Input] = ()
     files: Sequence[ForeignFile] = ()
     media: Sequence[ForeignMedia] = ()
     log: ForeignFile | None = None
@@ -119,10 +152,12 @@ class FoundRun(NamedTuple):
     Attributes:
         label: Where it is, for people: a path, or an id.
         read: Reads it. An OSError or a ValueError says why it cannot be; the others are imported.
+        experiment: Its experiment, where that is known before it is read.
     """
 
     label: str
     read: Callable[[], ForeignRun]
+    experiment: str | None = None
 
 
 class Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -10,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +22,14 @@ from mlflow_track.record import layout
 from mlflow_track.record.directory import RunHeldError
 from mlflow_track.record.files import (
     MOST_JSON_BYTES,
+    json_bytes,
     make_folder,
-    replace_file,
     sync_folder,
-    write_json,
+    write_new,
 )
 from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import UnreadableRun, decode, new_content, read_content, to_info
+from mlflow_track.record.tags import PARENT_TAG
 from mlflow_track.record.trash import move_to_trash
 from mlflow_track.wording import expected
 
@@ -93,7 +93,10 @@ class RecordWriter:
         self._root = root
         self._format = format
         self._experiment = experiment
-        self._known = dict(_imported_before(root))
+        # The records that there are, by their ids; those that were imported also by their sources.
+        self._records = {path.name: path for path in _folders(root)}
+        found = {_ID.fullmatch(name): path for name, path in self._records.items()}
+        self._known = {match[1]: path for match, path in found.items() if match}
 
     def write(self, run: ForeignRun) -> Outcome:
         """Make a record of a run, or leave the one that there is.
@@ -105,12 +108,25 @@ class RecordWriter:
             ValueError: The run does not fit a record; the message says why.
         """
         content = clean(run)
-        key = _digest(self._format, run.identity)[:16]
-        earlier = self._known.get(key)
-        if earlier is not None:
-            with contextlib.suppress(UnreadableRun):
+        key = _key(self._format, run.identity)
+        own, earlier = self._records.get(run.record_id or ""), self._known.get(key)
+        try:
+            if own is not None:
+                return self._of_here(own, content)
+            if earlier is not None:
                 return self._again(run, content, key, earlier)
+        except UnreadableRun as error:
+            raise ValueError(f"its record {own or earlier} cannot be read: {error}") from error
         return self._build(run, content, key, IMPORTED)
+
+    def _of_here(self, path: Path, content: Content) -> Outcome:
+        """A copy of a record that is here comes back as that."""
+        info = to_info(read_content(path))
+        return Outcome(
+            *(UNCHANGED, info.id, info.name, info.experiment, path),
+            content.problems,
+            ["it is the record of this folder, which was sent there"],
+        )
 
     def _again(self, run: ForeignRun, content: Content, key: str, path: Path) -> Outcome:
         record = read_content(path)
@@ -150,6 +166,9 @@ class RecordWriter:
         building.mkdir()
         problems = list(content.problems)
         record = new_content(run_id, content.name, experiment, {}) | content.fields
+        parent = self._known.get(_key(self._format, run.parent)) if run.parent else None
+        if parent is not None:
+            record["tags"] = {**record["tags"], PARENT_TAG: parent.name}
         # The digest is of what the source has, whether all of it could be read or not.
         record[_IMPORTED] = {
             "format": self._format,
@@ -162,6 +181,7 @@ class RecordWriter:
             _fill(building, content, problems)
             # Last: a folder without run.json is not a run.
             _write_json(building / layout.RUN, record)
+            sync_folder(building)
             if there is not None:
                 move_to_trash(final)
             os.rename(building, final)
@@ -177,18 +197,17 @@ class RecordWriter:
         return Outcome(state, run_id, record["name"], experiment, final, problems, content.notes)
 
 
-def _imported_before(root: Path) -> list[tuple[str, Path]]:
-    """The records under `root` whose ids derive from a source, by what they derive from."""
-    return [
-        (found[1], path)
-        for path in sorted(root.glob("*/*"))
-        if (found := _ID.fullmatch(path.name)) and path.parent.name != layout.TRASH
-    ]
+def _key(format: str, identity: str) -> str:
+    return _digest(format, identity)[:16]
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    return (path for path in sorted(root.glob("*/*")) if path.parent.name != layout.TRASH)
 
 
 def _fill(folder: Path, content: Content, problems: list[str]) -> None:
     for table in content.tables:
-        replace_file(folder / table.path, table.header, table.body)
+        write_new(folder / table.path, table.header, table.body)
     _write_json(folder / layout.CONFIG, content.config)
     lines: list[bytes] = []
     for file in content.files:
@@ -197,7 +216,7 @@ def _fill(folder: Path, content: Content, problems: list[str]) -> None:
         if is_there and (entry := content.media.get(file.name)) is not None:
             lines.append(msgspec.json.encode(entry) + b"\n")
     if lines:
-        replace_file(folder / layout.MEDIA, *lines)
+        write_new(folder / layout.MEDIA, *lines)
     if content.log is not None:
         _save(content.log.save, folder / layout.LOG, "the log", problems)
 
@@ -219,11 +238,11 @@ def _save(save: Any, target: Path, what: str, problems: list[str]) -> bool:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    size = len(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
-    if size > MOST_JSON_BYTES:
+    data = json_bytes(content)
+    if len(data) > MOST_JSON_BYTES:
         most = f"at most {MOST_JSON_BYTES:,} bytes"
-        raise ValueError(expected(f"the size of {path.name}", most, f"{size:,}"))
-    write_json(path, content)
+        raise ValueError(expected(f"the size of {path.name}", most, f"{len(data):,}"))
+    write_new(path, data)
 
 
 def _digest_of(content: Content) -> str:

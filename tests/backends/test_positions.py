@@ -23,8 +23,9 @@ from mlflow_track.backends.protocol import (
 )
 from mlflow_track.mirror.follower import Follower
 from mlflow_track.mirror.outage import End
+from mlflow_track.mirror.progress import Position, positions_of
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.state import MirrorState, Position, positions_of
+from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.rows import files_of, iterate_rows

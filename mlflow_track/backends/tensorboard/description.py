@@ -14,6 +14,7 @@ from mlflow_track.backends.tensorboard.protos import (
     hparams_api,
     hparams_data,
     legible,
+    restart_event,
     shown_by,
 )
 from mlflow_track.record.params import flatten, param_text
@@ -53,7 +54,13 @@ def description(run: RunRecord, end: Sequence[bytes]) -> list[bytes]:
     if run.inputs:
         sums = {f"{item.name} ({item.source or item.context})": item.sha256 for item in run.inputs}
         values.append(shown_by("text", "run/datasets", texts=[_table("dataset", "sha256", sums)]))
-    return [first_event(run.created), event(run.created, values), *end]
+    # TensorBoard takes the first restart that it reads for the start; those of rewinds follow.
+    return [
+        first_event(run.created),
+        restart_event(run.created),
+        event(run.created, values),
+        *end,
+    ]
 
 
 def end_event(status: str, wall_time: float) -> bytes:

@@ -141,14 +141,8 @@ def _histogram(content: bytes) -> Any:
 # --- rewinds ---
 
 
-def restart_event(wall_time: float) -> bytes:
-    """The event after which a reader forgets what it has read of steps past 0."""
-    log = SessionLog(status=SessionLog.START)
-    return Event(wall_time=wall_time, step=1, session_log=log).SerializeToString()
-
-
 def is_restart(data: bytes) -> bool:
-    """Whether an event is one of `restart_event`."""
+    """Whether an event is that of `protos.restart_event`."""
     return Event.FromString(data).session_log.status == SessionLog.START
 
 

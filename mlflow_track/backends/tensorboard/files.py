@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from mlflow_track.backends.tensorboard.events import Held, is_restart, restart_event
-from mlflow_track.backends.tensorboard.protos import first_event
+from mlflow_track.backends.tensorboard.events import Held, is_restart
+from mlflow_track.backends.tensorboard.protos import first_event, restart_event
 from mlflow_track.formats.tfrecord import frame, read_records
 from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE, link_error, open_regular, sync_folder, write_all

@@ -36,6 +36,12 @@ def first_event(wall_time: float) -> bytes:
     return Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString()
 
 
+def restart_event(wall_time: float) -> bytes:
+    """The event after which a reader forgets what it has read of steps past 0."""
+    log = SessionLog(status=SessionLog.START)
+    return Event(wall_time=wall_time, step=1, session_log=log).SerializeToString()
+
+
 def shown_by(plugin: str, tag: str, content: bytes = b"", texts: Sequence[str] = ()) -> Any:
     """A value that a page of TensorBoard shows, with texts, or nothing but content for the page."""
     data = Metadata.PluginData(plugin_name=plugin, content=content)

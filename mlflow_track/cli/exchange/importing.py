@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _TO_HELP = "The folder of all runs; else MLFLOW_TRACK_DIR, else runs."
 _EXPERIMENT_HELP = "The experiment of all of them; else that of the source."
+_ONLY_HELP = "Only runs of this experiment of the source; can be given more than once."
 _FORMAT_HELP = "What SOURCE is; else that is found out."
 
 
@@ -35,11 +38,19 @@ def _formats() -> tuple[str, ...]:
 @click.command("import")
 @click.argument("source")
 @click.option("--to", "root", type=click.Path(path_type=Path), default=default_root, help=_TO_HELP)
+@click.option("--only", multiple=True, metavar="EXPERIMENT", help=_ONLY_HELP)
 @click.option("--experiment", help=_EXPERIMENT_HELP)
+@click.option("--no-artifacts", is_flag=True, help="Leave their files where they are.")
 @click.option("--format", "form", type=click.Choice(_formats()), help=_FORMAT_HELP)
 @json_option
 def import_(
-    source: str, root: Path, experiment: str | None, form: str | None, as_json: bool
+    source: str,
+    root: Path,
+    only: tuple[str, ...],
+    experiment: str | None,
+    no_artifacts: bool,
+    form: str | None,
+    as_json: bool,
 ) -> None:
     """Import the runs of another tracker: SOURCE is a folder, a file, or the URI of a server.
 
@@ -50,23 +61,28 @@ def import_(
     \b
     Examples:
       mlflow-track import lightning_logs --to runs
-      mlflow-track import sqlite:///mlflow.db --experiment old
+      mlflow-track import sqlite:///mlflow.db --only digits
     """
+    from mlflow_track.backends.protocol import Unavailable
     from mlflow_track.importers.writer import RecordWriter
 
     if experiment is not None and not experiment.strip():
         raise click.UsageError("--experiment must be a name of at least one character")
     place = _place(source, form)
-    found = list(place.find())
-    if not found:
-        raise exit_codes.NotFound(f"there is no run in {source}: looked for {place.what}")
-    writer = RecordWriter(root, place.format, experiment)
-    rows = [_imported(run, writer) for run in _with_progress(found, hidden=as_json)]
+    try:
+        found = [run for run in place.find() if _is_wanted(run.experiment, only)]
+    except (Unavailable, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    task = _Import(RecordWriter(root, place.format, experiment), only, no_artifacts)
+    task.run(_with_progress(found, hidden=as_json))
+    if not task.rows:
+        of = f" of {' or '.join(only)}" if only else ""
+        raise exit_codes.NotFound(f"there is no run{of} in {source}: looked for {place.what}")
     if as_json:
-        print_json({"source": mask_password(source), "format": place.format, "runs": rows})
+        print_json({"source": mask_password(source), "format": place.format, "runs": task.rows})
     else:
-        _report(rows, root)
-    if any(row["problems"] for row in rows):
+        _report(task.rows)
+    if any(row["problems"] for row in task.rows):
         raise click.exceptions.Exit(exit_codes.NO)
 
 
@@ -91,20 +107,56 @@ def _place(where: str, form: str | None) -> Source:
     return sources[0]
 
 
-def _imported(found: FoundRun, writer: RecordWriter) -> dict[str, Any]:
-    """Import one run; the result as a row."""
-    row: dict[str, Any] = {"source": found.label, "state": "failed"}
-    row |= dict.fromkeys(("id", "name", "experiment", "path"))
-    try:
-        run = found.read()
-    except (OSError, ValueError) as error:
-        return {**row, "problems": [str(error)], "notes": []}
-    try:
-        outcome = writer.write(run)
-    except ValueError as error:
-        return {**row, "problems": [str(error)], "notes": []}
-    path = str(outcome.path.absolute())
-    return {**row, **outcome._asdict(), "path": path}
+def _is_wanted(experiment: str | None, only: tuple[str, ...]) -> bool:
+    """Whether a run of an experiment is to be imported; of an unknown one it may be."""
+    return not only or experiment is None or experiment in only
+
+
+class _Import:
+    """Imports runs one by one.
+
+    Args:
+        writer: Makes the records.
+        only: The experiments to import; empty for all.
+        no_artifacts: Whether files stay at the source.
+
+    Attributes:
+        rows: What became of each run.
+    """
+
+    def __init__(self, writer: RecordWriter, only: tuple[str, ...], no_artifacts: bool) -> None:
+        self._writer, self._only, self._no_artifacts = writer, only, no_artifacts
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self, runs: Iterable[FoundRun]) -> None:
+        from mlflow_track.backends.protocol import Unavailable
+
+        for found in runs:
+            row: dict[str, Any] = {"source": found.label, "state": "failed", "problems": []}
+            row |= {"notes": [], **dict.fromkeys(("id", "name", "experiment", "path"))}
+            try:
+                run = found.read()
+                if self._no_artifacts:
+                    run = replace(run, files=(), media=())
+                if not _is_wanted(run.experiment, self._only):
+                    continue
+                outcome = self._writer.write(run)
+                row |= {**outcome._asdict(), "path": str(outcome.path.absolute())}
+            except (OSError, ValueError) as error:
+                if _is_of_disk(error):
+                    raise
+                row["problems"] = [str(error)]
+            except Unavailable as error:
+                # The others are there no more than this one.
+                row["problems"] = [f"{error}; this run and those after it are not imported"]
+                self.rows.append(row)
+                return
+            self.rows.append(row)
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Whether nothing else can be written either."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _with_progress(found: list[FoundRun], *, hidden: bool) -> Iterator[FoundRun]:
@@ -116,7 +168,7 @@ def _with_progress(found: list[FoundRun], *, hidden: bool) -> Iterator[FoundRun]
         yield from bar
 
 
-def _report(rows: list[dict[str, Any]], root: Path) -> None:
+def _report(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         for problem in row["problems"]:
             echo(f"{row['source']}: {problem}", err=True)
