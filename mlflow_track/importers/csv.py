@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from mlflow_track.importers.source import ForeignRun, FoundRun, Source
+from mlflow_track.importers.source import ForeignRun, FoundRun, Source, foreign_files
 from mlflow_track.importers.yaml import read_yaml
 from mlflow_track.record import layout
-from mlflow_track.record.files import files_below, open_regular
+from mlflow_track.record.files import open_regular
 from mlflow_track.record.rows import MOST_LINE_BYTES
 from mlflow_track.series import Series
 from mlflow_track.wording import count_text, shown
@@ -41,16 +41,13 @@ class CsvSource(Source):
         return cls(root) if is_csv and _has_steps(root) else None
 
     def find(self) -> Iterator[FoundRun]:
-        files = [self._root] if not self._root.is_dir() else _files(self._root)
-        for file in files:
+        for file in _files(self._root) if self._root.is_dir() else [self._root]:
             yield FoundRun(str(file), lambda file=file: _read(file))
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """The files of the logger; a record of this package has one of the same name."""
-    for file in files_below(root):
-        if file.name == layout.METRICS and not (file.parent / layout.RUN).exists():
-            yield file
+    """The files of the logger."""
+    return (file for file in foreign_files(root) if file.name == layout.METRICS)
 
 
 def _has_steps(file: Path) -> bool:

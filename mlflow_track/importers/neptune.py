@@ -10,15 +10,18 @@ from typing import Any, ClassVar
 
 import numpy
 
+from mlflow_track.importers.media import histogram_json, media_of
 from mlflow_track.importers.source import (
     ForeignFile,
+    ForeignMedia,
     ForeignRun,
     FoundRun,
     Source,
     file_inside,
+    foreign_files,
     local_file,
 )
-from mlflow_track.record.files import files_below, open_regular
+from mlflow_track.record.files import open_regular
 from mlflow_track.record.schema import FAILED, FINISHED, Attempt, Provenance
 from mlflow_track.series import Series
 from mlflow_track.wording import count_text, expected
@@ -63,7 +66,7 @@ class NeptuneSource(Source):
 
 def _parts(root: Path) -> Iterator[tuple[Path, str]]:
     """Each file of a run, and what the names of all its files begin with."""
-    for file in files_below(root) if root.is_dir() else [root]:
+    for file in foreign_files(root):
         if found := _PART.fullmatch(file.name):
             yield file, found[1]
 
@@ -116,6 +119,7 @@ class _Reading:
         self._notes: list[str] = []
         self._others: dict[str, int] = {}
         self._files: dict[str, ForeignFile] = {}
+        self._media: list[ForeignMedia] = []
         self._scalars: dict[str, Any] = {}
         self._texts: dict[str, list[str]] = {}
         self._points: dict[str, list[tuple[Any, Any, Any]]] = {}
@@ -156,6 +160,7 @@ class _Reading:
             metrics=metrics,
             system_metrics=self._system_metrics(),
             files=list(self._files.values()),
+            media=self._media,
             attempt=Attempt(host=own.get("hostname")),
             provenance=Provenance(user=own.get("owner")),
             problems=self._problems,
@@ -178,6 +183,9 @@ class _Reading:
                     for row in rows.select(["attribute_path", "string_value"]).to_pylist():
                         line = row["string_value"] or ""
                         self._texts.setdefault(row["attribute_path"], []).append(line)
+                elif kind == "histogram_series":
+                    for row in rows.to_pylist():
+                        self._take_histogram(row)
                 elif kind in ("file", "file_series", "artifact"):
                     for row in rows.to_pylist():
                         self._take_file(row)
@@ -233,8 +241,21 @@ class _Reading:
         suffix = PurePosixPath(path).suffix
         name = name if name.endswith(suffix) else name + suffix
         try:
-            self._files[name] = local_file(file_inside(self._files_root, path), name)
+            file = local_file(file_inside(self._files_root, path), name)
+            if row["attribute_type"] == "file_series" and suffix == ".png":
+                step, time = _moment(row)
+                self._media.append(ForeignMedia("image", attribute, step, time, *file[1:]))
+            else:
+                self._files[name] = file
         except (OSError, ValueError) as error:
+            self._problems.append(f"left out {attribute!r:.300}: {error}")
+
+    def _take_histogram(self, row: dict[str, Any]) -> None:
+        attribute, held = row["attribute_path"], row.get("histogram_value") or {}
+        try:
+            content = histogram_json(held.get("edges"), held.get("values"))
+            self._media.append(media_of("histogram", attribute, *_moment(row), content))
+        except ValueError as error:
             self._problems.append(f"left out {attribute!r:.300}: {error}")
 
     def _add_text(self, path: str, lines: list[str]) -> None:
@@ -247,6 +268,17 @@ class _Reading:
         self._files[f"{path}.txt"] = ForeignFile(
             f"{path}.txt", hashlib.sha256(data).hexdigest(), save
         )
+
+
+def _moment(row: dict[str, Any]) -> tuple[int, float]:
+    """The step and the Unix time of an item of a series.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if row["step"] is None or row["timestamp"] is None:
+        raise ValueError("it has no step or no time")
+    return int(row["step"]), row["timestamp"].timestamp()
 
 
 def _factor(steps: Any) -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from mlflow_track.record.files import link_error, open_regular
+from mlflow_track.record import layout
+from mlflow_track.record.files import files_below, open_regular
 from mlflow_track.record.schema import FINISHED, Attempt, Input, Provenance
 from mlflow_track.series import Series
 
@@ -49,6 +50,21 @@ class ForeignMedia(NamedTuple):
     save: Callable[[Path], None]
 
 
+def foreign_files(root: Path) -> Iterator[Path]:
+    """The regular files in a folder and below it, but none of a record; or the file `root`."""
+    if not root.is_dir():
+        yield root
+        return
+
+    @functools.cache
+    def is_in_record(folder: Path) -> bool:
+        if (folder / layout.RUN).exists():
+            return True
+        return folder != root and is_in_record(folder.parent)
+
+    yield from (file for file in files_below(root) if not is_in_record(file.parent))
+
+
 def file_inside(root: Path, name: str) -> Path:
     """The path of a file below a folder, that a source names.
 
@@ -65,11 +81,10 @@ def local_file(path: Path, name: str) -> ForeignFile:
     """A file of this machine as the artifact `name`.
 
     Raises:
-        OSError: It is not a regular file; no link is followed.
+        OSError: It is not there; that it is not a regular file, or is a link, shows when it is
+            saved.
     """
     found = os.lstat(path)
-    if stat.S_ISLNK(found.st_mode):
-        raise link_error(path)
 
     def save(target: Path) -> None:
         with open_regular(path) as original, open(target, "xb") as copy:

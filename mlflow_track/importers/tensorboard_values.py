@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy
 
 from mlflow_track.extras import extra
+from mlflow_track.importers.media import histogram_json
 
 with extra("tensorboard"):
     # The classes in these modules are made when they are imported: no checker of types sees them.
@@ -126,9 +126,4 @@ def _bins_of_field(field: Any) -> tuple[_Array, _Array, _Array]:
 
 
 def _histogram(left: _Array, right: _Array, counts: _Array) -> bytes:
-    edges = [float(left[0]), *right.tolist()]
-    if not (numpy.isfinite(edges).all() and numpy.isfinite(counts).all()):
-        raise ValueError("a histogram has edges or counts that are not finite")
-    whole = counts.astype("<i8")
-    counted = (whole if (whole == counts).all() else counts).tolist()
-    return json.dumps({"edges": edges, "counts": counted}).encode()
+    return histogram_json([left[0], *right], counts)

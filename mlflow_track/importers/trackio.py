@@ -13,15 +13,18 @@ from typing import Any, ClassVar
 import orjson
 
 from mlflow_track.importers import sqlite
+from mlflow_track.importers.media import histogram_json, media_of
 from mlflow_track.importers.source import (
     ForeignFile,
+    ForeignMedia,
     ForeignRun,
     FoundRun,
     Source,
     file_inside,
+    foreign_files,
     local_file,
 )
-from mlflow_track.record.files import files_below
+from mlflow_track.record.files import legible
 from mlflow_track.record.schema import Provenance
 from mlflow_track.series import Series
 from mlflow_track.wording import count_text
@@ -54,8 +57,7 @@ class TrackioSource(Source):
 
 
 def _databases(root: Path) -> Iterator[Path]:
-    files = files_below(root) if root.is_dir() else [root]
-    for file in files:
+    for file in foreign_files(root):
         if file.suffix == _ENDING or file == root:
             columns = sqlite.columns_of(file, "metrics")
             if {"timestamp", "run_name", "step", "metrics"} <= set(columns):
@@ -117,6 +119,7 @@ class _Project:
                 for one in system.series.values()
             ],
             files=list(metrics.files.values()),
+            media=metrics.media,
             provenance=Provenance(user=str(user) if user else None),
             problems=[*problems, *metrics.problems(), *system.problems()],
             notes=metrics.notes(),
@@ -133,6 +136,7 @@ class _History:
     def __init__(self, media: Path | None) -> None:
         self.series: dict[str, Series] = {}
         self.files: dict[str, ForeignFile] = {}
+        self.media: list[ForeignMedia] = []
         self._media = media
         self._damaged = 0
         self._others: dict[str, int] = {}
@@ -155,21 +159,38 @@ class _History:
                     column.append(cell)  # type: ignore[union-attr]
             elif isinstance(value, dict) and "_type" not in value:
                 self._add(time, step, value, f"{name}/")
-            elif not self._take_file(value):
+            elif self._media is None or not self._take_media(name, step, time, value):
                 self._others[name] = self._others.get(name, 0) + 1
 
-    def _take_file(self, value: Any) -> bool:
-        """Take the file that a value names as an artifact; whether it names one."""
-        path = value.get("file_path") if isinstance(value, dict) else None
-        if not isinstance(path, str) or self._media is None:
-            return False
+    def _take_media(self, key: str, step: int, time: float, value: Any) -> bool:
+        """Take an image, a text, a histogram or another file; whether it is one of them."""
+        held = value if isinstance(value, dict) else {}
+        path = held.get("file_path")
+        try:
+            if isinstance(value, str):
+                content = legible(value).encode()
+                self.media.append(media_of("text", key, step, time, content))
+            elif held.get("_type") == "trackio.histogram":
+                content = histogram_json(held.get("bins"), held.get("values"))
+                self.media.append(media_of("histogram", key, step, time, content))
+            elif isinstance(path, str) and self._media is not None:
+                self._take_file(key, step, time, held, path, self._media)
+            else:
+                return False
+        except (OSError, ValueError) as error:
+            self._missing.append(f"left out {key!r:.300} of step {step}: {error}")
+        return True
+
+    def _take_file(
+        self, key: str, step: int, time: float, held: Mapping[str, Any], path: str, root: Path
+    ) -> None:
         # Below the project and the run: the step, and the file.
         name = "/".join((_MEDIA, *PurePosixPath(path).parts[2:]))
-        try:
-            self.files[name] = local_file(file_inside(self._media, path), name)
-        except (OSError, ValueError) as error:
-            self._missing.append(f"left out {path!r:.300}: {error}")
-        return True
+        file = local_file(file_inside(root, path), name)
+        if held.get("_type") == "trackio.image" and PurePosixPath(path).suffix == ".png":
+            self.media.append(ForeignMedia("image", key, step, time, *file[1:]))
+        else:
+            self.files[name] = file
 
     def problems(self) -> list[str]:
         damaged = count_text(self._damaged, "damaged row")

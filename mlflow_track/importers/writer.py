@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -23,10 +22,10 @@ from mlflow_track.record import layout
 from mlflow_track.record.directory import RunHeldError
 from mlflow_track.record.files import (
     MOST_JSON_BYTES,
+    json_bytes,
     make_folder,
-    replace_file,
     sync_folder,
-    write_json,
+    write_new,
 )
 from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import UnreadableRun, decode, new_content, read_content, to_info
@@ -110,14 +109,14 @@ class RecordWriter:
         """
         content = clean(run)
         key = _key(self._format, run.identity)
-        own = self._records.get(run.record_id or "")
-        if own is not None:
-            with contextlib.suppress(UnreadableRun):
+        own, earlier = self._records.get(run.record_id or ""), self._known.get(key)
+        try:
+            if own is not None:
                 return self._of_here(own, content)
-        earlier = self._known.get(key)
-        if earlier is not None:
-            with contextlib.suppress(UnreadableRun):
+            if earlier is not None:
                 return self._again(run, content, key, earlier)
+        except UnreadableRun as error:
+            raise ValueError(f"its record {own or earlier} cannot be read: {error}") from error
         return self._build(run, content, key, IMPORTED)
 
     def _of_here(self, path: Path, content: Content) -> Outcome:
@@ -182,6 +181,7 @@ class RecordWriter:
             _fill(building, content, problems)
             # Last: a folder without run.json is not a run.
             _write_json(building / layout.RUN, record)
+            sync_folder(building)
             if there is not None:
                 move_to_trash(final)
             os.rename(building, final)
@@ -207,7 +207,7 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _fill(folder: Path, content: Content, problems: list[str]) -> None:
     for table in content.tables:
-        replace_file(folder / table.path, table.header, table.body)
+        write_new(folder / table.path, table.header, table.body)
     _write_json(folder / layout.CONFIG, content.config)
     lines: list[bytes] = []
     for file in content.files:
@@ -216,7 +216,7 @@ def _fill(folder: Path, content: Content, problems: list[str]) -> None:
         if is_there and (entry := content.media.get(file.name)) is not None:
             lines.append(msgspec.json.encode(entry) + b"\n")
     if lines:
-        replace_file(folder / layout.MEDIA, *lines)
+        write_new(folder / layout.MEDIA, *lines)
     if content.log is not None:
         _save(content.log.save, folder / layout.LOG, "the log", problems)
 
@@ -238,11 +238,11 @@ def _save(save: Any, target: Path, what: str, problems: list[str]) -> bool:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    size = len(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
-    if size > MOST_JSON_BYTES:
+    data = json_bytes(content)
+    if len(data) > MOST_JSON_BYTES:
         most = f"at most {MOST_JSON_BYTES:,} bytes"
-        raise ValueError(expected(f"the size of {path.name}", most, f"{size:,}"))
-    write_json(path, content)
+        raise ValueError(expected(f"the size of {path.name}", most, f"{len(data):,}"))
+    write_new(path, data)
 
 
 def _digest_of(content: Content) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 
 from mlflow_track.analysis.load import LoadedRun, load_runs
 from mlflow_track.cli import main
+from mlflow_track.cli.exchange.importing import _with_progress
+from mlflow_track.importers.formats import open_source
 from tests.importers.sources import lightning
 
 ROWS = "epoch,step,val_loss,train_loss\n0,9,,0.5\n0,9,0.75,\n1,19,nan,inf\n"
@@ -123,8 +127,25 @@ def test_records_and_other_files_are_passed_over() -> None:
     lightning(Path("logs/demo/version_0"), ROWS)
     run_import("logs")
     Path("runs/metrics.csv").write_text("name,value\n")
+    (record,) = Path("runs").glob("*/2*")
+    lightning(record / "artifacts/deep", ROWS)
     result = run_import("runs")
     assert result.exit_code == 3 and "looked for" in result.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    lightning(Path("logs/demo/version_0"), ROWS)
+    found = list(open_source("logs")[0].find())
+    for stream, is_hidden in ((io.StringIO(), False), (Terminal(), True), (Terminal(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert list(_with_progress(found, hidden=is_hidden)) == found
+        is_drawn = isinstance(stream, Terminal) and not is_hidden
+        assert ("importing" in stream.getvalue()) == is_drawn
 
 
 @settings(max_examples=20)

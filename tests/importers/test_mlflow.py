@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 import mlflow_track as mt
 from mlflow_track.analysis.load import load_runs
 from mlflow_track.backends.mlflow.reading import StoredFile, StoreReader
 from mlflow_track.backends.mlflow.source import parsed
 from mlflow_track.backends.protocol import Unavailable
-from mlflow_track.cli import main
 from mlflow_track.mirror.process import open_backend, sync_run
 from mlflow_track.record.params import flatten, param_text
-from tests.importers.sources import lightning
 from tests.importers.test_csv import imported, run_import
 from tests.mirror.conftest import client_of
 
@@ -68,22 +65,6 @@ def test_a_copy_of_a_record_that_is_here_is_not_imported(store: str) -> None:
     (row,) = imported(store, "--to", "sent")[0]
     assert (row["state"], row["id"]) == ("unchanged", run.id)
     assert len(load_runs("sent")) == 1
-
-
-def test_an_imported_run_is_sent_to_a_backend_that_it_never_had(store: str) -> None:
-    rows = "step,time,loss\n" + "".join(f"{n},{1.7e9 + n},{v}\n" for n, v in enumerate(VALUES))
-    lightning(Path("logs/demo/version_0"), rows, "lr: 0.001")
-    run_import("logs")
-    words = ["sync", "@last", "--backend", "mlflow", "--tracking-uri", store]
-    for _ in range(2):
-        done = CliRunner().invoke(main, words)
-        assert done.exit_code == 0, done.output
-    run_import(store, "--to", "back")
-    (first,), (second,) = load_runs("runs"), load_runs("back")
-    assert second.params == {"lr": 0.001} and second.name == "version_0"
-    one, other = first.metrics(), second.metrics()
-    assert one.time.equals(other.time)
-    assert one.loss.to_numpy().tobytes() == other.loss.to_numpy().tobytes()
 
 
 def foreign_store(uri: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -30,6 +31,16 @@ SCHEMA = pyarrow.schema(
         ("datetime_value", pyarrow.timestamp("ms", tz="UTC")),
         ("string_set_value", pyarrow.list_(pyarrow.string())),
         ("file_value", pyarrow.struct([("path", pyarrow.string())])),
+        (
+            "histogram_value",
+            pyarrow.struct(
+                [
+                    ("type", pyarrow.string()),
+                    ("edges", pyarrow.list_(pyarrow.float64())),
+                    ("values", pyarrow.list_(pyarrow.float64())),
+                ]
+            ),
+        ),
     ]
 )
 STARTED = 1_700_000_000.5
@@ -92,12 +103,25 @@ def test_an_exported_run_is_imported_with_times_and_files(tmp_path: Path) -> Non
         *points("monitoring/ab12/cpu", ["0.5", "1.25"], [50.0, 60.0]),
         row("logs/stdout", "string_series", step=Decimal(0), string_value="epoch 1"),
         row("plots/loss", "file", file_value={"path": "DEMO-1/plot.png"}),
-        row("images", "file_series", step=Decimal(1), file_value={"path": "DEMO-1/1.png"}),
-        row("weights", "histogram_series", step=Decimal(1)),
+        row(
+            "images",
+            "file_series",
+            step=Decimal(1),
+            timestamp=moment(1),
+            file_value={"path": "DEMO-1/1.png"},
+        ),
+        row(
+            "weights",
+            "histogram_series",
+            step=Decimal(1),
+            timestamp=moment(1),
+            histogram_value={"type": "COUNTING", "edges": [0, 1, 2], "values": [3, 4]},
+        ),
+        row("future", "tensor_series", step=Decimal(1)),
     ]
     export(tmp_path / "exports", first, second)
     (told,), (run,) = imported("exports")
-    assert told["problems"] == [] and "'weights' is not a metric" in told["notes"][0]
+    assert told["problems"] == [] and "'future' is not a metric" in told["notes"][0]
     assert (run.experiment, run.name, run.status) == ("team/demo", "first", "FAILED")
     assert run.created == STARTED - 5 and run.info["ended"] == STARTED + 4
     assert run.info["provenance"]["user"] == "ada"
@@ -119,6 +143,7 @@ def test_an_exported_run_is_imported_with_times_and_files(tmp_path: Path) -> Non
     assert system["system/ab12/cpu"].to_dict() == {0: 50.0, 1: 60.0}
     there = {p.relative_to(run.path / "artifacts").as_posix(): p.read_bytes()
              for p in (run.path / "artifacts").rglob("*") if p.is_file()}  # fmt: skip
+    assert json.loads(there.pop("weights/step-000000001.json"))["counts"] == [3, 4]
     assert there == {
         "logs/stdout.txt": b"epoch 1\n",
         "plots/loss.png": b"png",

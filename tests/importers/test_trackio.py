@@ -97,12 +97,29 @@ def test_media_become_artifacts_and_never_a_file_from_elsewhere(tmp_path: Path) 
     images = [{"_type": "trackio.image", "file_path": f"demo/{name}"} for name in (
         "first/1/a.png", "first/1/b.png", "first/1/c.png", "out/passwd", "../../../secret/x",
     )]  # fmt: skip
-    rows = [{f"image{n}": image, "text": "hello"} for n, image in enumerate(images)]
+    rows = [{f"image{n}": image} for n, image in enumerate(images)]
+    bars = {"_type": "trackio.histogram", "bins": [0, 1, 2], "values": [3, 4]}
+    Path("trackio/media/demo/first/1/v.mp4").write_bytes(b"mp4")
+    rows[1] |= {"text": "hello", "bars": bars, "list": [1], "bad": {**bars, "bins": ["x"]}}
+    rows[2] |= {"video": {"_type": "trackio.video", "file_path": "demo/first/1/v.mp4"}}
     make(Path("trackio/demo.db"), {"first": rows}).close()
     (row,), (run,) = imported("trackio")
-    files = [p for p in (run.path / "artifacts").rglob("*") if p.is_file()]
-    assert [(p.name, p.read_bytes()) for p in files] == [("a.png", b"png")]
-    assert len(row["problems"]) == 4 and "'text' is not a metric" in row["notes"][0]
+    root = run.path / "artifacts"
+    files = {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    assert json.loads(files.pop("bars/step-000000001.json")) == {
+        "edges": [0, 1, 2],
+        "counts": [3, 4],
+    }
+    assert files == {
+        "image0/step-000000000.png": b"png",
+        "text/step-000000001.txt": b"hello",
+        "media/1/v.mp4": b"mp4",
+    }
+    index = [json.loads(line) for line in (run.path / "media.jsonl").read_text().splitlines()]
+    assert [(item["kind"], item["key"], item["step"]) for item in index] == [
+        ("image", "image0", 0), ("text", "text", 1), ("histogram", "bars", 1),
+    ]  # fmt: skip
+    assert len(row["problems"]) == 5 and "'list' is not a metric" in row["notes"][0]
 
 
 def test_damaged_rows_are_counted_and_the_others_imported() -> None:

@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 import mlflow_track as mt
 from mlflow_track.analysis.load import load_runs
 from mlflow_track.importers import writer as writer_module
+from mlflow_track.importers.source import ForeignFile
 from mlflow_track.importers.writer import RecordWriter
 from mlflow_track.record.masking import MASK
 from mlflow_track.record.schema import Attempt, Git, Provenance
@@ -141,6 +144,39 @@ def test_an_import_that_fails_in_between_leaves_no_half_run(
     assert not content_of(writer._root)
     monkeypatch.undo()
     assert again(writer).write(foreign(files=[artifact("f")])).state == "imported"
+
+
+def test_an_import_that_is_killed_leaves_nothing_that_counts(writer: RecordWriter) -> None:
+    end = ForeignFile("f", "", lambda target: os.kill(os.getpid(), signal.SIGKILL))
+    child = os.fork()
+    if not child:
+        try:
+            writer.write(foreign(files=[end]))
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not load_runs(writer._root) and content_of(writer._root)
+    assert again(writer).write(foreign()).state == "imported"
+    assert len(load_runs(writer._root)) == 1
+    (left,) = leftovers(writer._root, time.time() + 4000)
+    assert left.name.startswith(".tmp-")
+
+
+def test_of_two_imports_at_once_one_makes_the_record(writer: RecordWriter) -> None:
+    other = again(writer)
+    writer.write(foreign())
+    before = content_of(writer._root)
+    with pytest.raises(ValueError, match="another process is importing"):
+        other.write(foreign())
+    assert content_of(writer._root) == before
+
+
+def test_a_damaged_record_is_named_and_stays(writer: RecordWriter) -> None:
+    path = writer.write(foreign()).path
+    (path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"its record .* cannot be read: run.json"):
+        again(writer).write(foreign())
+    assert (path / "run.json").read_text() == "{"
 
 
 def test_gc_removes_what_a_killed_import_has_left(writer: RecordWriter) -> None:

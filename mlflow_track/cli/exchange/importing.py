@@ -137,7 +137,7 @@ class _Import:
             try:
                 run = found.read()
                 if self._no_artifacts:
-                    run = replace(run, files=())
+                    run = replace(run, files=(), media=())
                 if not _is_wanted(run.experiment, self._only):
                     continue
                 outcome = self._writer.write(run)
