@@ -15,9 +15,10 @@ _OURS = (
     EntryPoint(
         "tensorboard", "mlflow_track.backends.tensorboard.backend:TensorboardBackend", GROUP
     ),
+    EntryPoint("wandb", "mlflow_track.backends.wandb.backend:WandbBackend", GROUP),
 )
 # The package that a backend needs, and the extra that installs it.
-_NEEDS = {"mlflow": ("mlflow", "mlflow"), "tensorboard": ("tensorboard", "tensorboard")}
+_NEEDS = {name: (name, name) for name in ("mlflow", "tensorboard", "wandb")}
 _NAME = re.compile(BACKEND_NAME)
 
 

@@ -100,6 +100,9 @@ class RepeatedSteps:
                 self.place_is_known()
             elif self._may_repeat(names, step):
                 # Rows of this attempt stay: a metric that is new may have been logged before.
-                self._directory.rewind(self._metrics, step - 1, before=self._earlier)
-                self._media.rewind(step - 1, before=self._earlier_media)
+                media = self._media.plan_rewind(step - 1, before=self._earlier_media)
+                self._media.rewind(media)
+                self._directory.rewind(
+                    self._metrics, step - 1, before=self._earlier, last_kept=media.last_kept
+                )
                 self.place_is_known()

@@ -27,7 +27,7 @@ LAYERS = (
     ("checkpoint.state",),
     ("checkpoint.writer",),
     ("checkpoint",),
-    ("plugins",),
+    ("plugins", "project"),
     ("settings",),
     ("backends.protocol",),
     ("importers.source", "importers.sqlite"),

@@ -69,12 +69,14 @@ class RunRecord(RunInfo, frozen=True, kw_only=True):
         config: The params as they were given, nested, and every later change.
         differences: For each metric that a resumed attempt repeated, the largest difference.
         uploaded: The checkpoints that this destination has in full, by the names of their folders.
+        best: Of those, the best one by the metric that the run keeps checkpoints by; "" for none.
     """
 
     path: Path
     config: Config
     differences: dict[str, float] = msgspec.field(default_factory=dict)
     uploaded: tuple[str, ...] = ()
+    best: str = ""
 
     @property
     def params(self) -> dict[str, str]:
@@ -251,6 +253,13 @@ class Backend:
         Raises:
             FileNotFoundError: The file is gone.
             Refused: The destination will never take it.
+        """
+        raise NotImplementedError
+
+    def lacks(self, names: Sequence[str]) -> set[str]:
+        """Which of these artifacts, that were all uploaded, are not there.
+
+        Asked once before `close`, so that a file whose acknowledgement was none is sent again.
         """
         raise NotImplementedError
 

@@ -11,6 +11,7 @@ from mlflow_track.cli.output import json_option, print_json
 @click.command(
     cls=LazyGroup,
     homes={
+        "plan": "plan.plan",
         "ls": "listing.ls",
         "show": "show.show",
         "compare": "compare.compare",

@@ -22,7 +22,7 @@ from mlflow_track.record import layout
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.files import legible, make_folder, replace_file
 from mlflow_track.record.media.index import MediaEntry
-from mlflow_track.record.media.writer import NOWHERE, MediaIndex
+from mlflow_track.record.media.writer import MediaIndex, MediaRewind
 from mlflow_track.wording import count_text, expected, shown
 
 _MOST_WAITING, _MOST_WAITING_BYTES = 1000, 64 << 20
@@ -93,35 +93,39 @@ class MediaLog:
                 self._put(_Waiting(entry, content))
         return path
 
-    def rewind(
-        self, step: int, *, begin: int = 0, before: int | None = None, is_noted: bool = True
-    ) -> int:
-        """Move what comes again aside; returns how many items.
+    def plan_rewind(self, step: int, *, begin: int = 0, before: int | None = None) -> MediaRewind:
+        """What comes again after a rewind to `step`.
 
         Args:
             step: Items of later steps move.
             begin: Only from the number of the first of these on; see `position`. Other steps
                 move as well then: an item may be logged over epochs, beside batches.
             before: Only items before this number, and only those of later steps.
-            is_noted: Whether run.json tells of this rewind already.
         """
-        index = self._index
-        if index is None:
-            return 0
+        if self._index is None:
+            return MediaRewind()
         self.drain()
-        with self._warned("some of what is logged again may be there twice"):
-            past = step
-            if before is None:
-                begin, past = index.first_later(begin, step), -1
-            span = {"past": past, "begin": begin, "before": NOWHERE if before is None else before}
-            if not is_noted and index.planned(**span):
-                # A destination may have to take it out.
-                attempt = self._record.attempt
-                file = layout.rewound_metrics(attempt)
-                entry = {"attempt": attempt, "step": step, "time": time.time(), "file": file}
-                self._record.add("rewinds", entry)
-            return index.rewind(self._record.attempt, **span)
-        return 0
+        with self._warned("images, texts and histograms are not rewound"):
+            if before is not None:
+                return self._index.plan_rewind(step, 0, before)
+            return self._index.plan_rewind(-1, self._index.first_later(begin, step))
+        return MediaRewind()
+
+    def rewind(self, plan: MediaRewind) -> int:
+        """Move what comes again aside; returns how many items.
+
+        To be called before the rows are rewound: who sees that in run.json finds the index rewound.
+        """
+        if self._index is not None and plan.moved:
+            with self._warned("some of what is logged again may be there twice"):
+                self._index.rewind(self._record.attempt, plan)
+        return len(plan.moved)
+
+    def note_rewind(self, plan: MediaRewind, step: int) -> None:
+        """Note in run.json a rewind to `step` that moved no row: destinations must know."""
+        attempt, last = self._record.attempt, max(step, plan.last_kept)
+        entry = {"attempt": attempt, "step": last, "time": time.time()}
+        self._record.add("rewinds", {**entry, "file": layout.rewound_metrics(attempt)})
 
     def drain(self) -> None:
         """Return when everything that was logged is written."""

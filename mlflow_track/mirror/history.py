@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlflow_track.backends.protocol import Backend, Found
-from mlflow_track.mirror.state import Position
+from mlflow_track.mirror.progress import Position
 from mlflow_track.record import layout
 from mlflow_track.record.files import replace_file
 from mlflow_track.series import metrics_contents, series_of_points

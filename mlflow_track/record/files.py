@@ -205,3 +205,19 @@ def _is_deep(content: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def folder_size(path: Path | str) -> int:
+    """The bytes of all files in a folder. No link is followed; what cannot be read counts 0."""
+    total = 0
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    total += folder_size(entry.path)
+                elif stat.S_ISREG(status.st_mode):
+                    total += status.st_size
+    except OSError:
+        return total
+    return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -23,6 +25,7 @@ from mlflow_track.mirror.status import read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.lock import is_locked
 from tests import forked
+from tests.backends import wandb_reader
 from tests.backends.event_files import as_float32, event_folder, scalars_in, status_in
 from tests.campaign import seeds
 from tests.mirror.conftest import history, only_run, runs_of
@@ -47,10 +50,30 @@ def scalars_of(record: mt.LoadedRun) -> list[tuple[str, int, float]]:
 HELD: dict[str, Callable[[mt.LoadedRun], list[tuple[str, int, float]]]] = {
     "jsonl": lambda record: points_in(lines_of(record)),
     "tensorboard": scalars_of,
+    "wandb": lambda record: [
+        (each.key, each.step, each.value) for each in wandb_reader.values(record.path / "wandb")
+    ],
 }
 AS_HELD: dict[str, Callable[[float], float]] = {"tensorboard": as_float32}
 # What an attempt logs again is taken back there; elsewhere the first values stay.
 REWINDING = ("tensorboard",)
+
+
+@pytest.fixture(autouse=True)
+def wandb_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def wandb_processes(folder: Path) -> list[psutil.Process]:
+    """The processes of W&B's client that mirrors have started for runs of this working folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "wandb-core" and process.cwd() == str(folder):
+                found.append(process)
+    return found
 
 
 def held(backend: str, record: mt.LoadedRun) -> list[tuple[str, int, float]]:
@@ -80,16 +103,16 @@ with mt.start_run(experiment="e", run_name="r", params={"lr": 0.1}, tags={"t": "
     run.log_text("x", "note.txt")
 status = run.sync_status()
 assert status.is_complete, str(status)
-assert [each.backend for each in status] == ["jsonl", "mlflow", "tensorboard"], status
+assert [each.backend for each in status] == ["jsonl", "mlflow", "tensorboard", "wandb"], status
 print(run.url)
 """
 
 
 def test_a_run_reaches_all_and_each_says_so(
-    run_script: Callable[..., Any], store: str, installed: Path
+    run_script: Callable[..., Any], store: str, installed: Path, tmp_path: Path
 ) -> None:
     variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_TRACK_JSONL_TOKEN": "hunter2hunter2"}
-    done = run_script(JOB, MLFLOW_TRACK_BACKEND="jsonl, mlflow, tensorboard", **variables)
+    done = run_script(JOB, MLFLOW_TRACK_BACKEND="jsonl, mlflow, tensorboard, wandb", **variables)
     assert done.returncode == 0, done.stderr
     (record,) = mt.load_runs("runs")
     assert done.stdout.strip() == str(record.path.absolute() / "jsonl" / f"{record.id}.jsonl")
@@ -103,13 +126,14 @@ def test_a_run_reaches_all_and_each_says_so(
     for backend in HELD:
         assert held(backend, record) == logged_for(backend, record)
     assert status_in(event_folder(record.path)) == "STATUS_SUCCESS"
-    for backend in ("jsonl", "mlflow", "tensorboard"):
+    assert wandb_processes(tmp_path) == []
+    for backend in ("mlflow", *HELD):
         assert f"{backend} has everything (10 rows)" in done.stderr
     # What jsonl cannot do is said once, and is not pending for ever.
     assert done.stderr.count("jsonl does not accept files") == 1
     shown = CliRunner().invoke(main, ["doctor", record.id], env=variables)
     assert shown.exit_code == 0, shown.output
-    assert shown.output.count("10 acknowledged, 0 pending") == 3
+    assert shown.output.count("10 acknowledged, 0 pending") == 4
     assert "token=***" in shown.output
     files = [path for path in record.path.rglob("*") if path.is_file()]
     assert not [path for path in files if b"hunter2" in path.read_bytes()]
@@ -156,6 +180,7 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_anywhere(
         # A step that the first attempt logged, and the second again, is there once.
         assert [point[:2] for point in found] == [point[:2] for point in expected], backend
         assert found == expected or backend not in REWINDING
+    wait_for(lambda: wandb_processes(tmp_path) == [])
 
 
 ENDLESS = """
@@ -197,13 +222,17 @@ def train_until_killed(chance: random.Random, folder: Path, variables: dict[str,
     return int(said[: said.rindex(b"\n")].rsplit(b"\n", 1)[-1])
 
 
-@pytest.mark.parametrize("other", ["blocked", "down"])
+@pytest.mark.parametrize("other", ["blocked", "down", "wandb"])
 def test_a_backend_that_does_not_work_holds_up_no_other(
     other: str,
     run_script: Callable[..., Any],
     installed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     wait_for: Callable[..., Any],
 ) -> None:
+    # W&B's client sends to its server then, for which there is no login.
+    monkeypatch.delenv("WANDB_MODE")
     code = """
     import mlflow_track as mt
     run = mt.start_run(experiment="e")
@@ -213,9 +242,12 @@ def test_a_backend_that_does_not_work_holds_up_no_other(
     """
     variables = {
         "MLFLOW_TRACK_BACKEND": f"{other},jsonl",
-        "MLFLOW_TRACK_FINISH_TIMEOUT": "8",
+        # One that is refused is over once its client is loaded.
+        "MLFLOW_TRACK_FINISH_TIMEOUT": "60" if other == "wandb" else "8",
         "MLFLOW_TRACK_MIRROR_LINGER": "20",
         f"MLFLOW_TRACK_{other.upper()}_TOKEN": "hunter2hunter2",
+        "NETRC": "nowhere",
+        "HOME": str(tmp_path),
     }
     done = run_script(code, **variables)
     assert done.returncode == 0, done.stderr
@@ -227,6 +259,10 @@ def test_a_backend_that_does_not_work_holds_up_no_other(
     if other == "down":
         assert "WARNING: down cannot be reached" in done.stderr
         assert "no route to the host with the token ***" in done.stderr
+    if other == "wandb":
+        assert "WARNING: nothing is sent to wandb, training continues: there is no login" in (
+            done.stderr
+        )
     written = [path.read_bytes() for path in record.path.rglob("*") if path.is_file()]
     assert not [content for content in written if b"hunter2" in content]
 

@@ -105,6 +105,9 @@ def call(line: str) -> Result:
 
 # Each command on runs with all that there is, and with as little as there may be.
 ANSWERS = """
+plan --max-steps 1000 --warmup-steps 100 --max-checkpoints 5
+plan --max-steps 90 --every 20 --checkpoint cut/demo/cut/checkpoints/step-000000001
+plan --every-minutes 5 --save-on-improvement loss --state-bytes 9999999999999999
 ls
 ls cut/demo
 show good

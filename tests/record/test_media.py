@@ -36,6 +36,12 @@ def write(index: MediaIndex, path: Path, *steps: int) -> None:
         index.append(item)
 
 
+def rewind(index: MediaIndex, attempt: int, *span: int, **named: int) -> int:
+    plan = index.plan_rewind(*span, **named)
+    index.rewind(attempt, plan)
+    return len(plan.moved)
+
+
 def steps_in(path: Path) -> list[int]:
     return [item.step for item in read_media(path)]
 
@@ -144,7 +150,7 @@ def test_the_reader_follows_what_is_appended_and_what_is_rewound(tmp_path: Path)
     assert not reader.read()
     write(index, tmp_path, 2)
     assert reader.read() and len(reader.entries) == 3
-    index.rewind(1, past=0)
+    rewind(index, 1, past=0)
     assert reader.read() and [item.step for item in reader.entries] == [0]
     write(index, tmp_path, 1)
     assert reader.read() and [item.number for item in reader.entries] == [0, 3]
@@ -156,9 +162,9 @@ def test_the_reader_follows_what_is_appended_and_what_is_rewound(tmp_path: Path)
 def test_a_rewind_moves_lines_and_files_aside(tmp_path: Path) -> None:
     index = MediaIndex(tmp_path)
     write(index, tmp_path, 0, 1, 2, 3)
-    assert index.rewind(2, past=1) == 2
+    assert rewind(index, 2, past=1) == 2
     write(index, tmp_path, 2)
-    assert index.rewind(2, past=1) == 1
+    assert rewind(index, 2, past=1) == 1
     index.close()
     assert steps_in(tmp_path) == [0, 1]
     assert sorted(p.name for p in (tmp_path / "artifacts/a").iterdir()) == [
@@ -178,7 +184,7 @@ def test_a_rewind_moves_lines_and_files_aside(tmp_path: Path) -> None:
 def test_numbers_are_never_used_twice(tmp_path: Path) -> None:
     index = MediaIndex(tmp_path)
     write(index, tmp_path, 0, 1, 2)
-    index.rewind(1, past=0)
+    rewind(index, 1, past=0)
     index.close()
     assert MediaIndex(tmp_path).number == 3
     # A checkpoint knows of items that a crash took.
@@ -204,7 +210,7 @@ def test_what_a_rewind_leaves_keeps_lines_of_newer_versions(tmp_path: Path) -> N
         file.write(newer + b', "rate": 44100}\n{"damaged\n')
     again = MediaIndex(tmp_path)
     assert again.number == 8
-    again.rewind(1, past=5)
+    rewind(again, 1, past=5)
     lines = (tmp_path / layout.MEDIA).read_bytes().splitlines()
     assert lines[1:] == [newer + b', "rate": 44100}', b'{"damaged']
     assert b'"step":9' in (tmp_path / "media.rewound-1.jsonl").read_bytes()
@@ -241,14 +247,14 @@ def test_a_rewind_that_crashes_anywhere_is_completed_by_the_next_writer(
         write(index, path, 0, 1, 2, 3)
         counter = crash_at
         try:
-            index.rewind(1, past=1)
+            rewind(index, 1, past=1)
         except Crash:
             crashes += 1
         index.close()
         counter = 0
         again = MediaIndex(path)
         assert again.number == 4
-        again.rewind(2, past=1)
+        rewind(again, 2, past=1)
         assert steps_in(path) == [0, 1]
         kept = sorted(file.read_text() for file in (path / "artifacts").rglob("*.png"))
         moved = sorted(file.read_text() for file in path.glob("media.rewound-*/a/*.png"))
@@ -271,7 +277,7 @@ def test_the_index_equals_a_model_of_it(seed: int, tmp_path_factory: Any) -> Non
             past, begin = generator.randrange(10), generator.randrange(index.number + 1)
             before = generator.randrange(index.number + 1)
             taken = [(n, s) for n, s in model if begin <= n < before and s > past]
-            assert index.rewind(attempt, past, begin, before) == len(taken)
+            assert rewind(index, attempt, past, begin, before) == len(taken)
             model = [item for item in model if item not in taken]
             gone += taken
         if generator.random() < 0.5:

@@ -126,6 +126,14 @@ def read_media(path: Path) -> list[MediaEntry]:
     return newest(reader.entries)
 
 
+def listed_files(path: Path) -> set[str]:
+    """The files below artifacts/ that the index of the run in `path` names, if it can be read."""
+    reader = MediaReader(path / layout.MEDIA)
+    with contextlib.suppress(OSError):
+        reader.read()
+    return {entry.file for entry in reader.entries}
+
+
 def newest(entries: Iterable[MediaEntry]) -> list[MediaEntry]:
     """Of entries with one identity the last, in the order of their numbers."""
     found = {entry.identity: entry for entry in sorted(entries, key=lambda entry: entry.number)}

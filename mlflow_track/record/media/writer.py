@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,6 +16,18 @@ from mlflow_track.record.media.index import MediaEntry, file_of, lines_of
 from mlflow_track.record.uninterruptible import undisturbed
 
 NOWHERE = 1 << 62
+
+
+class MediaRewind(NamedTuple):
+    """What a rewind takes out of an index.
+
+    Attributes:
+        moved: The lines.
+        last_kept: The largest step of those that stay.
+    """
+
+    moved: Sequence[bytes] = ()
+    last_kept: int = -1
 
 
 class MediaIndex:
@@ -90,30 +104,30 @@ class MediaIndex:
         )
         return min(numbers, default=NOWHERE)
 
-    def planned(self, past: int, begin: int = 0, before: int = NOWHERE) -> list[bytes]:
-        """The lines that `rewind` would move."""
-        return [
-            line
-            for entry, line in lines_of(self._index)
-            if entry is not None and begin <= entry.number < before and entry.step > past
-        ]
-
-    def rewind(self, attempt: int, past: int, begin: int = 0, before: int = NOWHERE) -> int:
-        """Move items and their files aside; nothing is deleted. Returns how many.
+    def plan_rewind(self, past: int, begin: int = 0, before: int = NOWHERE) -> MediaRewind:
+        """What a rewind moves.
 
         Args:
-            attempt: The attempt that does it.
             past: Only items of later steps.
             begin, before: Only items with numbers from `begin` on and before `before`.
+        """
+        moved, last_kept = [], -1
+        for entry, line in lines_of(self._index):
+            if entry is not None and begin <= entry.number < before and entry.step > past:
+                moved.append(line)
+            elif entry is not None:
+                last_kept = max(last_kept, entry.step)
+        return MediaRewind(moved, last_kept)
+
+    def rewind(self, attempt: int, plan: MediaRewind) -> None:
+        """Move items and their files aside; nothing is deleted.
 
         Raises:
             OSError: The disk is full or not writable; the next writer completes it.
         """
         with self._lock:
-            moved = self.planned(past, begin, before)
-            if moved:
-                undisturbed(lambda: self._rewind(attempt, b"".join(moved)))
-            return len(moved)
+            if plan.moved:
+                undisturbed(lambda: self._rewind(attempt, b"".join(plan.moved)))
 
     def _rewind(self, attempt: int, moved: bytes) -> None:
         names = (layout.rewound_media(attempt, number) for number in range(1, 10_000))
