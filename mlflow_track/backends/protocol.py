@@ -96,8 +96,7 @@ class Opened(NamedTuple):
         last_steps: The last step of each metric that it holds, where it cannot say a position.
         is_new: Whether it was made by this call, so that it holds nothing.
         is_foreign: Whether another machine has written to it since this mirror last did.
-        media_position: The same as `position` for `log_media`: the `position` of the last item that
-            it holds, "" where it holds none; None where it cannot say.
+        media_position: The same as `position`, of the last item that `log_media` was given.
     """
 
     id: str
@@ -153,10 +152,8 @@ class Unavailable(Exception):
 
     Args:
         message: The reason, for the user.
-        is_answer: Whether the destination did answer, if only to say that it cannot: then
-            something else may be possible.
-        is_final: Whether no later attempt of this process can succeed: there is nothing
-            of this URI, or a package is missing. The mirror does not wait for it.
+        is_answer: Whether the destination did answer, so that something else may be possible.
+        is_final: Whether no later attempt of this process can succeed, as without a package.
         retry_after: Seconds for which the destination asked not to be called; 0 where it did not.
     """
 
@@ -194,9 +191,8 @@ class Backend:
 
     Attributes:
         options: The variables MLFLOW_TRACK_<BACKEND>_*, by the rest of their names in lower case.
-        memory: JSON values that the backend needs the next time; kept with the run.
-            Assign to it, then call `save`.
-        save: Writes `memory` down.
+        memory: JSON values that the backend needs the next time; assign to it, then call `save`.
+        save: Writes `memory` down, with the run.
     """
 
     options: Mapping[str, str] = MappingProxyType({})
@@ -213,9 +209,7 @@ class Backend:
     def open(self, run: RunRecord, known_id: str | None) -> Opened:
         """Find or make the run that receives the record; called before everything else.
 
-        Args:
-            run: The record.
-            known_id: The id that an earlier call returned; None without one, or if it is gone.
+        `known_id` is what an earlier call returned; None without one, or if it is gone.
         """
         raise NotImplementedError
 
@@ -302,8 +296,7 @@ class Backend:
     def ping(self) -> None:
         """Ask whether the destination is there, at little cost, before a client is loaded for it.
 
-        Called before each attempt while the destination is not known to be there. A mirror that
-        waits for a dead server does nothing else, so that it needs little memory.
+        A mirror that waits for a dead server does nothing else, so that it needs little memory.
         """
         raise NotImplementedError
 
