@@ -11,8 +11,8 @@ from mlflow_track.checkpoint import pruning, sizing
 from mlflow_track.checkpoint.disk.publish import free_bytes
 from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 from mlflow_track.checkpoint.policy.compose import make_plan, spacings
-from mlflow_track.checkpoint.policy.disk_use import DiskUse, Present
-from mlflow_track.checkpoint.policy.foresight import Foresight, foresee
+from mlflow_track.checkpoint.policy.disk_use import MOST_LOOKS, DiskUse, Present
+from mlflow_track.checkpoint.policy.foresight import MOST_STEPS, Foresight, endless_saves, foresee
 from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.policy.plan import Plan, steps_text
 from mlflow_track.checkpoint.policy.save_policy import Ask, members
@@ -93,10 +93,11 @@ class Planner:
             seconds=None if limits.deadline is None else max(limits.deadline - time.time(), 0.0),
             # One of the user's own may count its calls.
             asks_own=not is_quick,
-            **({"most_steps": _FEW_STEPS} if is_quick else {}),
-            most_endless=10 if keep is None else 10 + keep.last + keep.best,
+            most_steps=_FEW_STEPS if is_quick else MOST_STEPS,
+            most_endless=endless_saves(keep),
         )
-        use = DiskUse(seen, keep, present, **({"most_looks": _FEW_LOOKS} if is_quick else {}))
+        most_looks = _FEW_LOOKS if is_quick else MOST_LOOKS
+        use = DiskUse(seen, keep, present, most_looks=most_looks)
         folder = self._session.volume
         return make_plan(
             save,
@@ -120,9 +121,8 @@ class Planner:
         for checkpoint in checkpoints:
             with contextlib.suppress(CorruptCheckpointError):
                 candidate = pruning.candidate_of(checkpoint, {}, finite)
-                size = folder_size(checkpoint.path)
                 # Which ones are the best is not known before the run ends.
-                found.append(candidate._replace(size_bytes=size, metrics={}))
+                found.append(candidate._replace(metrics={}))
                 is_foreign |= not in_use and checkpoint.manifest.attempt != attempt
         whole = folder_size(store.path) if self._session.record.is_kept else 0
         others = max(whole - sum(c.size_bytes for c in found), 0)

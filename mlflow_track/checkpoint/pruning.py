@@ -17,7 +17,7 @@ from mlflow_track.checkpoint.disk.store import (
 )
 from mlflow_track.checkpoint.policy.retention import Candidate, Keep, finite_steps, newest
 from mlflow_track.record import layout
-from mlflow_track.record.files import FILE_MODE
+from mlflow_track.record.files import FILE_MODE, folder_size
 
 
 class Verdict(NamedTuple):
@@ -183,7 +183,8 @@ def candidate_of(checkpoint: Checkpoint, values: Values, finite: Collection[int]
         is_milestone=manifest.is_milestone,
         is_pinned=is_pinned(checkpoint),
         is_verified=has_right_sizes(checkpoint),
-        size_bytes=checkpoint.size_bytes,
+        # With the manifest: `max_bytes` is about the disk.
+        size_bytes=folder_size(checkpoint.path),
     )
 
 

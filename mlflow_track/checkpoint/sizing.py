@@ -19,6 +19,7 @@ from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.policy.save_policy import Ask
 from mlflow_track.checkpoint.session import Session
+from mlflow_track.checkpoint.state import codec
 from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
 from mlflow_track.checkpoint.state.objects import gather_shards, is_object, objects_in
 from mlflow_track.checkpoint.state.prediction import after_first_step, is_before_first_step
@@ -45,7 +46,8 @@ class Size(NamedTuple):
     def of(self, memory: Memory, asks: Sequence[Ask]) -> int:
         """The size of a checkpoint that holds `memory`, and names what asked for it."""
         reasons = sum(len(ask.policy) + len(ask.reason) + _BEYOND_A_DICT for ask in asks)
-        return self.base_bytes + len(orjson.dumps(memory.to_plain())) + reasons
+        history = codec.Encoder().encode(memory.to_plain(), "history")
+        return self.base_bytes + len(orjson.dumps(history)) + reasons
 
 
 def measure(session: Session, state: Mapping[str, Any]) -> Size:

@@ -25,7 +25,7 @@ def make_plan(
     has_sizes: bool,
     own_steps: Sequence[int] = (),
     present_bytes: int = 0,
-    folder: str | None = None,
+    folder: str,
     free_bytes: int | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:

@@ -115,7 +115,8 @@ class DiskUse:
         )
         worst = certain
         if keep is not None and (seen.chances or keep.best):
-            worst = _Folder(_unrated(present), _worst(keep))
+            rated = [_rated(candidate, keep) for candidate in present.checkpoints]
+            worst = _Folder(present._replace(checkpoints=rated), _worst(keep))
             self.most = list(_play(worst, _with_chances(seen, keep), most_looks))
         self.most_peak_bytes: int | None = worst.peak_bytes
         self.most_final_bytes: int | None = worst.bytes
@@ -133,8 +134,9 @@ class DiskUse:
             return
         # At one step there is one save, whoever asks for it.
         steps = (seen.last or 0) + 1 - seen.first - len(seen.saves)
-        size = max([seen.size_bytes, *(save.size_bytes for save in seen.saves)])
+        size = _largest(seen) + seen.more_bytes
         more = min(sum(filter(None, counts)), max(steps, 0)) * size
+        more += len(seen.saves) * seen.more_bytes
         assert self.most_peak_bytes is not None and self.most_final_bytes is not None
         self.most_peak_bytes += more
         self.most_final_bytes += more
@@ -152,6 +154,10 @@ def _play(folder: _Folder, saves: Iterable[list[Candidate]], most_looks: int) ->
         yield folder.save(new[-1])
 
 
+def _largest(seen: Foresight) -> int:
+    return max([seen.size_bytes, *(save.size_bytes for save in seen.saves)])
+
+
 def _candidate(save: Coming) -> Candidate:
     return Candidate(save.step, {}, True, save.is_milestone, size_bytes=save.size_bytes)
 
@@ -165,20 +171,16 @@ def _worst(keep: Keep) -> Keep:
     return replace(keep, metric=_RATING, mode="min") if keep.best else keep
 
 
-def _rated(candidate: Candidate) -> Candidate:
+def _rated(candidate: Candidate, keep: Keep) -> Candidate:
     """Best are the old ones that nothing else keeps: then the most are there."""
-    rating = candidate.step + (1e18 if candidate.is_milestone else 0.0)
-    return candidate._replace(metrics={_RATING: rating})
-
-
-def _unrated(present: Present) -> Present:
-    return present._replace(checkpoints=[_rated(c) for c in present.checkpoints])
+    stays_anyway = candidate.is_milestone and keep.milestones
+    return candidate._replace(metrics={_RATING: candidate.step + 1e18 * stays_anyway})
 
 
 def _with_chances(seen: Foresight, keep: Keep) -> Iterator[list[Candidate]]:
     """Each certain save behind as many that may come as `keep` may keep, and such at the end."""
     most = sum(chance.most if chance.most is not None else 1 << 62 for chance in seen.chances)
-    size = max([seen.size_bytes, *(save.size_bytes for save in seen.saves)])
+    size = _largest(seen) + seen.more_bytes
     at_once, before = keep.last + keep.best + 1, seen.first - 1
 
     def others(end: int) -> list[Candidate]:
@@ -186,8 +188,10 @@ def _with_chances(seen: Foresight, keep: Keep) -> Iterator[list[Candidate]]:
         return [Candidate(step, {}, True, size_bytes=size) for step in steps]
 
     for save in seen.saves:
-        yield [_rated(candidate) for candidate in (*others(save.step), _candidate(save))]
+        # Later ones are larger, and may be the best.
+        own = _candidate(save)._replace(size_bytes=size)
+        yield [_rated(candidate, keep) for candidate in (*others(save.step), own)]
         before = save.step
     last = before + at_once if seen.last is None else seen.last
     if after := others(last + 1):
-        yield [_rated(candidate) for candidate in after]
+        yield [_rated(candidate, keep) for candidate in after]

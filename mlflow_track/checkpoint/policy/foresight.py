@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
 from mlflow_track.checkpoint.policy.limits import Limits
-from mlflow_track.checkpoint.policy.memory import Memory
+from mlflow_track.checkpoint.policy.memory import MOST_ROUTINE_SAVES, Memory
+from mlflow_track.checkpoint.policy.retention import Keep
 from mlflow_track.checkpoint.policy.save_policy import AnyOf, Ask, SavePolicy, members
 
 # Costs as long as real ones: they are part of every checkpoint.
-_STALL, _DURABLE = 0.0012345678901234, 0.0123456789012345
+_STALL, _DURABLE = 0.0012345678901234567, 0.01234567890123456
 MOST_STEPS = 1_000_000
+_ENDLESS = 10
+# A remembered save without the names of its policies, and a stretch of steps; irregular saves need
+# one each.
+_SAVED_BYTES, _STRETCH_BYTES, _MOST_STRETCHES = 80, 16, 1000
 
 
 class Coming(NamedTuple):
@@ -60,6 +65,7 @@ class Foresight:
         saves: Those that are certain, in order.
         chances: The policies that may save beside them.
         size_bytes: The size of a checkpoint, apart from what a save adds to it.
+        more_bytes: What a checkpoint grows by if all is saved that may be: they are remembered.
         is_whole: Whether all certain saves up to the end are among `saves`.
     """
 
@@ -68,6 +74,7 @@ class Foresight:
     saves: list[Coming] = field(default_factory=list)
     chances: list[Chance] = field(default_factory=list)
     size_bytes: int = 0
+    more_bytes: int = 0
     is_whole: bool = True
 
 
@@ -80,7 +87,7 @@ def foresee(
     size_of: Callable[[Memory, Sequence[Ask]], int],
     seconds: float | None = None,
     most_steps: int = MOST_STEPS,
-    most_endless: int = 10,
+    most_endless: int = _ENDLESS,
     asks_own: bool = True,
 ) -> Foresight:
     """The saves of a run from the step `first` on.
@@ -117,7 +124,24 @@ def foresee(
             most = policy.open_steps if seen.is_whole else None
             is_milestone = policy.policy.is_milestone
             seen.chances.append(Chance(policy.name, policy.when, most, is_milestone))
+    seen.more_bytes = _bytes_remembered(seen.chances)
     return seen
+
+
+def _bytes_remembered(chances: Sequence[Chance]) -> int:
+    """What policies remember of the saves that may come, in each checkpoint, at most."""
+    if not chances:
+        return 0
+    names = sum(len(chance.policy) + 3 for chance in chances)
+    counts = [_MOST_STRETCHES if chance.most is None else chance.most for chance in chances]
+    return MOST_ROUTINE_SAVES * (_SAVED_BYTES + names) + _STRETCH_BYTES * min(
+        sum(counts), _MOST_STRETCHES
+    )
+
+
+def endless_saves(keep: Keep | None) -> int:
+    """How many saves of a run without an end show what it keeps."""
+    return _ENDLESS if keep is None else _ENDLESS + keep.last + keep.best
 
 
 def _divided(

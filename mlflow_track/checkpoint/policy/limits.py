@@ -37,6 +37,7 @@ class Limits:
         if self.replay_step is not None:
             return ()
         asks = save.asking(now, history) if save is not None else ()
-        if not asks and now.step == self.last_step:
-            return (Ask("LastStep", "the last step", is_milestone=True),)
+        # No step comes to which a save that may wait could wait.
+        if now.step == self.last_step and all(ask.may_wait for ask in asks):
+            return (*asks, Ask("LastStep", "the last step", is_milestone=True))
         return asks

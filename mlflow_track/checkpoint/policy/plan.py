@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,8 +99,7 @@ class Plan:
         least_peak_bytes, least_final_bytes: The same if only the certain saves are made and none
             stays for being the best.
         is_bounded: Whether `keep` limits how many of the saves in `may` are there at a time.
-        folder: The folder of checkpoints, or the place in which it will be; None where nothing is
-            written.
+        folder: The folder of checkpoints; that of all runs where nothing is written.
         free_bytes: The bytes that are free there.
         notes: What the numbers do not include.
     """
@@ -118,7 +118,7 @@ class Plan:
     least_peak_bytes: int | None
     least_final_bytes: int | None
     is_bounded: bool
-    folder: str | None
+    folder: str
     free_bytes: int | None
     notes: tuple[str, ...]
 
@@ -216,9 +216,12 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 def _wrapped(line: str) -> list[str]:
     indent = "  " + " " * (len(line) - len(line.lstrip()))
-    return textwrap.wrap(
-        line, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    # A number stays beside its unit.
+    glued = re.sub(r"(?<=\d) (?=k?B\b|[MGTP]B\b)", "\u00a0", line)
+    lines = textwrap.wrap(
+        glued, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
+    return [line.replace("\u00a0", " ") for line in lines]
 
 
 def _table(plan: Plan) -> Iterator[str]:
@@ -227,7 +230,7 @@ def _table(plan: Plan) -> Iterator[str]:
         between = len(rows) - _FIRST_ROWS - _LAST_ROWS
         more = ["…", f"{between:,} more", "", ""]
         rows = [*rows[:_FIRST_ROWS], more, *rows[-_LAST_ROWS:]]
-    header = ["STEP", "SAVED BY", "KEPT AFTER IT", "ON DISK"]
+    header = ["STEP", "SAVED BY", "KEPT AFTER IT", "ON DISK" * (plan.checkpoint_bytes is not None)]
     step, by, kept, disk = (max(map(len, c)) for c in zip(header, *rows, strict=True))
     # Names of policies and steps are what matters; the rest of a long reason may go.
     kept = min(kept, max(_WIDTH - 6 - step - by - disk, 18))
@@ -240,19 +243,19 @@ def _table(plan: Plan) -> Iterator[str]:
 
 def _row(save: PlannedSave) -> list[str]:
     disk = "" if save.disk_bytes is None else size_text(save.disk_bytes)
-    return [str(save.step), save.reason, ", ".join(map(str, save.kept)), disk]
+    return [str(save.step), save.reason, " ".join(map(str, save.kept)), disk]
 
 
 def _short_steps(text: str, width: int) -> str:
     """Steps in the width of a column: the first, the newest that fit, and how many there are."""
-    steps = text.split(", ")
+    steps = text.split()
     last: list[str] = []
     for step in reversed(steps):
-        line = f"{len(steps)}: {steps[0]}, … {', '.join([step, *last])}"
+        line = f"{len(steps)}: {steps[0]} … {' '.join([step, *last])}"
         if len(line) > width:
             break
         last = [step, *last]
-    return f"{len(steps)}: {steps[0]}, … {', '.join(last)}" if last else f"{len(steps)}"
+    return f"{len(steps)}: {steps[0]} … {' '.join(last)}" if last else f"{len(steps)}"
 
 
 def _keep_text(keep: Mapping[str, Any] | None) -> str:
@@ -275,7 +278,7 @@ def _sizes(plan: Plan) -> Iterator[str]:
         final = _range(plan.least_final_bytes, plan.final_bytes)
         if plan.last_step is not None or plan.is_complete:
             peak += f", at the end {final}"
-        yield from _wrapped(f"{one}; on the disk at most {peak}")
+        yield from _wrapped(f"{one}; peak on the disk {peak}")
     if plan.free_bytes is not None:
         verdict = {None: "", True: ": the plan fits", False: ": the plan does NOT fit"}[plan.fits]
         yield from _wrapped(f"free in {plan.folder}: {size_text(plan.free_bytes)}{verdict}")
