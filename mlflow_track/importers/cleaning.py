@@ -120,7 +120,7 @@ def _series(series: Iterable[Series], told: _Told) -> list[Series]:
 
 def _valid(one: Series, name: str, told: _Told) -> Callable[[], Series]:
     def check() -> Series:
-        steps = numpy.asarray(one.steps, dtype=numpy.int64)
+        steps = _steps(one.steps)
         times = numpy.asarray(one.times, dtype=numpy.float64)
         values = numpy.asarray(one.values, dtype=numpy.float64)
         if not len(steps) or are_in_range(steps.min(), steps.max(), times.min(), times.max()):
@@ -134,6 +134,14 @@ def _valid(one: Series, name: str, told: _Told) -> Callable[[], Series]:
         return Series(name, steps[is_row], times[is_row], values[is_row])
 
     return check
+
+
+def _steps(steps: Any) -> numpy.ndarray[Any, Any]:
+    """The steps as integers; -1, which no row has, stands for one that needs more than 64 bits."""
+    try:
+        return numpy.asarray(steps, dtype=numpy.int64)
+    except OverflowError:
+        return numpy.asarray([step if 0 <= step <= MOST_STEP else -1 for step in steps])
 
 
 def _metric_name(name: str, taken: set[str], told: _Told) -> str:

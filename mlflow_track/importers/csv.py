@@ -53,7 +53,7 @@ def _files(root: Path) -> Iterator[Path]:
 def _has_steps(file: Path) -> bool:
     try:
         with open_regular(file) as content:
-            return _column(_cells(content.readline(MOST_LINE_BYTES)), _STEPS) is not None
+            return _column(_cells(_header(content)), _STEPS) is not None
     except (OSError, ValueError):
         return False
 
@@ -104,7 +104,7 @@ class _Table:
     """
 
     def __init__(self, content: BinaryIO, changed: float, is_torn: bool) -> None:
-        names = _cells(content.readline(MOST_LINE_BYTES))
+        names = _cells(_header(content))
         step, moment = _column(names, _STEPS), _column(names, _TIMES)
         if step is None:
             raise ValueError("there is no column step")
@@ -171,6 +171,13 @@ class _Table:
                     return
             if line.strip():
                 yield line
+
+
+def _header(content: BinaryIO) -> bytes:
+    line = content.readline(MOST_LINE_BYTES)
+    if len(line) == MOST_LINE_BYTES:
+        raise ValueError(f"the first line is longer than {MOST_LINE_BYTES:,} bytes")
+    return line
 
 
 def _cells(line: bytes) -> list[str]:

@@ -166,10 +166,12 @@ class Source:
     Attributes:
         format: The name of the format, as `--format` has it.
         what: What it looks for, for people: "TensorBoard event files".
+        as_recorded: Whether the user confirms folders elsewhere that the source names.
     """
 
     format: ClassVar[str]
     what: ClassVar[str]
+    as_recorded: bool = False
 
     @classmethod
     def recognise(cls, where: str, *, is_certain: bool) -> Source | None:

@@ -96,6 +96,7 @@ class RecordWriter:
         # The records that there are, by their ids; those that were imported also by their sources.
         self._records = {path.name: path for path in _folders(root)}
         found = {_ID.fullmatch(name): path for name, path in self._records.items()}
+        self._written: set[str] = set()
         self._known = {match[1]: path for match, path in found.items() if match}
 
     def write(self, run: ForeignRun) -> Outcome:
@@ -139,6 +140,11 @@ class RecordWriter:
         )
         if known.content == _digest_of(content):
             return there
+        if key in self._written:
+            raise ValueError(
+                f"another run of this import has the same identity, {known.identity!r:.300}: "
+                "import the two into different folders"
+            )
         if known.record != _digest(record):
             why = (
                 "the source has changed since it was imported, and so has the record, which stays: "
@@ -194,6 +200,7 @@ class RecordWriter:
             raise
         sync_folder(final.parent)
         self._known[key] = final
+        self._written.add(key)
         return Outcome(state, run_id, record["name"], experiment, final, problems, content.notes)
 
 

@@ -123,6 +123,13 @@ def test_a_line_without_an_end_is_not_read_into_memory() -> None:
     assert "longer than" in rows[0]["problems"][0] and run.summary.metrics["a"].last == 2
 
 
+def test_a_header_that_is_too_long_is_named() -> None:
+    lightning(Path("logs/demo/version_0"), ROWS)
+    lightning(Path("logs/demo/version_1"), "step," + "x" * (1 << 22) + "\n1,2\n")
+    rows, runs = imported("logs")
+    assert len(runs) == 1 and "the first line is longer" in rows[1]["problems"][0]
+
+
 def test_records_and_other_files_are_passed_over() -> None:
     lightning(Path("logs/demo/version_0"), ROWS)
     run_import("logs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 
 import mlflow_track as mt
 from mlflow_track.analysis.load import load_runs
-from mlflow_track.backends.mlflow.reading import StoredFile, StoreReader
+from mlflow_track.backends.mlflow.reading import StoreReader
 from mlflow_track.backends.mlflow.source import parsed
 from mlflow_track.backends.protocol import Unavailable
 from mlflow_track.mirror.process import open_backend, sync_run
 from mlflow_track.record.params import flatten, param_text
 from tests.importers.test_csv import imported, run_import
 from tests.mirror.conftest import client_of
+from tests.servers.mlflow_server import MlflowServer
 
 # SQLite has no minus zero.
 VALUES = [0.1, 1 / 3, math.nan, math.inf, -math.inf, 5e-324, 1e300]
@@ -140,22 +142,35 @@ def test_what_is_not_there_is_said_and_not_made(tmp_path: Path) -> None:
     assert silent.exit_code == 1 and "hunter2" not in silent.stdout + silent.stderr
 
 
-def test_an_artifact_that_is_gone_meanwhile_is_named_and_the_run_imported(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_store_cannot_have_other_files_of_this_machine_read(
+    store: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     foreign_store(store)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "key").write_text("secret")
     (file,) = tmp_path.rglob("hi.txt")
-    listed = StoreReader.files
+    file.with_name("link.txt").symlink_to(elsewhere / "key")
+    file.with_name("folder").symlink_to(elsewhere)
+    imported(store)
+    assert [path.name for path in Path("runs").rglob("*.txt")] == ["hi.txt"]
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE runs SET artifact_uri = ?", [elsewhere.as_uri()])
+    database.close()
+    rows, _ = imported(store, "--to", "refused")
+    assert "confirm it with --as-recorded" in " ".join(rows[1]["problems"])
+    assert not list(Path("refused").rglob("key"))
+    run_import(store, "--to", "confirmed", "--as-recorded")
+    assert len(list(Path("confirmed").rglob("key"))) == 2
 
-    def files(*arguments: Any) -> list[StoredFile]:
-        found = list(listed(*arguments))
-        if found:
-            file.unlink(missing_ok=True)
-        return found
 
-    monkeypatch.setattr(StoreReader, "files", files)
-    rows, runs = imported(store)
-    assert len(runs) == 2 and "left out artifact deep/er/hi.txt" in rows[1]["problems"][-1]
+@pytest.mark.xdist_group("server")
+def test_runs_of_a_server_are_imported_with_their_files(sqlite_server: MlflowServer) -> None:
+    experiment, child = foreign_store(sqlite_server.uri)
+    page = f"{sqlite_server.uri}/#/experiments/{experiment}/runs/{child}"
+    (row,), (run,) = imported(page)
+    assert row["state"] == "imported" and run.metrics().loss.to_dict() == {0: 3.0, 1: 4.0}
+    assert (run.path / "artifacts/deep/er/hi.txt").read_text() == "hi"
+    assert imported(page)[0][0]["state"] == "unchanged"
 
 
 def test_a_server_that_goes_away_ends_the_import_and_keeps_what_came(

@@ -121,6 +121,15 @@ def test_a_record_that_was_changed_here_is_not_replaced(writer: RecordWriter) ->
     assert content_of(writer._root) == before
 
 
+def test_two_runs_of_one_identity_do_not_take_turns(writer: RecordWriter) -> None:
+    writer.write(foreign())
+    before = content_of(writer._root)
+    assert writer.write(foreign()).state == "unchanged"
+    with pytest.raises(ValueError, match="another run of this import has the same identity, 'a'"):
+        writer.write(foreign(tags={"other": "1"}))
+    assert content_of(writer._root) == before
+
+
 def test_formats_do_not_share_identities(writer: RecordWriter) -> None:
     other = RecordWriter(writer._root, "another")
     assert writer.write(foreign()).id != other.write(foreign()).id
@@ -209,7 +218,7 @@ def test_what_a_record_cannot_hold_is_named_and_the_rest_imported(writer: Record
                 Series("a\nb", [0], [STARTED], [1.0]),
                 Series("neg", [-1, 3], [STARTED, STARTED], [1.0, 2.0]),
                 Series("when", [1, 2], [math.nan, STARTED], [1.0, 2.0]),
-                Series("huge", [2**70], [STARTED], [1.0]),
+                Series("huge", [2**70, 5], [STARTED, STARTED], [1.0, 2.0]),
             ],
         )
     )
@@ -218,7 +227,7 @@ def test_what_a_record_cannot_hold_is_named_and_the_rest_imported(writer: Record
     assert run.tags == {"ok": "1", "api_key": MASK} and run.summary_values == {"ok": 1}
     assert [p.name for p in (run.path / "artifacts").iterdir()] == ["a"]
     assert {k: m.count for k, m in run.summary.metrics.items()} == {
-        "metrics.step": 1, "a_b": 1, "neg": 1, "when": 1,
+        "metrics.step": 1, "a_b": 1, "neg": 1, "when": 1, "huge": 1,
     }  # fmt: skip
     told = "\n".join(outcome.problems)
     for word in ("'bad'", "../out", "gone", "of the summary", "'neg'", "'when'", "'huge'"):

@@ -19,8 +19,9 @@ from mlflow_track.backends.mlflow.server_run import RENAMED_TAG
 from mlflow_track.backends.protocol import Gone, Unavailable
 from mlflow_track.extras import extra
 from mlflow_track.importers import sqlite
-from mlflow_track.importers.source import ForeignFile, ForeignRun, FoundRun, Source
+from mlflow_track.importers.source import ForeignFile, ForeignRun, FoundRun, Source, local_file
 from mlflow_track.record import layout
+from mlflow_track.record.files import files_below
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.params import param_text
 from mlflow_track.record.schema import KILLED, STATUSES, Git, Input, Provenance
@@ -63,6 +64,8 @@ class MlflowSource(Source):
     def __init__(self, uri: str, experiment_id: str = "", run_id: str = "") -> None:
         self._uri = uri
         self._experiment_id, self._run_id = experiment_id, run_id
+        # The folder of a store of files; "" where it is somewhere else.
+        self._home = ""
 
     @classmethod
     def recognise(cls, where: str, *, is_certain: bool) -> MlflowSource | None:
@@ -80,6 +83,11 @@ class MlflowSource(Source):
 
     def find(self) -> Iterator[FoundRun]:
         store = self._store()
+        scheme, _, file = self._uri.partition(":///")
+        if scheme.startswith("sqlite"):
+            self._home = os.path.dirname(os.path.realpath(urllib.parse.unquote(file)))
+        elif scheme == "file":
+            self._home = os.path.realpath(f"/{urllib.parse.unquote(file)}")
         if self._run_id:
             run = store.run(self._run_id)
             name = store.experiment_named(run.info.experiment_id)
@@ -112,7 +120,7 @@ class MlflowSource(Source):
 
         def read() -> ForeignRun:
             try:
-                return _Reading(store, run, experiment).result()
+                return _Reading(store, run, experiment, self._may_read).result()
             except Gone as error:
                 raise ValueError(str(error)) from error
             except Unavailable as error:
@@ -122,6 +130,14 @@ class MlflowSource(Source):
 
         return FoundRun(label, read, experiment)
 
+    def _may_read(self, folder: str) -> bool:
+        """Whether artifacts are read in a folder of this machine, which the store alone names.
+
+        A store may come from anybody, and could name any folder.
+        """
+        is_inside = bool(self._home) and Path(folder).is_relative_to(self._home)
+        return is_inside or self.as_recorded
+
 
 class _Reading:
     """Reads one run.
@@ -130,10 +146,14 @@ class _Reading:
         store: The store.
         run: The run as it was listed, with the newest value of each metric.
         experiment: The name of its experiment.
+        may_read: Whether a folder of this machine may be read.
     """
 
-    def __init__(self, store: StoreReader, run: Run, experiment: str) -> None:
+    def __init__(
+        self, store: StoreReader, run: Run, experiment: str, may_read: Callable[[str], bool]
+    ) -> None:
         self._store, self._run, self._experiment = store, run, experiment
+        self._may_read = may_read
         self._id = run.info.run_id
         self._tags: Mapping[str, str] = run.data.tags
         self._is_ours = RECORD_TAG in self._tags
@@ -199,6 +219,27 @@ class _Reading:
             yield series_of_points(name, ((p.timestamp, p.step, p.value) for p in points))
 
     def _files(self) -> list[ForeignFile]:
+        parts = urllib.parse.urlsplit(self._run.info.artifact_uri or "")
+        if parts.scheme in ("", "file"):
+            files = self._files_here(os.path.realpath(urllib.parse.unquote(parts.path)))
+        else:
+            files = self._files_there()
+        if self._is_ours and any(f.name.startswith(f"{layout.CHECKPOINTS}/") for f in files):
+            self._notes.append("its checkpoints stay at the server; a resume there fetches them")
+        return [file._replace(name=self._original("artifacts", file.name)) for file in files]
+
+    def _files_here(self, folder: str) -> list[ForeignFile]:
+        """The files of a folder of this machine; MLflow's client would follow links in it."""
+        found = [(file, file.relative_to(folder).as_posix()) for file in files_below(Path(folder))]
+        if found and not self._may_read(folder):
+            self._problems.append(
+                f"left out the artifacts in {folder}, which is not in the folder of the store: "
+                "confirm it with --as-recorded"
+            )
+            return []
+        return [local_file(file, name) for file, name in found]
+
+    def _files_there(self) -> list[ForeignFile]:
         try:
             found = list(self._store.files(self._id))
         except Unavailable as error:
@@ -206,12 +247,7 @@ class _Reading:
                 raise
             self._problems.append(f"left out the artifacts: {error}")
             return []
-        if self._is_ours and any(f.name.startswith(f"{layout.CHECKPOINTS}/") for f in found):
-            self._notes.append("its checkpoints stay at the server; a resume there fetches them")
-        return [
-            ForeignFile(self._original("artifacts", f.name), str(f.size), self._download(f.name))
-            for f in found
-        ]
+        return [ForeignFile(f.name, str(f.size), self._download(f.name)) for f in found]
 
     def _is_record(self, name: str) -> bool:
         return self._is_ours and name.startswith(_NOT_ARTIFACTS)

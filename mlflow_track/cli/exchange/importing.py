@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _TO_HELP = "The folder of all runs; else MLFLOW_TRACK_DIR, else runs."
 _EXPERIMENT_HELP = "The experiment of all of them; else that of the source."
 _ONLY_HELP = "Only runs of this experiment of the source; can be given more than once."
+_RECORDED_HELP = "Confirm folders of artifacts elsewhere on this machine that SOURCE names."
 _FORMAT_HELP = "What SOURCE is; else that is found out."
 
 
@@ -41,6 +42,7 @@ def _formats() -> tuple[str, ...]:
 @click.option("--only", multiple=True, metavar="EXPERIMENT", help=_ONLY_HELP)
 @click.option("--experiment", help=_EXPERIMENT_HELP)
 @click.option("--no-artifacts", is_flag=True, help="Leave their files where they are.")
+@click.option("--as-recorded", is_flag=True, help=_RECORDED_HELP)
 @click.option("--format", "form", type=click.Choice(_formats()), help=_FORMAT_HELP)
 @json_option
 def import_(
@@ -49,6 +51,7 @@ def import_(
     only: tuple[str, ...],
     experiment: str | None,
     no_artifacts: bool,
+    as_recorded: bool,
     form: str | None,
     as_json: bool,
 ) -> None:
@@ -69,6 +72,7 @@ def import_(
     if experiment is not None and not experiment.strip():
         raise click.UsageError("--experiment must be a name of at least one character")
     place = _place(source, form)
+    place.as_recorded = as_recorded
     try:
         found = [run for run in place.find() if _is_wanted(run.experiment, only)]
     except (Unavailable, ValueError) as error:
