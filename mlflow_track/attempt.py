@@ -32,7 +32,7 @@ from mlflow_track.wording import count_text, expected, shown
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.checkpointer import Checkpoints
-    from mlflow_track.checkpoint.decision import Plan
+    from mlflow_track.checkpoint.decision import Policies
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.watched import WatchedValues
     from mlflow_track.mirror.companion import Companion
@@ -164,8 +164,8 @@ class Attempt:
             if is_shown and self.record.is_shown:
                 say(line)
 
-    def open_checkpoints(self, plan: Plan, upload: str) -> Checkpoints:
-        """The run's checkpoints under `plan`; those of an earlier call end.
+    def open_checkpoints(self, policies: Policies, upload: str) -> Checkpoints:
+        """The run's checkpoints under `policies`; those of an earlier call end.
 
         Raises:
             TypeError, ValueError: See `Run.checkpoints`.
@@ -180,29 +180,29 @@ class Attempt:
         ranks = Ranks.here()
         if ranks.is_first:
             # The others follow rank 0, which alone knows what the run recorded.
-            plan = plan.resolved(self.directions)
-        self._set_upload(upload, plan.keep)
+            policies = policies.resolved(self.directions)
+        self._set_upload(upload, policies.keep)
         self.stop.listen()
         if self.checkpoints is not None:
             self.checkpoints._end_now("run.checkpoints")
-        self.watched = WatchedValues(plan.watched) if ranks.is_first else None
+        self.watched = WatchedValues(policies.watched) if ranks.is_first else None
         kind = CheckpointStore if self.record.is_kept else DiscardedStore
-        checkpoints = Checkpoints(
+        self.checkpoints = Checkpoints(
             Session(
                 record=self.record,
                 metrics=self.metrics,
                 media=self.media,
                 store=kind.of_trainer(self.record),
+                runs=self._settings.directory,
                 ranks=ranks,
-                plan=plan,
+                policies=policies,
                 stop=self.stop,
                 announce=self.print,
                 repeats=self.repeats,
                 watched=self.watched,
             )
         )
-        self.checkpoints = checkpoints
-        return checkpoints
+        return self.checkpoints
 
     def _set_upload(self, upload: str, keep: Keep | None) -> None:
         """Note for the mirror which checkpoints it sends."""

@@ -69,12 +69,14 @@ class RunRecord(RunInfo, frozen=True, kw_only=True):
         config: The params as they were given, nested, and every later change.
         differences: For each metric that a resumed attempt repeated, the largest difference.
         uploaded: The checkpoints that this destination has in full, by the names of their folders.
+        best: Of those, the best one by the metric that the run keeps checkpoints by; "" for none.
     """
 
     path: Path
     config: Config
     differences: dict[str, float] = msgspec.field(default_factory=dict)
     uploaded: tuple[str, ...] = ()
+    best: str = ""
 
     @property
     def params(self) -> dict[str, str]:
@@ -94,8 +96,7 @@ class Opened(NamedTuple):
         last_steps: The last step of each metric that it holds, where it cannot say a position.
         is_new: Whether it was made by this call, so that it holds nothing.
         is_foreign: Whether another machine has written to it since this mirror last did.
-        media_position: The same as `position` for `log_media`: the `position` of the last item that
-            it holds, "" where it holds none; None where it cannot say.
+        media_position: The same as `position`, of the last item that `log_media` was given.
     """
 
     id: str
@@ -151,10 +152,8 @@ class Unavailable(Exception):
 
     Args:
         message: The reason, for the user.
-        is_answer: Whether the destination did answer, if only to say that it cannot: then
-            something else may be possible.
-        is_final: Whether no later attempt of this process can succeed: there is nothing
-            of this URI, or a package is missing. The mirror does not wait for it.
+        is_answer: Whether the destination did answer, so that something else may be possible.
+        is_final: Whether no later attempt of this process can succeed, as without a package.
         retry_after: Seconds for which the destination asked not to be called; 0 where it did not.
     """
 
@@ -192,9 +191,8 @@ class Backend:
 
     Attributes:
         options: The variables MLFLOW_TRACK_<BACKEND>_*, by the rest of their names in lower case.
-        memory: JSON values that the backend needs the next time; kept with the run.
-            Assign to it, then call `save`.
-        save: Writes `memory` down.
+        memory: JSON values that the backend needs the next time; assign to it, then call `save`.
+        save: Writes `memory` down, with the run.
     """
 
     options: Mapping[str, str] = MappingProxyType({})
@@ -211,9 +209,7 @@ class Backend:
     def open(self, run: RunRecord, known_id: str | None) -> Opened:
         """Find or make the run that receives the record; called before everything else.
 
-        Args:
-            run: The record.
-            known_id: The id that an earlier call returned; None without one, or if it is gone.
+        `known_id` is what an earlier call returned; None without one, or if it is gone.
         """
         raise NotImplementedError
 
@@ -251,6 +247,13 @@ class Backend:
         Raises:
             FileNotFoundError: The file is gone.
             Refused: The destination will never take it.
+        """
+        raise NotImplementedError
+
+    def lacks(self, names: Sequence[str]) -> set[str]:
+        """Which of these artifacts, that were all uploaded, are not there.
+
+        Asked once before `close`, so that a file whose acknowledgement was none is sent again.
         """
         raise NotImplementedError
 
@@ -293,8 +296,7 @@ class Backend:
     def ping(self) -> None:
         """Ask whether the destination is there, at little cost, before a client is loaded for it.
 
-        Called before each attempt while the destination is not known to be there. A mirror that
-        waits for a dead server does nothing else, so that it needs little memory.
+        A mirror that waits for a dead server does nothing else, so that it needs little memory.
         """
         raise NotImplementedError
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from mlflow_track.checkpoint.decision import Plan
+from mlflow_track.checkpoint.decision import Policies
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.exact.fingerprint import Fingerprints
 from mlflow_track.checkpoint.exact.iterating import Loaders
@@ -31,8 +32,9 @@ class Session:
             is known.
         watched: Collects values of watched metrics; None on ranks that do not decide.
         store: Its checkpoints.
+        runs: The folder of all runs.
         ranks: The processes of the job.
-        plan: The policies for saving, keeping, stopping and resuming.
+        policies: The policies for saving, keeping, stopping and resuming.
         stop: The request to stop by a signal, and the decision to stop.
         announce: Takes one line of text for the log.
         fingerprints: Describes the objects of the state, at saves and at a restore.
@@ -45,9 +47,15 @@ class Session:
     repeats: RepeatedSteps
     watched: WatchedValues | None
     store: CheckpointStore
+    runs: Path
     ranks: Ranks
-    plan: Plan
+    policies: Policies
     stop: StopRequest
     announce: Callable[[str], None]
     fingerprints: Fingerprints = field(default_factory=Fingerprints)
     loaders: Loaders = field(default_factory=Loaders.here)
+
+    @property
+    def volume(self) -> Path:
+        """The folder of checkpoints; that of all runs where nothing is written."""
+        return self.store.path if self.record.is_kept else self.runs

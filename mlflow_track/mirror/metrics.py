@@ -101,18 +101,18 @@ class MetricRows:
         begin = done = self.position(file).acknowledged
         size_bytes = piece.position - begin
         points: list[MetricPoint] = []
-        has_sent = False
+        has_sent = is_cut = False
         for end, new in self._points(file, piece):
             if points and len(points) + len(new) > self._batch:
                 yield points, done
-                has_sent, points = True, []
+                has_sent, is_cut, points = True, False, []
             points += new
             while len(points) > self._batch:
                 # Of the row only a part: it counts when all of it has arrived.
                 yield points[: self._batch], done
-                points = points[self._batch :]
+                is_cut, points = True, points[self._batch :]
             done = end
-        if not (has_sent and size_bytes >= _PIECE_BYTES):
+        if is_cut or not (has_sent and size_bytes >= _PIECE_BYTES):
             yield points, piece.position
         # Else more rows follow: the remainder fills a batch with them.
 

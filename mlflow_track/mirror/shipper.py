@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from mlflow_track.backends.protocol import (
     Backend,
     Gone,
@@ -131,11 +133,11 @@ class Shipper:
         status = true_status(self._ledger.path, info)
         if status == RUNNING:
             return status
-        parts = [lambda: self._describe(info), *self._files(info, is_at_end=True)]
+        parts = [lambda: self._describe(info, is_at_end=True), *self._files(info, is_at_end=True)]
         if self._is_held_by_files and not self._is_closed:
             self._close_run(status, info)
         self._is_held_by_files = True
-        _each(*parts)
+        _each(*parts, *([self._artifacts.look_back] if self.state.takes_files else []))
         self._is_held_by_files = False
         if not self._is_closed:
             self._close_run(status, info)
@@ -178,8 +180,9 @@ class Shipper:
                 parts.append(lambda: self._checkpoints.send(info))
         return parts
 
-    def _describe(self, info: RunInfo) -> None:
-        run = self._ledger.read_run(info)
+    def _describe(self, info: RunInfo, *, is_at_end: bool = False) -> None:
+        best = self._checkpoints.best(info, is_at_end=is_at_end)
+        run = structs.replace(self._ledger.read_run(info), best=best)
         if run != self._described:
             self._ledger.note_refused(self._ledger.backend.describe(run))
             self._described = run
@@ -288,6 +291,7 @@ class Shipper:
     def _close(self) -> None:
         for rows in self._rows:
             rows.forget()
+        self._artifacts.forget()
         self._opened = self._described = None
         self._is_closed = False
 

@@ -26,6 +26,10 @@ MIRROR_LOG = "mirror.log"
 # The state of the one backend, mlflow, that there was at first.
 _FIRST_MIRROR_STATE = {"mlflow": "mirror.json"}
 
+# The event files of TensorBoard: in a folder for each time that the run was begun there.
+TENSORBOARD = "tensorboard"
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.mlflow-track")
+
 # Inside `checkpoints/`, and inside one checkpoint.
 STATE_TENSORS = "state.safetensors"
 STATE_JSON = "state.json"
@@ -128,6 +132,17 @@ def long_form(path: Path) -> Path:
 def is_long(path: Path) -> bool:
     """Whether a file of metrics, by its name, has a line per value."""
     return path.name.endswith(_LONG_ENDING)
+
+
+def event_file(number: int) -> str:
+    """An event file by its number: TensorBoard reads those of a folder in the order of names."""
+    return f"events.out.tfevents.{number:010d}.mlflow-track"
+
+
+def number_of_event_file(name: str) -> int | None:
+    """The number of one of our event files; None where `name` is another file."""
+    found = _EVENT_FILE.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def rewound_checkpoints(attempt: int) -> str:

@@ -217,6 +217,8 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     Attributes:
         created, ended: Unix seconds; `ended` is None where nobody wrote an end.
         rewinding: An unfinished rewind; see `RunDirectory.rewind`.
+        rebuilt_attempts: So many attempts have their rows in files that were rebuilt from what a
+            server had: the positions in their checkpoints are those of other bytes.
         directions: For a metric which way is better, as the run said.
         summary: The values of `log_summary`; numbers that are not finite as text.
     """
@@ -232,6 +234,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     rewinds: tuple[Rewind, ...] = ()
     rewinding: Rewind | None = None
+    rebuilt_attempts: Count = 0
     restores: tuple[Restore, ...] = ()
     tags: dict[str, str] = {}
     inputs: tuple[Input, ...] = ()

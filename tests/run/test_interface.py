@@ -78,6 +78,7 @@ SIGNATURES: list[tuple[str, str]] = [
     ("Checkpoints.restore", "self, state, step=None, *, generators=True"),
     ("Checkpoints.step", "self, step, state, metrics=None"),
     ("Checkpoints.save", "self, step, state, metrics=None"),
+    ("Checkpoints.plan", "self, state=None"),
     ("Checkpoints.due", "self, step"),
     ("Checkpoints.load", "self, step=None"),
     *((f"Checkpoints.{name}", "self") for name in "put_generators_back wait list close".split()),

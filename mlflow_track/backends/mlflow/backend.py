@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -59,10 +58,9 @@ class MlflowBackend(Backend):
         self._description: Description | None = None
         self._run: RunRecord | None = None
         self._names: dict[str, str] = {}
-        # What is looked for at the server: the newest batch of points, the newest artifact.
+        # The newest points are looked for at the server, and so is the first artifact.
         self._newest: list[MetricPoint] = []
-        self._uploaded = ""
-        self._is_believed = False
+        self._has_uploaded = self._is_believed = False
         self._absent: set[str] = set()
         self._media: ServerMedia | None = None
 
@@ -76,7 +74,7 @@ class MlflowBackend(Backend):
         there = self._there = ServerRun(self._store, Memory.of(self.memory), self._keep)
         self._run, self._media = run, ServerMedia(there, run, self.upload, self.remove)
         self._names.clear()
-        self._newest, self._uploaded, self._is_believed = [], "", False
+        self._newest, self._has_uploaded, self._is_believed = [], False, False
         target, is_new = link(there, run, known_id, self.destination)
         own = {key for key in target.tags if key.startswith("mlflow.")}
         self._description = Description(there, own)
@@ -135,15 +133,19 @@ class MlflowBackend(Backend):
                 return there.store.legal_path(there.id, text)
 
             name = there.name_of("artifacts", name, self._artifact_names, legal)
-            there.store.upload(there.id, file, name)
-            is_first, self._uploaded = not self._uploaded, name
-            if is_first and not self._has_uploaded(there):
+            with there.alive(HEARTBEAT_TAG):
+                there.store.upload(there.id, file, name)
+            is_first, self._has_uploaded = not self._has_uploaded, True
+            if is_first and there.missing_files({name: name}):
                 self._doubt(f"artifact {name}")
+
+    def lacks(self, names: Sequence[str]) -> set[str]:
+        with self._existing() as there:
+            renamed = there.memory.renamed.get("artifacts", {})
+            return there.missing_files({name: renamed.get(name, name) for name in names})
 
     def remove(self, name: str) -> None:
         with self._existing() as there:
-            if f"{self._uploaded}/".startswith(f"{name}/"):
-                self._uploaded = ""
             there.store.remove(there.id, name)
 
     def log_media(self, items: Sequence[MediaItem]) -> Refusals:
@@ -162,8 +164,7 @@ class MlflowBackend(Backend):
 
     def beat(self, now: float) -> None:
         with self._existing() as there:
-            clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-            there.set_tags({HEARTBEAT_TAG: clock})
+            there.beat(HEARTBEAT_TAG, now)
             if self._description and self._description.awaits_parent and self._run:
                 self._described(self._run)
 
@@ -233,8 +234,6 @@ class MlflowBackend(Backend):
         # What is missing again after it was sent once more is refused, as the record says.
         missing |= absent - self._absent
         self._absent = absent
-        if self._uploaded and not self._has_uploaded(there):
-            missing.add(f"artifact {self._uploaded}")
         if missing:
             there.memory.params, there.memory.tags = dict(target.params), dict(target.tags)
             there.memory.inputs = 0
@@ -243,20 +242,12 @@ class MlflowBackend(Backend):
 
     def _doubt(self, missing: str) -> NoReturn:
         """Believe no acknowledgement since the run was opened."""
-        self._newest, self._uploaded, self._is_believed = [], "", False
+        self._newest, self._has_uploaded, self._is_believed = [], False, False
         raise Lost(
             f"the server acknowledged {missing} and does not have it: something before the server "
             "answers in its place, or the server has lost it",
             is_answer=True,
         )
-
-    def _has_uploaded(self, there: ServerRun) -> bool:
-        try:
-            return there.store.has_file(there.id, self._uploaded)
-        except Unavailable as error:
-            if not error.is_answer:
-                raise
-            return True  # a store that may be written and not listed
 
     def _described(self, run: RunRecord) -> Refusals:
         assert self._description is not None, "open must be called first"
