@@ -18,7 +18,7 @@ from train.hardware import Hardware, choose_hardware, slow_precision
 from train.loop import describe, open_checkpoints, optimizer_and_state, train
 from train.model import Shape, Transformer
 from train.ranks import Ranks, joined, leave, own_device, ranks_of_environment
-from train.sample import sample
+from train.sample import sample_text
 
 _SAMPLE_TOKENS = 400
 _DEADLINE = "MLFLOW_TRACK_DEADLINE"
@@ -118,17 +118,7 @@ def _finish(
     run: mt.Run, config: Config, corpus: Corpus, model: Transformer, hardware: Hardware
 ) -> None:
     """The artifacts of a run that came to its end: a sample and the curves."""
-    prompt = list(b"The ") if corpus.bytes_per_token else corpus.val.cut(0, 4).tolist()
-    tokens = sample(
-        model,
-        prompt,
-        length=_SAMPLE_TOKENS,
-        context_length=config.context_length,
-        device=hardware.device,
-        seed=config.seed,
-    )
-    is_text = corpus.bytes_per_token is not None
-    text = bytes(tokens).decode(errors="replace") if is_text else " ".join(map(str, tokens))
+    text = sample_text(model, config, corpus, hardware, _SAMPLE_TOKENS)
     run.log_text(text, "sample.txt")
     metrics = run.metrics()
     try:

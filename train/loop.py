@@ -19,8 +19,11 @@ from train.optimizer import clip_gradients, learning_rate_at, make_optimizer
 from train.pace import Pace, flops_per_token
 from train.progress import Progress
 from train.ranks import Ranks
+from train.sample import sample_text
 from train.saving import policies_of
 
+# At each evaluation; the sample of the end is longer.
+_SAMPLE_TOKENS = 32
 # Without these a checkpoint is another model's; and what cannot change a weight.
 _REQUIRE_SAME = "d_model num_layers num_heads d_ff position ffn norm tie_embeddings".split()
 _ALLOW_CHANGED = "eval_interval eval_batches log_interval max_checkpoints".split()
@@ -77,6 +80,9 @@ def train(
             if is_evaluated or (config.keep_best and checkpoints.due(step)):
                 row |= _evaluate(run, forward, config, corpus, hardware, step, ranks)
                 row |= pace.shares() | pace.memory()
+                if ranks.rank == 0:
+                    text = sample_text(model, config, corpus, hardware, _SAMPLE_TOKENS)
+                    run.log_text(text, "samples", step=step)
                 pace.lap("evaluate")
             if row:
                 run.log_metrics(row, step=step)

@@ -5,6 +5,26 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from train.config import Config
+from train.data import Corpus
+from train.hardware import Hardware
+
+
+def sample_text(
+    model: nn.Module, config: Config, corpus: Corpus, hardware: Hardware, length: int
+) -> str:
+    """What the model writes: `length` tokens as text, or as numbers for a corpus without text."""
+    is_text = corpus.bytes_per_token is not None
+    tokens = sample(
+        model,
+        list(b"The ") if is_text else corpus.val.cut(0, 4).tolist(),
+        length=length,
+        context_length=config.context_length,
+        device=hardware.device,
+        seed=config.seed,
+    )
+    return bytes(tokens).decode(errors="replace") if is_text else " ".join(map(str, tokens))
+
 
 @torch.no_grad()
 def sample(

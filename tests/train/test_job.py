@@ -138,6 +138,11 @@ def test_the_record_has_one_row_a_step_with_the_metrics_of_the_job():
     assert set(run.checkpoints[-1].metrics) >= {"train/loss", "val/loss"}
     sample = (run.path / "artifacts/sample.txt").read_text()
     assert sample.startswith("The ") and len(sample) > 300
+    media = run.media()
+    assert (media.key + media.step.astype(str)).tolist() == [
+        f"samples{s}" for s in (14, 29, 44, 59)
+    ]
+    assert media.path.iloc[-1].read_text() == sample[: len(media.path.iloc[-1].read_text())]
     assert (run.path / "artifacts/curves.png").read_bytes().startswith(b"\x89PNG")
     (data,) = run.info["inputs"]
     assert data["name"] == "pydoc_data.topics" and len(data["sha256"]) == 64
