@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from mlflow_track.backends.mlflow.description import (
+    HEARTBEAT_TAG,
     NAME_TAG,
     Description,
     missing_description,
@@ -44,7 +45,6 @@ from mlflow_track.record.tags import ATTEMPTS_TAG, NAME_GIVEN_TAG, RECORD_TAG
 if TYPE_CHECKING:
     from mlflow_track.backends.mlflow.store import MlflowStore
 
-HEARTBEAT_TAG = "mlflow_track.heartbeat"
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -135,6 +135,8 @@ class MlflowBackend(Backend):
                 return there.store.legal_path(there.id, text)
 
             name = there.name_of("artifacts", name, self._artifact_names, legal)
+            # Its own name is noted there before the file can be, also after the status.
+            there.set_tags(own_tags(there))
             with there.alive(HEARTBEAT_TAG):
                 there.store.upload(there.id, file, name)
             is_first, self._has_uploaded = not self._has_uploaded, True
