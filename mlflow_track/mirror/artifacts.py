@@ -12,6 +12,7 @@ from mlflow_track.mirror.retries import Retries
 from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.files import files_below
+from mlflow_track.record.media.index import listed_files
 
 # What of the record itself goes along, and under which folder of the artifacts.
 RECORD_FOLDER = "record"
@@ -21,6 +22,7 @@ RECORD_FILES_AT_END = (
     layout.METRICS,
     layout.METRICS_LONG,
     layout.SYSTEM_METRICS,
+    layout.MEDIA,
 )
 # Of the time that passes, this part may go into looking whether files have changed.
 _LOOKING_SHARE = 0.02
@@ -142,7 +144,31 @@ def pending_artifacts(
     path: Path, state: MirrorState, is_at_end: bool
 ) -> Iterator[tuple[Path, str, list[int]]]:
     """Files that the server lacks or has in an older form: (file, path on the server, stamp)."""
-    return _pending(all_artifacts(path, is_at_end) if state.takes_files else [], state)
+    if not state.takes_files:
+        return iter(())
+    files = all_artifacts(path, is_at_end)
+    return _pending(
+        _without_media(path, files, is_at_end) if state.media.is_taken else files, state
+    )
+
+
+def _without_media(
+    path: Path, files: Iterator[tuple[Path, str]], is_at_end: bool
+) -> Iterator[tuple[Path, str]]:
+    """All files but those that go to the backend as images, texts and histograms of steps.
+
+    Each of them is there before the index lists it. What is not listed at the end never will be.
+    """
+    listed: set[str] | None = None
+    for file, name in files:
+        if layout.may_be_media(file.name):
+            if not is_at_end:
+                continue
+            if listed is None:
+                listed = listed_files(path)
+            if name in listed:
+                continue
+        yield file, name
 
 
 def all_artifacts(path: Path, is_at_end: bool) -> Iterator[tuple[Path, str]]:

@@ -14,8 +14,9 @@ import pytest
 
 import mlflow_track as mt
 from mlflow_track.backends.mlflow import batches, server_run
-from mlflow_track.backends.mlflow.backend import HEARTBEAT_TAG, MlflowBackend
+from mlflow_track.backends.mlflow.backend import MlflowBackend
 from mlflow_track.backends.mlflow.batches import Batches
+from mlflow_track.backends.mlflow.finding import HEARTBEAT_TAG
 from mlflow_track.backends.protocol import Lost, Unavailable
 from mlflow_track.mirror.retries import Retries
 from mlflow_track.mirror.shipper import Shipper

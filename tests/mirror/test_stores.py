@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.backends.mlflow.backend import HEARTBEAT_TAG
 from mlflow_track.backends.mlflow.batches import Batches
+from mlflow_track.backends.mlflow.finding import HEARTBEAT_TAG
 from mlflow_track.backends.protocol import Gone, Unavailable
 from mlflow_track.mirror.process import open_backend
 from mlflow_track.mirror.shipper import Shipper

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -13,21 +12,21 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from mlflow_track.backends.mlflow.description import (
-    HEARTBEAT_TAG,
-    NAME_TAG,
     Description,
     missing_description,
     own_tags,
 )
-from mlflow_track.backends.mlflow.linking import SUPERSEDED_TAG, discard_ghosts, link
+from mlflow_track.backends.mlflow.finding import HEARTBEAT_TAG, find_runs, last_steps
+from mlflow_track.backends.mlflow.images import ServerMedia
+from mlflow_track.backends.mlflow.linking import discard_ghosts, link
 from mlflow_track.backends.mlflow.reach import ping
 from mlflow_track.backends.mlflow.server_run import Memory, ServerRun
-from mlflow_track.backends.mlflow.values import Target
 from mlflow_track.backends.protocol import (
     Backend,
     Found,
     Gone,
     Lost,
+    MediaItem,
     MetricPoint,
     Opened,
     Query,
@@ -40,12 +39,10 @@ from mlflow_track.record import layout
 from mlflow_track.record.files import files_below
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.rows import names_in
-from mlflow_track.record.tags import ATTEMPTS_TAG, NAME_GIVEN_TAG, RECORD_TAG
+from mlflow_track.record.tags import ATTEMPTS_TAG
 
 if TYPE_CHECKING:
     from mlflow_track.backends.mlflow.store import MlflowStore
-
-_MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class MlflowBackend(Backend):
@@ -65,6 +62,7 @@ class MlflowBackend(Backend):
         self._newest: list[MetricPoint] = []
         self._has_uploaded = self._is_believed = False
         self._absent: set[str] = set()
+        self._media: ServerMedia | None = None
 
     @property
     def destination(self) -> str:
@@ -74,7 +72,7 @@ class MlflowBackend(Backend):
 
     def open(self, run: RunRecord, known_id: str | None) -> Opened:
         there = self._there = ServerRun(self._store, Memory.of(self.memory), self._keep)
-        self._run = run
+        self._run, self._media = run, ServerMedia(there, run, self.upload, self.remove)
         self._names.clear()
         self._newest, self._has_uploaded, self._is_believed = [], False, False
         target, is_new = link(there, run, known_id, self.destination)
@@ -85,7 +83,7 @@ class MlflowBackend(Backend):
             target.run_id,
             target.url,
             status=target.status,
-            last_steps=_originals(there, target),
+            last_steps=last_steps(there, target),
             is_new=is_new,
             is_foreign=there.memory.tags.get(ATTEMPTS_TAG, sent_last) != sent_last,
         )
@@ -152,6 +150,16 @@ class MlflowBackend(Backend):
         with self._existing() as there:
             there.store.remove(there.id, name)
 
+    def log_media(self, items: Sequence[MediaItem]) -> Refusals:
+        with self._existing():
+            assert self._media is not None
+            return self._media.log(items)
+
+    def remove_media(self, items: Sequence[MediaItem]) -> None:
+        with self._existing():
+            assert self._media is not None
+            self._media.remove(items)
+
     def fork(self) -> None:
         with self._existing() as there:
             there.begin_anew(superseded=there.id)
@@ -169,30 +177,7 @@ class MlflowBackend(Backend):
         self._store.check()
 
     def find(self, query: Query) -> list[Found]:
-        store, experiment = self._store, query.experiment
-        if query.experiment_id is not None:
-            experiment = store.experiment_named(query.experiment_id)
-        if query.id is not None and _MLFLOW_ID.fullmatch(query.id):
-            try:
-                targets = [store.attach(query.id)]
-            except Gone:
-                targets = []
-        elif query.id is not None:
-            targets = store.find(experiment, {RECORD_TAG: query.id})
-        else:
-            is_named = str(query.run_name is not None).lower()
-            targets = store.find(experiment, {NAME_GIVEN_TAG: is_named})
-            if query.run_name is not None:
-                targets = [
-                    target
-                    for target in targets
-                    if target.tags.get(NAME_TAG, target.name) == query.run_name
-                ]
-        return [
-            self._found(target)
-            for target in targets
-            if RECORD_TAG in target.tags and SUPERSEDED_TAG not in target.tags
-        ]
+        return find_runs(self._store, query)
 
     def history(self, run_id: str, key: str) -> list[MetricPoint]:
         there = self._there or ServerRun(self._store, Memory.of(self.memory), self._keep)
@@ -297,25 +282,7 @@ class MlflowBackend(Backend):
         root = self._run.path / layout.ARTIFACTS
         return (file.relative_to(root).as_posix() for file in files_below(root))
 
-    def _found(self, target: Target) -> Found:
-        there = ServerRun(self._store, Memory.at_server(target), lambda _: None)
-        return Found(
-            id=target.run_id,
-            record_id=target.tags[RECORD_TAG],
-            status=target.status,
-            heartbeat=target.tags.get(HEARTBEAT_TAG),
-            last_steps=_originals(there, target),
-            page=target.url,
-            memory=msgspec.to_builtins(there.memory),
-        )
-
 
 def _cannot_load(error: Exception) -> Unavailable:
     told = str(error) if isinstance(error, MissingExtra) else f"{type(error).__name__}: {error}"
     return Unavailable(f"MLflow's client cannot be loaded: {told}", is_final=True)
-
-
-def _originals(there: ServerRun, target: Target) -> dict[str, int]:
-    """The last step of each metric, by its name in the record."""
-    names = there.original_names()
-    return {names.get(key, key): step for key, step in target.metrics.items()}

@@ -138,7 +138,7 @@ class Continuation:
         params = changed_params(
             manifest.params,
             flatten(session.record.read_params()),
-            allow_changed=session.plan.allow_changed,
+            allow_changed=session.policies.allow_changed,
             replaced=self._replaced,
         )
         base = self._base
