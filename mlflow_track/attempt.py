@@ -14,6 +14,7 @@ from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
 from mlflow_track.divergence import Divergence
 from mlflow_track.log_handler import LogHandler
+from mlflow_track.media.log import MediaLog
 from mlflow_track.plugins import why_missing
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
@@ -52,6 +53,7 @@ class Attempt:
         metrics: Its rows.
         repeats: Removes earlier rows of repeated steps.
         artifacts: Its artifacts.
+        media: Its images, texts and histograms of steps.
         directions: The better direction of each metric.
         stop: The request to stop, by a signal or a policy.
         checkpoints: The current checkpoints; None before `open_checkpoints`.
@@ -80,14 +82,9 @@ class Attempt:
         self.metrics = record.open_metrics(self.print)
         self._divergence = Divergence(record.metrics_path, self.print)
         self.metrics.note_not_finite = self._divergence.note
-        self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
-        self.artifacts = Artifacts(
-            record.artifacts_path,
-            record.path.parent.parent,
-            require_open=record.require_open,
-            is_kept=record.is_kept,
-            tell=self.print,
-        )
+        self.media = MediaLog(record, self.print)
+        self.repeats = RepeatedSteps(record, self.metrics, self.media, is_resumed=is_resumed)
+        self.artifacts = Artifacts.of(record, self.print)
         self.directions = Directions(
             record.info.directions,
             lambda changed: self.record.restate("directions", changed),
@@ -194,6 +191,7 @@ class Attempt:
             Session(
                 record=self.record,
                 metrics=self.metrics,
+                media=self.media,
                 store=kind.of_trainer(self.record),
                 runs=self._settings.directory,
                 ranks=ranks,
@@ -241,6 +239,7 @@ class Attempt:
         error = "; ".join(filter(None, [error, failure, self._divergence.ending()])) or None
         if self.record.is_kept:
             self.print(f"run {info.name} {status}{': ' + error if error else ''}")
+        self.media.close()
         with self._warned("rows may be lost"):
             self.metrics.sync()
         if gone := self.metrics.gone():
@@ -285,6 +284,7 @@ class Attempt:
             handler.is_closed = True
         if self.checkpoints is not None:
             self.checkpoints._abandon(why)
+        self.media.abandon()
 
     def open_record(self) -> RunDirectory:
         """The record, to be written to; see `RunDirectory.require_open`."""

@@ -150,6 +150,7 @@ class Commits:
                     manifest={
                         **facts_of_save(self._session, self._known(now), state, asks),
                         "is_milestone": is_milestone,
+                        "media_position": self._session.media.position,
                     },
                 )
             )

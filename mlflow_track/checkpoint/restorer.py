@@ -229,9 +229,16 @@ class Restorer:
             if checkpoint.step > step:
                 moved = self._store.move_aside(checkpoint, attempt)
                 self._announce(f"moved checkpoint of the later step {checkpoint.step} to {moved}")
-        rows = self._record.rewind(self._metrics, step, begin=begin)
+        media, behind = self._session.media, restored.manifest.media_position if restored else 0
+        plan = media.plan_rewind(step, begin=behind)
+        items = media.rewind(plan)
+        rows = self._record.rewind(self._metrics, step, begin=begin, last_kept=plan.last_kept)
         if rows:
             self._announce(f"moved {count_text(rows, 'row')} after step {step} aside")
+        if items:
+            self._announce(f"moved {count_text(items, 'media item')} after step {step} aside")
+            if not rows:
+                media.note_rewind(plan, step)
         if restored is not None and begin is not None:
             # Where they cannot be read any more, readers still take the later value.
             with contextlib.suppress(OSError, ValueError):

@@ -12,6 +12,7 @@ from mlflow_track.checkpoint.exact.fingerprint import Fingerprints
 from mlflow_track.checkpoint.exact.iterating import Loaders
 from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checkpoint.watched import WatchedValues
+from mlflow_track.media.log import MediaLog
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.repeats import RepeatedSteps
@@ -26,6 +27,7 @@ class Session:
         record: The run's folder, locked by this process; a discarded one of a rank above 0.
         metrics: Its rows: made durable before a checkpoint refers to them, and rewound when an
             older step is restored.
+        media: Its images, texts and histograms of steps, rewound with the rows.
         repeats: Whether earlier rows may still give way; notified once the place to continue from
             is known.
         watched: Collects values of watched metrics; None on ranks that do not decide.
@@ -41,6 +43,7 @@ class Session:
 
     record: RunDirectory
     metrics: MetricsFile
+    media: MediaLog
     repeats: RepeatedSteps
     watched: WatchedValues | None
     store: CheckpointStore

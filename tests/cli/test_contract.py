@@ -72,6 +72,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in folder.glob("cut/demo/cut/checkpoints/step-000000002/state.json"):
         file.write_bytes(b"")
     (write(folder / "torn/demo/torn", []) / "run.json").write_text("{")
+    (folder / "logs/version_0").mkdir(parents=True)
+    (folder / "logs/empty").mkdir()
+    (folder / "logs/version_0/metrics.csv").write_text("step,loss\n1,0.5\n")
+    (folder / "logs/broken.csv").write_text("step,loss\n1,half\n")
     return folder
 
 
@@ -125,6 +129,7 @@ tail failed
 export
 export good -o m.csv
 export good -o m.json
+import logs
 wait good failed never
 rm good --dry-run
 rm good
@@ -319,6 +324,11 @@ ENDINGS = """
 1 export torn/demo/torn
 2 export -o m.xls
 3 export good --file nothing.csv
+0 import logs
+1 import logs/broken.csv
+2 import logs --format nothing
+3 import nowhere
+3 import logs/empty
 0 rm good
 0 rm same --dry-run
 0 rm same --yes
@@ -334,6 +344,7 @@ ENDINGS = """
 2 completion tcsh
 1 sync good
 2 sync --nothing
+2 sync good --backend mlfow
 3 sync nobody
 0 doctor good
 1 doctor stuck

@@ -199,8 +199,7 @@ class Saver:
         self._memory.ready()
         if torch.cuda.is_initialized() and any(tensor.is_cuda for tensor in tensors.values()):
             self._memory.pin()
-        targets = self._planned.targets(self._memory.tensor)
-        safetensors.fill(self._memory.tensor, plan, tensors, targets)
+        self._planned.fill(self._memory.tensor, tensors)
         view = self._memory.view(plan.total_bytes + len(tail))
         view[plan.total_bytes : plan.total_bytes + len(tail)] = tail
 
