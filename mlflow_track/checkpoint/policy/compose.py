@@ -102,13 +102,11 @@ def spacings(save: SavePolicy | None, own_steps: Sequence[int] = ()) -> Iterator
         own_steps: The steps that it has saved before.
     """
     for policy in members(save) if save is not None else ():
-        if not isinstance(policy, EvenlySpaced) or policy.max_checkpoints == 1:
+        if not isinstance(policy, EvenlySpaced):
             continue
-        last, slots = policy.max_steps - 1, policy.max_checkpoints - 2
-        first, formula = min(policy.warmup_steps, last), _FORMULA
-        if own_steps and policy.steps_after(own_steps) is not policy.steps:
-            first, formula = max(own_steps), _FORMULA_LATER
-            slots = policy.max_checkpoints - len(own_steps) - 1
-        if first < last and slots >= 0:
+        last, (first, gaps) = policy.max_steps - 1, policy.gaps_after(own_steps)
+        is_first_plan = policy.steps_after(own_steps) is policy.steps
+        if first < last and gaps > 0:
+            slots, formula = gaps - 1, _FORMULA if is_first_plan else _FORMULA_LATER
             numbers = f"({policy.max_steps} - 1 - {first}) / ({slots} + 1)"
-            yield Spacing((last - first) / (slots + 1), slots, formula, numbers)
+            yield Spacing((last - first) / gaps, slots, formula, numbers)

@@ -172,6 +172,16 @@ class Plan:
         content["notes"] = list(self.notes)
         return content
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Plan:
+        """The plan of which `content` is what `to_dict` has returned."""
+        known = {name: content[name] for name in cls.__dataclass_fields__}
+        saves = (PlannedSave(**{**save, "kept": tuple(save["kept"])}) for save in content["saves"])
+        may = (PossibleSaves(**item) for item in content["may"])
+        spacings = (Spacing(**item) for item in content["spacings"])
+        lists = {"saves": saves, "may": may, "spacings": spacings, "notes": content["notes"]}
+        return cls(**{**known, **{name: tuple(items) for name, items in lists.items()}})
+
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
