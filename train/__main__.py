@@ -118,7 +118,7 @@ def _finish(
     run: mt.Run, config: Config, corpus: Corpus, model: Transformer, hardware: Hardware
 ) -> None:
     """The artifacts of a run that came to its end: a sample and the curves."""
-    text = sample_text(model, config, corpus, hardware, _SAMPLE_TOKENS)
+    text = sample_text(model, config, corpus, length=_SAMPLE_TOKENS, device=hardware.device)
     run.log_text(text, "sample.txt")
     metrics = run.metrics()
     try:

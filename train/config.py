@@ -54,6 +54,7 @@ class Config:
     tie_embeddings: bool = _setting(False, "one matrix for input and output", group="model")
     eval_interval: int = _setting(250, "steps between evaluations", group="run")
     eval_batches: int = _setting(20, "batches of an evaluation; 0: the whole split", group="run")
+    sample_tokens: int = _setting(64, "tokens of an evaluation's sample; 0: none", group="run")
     log_interval: int = _setting(1, "steps between rows of metrics", group="run")
     seed: int = _setting(1337, "seed of weights, batches and dropout", group="training")
     precision: Literal["auto", "fp32", "bf16"] = _setting(
@@ -116,8 +117,10 @@ class Config:
         positive = "max_steps batch_size context_length d_model num_layers num_heads d_ff"
         for name in (*positive.split(), *"eval_interval log_interval".split()):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        counts = "warmup_steps eval_batches max_checkpoints save_every_steps keep_last keep_best"
-        for name in (*counts.split(), *"keep_max_bytes early_stopping_patience".split()):
+        counts = (
+            "warmup_steps eval_batches sample_tokens max_checkpoints save_every_steps keep_last"
+        )
+        for name in (*counts.split(), *"keep_best keep_max_bytes early_stopping_patience".split()):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2**63")
         numbers = "learning_rate min_learning_rate weight_decay grad_clip save_every_minutes"

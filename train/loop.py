@@ -22,11 +22,9 @@ from train.ranks import Ranks
 from train.sample import sample_text
 from train.saving import policies_of
 
-# At each evaluation; the sample of the end is longer.
-_SAMPLE_TOKENS = 32
 # Without these a checkpoint is another model's; and what cannot change a weight.
 _REQUIRE_SAME = "d_model num_layers num_heads d_ff position ffn norm tie_embeddings".split()
-_ALLOW_CHANGED = "eval_interval eval_batches log_interval max_checkpoints".split()
+_ALLOW_CHANGED = "eval_interval eval_batches sample_tokens log_interval max_checkpoints".split()
 _ALLOW_CHANGED += ["save_*", "keep_*", "mean_time_between_failures"]
 
 
@@ -80,9 +78,8 @@ def train(
             if is_evaluated or (config.keep_best and checkpoints.due(step)):
                 row |= _evaluate(run, forward, config, corpus, hardware, step, ranks)
                 row |= pace.shares() | pace.memory()
-                if ranks.rank == 0:
-                    text = sample_text(model, config, corpus, hardware, _SAMPLE_TOKENS)
-                    run.log_text(text, "samples", step=step)
+                if is_evaluated and config.sample_tokens and ranks.rank == 0:
+                    _log_sample(run, model, config, corpus, hardware, step)
                 pace.lap("evaluate")
             if row:
                 run.log_metrics(row, step=step)
@@ -142,6 +139,15 @@ def _evaluate(
     )
     run.print(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in evaluated.items()))
     return evaluated
+
+
+def _log_sample(
+    run: mt.Run, model: nn.Module, config: Config, corpus: Corpus, hardware: Hardware, step: int
+) -> None:
+    """What the model writes at this step: a series of texts. Draws from a separate generator."""
+    length = config.sample_tokens
+    text = sample_text(model, config, corpus, length=length, device=hardware.device)
+    run.log_text(text, "samples", step=step)
 
 
 def _batch(

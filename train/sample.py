@@ -7,20 +7,19 @@ from torch import nn
 
 from train.config import Config
 from train.data import Corpus
-from train.hardware import Hardware
 
 
 def sample_text(
-    model: nn.Module, config: Config, corpus: Corpus, hardware: Hardware, length: int
+    model: nn.Module, config: Config, corpus: Corpus, *, length: int, device: torch.device
 ) -> str:
-    """What the model writes: `length` tokens as text, or as numbers for a corpus without text."""
+    """A continuation of `length` tokens as text; where the tokens are not bytes, as numbers."""
     is_text = corpus.bytes_per_token is not None
     tokens = sample(
         model,
         list(b"The ") if is_text else corpus.val.cut(0, 4).tolist(),
         length=length,
         context_length=config.context_length,
-        device=hardware.device,
+        device=device,
         seed=config.seed,
     )
     return bytes(tokens).decode(errors="replace") if is_text else " ".join(map(str, tokens))

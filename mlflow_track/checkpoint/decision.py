@@ -44,7 +44,9 @@ def decide(
     The code is for the other ranks; 0 continues.
     """
     history, limits = memory.history(now.step), policies.limits
-    asks = limits.asking(policies.save, now, history)
+    asks = policies.save.asking(now, history) if policies.save is not None else ()
+    if limits.max_steps is not None or limits.replay_step is not None:
+        asks = limits.amended(asks, now)
     if limits.replay_step is not None and now.step >= limits.replay_step:
         return asks, _REPLAYED, "reached the replayed step"
     if policies.stop is not None:

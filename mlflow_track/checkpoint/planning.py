@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mlflow_track.checkpoint import pruning, sizing
@@ -15,7 +15,7 @@ from mlflow_track.checkpoint.policy.disk_use import MOST_LOOKS, DiskUse, Present
 from mlflow_track.checkpoint.policy.foresight import MOST_STEPS, Foresight, endless_saves, foresee
 from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.policy.plan import Plan, steps_text
-from mlflow_track.checkpoint.policy.save_policy import Ask, members
+from mlflow_track.checkpoint.policy.save_policy import members
 from mlflow_track.checkpoint.policy.schedule import EvenlySpaced
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.sizing import Size
@@ -23,7 +23,7 @@ from mlflow_track.record.files import folder_size
 from mlflow_track.wording import count_text, size_text
 
 # At the start of a run: what costs a few milliseconds.
-_FEW_LOOKS, _FEW_STEPS = 4000, 4000
+_FEW_LOOKS, _FEW_STEPS = 4000, 1000
 
 
 class Planner:
@@ -48,7 +48,7 @@ class Planner:
             first: The first step to come.
             in_use: The step that the run continues, if any.
         """
-        size = None if state is None else sizing.measure(self._session, state)
+        size = None if state is None else sizing.measure(self._session, state, memory)
         present = self._present(in_use)
         if size is None and present.checkpoints:
             size = Size(max(c.size_bytes for c in present.checkpoints))
@@ -89,7 +89,7 @@ class Planner:
             limits,
             first=first,
             saves=saves,
-            size_of=_size_of(size, is_quick),
+            size_bytes=0 if size is None else size.base_bytes,
             seconds=None if limits.deadline is None else max(limits.deadline - time.time(), 0.0),
             # One of the user's own may count its calls.
             asks_own=not is_quick,
@@ -157,12 +157,6 @@ class Planner:
                     f"{policy.name} saves {count_text(len(steps), 'step')}: "
                     f"{steps_text(steps)}{gap}"
                 )
-
-
-def _size_of(size: Size | None, is_quick: bool) -> Callable[[Memory, Sequence[Ask]], int]:
-    if size is None or is_quick:
-        return lambda memory, asks: 0 if size is None else size.base_bytes
-    return size.of
 
 
 def _own_steps(saves: Mapping[str, Any]) -> list[int]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import orjson
 import torch
 
 from mlflow_track.checkpoint import randomness
@@ -17,9 +16,7 @@ from mlflow_track.checkpoint.exact.fingerprint import Fingerprints
 from mlflow_track.checkpoint.exact.reproducibility import facts_of_save
 from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.memory import Memory
-from mlflow_track.checkpoint.policy.save_policy import Ask
 from mlflow_track.checkpoint.session import Session
-from mlflow_track.checkpoint.state import codec
 from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
 from mlflow_track.checkpoint.state.objects import gather_shards, is_object, objects_in
 from mlflow_track.checkpoint.state.prediction import after_first_step, is_before_first_step
@@ -28,29 +25,22 @@ from mlflow_track.record import layout
 # As many digits as a long run has; and what numbers take that are not known before a save.
 _STEP, _POSITION, _VALUE = 999_999, 9_999_999_999, 0.1234567890123456
 # What differs from save to save: digits of random states, of times and of rates, and metrics.
-_ALLOWANCE_BYTES, _ALLOWANCE_SHARE = 192, 0.003
-_BEYOND_A_DICT = 8
+_ALLOWANCE_BYTES, _ALLOWANCE_SHARE = 160, 0.003
 
 
 class Size(NamedTuple):
     """The size of the checkpoints of one state.
 
     Attributes:
-        base_bytes: Everything but the history of saves and what asked for one.
+        base_bytes: What a checkpoint has that remembers the saves so far.
         notes: What is not in it.
     """
 
     base_bytes: int
     notes: tuple[str, ...] = ()
 
-    def of(self, memory: Memory, asks: Sequence[Ask]) -> int:
-        """The size of a checkpoint that holds `memory`, and names what asked for it."""
-        reasons = sum(len(ask.policy) + len(ask.reason) + _BEYOND_A_DICT for ask in asks)
-        history = codec.Encoder().encode(memory.to_plain(), "history")
-        return self.base_bytes + len(orjson.dumps(history)) + reasons
 
-
-def measure(session: Session, state: Mapping[str, Any]) -> Size:
+def measure(session: Session, state: Mapping[str, Any], memory: Memory) -> Size:
     """The size of checkpoints of `state`: each file that a save would write, without its tensors.
 
     Nothing changes: generators that a `state_dict` draws from are put back. In a job of several
@@ -62,7 +52,7 @@ def measure(session: Session, state: Mapping[str, Any]) -> Size:
     gather_shards(state)
     before = randomness.capture()
     try:
-        return _measured(session, state, before)
+        return _measured(session, state, memory, before)
     finally:
         if randomness.has_drawn(before):
             randomness.restore(before)
@@ -83,7 +73,9 @@ def measure_tensors(state: Mapping[str, Any]) -> int:
     return safetensors.plan(tensors).total_bytes + len(document)
 
 
-def _measured(session: Session, state: Mapping[str, Any], generators: dict[str, Any]) -> Size:
+def _measured(
+    session: Session, state: Mapping[str, Any], memory: Memory, generators: dict[str, Any]
+) -> Size:
     notes = _notes(state)
     whole = {
         name: {} if _is_loader(entry) else after_first_step(entry) for name, entry in state.items()
@@ -92,7 +84,10 @@ def _measured(session: Session, state: Mapping[str, Any], generators: dict[str, 
         SaveRequest(
             step=_STEP,
             state=whole,
-            beside={"random": [generators] * session.ranks.world_size, "history": None},
+            beside={
+                "random": [generators] * session.ranks.world_size,
+                "history": memory.to_plain(),
+            },
         )
     )
     # Facts of their own: those of the run compare what the loop changes.
@@ -108,7 +103,7 @@ def _measured(session: Session, state: Mapping[str, Any], generators: dict[str, 
         {**facts, "is_milestone": False, **positions},
         {
             layout.STATE_TENSORS: safetensors.plan(tensors).total_bytes,
-            layout.STATE_JSON: len(document) - len(b"null"),
+            layout.STATE_JSON: len(document),
         },
     )
     allowance = max(_ALLOWANCE_BYTES, int(size * _ALLOWANCE_SHARE))

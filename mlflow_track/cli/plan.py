@@ -104,7 +104,7 @@ def plan(
         limits,
         first=from_step,
         saves={"saved": []},
-        size_of=lambda memory, asks: size or 0,
+        size_bytes=size or 0,
         seconds=None if steps is None or step_seconds is None else steps * step_seconds,
         most_endless=endless_saves(keep),
     )

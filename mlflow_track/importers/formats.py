@@ -16,7 +16,7 @@ _SOURCES = {
     "neptune": "mlflow_track.importers.neptune:NeptuneSource",
     "tensorboard": "mlflow_track.importers.tensorboard:TensorboardSource",
     "trackio": "mlflow_track.importers.trackio:TrackioSource",
-    "wandb": "mlflow_track.backends.wandb.source:WandbSource",
+    "wandb": "mlflow_track.importers.wandb:WandbSource",
 }
 FORMATS: Sequence[str] = tuple(_SOURCES)
 

@@ -211,7 +211,8 @@ def train_until_killed(chance: random.Random, folder: Path, variables: dict[str,
         while time.monotonic() < deadline:
             said += process.stdout.read(1 << 16) or b""
             time.sleep(0.005)
-            if time.monotonic() > kill_at:
+            # Later the trainer would not live to start another one, and nothing sends the rest.
+            if kill_at < time.monotonic() < deadline - 1:
                 for record in mt.load_runs(folder / "runs"):
                     kill_mirror(record.path)
                 kill_at = deadline

@@ -11,6 +11,7 @@ from mlflow_track.checkpoint.policy.plan import Plan, PlannedSave, PossibleSaves
 from mlflow_track.checkpoint.policy.retention import Keep
 from mlflow_track.checkpoint.policy.save_policy import Ask, SavePolicy, members
 from mlflow_track.checkpoint.policy.schedule import EvenlySpaced
+from mlflow_track.wording import count_text
 
 _FORMULA = "(max_steps - 1 - warmup_steps) / (slots + 1)"
 _FORMULA_LATER = "(max_steps - 1 - newest_saved) / (slots + 1)"
@@ -62,6 +63,8 @@ def make_plan(
                 most_peak_bytes=size(most.peak_bytes),
             )
         )
+    if len(saves) < len(seen.saves) or (not seen.is_whole and seen.last is not None):
+        notes = [*notes, f"only the first {count_text(len(saves), 'save')} are listed"]
     sizes = [seen.size_bytes, *(coming.size_bytes for coming in seen.saves)]
     return Plan(
         first_step=seen.first,

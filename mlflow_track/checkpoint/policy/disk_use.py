@@ -73,8 +73,8 @@ class _Folder:
             self.bytes += candidate.size_bytes
             self._there.append(candidate)
         peak = self.bytes
+        self.looks += len(self._there)
         if self._keep is not None:
-            self.looks += len(self._there)
             kept = self._keep.kept(self._there, self._in_use)
             self.bytes -= sum(c.size_bytes for c in self._there if c.step not in kept)
             self._there = [c for c in self._there if c.step in kept]
@@ -97,7 +97,8 @@ class DiskUse:
     Attributes:
         uses: The use at each save, with the certain ones alone, as far as they are judged singly.
         most: The same with all that may come.
-        peak_bytes, final_bytes: With the certain saves alone; None where they are unknown.
+        peak_bytes: With the certain saves alone, as far as they are foreseen.
+        final_bytes: The same at the end; None where that is unknown.
         most_peak_bytes, most_final_bytes: With all that may come; None where unknown.
         is_bounded: Whether `keep` limits how many of those that may come are there at a time.
     """
@@ -108,7 +109,7 @@ class DiskUse:
         certain = _Folder(present, keep)
         self.uses = list(_play(certain, ([_candidate(s)] for s in seen.saves), most_looks))
         self.most = self.uses
-        self.peak_bytes: int | None = certain.peak_bytes
+        self.peak_bytes = certain.peak_bytes
         self.final_bytes: int | None = certain.bytes
         self.is_bounded = not seen.chances or (
             keep is not None and not any(c.is_milestone and keep.milestones for c in seen.chances)
@@ -125,7 +126,7 @@ class DiskUse:
         if not seen.is_whole:
             self.final_bytes = self.most_final_bytes = None
             if keep is None or (keep.milestones and any(s.is_milestone for s in seen.saves)):
-                self.peak_bytes = self.most_peak_bytes = None
+                self.most_peak_bytes = None
 
     def _add_unbounded(self, seen: Foresight) -> None:
         counts = [chance.most for chance in seen.chances]

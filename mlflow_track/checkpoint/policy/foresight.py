@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
 from mlflow_track.checkpoint.policy.limits import Limits
-from mlflow_track.checkpoint.policy.memory import MOST_ROUTINE_SAVES, Memory
+from mlflow_track.checkpoint.policy.memory import Memory
+from mlflow_track.checkpoint.policy.remembered import Remembered, most_remembered
 from mlflow_track.checkpoint.policy.retention import Keep
 from mlflow_track.checkpoint.policy.save_policy import AnyOf, Ask, SavePolicy, members
 
-# Costs as long as real ones: they are part of every checkpoint.
-_STALL, _DURABLE = 0.0012345678901234567, 0.01234567890123456
-MOST_STEPS = 1_000_000
+MOST_STEPS = 100_000
 _ENDLESS = 10
-# A remembered save without the names of its policies, and a stretch of steps; irregular saves need
-# one each.
-_SAVED_BYTES, _STRETCH_BYTES, _MOST_STRETCHES = 80, 16, 1000
+# Where each save is remembered for the ones after it.
+_MOST_FOLLOWED = 3000
 
 
 class Coming(NamedTuple):
@@ -84,7 +82,7 @@ def foresee(
     *,
     first: int,
     saves: Mapping[str, Any],
-    size_of: Callable[[Memory, Sequence[Ask]], int],
+    size_bytes: int,
     seconds: float | None = None,
     most_steps: int = MOST_STEPS,
     most_endless: int = _ENDLESS,
@@ -97,7 +95,7 @@ def foresee(
         limits: What ends the run.
         first: The first step to come.
         saves: What policies remember of earlier saves: `Memory.to_plain`.
-        size_of: The size in bytes of the checkpoint that holds a memory, and names what asked.
+        size_bytes: The size of a checkpoint that remembers `saves`; 0 where it is unknown.
         seconds: How long the run may last; None where unknown.
         most_steps: At how many steps policies are asked.
         most_endless: How many saves are foreseen of a run whose last step is unknown.
@@ -106,15 +104,12 @@ def foresee(
     certain, uncertain = _divided(save, asks_own)
     known = (None if save is None else save.last_step, limits.last_step)
     seen = Foresight(first, max((step for step in known if step is not None), default=None))
-    memory = Memory.replay(saves, (), (), since=0.0)
-    seen.size_bytes = size_of(memory, ())
+    seen.size_bytes, remembered = size_bytes, Remembered(saves)
     for step, asks in _certain_saves(
-        *(AnyOf(certain), limits, memory, seen), most_steps, most_endless
+        AnyOf(certain), limits, saves, seen, most_steps=most_steps, most_endless=most_endless
     ):
-        now, names = Moment(step, 0.0, {}), tuple(ask.policy for ask in asks)
-        memory.save(now, Saved(step, names, any(ask.is_milestone for ask in asks)))
-        seen.saves.append(Coming(step, asks, size_of(memory, asks)))
-        memory.end_save(step, stall_seconds=_STALL, durable_seconds=_DURABLE)
+        more = remembered.add(step, asks) if size_bytes else 0
+        seen.saves.append(Coming(step, asks, size_bytes + more))
     left = None if seen.last is None else max(seen.last + 1 - first - len(seen.saves), 0)
     for policy in uncertain:
         most = policy.most_saves(left, seconds)
@@ -124,19 +119,9 @@ def foresee(
             most = policy.open_steps if seen.is_whole else None
             is_milestone = policy.policy.is_milestone
             seen.chances.append(Chance(policy.name, policy.when, most, is_milestone))
-    seen.more_bytes = _bytes_remembered(seen.chances)
+    if size_bytes:
+        seen.more_bytes = most_remembered([(chance.policy, chance.most) for chance in seen.chances])
     return seen
-
-
-def _bytes_remembered(chances: Sequence[Chance]) -> int:
-    """What policies remember of the saves that may come, in each checkpoint, at most."""
-    if not chances:
-        return 0
-    names = sum(len(chance.policy) + 3 for chance in chances)
-    counts = [_MOST_STRETCHES if chance.most is None else chance.most for chance in chances]
-    return MOST_ROUTINE_SAVES * (_SAVED_BYTES + names) + _STRETCH_BYTES * min(
-        sum(counts), _MOST_STRETCHES
-    )
 
 
 def endless_saves(keep: Keep | None) -> int:
@@ -170,8 +155,9 @@ def _speaks_for(policy: SavePolicy, name: str) -> bool:
 def _certain_saves(
     save: SavePolicy,
     limits: Limits,
-    memory: Memory,
+    saves: Mapping[str, Any],
     seen: Foresight,
+    *,
     most_steps: int,
     most_endless: int,
 ) -> Iterator[tuple[int, tuple[Ask, ...]]]:
@@ -179,6 +165,9 @@ def _certain_saves(
     if limits.replay_step is not None:
         seen.is_whole = False
         return
+    memory = Memory.replay(saves, (), (), since=0.0)
+    follows = save.follows_saves(memory.history(-1))
+    most_steps = min(most_steps, _MOST_FOLLOWED) if follows else most_steps
     step = seen.first - 1
     for asked in range(most_steps + 1):
         history = memory.history(step)
@@ -191,10 +180,15 @@ def _certain_saves(
         if asked == most_steps or is_enough:
             seen.is_whole = False
             return
-        step = following
-        asks = limits.asking(save, Moment(step, 0.0, {}), history)
-        if asks:
-            yield step, asks
+        step, now = following, Moment(following, 0.0, {})
+        asks = limits.amended(save.asking(now, history), now)
+        if not asks:
+            continue
+        yield step, asks
+        if follows:
+            names = tuple(ask.policy for ask in asks)
+            memory.save(now, Saved(step, names, any(ask.is_milestone for ask in asks)))
+            memory.end_save(step, stall_seconds=0.0, durable_seconds=0.0)
 
 
 # --- policies of which only `due` is known ---

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlflow_track.checkpoint.policy.history import History, Moment
-from mlflow_track.checkpoint.policy.save_policy import Ask, SavePolicy
+from mlflow_track.checkpoint.policy.history import Moment
+from mlflow_track.checkpoint.policy.save_policy import Ask
 from mlflow_track.checks import require_int
 
 
@@ -32,11 +32,10 @@ class Limits:
         """The last step of the run; None where unknown."""
         return None if self.max_steps is None else self.max_steps - 1
 
-    def asking(self, save: SavePolicy | None, now: Moment, history: History) -> tuple[Ask, ...]:
-        """What asks for a save at `now`: the policy, or these limits."""
+    def amended(self, asks: tuple[Ask, ...], now: Moment) -> tuple[Ask, ...]:
+        """What asks for a save at `now`: the policies whose requests are `asks`, and these."""
         if self.replay_step is not None:
             return ()
-        asks = save.asking(now, history) if save is not None else ()
         # No step comes to which a save that may wait could wait.
         if now.step == self.last_step and all(ask.may_wait for ask in asks):
             return (*asks, Ask("LastStep", "the last step", is_milestone=True))

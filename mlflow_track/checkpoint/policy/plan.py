@@ -96,8 +96,8 @@ class Plan:
         peak_bytes: The most that the folder holds at any moment, with the checkpoint that is being
             written and everything in `may`; None where that has no known bound.
         final_bytes: The most that it holds at the end.
-        least_peak_bytes, least_final_bytes: The same if only the certain saves are made and none
-            stays for being the best.
+        least_peak_bytes, least_final_bytes: The same if only the certain saves are made, as far as
+            `saves` has them, and none stays for being the best.
         is_bounded: Whether `keep` limits how many of the saves in `may` are there at a time.
         folder: The folder of checkpoints; that of all runs where nothing is written.
         free_bytes: The bytes that are free there.
@@ -133,8 +133,9 @@ class Plan:
 
         What may come counts where `keep` limits how much of it is there at a time.
         """
-        peak = self.peak_bytes if self.is_bounded else self.least_peak_bytes
-        if self.checkpoint_bytes is None or peak is None:
+        peak = self.peak_bytes if self.is_bounded else None
+        peak = self.least_peak_bytes if peak is None else peak
+        if peak is None:
             return None
         return max(peak - self.present_bytes, 0)
 

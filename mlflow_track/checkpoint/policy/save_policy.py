@@ -62,6 +62,10 @@ class SavePolicy:
         """
         return after + 1
 
+    def follows_saves(self, history: History) -> bool:
+        """Whether its steps depend on the saves that are made meanwhile."""
+        return True
+
     def most_saves(self, steps: int | None, seconds: float | None) -> int | None:
         """How often it saves at most in `steps` steps and `seconds`; None where that is unknown."""
         return steps
@@ -120,6 +124,9 @@ class AnyOf(SavePolicy):
     def next_step(self, after: int, history: History) -> int | None:
         steps = (policy.next_step(after, history) for policy in self.policies)
         return min((step for step in steps if step is not None), default=None)
+
+    def follows_saves(self, history: History) -> bool:
+        return any(policy.follows_saves(history) for policy in self.policies)
 
     @property
     def claims(self) -> tuple[Claim, ...]:

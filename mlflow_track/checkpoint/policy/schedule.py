@@ -34,6 +34,9 @@ class EverySteps(SavePolicy):
     def next_step(self, after: int, history: History) -> int:
         return max(after // self.interval + 1, 1) * self.interval
 
+    def follows_saves(self, history: History) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class EveryMinutes(SavePolicy):
@@ -109,6 +112,9 @@ class AtSteps(SavePolicy):
     def next_step(self, after: int, history: History) -> int | None:
         return _first_after(self.steps, after)
 
+    def follows_saves(self, history: History) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class EvenlySpaced(SavePolicy):
@@ -167,6 +173,10 @@ class EvenlySpaced(SavePolicy):
 
     def next_step(self, after: int, history: History) -> int | None:
         return _first_after(self.steps_after(self._own(history.saved)), after)
+
+    def follows_saves(self, history: History) -> bool:
+        # The plan stays as it is while only its own steps are saved.
+        return not self._planned.issuperset(self._own(history.saved))
 
     def steps_after(self, saved: Sequence[int]) -> tuple[int, ...]:
         """The plan that holds once this policy has saved the steps `saved`.
