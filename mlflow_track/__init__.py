@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from mlflow_track.checkpoint.policy.budget import Budget
     from mlflow_track.checkpoint.policy.improvement import OnImprovement
     from mlflow_track.checkpoint.policy.retention import Keep
+    from mlflow_track.checkpoint.policy.save_policy import SavePolicy
     from mlflow_track.checkpoint.policy.schedule import (
         AtSteps,
         Continuous,
         EvenlySpaced,
         EveryMinutes,
         EverySteps,
-        SavePolicy,
     )
     from mlflow_track.checkpoint.policy.stopping import EarlyStopping
     from mlflow_track.checkpoint.weights import load_weights
@@ -78,8 +78,8 @@ _HOMES = {
         "EvenlySpaced",
         "EveryMinutes",
         "EverySteps",
-        "SavePolicy",
     ),
+    "checkpoint.policy.save_policy": ("SavePolicy",),
     "mirror.status": ("SyncStatus",),
     "record.directory": ("RunHeldError",),
     "run": ("Run",),

@@ -7,21 +7,19 @@ import io
 import json
 import os
 import shutil
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow_track.checks import artifact_path as checked_path
+from mlflow_track.media.figures import figure_of
+from mlflow_track.media.images import image_of, is_pil
+from mlflow_track.media.texts import text_of
 from mlflow_track.record import layout
+from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.files import legible, make_folder, replace_file
 from mlflow_track.wording import count_text, expected, shown, typed
 
-if TYPE_CHECKING:
-    import numpy
-
-_CHANNELS = (1, 3, 4)
 _MOST_NAMED = 20
 _RUNS = "it holds runs"
 _OTHER = "a pipe, a socket or a device"
@@ -55,6 +53,17 @@ class Artifacts:
         inside = [root, *(p for p in root.parents if runs and p.is_relative_to(runs))]
         self._own = {os.path.realpath(path) for path in inside} if is_kept else set()
 
+    @classmethod
+    def of(cls, record: RunDirectory, tell: Callable[[str], None]) -> Artifacts:
+        """The artifacts of a run that is being written."""
+        return cls(
+            record.artifacts_path,
+            record.path.parent.parent,
+            require_open=record.require_open,
+            is_kept=record.is_kept,
+            tell=tell,
+        )
+
     def copy(self, source: str | os.PathLike[str], folder: str | None) -> Path:
         source = Path(source)
         if not source.exists():
@@ -79,9 +88,7 @@ class Artifacts:
         self._copy_folder(source, self._path(folder) if folder else self.root)
 
     def write_text(self, text: str, name: str) -> Path:
-        if not isinstance(text, str):
-            raise TypeError(expected(f"the text for {name!r}", "a string", type(text).__name__))
-        return self._write(name, legible(text).encode())
+        return self._write(name, text_of(text, name).encode())
 
     def write_json(self, content: Any, name: str) -> Path:
         try:
@@ -98,18 +105,12 @@ class Artifacts:
         return self._write(name, text.encode(errors="backslashreplace"))
 
     def write_figure(self, figure: Any, name: str) -> Path:
-        if not hasattr(figure, "savefig"):
-            raise TypeError(
-                expected(f"the figure for {name!r}", "a matplotlib Figure", type(figure).__name__)
-            )
-        buffer = io.BytesIO()
         kind = Path(name).suffix.lstrip(".") or "png"
-        figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight")
-        return self._write(name, buffer.getvalue())
+        return self._write(name, figure_of(figure, name, kind).encode())
 
     def write_image(self, image: Any, name: str) -> Path:
         kind = Path(name).suffix.lstrip(".").lower()
-        if hasattr(image, "save") and hasattr(image, "mode"):
+        if is_pil(image) and kind != "png":
             buffer = io.BytesIO()
             image.save(buffer, format={"jpg": "jpeg", "": "png"}.get(kind, kind))
             return self._write(name, buffer.getvalue())
@@ -117,7 +118,7 @@ class Artifacts:
             raise ValueError(
                 expected("the name of an image of numbers", "one ending in .png", shown(name))
             )
-        return self._write(name, _png(_pixels(image)))
+        return self._write(name, image_of(image, name).encode())
 
     def write_table(self, data: Any, name: str) -> Path:
         columns = _columns(data, name)
@@ -203,65 +204,6 @@ def _copy_file(source: Path, target: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _pixels(image: Any) -> numpy.ndarray[Any, Any]:
-    """An image as bytes, in rows, columns and channels.
-
-    Raises:
-        TypeError, ValueError: It is not one; the message has what was given.
-    """
-    import numpy
-
-    if hasattr(image, "detach"):
-        image = image.detach().cpu().float() if image.is_floating_point() else image.cpu()
-    array = numpy.asarray(image)
-    if array.dtype.kind not in "buif":
-        raise TypeError(
-            expected(
-                "an image", "a PIL image, or an array or tensor of numbers", type(image).__name__
-            )
-        )
-    if array.ndim == 3 and array.shape[-1] not in _CHANNELS and array.shape[0] in _CHANNELS:
-        array = numpy.moveaxis(array, 0, -1)  # As torch has them.
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.ndim != 3 or array.shape[-1] not in _CHANNELS or not array.size:
-        raise ValueError(
-            expected(
-                "an image",
-                "of rows, columns and 1, 3 or 4 channels",
-                f"the shape {tuple(array.shape)}",
-            )
-        )
-    most = 255 if array.dtype.kind in "ui" else 1
-    if not (array.min() >= 0 and array.max() <= most):
-        raise ValueError(
-            expected(
-                f"the numbers of an image of {array.dtype}",
-                f"from 0 to {most}",
-                f"{array.min()} to {array.max()}",
-            )
-        )
-    if most == 1:
-        array = numpy.rint(array.astype("float64") * 255)
-    return array.astype("uint8")
-
-
-def _png(pixels: numpy.ndarray[Any, Any]) -> bytes:
-    """A PNG file (https://www.w3.org/TR/png-3/), every row without a filter."""
-    height, width, channels = pixels.shape
-    colour = {1: 0, 3: 2, 4: 6}[channels]
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
 
 
 def _columns(data: Any, name: str) -> dict[str, list[Any]]:

@@ -14,6 +14,7 @@ from mlflow_track import checks
 from mlflow_track.artifacts import Artifacts
 from mlflow_track.divergence import Divergence
 from mlflow_track.log_handler import LogHandler
+from mlflow_track.media.log import MediaLog
 from mlflow_track.plugins import why_missing
 from mlflow_track.record import provenance
 from mlflow_track.record.console import say
@@ -31,7 +32,7 @@ from mlflow_track.wording import count_text, expected, shown
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.checkpointer import Checkpoints
-    from mlflow_track.checkpoint.decision import Plan
+    from mlflow_track.checkpoint.decision import Policies
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.watched import WatchedValues
     from mlflow_track.mirror.companion import Companion
@@ -52,6 +53,7 @@ class Attempt:
         metrics: Its rows.
         repeats: Removes earlier rows of repeated steps.
         artifacts: Its artifacts.
+        media: Its images, texts and histograms of steps.
         directions: The better direction of each metric.
         stop: The request to stop, by a signal or a policy.
         checkpoints: The current checkpoints; None before `open_checkpoints`.
@@ -80,14 +82,9 @@ class Attempt:
         self.metrics = record.open_metrics(self.print)
         self._divergence = Divergence(record.metrics_path, self.print)
         self.metrics.note_not_finite = self._divergence.note
-        self.repeats = RepeatedSteps(record, self.metrics, is_resumed=is_resumed)
-        self.artifacts = Artifacts(
-            record.artifacts_path,
-            record.path.parent.parent,
-            require_open=record.require_open,
-            is_kept=record.is_kept,
-            tell=self.print,
-        )
+        self.media = MediaLog(record, self.print)
+        self.repeats = RepeatedSteps(record, self.metrics, self.media, is_resumed=is_resumed)
+        self.artifacts = Artifacts.of(record, self.print)
         self.directions = Directions(
             record.info.directions,
             lambda changed: self.record.restate("directions", changed),
@@ -167,8 +164,8 @@ class Attempt:
             if is_shown and self.record.is_shown:
                 say(line)
 
-    def open_checkpoints(self, plan: Plan, upload: str) -> Checkpoints:
-        """The run's checkpoints under `plan`; those of an earlier call end.
+    def open_checkpoints(self, policies: Policies, upload: str) -> Checkpoints:
+        """The run's checkpoints under `policies`; those of an earlier call end.
 
         Raises:
             TypeError, ValueError: See `Run.checkpoints`.
@@ -183,28 +180,29 @@ class Attempt:
         ranks = Ranks.here()
         if ranks.is_first:
             # The others follow rank 0, which alone knows what the run recorded.
-            plan = plan.resolved(self.directions)
-        self._set_upload(upload, plan.keep)
+            policies = policies.resolved(self.directions)
+        self._set_upload(upload, policies.keep)
         self.stop.listen()
         if self.checkpoints is not None:
             self.checkpoints._end_now("run.checkpoints")
-        self.watched = WatchedValues(plan.watched) if ranks.is_first else None
+        self.watched = WatchedValues(policies.watched) if ranks.is_first else None
         kind = CheckpointStore if self.record.is_kept else DiscardedStore
-        checkpoints = Checkpoints(
+        self.checkpoints = Checkpoints(
             Session(
                 record=self.record,
                 metrics=self.metrics,
+                media=self.media,
                 store=kind.of_trainer(self.record),
+                runs=self._settings.directory,
                 ranks=ranks,
-                plan=plan,
+                policies=policies,
                 stop=self.stop,
                 announce=self.print,
                 repeats=self.repeats,
                 watched=self.watched,
             )
         )
-        self.checkpoints = checkpoints
-        return checkpoints
+        return self.checkpoints
 
     def _set_upload(self, upload: str, keep: Keep | None) -> None:
         """Note for the mirror which checkpoints it sends."""
@@ -241,6 +239,7 @@ class Attempt:
         error = "; ".join(filter(None, [error, failure, self._divergence.ending()])) or None
         if self.record.is_kept:
             self.print(f"run {info.name} {status}{': ' + error if error else ''}")
+        self.media.close()
         with self._warned("rows may be lost"):
             self.metrics.sync()
         if gone := self.metrics.gone():
@@ -285,6 +284,7 @@ class Attempt:
             handler.is_closed = True
         if self.checkpoints is not None:
             self.checkpoints._abandon(why)
+        self.media.abandon()
 
     def open_record(self) -> RunDirectory:
         """The record, to be written to; see `RunDirectory.require_open`."""

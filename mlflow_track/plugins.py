@@ -10,9 +10,15 @@ from mlflow_track.extras import MissingExtra, require_extra
 from mlflow_track.record.schema import BACKEND_NAME
 
 GROUP = "mlflow_track.backends"
-_OURS = (EntryPoint("mlflow", "mlflow_track.backends.mlflow.backend:MlflowBackend", GROUP),)
+_OURS = (
+    EntryPoint("mlflow", "mlflow_track.backends.mlflow.backend:MlflowBackend", GROUP),
+    EntryPoint(
+        "tensorboard", "mlflow_track.backends.tensorboard.backend:TensorboardBackend", GROUP
+    ),
+    EntryPoint("wandb", "mlflow_track.backends.wandb.backend:WandbBackend", GROUP),
+)
 # The package that a backend needs, and the extra that installs it.
-_NEEDS = {"mlflow": ("mlflow", "mlflow")}
+_NEEDS = {name: (name, name) for name in ("mlflow", "tensorboard", "wandb")}
 _NAME = re.compile(BACKEND_NAME)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from mlflow_track.media.log import MediaLog
 from mlflow_track.record.append_file import EarlierRow, Positions
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.metrics import MetricsFile
@@ -21,6 +22,7 @@ class RepeatedSteps:
     Args:
         directory: The run's folder.
         metrics: Its rows; those in it now are of earlier attempts.
+        media: Its images, texts and histograms; the same holds for them.
         is_resumed: Whether there was an earlier attempt at all.
 
     Attributes:
@@ -28,9 +30,11 @@ class RepeatedSteps:
         is_settled: Whether it is known where the run continues, so that earlier rows count.
     """
 
-    def __init__(self, directory: RunDirectory, metrics: MetricsFile, *, is_resumed: bool) -> None:
-        self._directory, self._metrics = directory, metrics
-        self._earlier = metrics.positions()
+    def __init__(
+        self, directory: RunDirectory, metrics: MetricsFile, media: MediaLog, *, is_resumed: bool
+    ) -> None:
+        self._directory, self._metrics, self._media = directory, metrics, media
+        self._earlier, self._earlier_media = metrics.positions(), media.position
         self._earlier_steps: dict[str, int] | None = None
         self._behind: list[EarlierRow] = []
         self._calls = 0
@@ -96,5 +100,9 @@ class RepeatedSteps:
                 self.place_is_known()
             elif self._may_repeat(names, step):
                 # Rows of this attempt stay: a metric that is new may have been logged before.
-                self._directory.rewind(self._metrics, step - 1, before=self._earlier)
+                media = self._media.plan_rewind(step - 1, before=self._earlier_media)
+                self._media.rewind(media)
+                self._directory.rewind(
+                    self._metrics, step - 1, before=self._earlier, last_kept=media.last_kept
+                )
                 self.place_is_known()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mlflow_track.checkpoint.checkpointer import Checkpoints
     from mlflow_track.checkpoint.policy.retention import Keep
-    from mlflow_track.checkpoint.policy.schedule import SavePolicy
+    from mlflow_track.checkpoint.policy.save_policy import SavePolicy
     from mlflow_track.checkpoint.policy.stopping import EarlyStopping
     from mlflow_track.checkpoint.watched import WatchedValues
     from mlflow_track.mirror.status import SyncStatus
@@ -169,11 +169,12 @@ class Run(RecordVerbs):
             TypeError, ValueError: An argument is invalid; the message names it; or `upload` is
                 "best" without a metric, or a metric's direction is unknown or contradicted.
         """
-        from mlflow_track.checkpoint.decision import Limits, Plan
+        from mlflow_track.checkpoint.decision import Policies
+        from mlflow_track.checkpoint.policy.limits import Limits
 
         deadline, replay_step = self._settings.deadline, self._settings.replay_step
         limits = Limits(max_steps=max_steps, deadline=deadline, replay_step=replay_step)
-        plan = Plan(
+        policies = Policies(
             save=save,
             keep=keep,
             stop=stop,
@@ -181,7 +182,7 @@ class Run(RecordVerbs):
             allow_changed=allow_changed,
             limits=limits,
         )
-        checkpoints = self._attempt.open_checkpoints(plan, upload or self._settings.upload)
+        checkpoints = self._attempt.open_checkpoints(policies, upload or self._settings.upload)
         self._watched = self._attempt.watched
         return checkpoints
 

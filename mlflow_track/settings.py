@@ -16,6 +16,7 @@ from pathlib import Path
 from mlflow_track.checkpoint.policy.deadline import parse_deadline
 from mlflow_track.checks import did_you_mean
 from mlflow_track.plugins import backend_names, find_backend, options_of
+from mlflow_track.project import from_calling_folder
 from mlflow_track.record.console import say
 from mlflow_track.record.files import absolute
 from mlflow_track.record.masking import mask_options, mask_password
@@ -182,7 +183,7 @@ def read_settings(
         is_off="off" in names,
         backends=backends,
         options={name: mask_options(options_of(name, environment)) for name in backends},
-        directory=absolute(directory or first("MLFLOW_TRACK_DIR") or "runs"),
+        directory=from_calling_folder(directory or first("MLFLOW_TRACK_DIR") or "runs"),
         experiment=experiment if experiment is not None else "default",
         run_name=run_name if run_name is not None else first("MLFLOW_RUN_NAME"),
         resume="auto" if resume == "allow" else resume,

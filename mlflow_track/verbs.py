@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.attempt import Attempt
+from mlflow_track.media.figures import figure_of
+from mlflow_track.media.histograms import histogram_of
+from mlflow_track.media.images import image_of
+from mlflow_track.media.texts import text_of
 from mlflow_track.param_values import plain_params
 
 if TYPE_CHECKING:
@@ -183,12 +187,14 @@ class RecordVerbs:
         """
         self._attempt.artifacts.copy_content(local_dir, artifact_path)
 
-    def log_text(self, text: str, artifact_file: str) -> Path:
-        """Write a text as an artifact.
+    def log_text(self, text: str, artifact_file: str, *, step: int | None = None) -> Path:
+        """Write a text as an artifact, or as one of a series over steps.
 
         Args:
             text: The text.
-            artifact_file: The file's name inside the artifacts.
+            artifact_file: The file's name inside the artifacts; with a step see `log_image`. The
+                ending of a text of a step is .txt, .md or .html, .txt without one.
+            step: See `log_image`.
 
         Returns:
             Its path in the run's folder.
@@ -197,7 +203,11 @@ class RecordVerbs:
             TypeError: `text` is not a string.
             ValueError: `artifact_file` would leave the artifacts.
         """
-        return self._attempt.artifacts.write_text(text, artifact_file)
+        if step is None:
+            return self._attempt.artifacts.write_text(text, artifact_file)
+        return self._attempt.media.log(
+            "text", artifact_file, step, lambda name: text_of(text, name)
+        )
 
     def log_dict(self, content: Any, artifact_file: str) -> Path:
         """Write JSON-serialisable content as an artifact.
@@ -216,13 +226,14 @@ class RecordVerbs:
         """
         return self._attempt.artifacts.write_json(content, artifact_file)
 
-    def log_figure(self, figure: Any, artifact_file: str) -> Path:
-        """Draw a matplotlib figure into an artifact.
+    def log_figure(self, figure: Any, artifact_file: str, *, step: int | None = None) -> Path:
+        """Draw a matplotlib figure into an artifact, during the call.
 
         Args:
             figure: A matplotlib figure.
             artifact_file: The file's name inside the artifacts; its ending is the format: png, svg,
-                pdf.
+                pdf. With a step see `log_image`.
+            step: See `log_image`.
 
         Returns:
             Its path in the run's folder.
@@ -231,26 +242,61 @@ class RecordVerbs:
             TypeError: It is not a figure.
             ValueError: `artifact_file` would leave the artifacts.
         """
-        return self._attempt.artifacts.write_figure(figure, artifact_file)
+        if step is None:
+            return self._attempt.artifacts.write_figure(figure, artifact_file)
+        return self._attempt.media.log(
+            "image", artifact_file, step, lambda name: figure_of(figure, name)
+        )
 
-    def log_image(self, image: Any, artifact_file: str) -> Path:
-        """Write an image as an artifact.
+    def log_image(self, image: Any, artifact_file: str, *, step: int | None = None) -> Path:
+        """Write an image as an artifact, or as one of a series over steps.
+
+        With a step the call copies the image and returns; a thread writes the file, and a file that
+        cannot be written is a warning. A tensor on a CUDA device is not waited for.
 
         Args:
             image: A PIL image; or an array or tensor with rows, columns and 1, 3 or 4 channels
                 (first or last), of integers from 0 to 255, floats from 0 to 1, or booleans.
             artifact_file: The file's name inside the artifacts. It ends in .png; that of a PIL
-                image may have another ending that PIL writes.
+                image may have another ending that PIL writes. With a step it is the name of the
+                series, with or without .png: the file is `<name>/step-<step>.png`.
+            step: The step that it belongs to; None for an artifact as such.
 
         Returns:
-            Its path in the run's folder.
+            Its path in the run's folder; with a step the file is there soon.
 
         Raises:
             TypeError: It is not an image.
             ValueError: Its shape or its numbers are not those of an image, `artifact_file` has
                 a different ending, or would leave the artifacts.
         """
-        return self._attempt.artifacts.write_image(image, artifact_file)
+        if step is None:
+            return self._attempt.artifacts.write_image(image, artifact_file)
+        return self._attempt.media.log(
+            "image", artifact_file, step, lambda name: image_of(image, name)
+        )
+
+    def log_histogram(self, key: str, values: Any, *, step: int, bins: int = 64) -> Path:
+        """Count the values of a step in bins of the same width; see `log_image` for the file.
+
+        Args:
+            key: The histogram's name.
+            values: An array, a tensor or a list of numbers, of any shape. NaN and infinities are
+                counted beside the bins.
+            step: The step that it belongs to.
+            bins: The number of bins, from the smallest finite value to the largest.
+
+        Returns:
+            The path of its JSON in the run's folder; the file is there soon.
+
+        Raises:
+            TypeError: `values` are not numbers, or `bins` or `step` is not an integer.
+            ValueError: There are no values, `bins` is not from 1 to 4096, or `key` would leave the
+                artifacts.
+        """
+        return self._attempt.media.log(
+            "histogram", key, step, lambda name: histogram_of(values, bins, name)
+        )
 
     def log_table(self, data: Any, artifact_file: str) -> Path:
         """Write a table as an artifact.

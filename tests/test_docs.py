@@ -11,7 +11,7 @@ A file's blocks run in order, in one copy of this checkout whose `.venv` is this
     console server  one command that serves until it is ended; it must answer at the URL it prints
     … no-run WHY    shown only; the reason is part of the line
 
-The interpreters of console blocks start as anywhere; what the others start is forked.
+The interpreters of README's console blocks start as anywhere; what the others start is forked.
 
 `ARGS` in the environment shortens `make demo` to a few steps, and `PORT` is a free one.
 """
@@ -239,7 +239,7 @@ def test_the_blocks_of_a_document_run(document, checkout):
             run(["bash", "-euo", "pipefail", "-c", block.text], checkout, where, forks=True)
         elif block.kind == "console":
             script = ["bash", "-euo", "pipefail", "-c", commands(block.text)]
-            output = run(script, checkout, where)
+            output = run(script, checkout, where, forks=document.parent != ROOT)
             line = missing(shown(block.text), output)
             assert line is None, f"{where}: not in the output: {line}\n{output[-6000:]}"
         elif block.kind == "console server":

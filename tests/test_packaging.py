@@ -119,7 +119,7 @@ def test_conda_pins_a_supported_python_and_lists_nothing_outside_pip():
 
 def test_mlproject_names_the_conda_file():
     assert (ROOT / mlproject()["conda_env"]).is_file()
-    assert set(mlproject()["entry_points"]) == {"main", "resume", "sweep", "compare"}
+    assert set(mlproject()["entry_points"]) == {"main", "resume", "plan", "sweep", "compare"}
 
 
 def test_the_console_script_is_callable():
@@ -182,14 +182,16 @@ def command_of(entry_point: str, **parameters: str) -> list[str]:
 
 
 def test_mlflow_run_without_parameters_is_the_default_config():
-    from train.config import Config, parse
+    from train.config import Config
+    from train.flags import parse
 
     program, *flags = command_of("main")
     assert program == "train" and parse(flags) == (Config(), {})
 
 
 def test_mlflow_run_reaches_every_setting():
-    from train.config import Config, parse
+    from train.config import Config
+    from train.flags import parse
 
     # Texts that a shell, or a second reader of the command, would take apart.
     texts = {"run_name": "a 'b' $c; d", "experiment": "e#f", "data": "", "position": "learned"}
@@ -208,19 +210,21 @@ def test_mlflow_run_reaches_every_setting():
 def test_mlflow_run_with_an_unknown_parameter_names_the_near_one(
     capsys: pytest.CaptureFixture[str],
 ):
-    from train.config import parse
+    from train.flags import parse
 
     with pytest.raises(SystemExit):
         parse(command_of("main", max_stepz="5")[1:])
     assert "unknown flag '--max-stepz'; did you mean --max-steps?" in capsys.readouterr().err
 
 
-def test_resume_and_sweep_bring_their_own_defaults():
-    from train.config import parse
+def test_resume_plan_and_sweep_bring_their_own_defaults():
+    from train.config import Config
+    from train.flags import parse
     from train.sweep import split
 
     assert parse(command_of("resume")[1:])[0].resume == "auto"
     assert parse(command_of("resume", resume="must", max_steps="5")[1:])[0].resume == "must"
+    assert parse(command_of("plan", max_steps="5")[1:])[0] == Config(plan=True, max_steps=5)
     program, *flags = command_of("sweep", seed="3", run_name="grid")
     assert program == "train.sweep"
     fixed, grid = split(flags)

@@ -18,17 +18,19 @@ MOST_LINES, MOST_FILES = 330, 24
 # Bottom to top: a module imports its own layer and those before it, also for types and inside
 # functions. A module belongs to the longest name here that its own name begins with.
 LAYERS = (
-    ("extras", "wording"),
+    ("extras", "wording", "formats"),
     ("record",),
     ("checks", "stop", "param_kinds"),
-    ("param_values", "artifacts", "log_handler", "repeats", "divergence"),
+    ("media",),
+    ("param_values", "artifacts", "log_handler", "repeats", "divergence", "series"),
     ("checkpoint.policy", "checkpoint.disk"),
     ("checkpoint.state",),
     ("checkpoint.writer",),
     ("checkpoint",),
-    ("plugins",),
+    ("plugins", "project"),
     ("settings",),
     ("backends.protocol",),
+    ("importers.source", "importers.sqlite"),
     ("mirror",),
     ("resume",),
     ("analysis",),
@@ -38,6 +40,7 @@ LAYERS = (
     ("start",),
     ("draw",),
     ("ui",),
+    ("importers",),
     ("",),
     ("cli",),
 )
@@ -47,11 +50,21 @@ SEE = {
     "checkpoint.policy": {"wording", "record", "checks"},
     "checkpoint.disk": {"wording", "record", "checks"},
     "backends.protocol": {"record"},
+    "importers.source": {"wording", "record", "series"},
+    "importers.sqlite": {"record"},
+    "importers": {
+        *("extras", "wording", "formats", "record", "checks", "param_values", "series"),
+        *("importers.source", "importers.sqlite"),
+    },
     "analysis": {"extras", "wording", "record", "checks", "checkpoint.disk"},
     "draw": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis"},
     "ui": {"extras", "wording", "record", "checks", "checkpoint.disk", "analysis", "draw"},
 }
-BACKEND_SEES = {"extras", "wording", "record", "backends.protocol"}
+# A source of runs that belongs to a backend lies beside it.
+BACKEND_SEES = {
+    *("extras", "wording", "formats", "record", "series", "backends.protocol"),
+    *("importers.source", "importers.sqlite"),
+}
 # Loaded by name: what shows a run in a notebook. Backends are loaded by entry point.
 BY_NAME = {
     ("mlflow_track/analysis/load.py", "mlflow_track.draw.notebook"),

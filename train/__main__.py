@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 
 import torch
 
 import mlflow_track as mt
-from train.config import Config, parse
+from train.config import Config
 from train.curves import draw_curves
 from train.data import Corpus, load_corpus, require_length
+from train.flags import parse
 from train.hardware import Hardware, choose_hardware, slow_precision
-from train.loop import describe, train
+from train.loop import describe, open_checkpoints, optimizer_and_state, train
 from train.model import Shape, Transformer
-from train.ranks import joined, leave, own_device, ranks_of_environment
-from train.sample import sample
+from train.ranks import Ranks, joined, leave, own_device, ranks_of_environment
+from train.sample import sample_text
 
 _SAMPLE_TOKENS = 400
+_DEADLINE = "MLFLOW_TRACK_DEADLINE"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,16 +31,23 @@ def main(arguments: list[str] | None = None) -> int:
         require_length(corpus, config.context_length)
         ranks = ranks_of_environment(config.batch_size)
         hardware = choose_hardware(own_device(config.device, ranks), config.precision)
-        run = mt.start_run(
-            experiment=config.experiment,
-            run_name=config.run_name,
-            params=config.params(),
-            resume=config.resume,
-        )
+        with _deadline(config.deadline):
+            run = mt.start_run(
+                experiment=config.experiment,
+                run_name=config.run_name,
+                params=config.params(),
+                resume=config.resume,
+                # A plan leaves no run behind.
+                backend="off" if config.plan else None,
+            )
     except (ValueError, OSError, LookupError, mt.RunHeldError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     torch.set_float32_matmul_precision("medium" if hardware.is_bf16 else "highest")
+    if config.plan:
+        with run, joined(ranks, hardware.device):
+            _show_plan(run, config, corpus, hardware, ranks)
+        return 0
     with run, joined(ranks, hardware.device):
         run.print(describe(sources, config))
         run.log_input(
@@ -58,6 +70,34 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _deadline(text: str | None) -> Iterator[None]:
+    """Hand the flag to `start_run`, which reads the variable; a message names the flag."""
+    before = os.environ.get(_DEADLINE)
+    if text is None:
+        yield
+        return
+    os.environ[_DEADLINE] = text
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace(_DEADLINE, "--deadline")) from None
+    finally:
+        del os.environ[_DEADLINE]
+        if before is not None:
+            os.environ[_DEADLINE] = before
+
+
+def _show_plan(
+    run: mt.Run, config: Config, corpus: Corpus, hardware: Hardware, ranks: Ranks
+) -> None:
+    model = Transformer(_shape(config, corpus)).to(hardware.device)
+    _, state = optimizer_and_state(config, corpus, model)
+    plan = open_checkpoints(run, config).plan(state)
+    if ranks.rank == 0:
+        print(plan)
+
+
 def _shape(config: Config, corpus: Corpus) -> Shape:
     return Shape(
         vocab_size=corpus.vocab_size,
@@ -78,17 +118,7 @@ def _finish(
     run: mt.Run, config: Config, corpus: Corpus, model: Transformer, hardware: Hardware
 ) -> None:
     """The artifacts of a run that came to its end: a sample and the curves."""
-    prompt = list(b"The ") if corpus.bytes_per_token else corpus.val.cut(0, 4).tolist()
-    tokens = sample(
-        model,
-        prompt,
-        length=_SAMPLE_TOKENS,
-        context_length=config.context_length,
-        device=hardware.device,
-        seed=config.seed,
-    )
-    is_text = corpus.bytes_per_token is not None
-    text = bytes(tokens).decode(errors="replace") if is_text else " ".join(map(str, tokens))
+    text = sample_text(model, config, corpus, length=_SAMPLE_TOKENS, device=hardware.device)
     run.log_text(text, "sample.txt")
     metrics = run.metrics()
     try:

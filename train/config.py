@@ -1,18 +1,13 @@
-"""The settings of the job: one frozen dataclass, and the flags made from it."""
+"""The settings of the job: one frozen dataclass, checked as a whole."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import json
-import sys
 import typing
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+# The place of a run and what one attempt is asked for: no params of the run.
+_NO_PARAMS = ("experiment", "run_name", "resume", "config", "plan", "deadline")
 
 
 def _setting(default: Any, help: str, *, group: str) -> Any:
@@ -31,6 +26,10 @@ class Config:
     run_name: str | None = _setting(None, "name of the run", group="run")
     resume: str | None = _setting(None, "never, auto, must or a run id", group="run")
     config: str | None = _setting(None, "JSON file of settings; flags beat it", group="run")
+    plan: bool = _setting(False, "print the plan of the saves and train nothing", group="run")
+    deadline: str | None = _setting(
+        None, "when the machine goes away: save and stop in time (90m, an ISO time)", group="run"
+    )
     data: str | None = _setting(
         None,
         "text, or tokens (.npy, .npz, .bin of uint16 or llm.c's); Python's help texts",
@@ -38,7 +37,6 @@ class Config:
     )
     max_steps: int = _setting(1000, "optimizer steps of the whole run", group="training")
     warmup_steps: int = _setting(100, "steps of linear warm-up", group="training")
-    max_checkpoints: int = _setting(5, "checkpoints to save at most", group="run")
     learning_rate: float = _setting(3e-3, "peak learning rate", group="training")
     min_learning_rate: float = _setting(1e-4, "learning rate at the last step", group="training")
     weight_decay: float = _setting(0.1, "AdamW's decay of matrices", group="training")
@@ -56,6 +54,7 @@ class Config:
     tie_embeddings: bool = _setting(False, "one matrix for input and output", group="model")
     eval_interval: int = _setting(250, "steps between evaluations", group="run")
     eval_batches: int = _setting(20, "batches of an evaluation; 0: the whole split", group="run")
+    sample_tokens: int = _setting(64, "tokens of an evaluation's sample; 0: none", group="run")
     log_interval: int = _setting(1, "steps between rows of metrics", group="run")
     seed: int = _setting(1337, "seed of weights, batches and dropout", group="training")
     precision: Literal["auto", "fp32", "bf16"] = _setting(
@@ -63,22 +62,76 @@ class Config:
     )
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1, mps", group="hardware")
     compile: bool = _setting(False, "use torch.compile", group="hardware")
+    max_checkpoints: int = _setting(
+        5, "steps to save, evenly spaced from the end of warm-up; 0: none", group="when to save"
+    )
+    save_every_steps: int = _setting(0, "steps between saves; 0: off", group="when to save")
+    save_every_minutes: float = _setting(0.0, "age of the last save; 0: off", group="when to save")
+    save_at_steps: str | None = _setting(
+        None, "these steps, with commas: 10,100,1000", group="when to save"
+    )
+    save_on_improvement: float | None = _setting(
+        None, "gain in val/loss over the saved steps that is worth a save", group="when to save"
+    )
+    save_improvement_relative: bool = _setting(
+        False, "that gain is a share of the best value", group="when to save"
+    )
+    save_improvement_noise: float = _setting(
+        0.0, "standard deviations of noise that it must exceed as well", group="when to save"
+    )
+    save_budget: float = _setting(
+        0.0, "share of the time that saves may cost; 0: off", group="when to save"
+    )
+    mean_time_between_failures: float = _setting(
+        0.0,
+        "seconds, for --save-budget: a limit to what pays; 0: none",
+        group="when to save",
+    )
+    save_continuously: bool = _setting(
+        False, "save again as soon as the last save is on disk", group="when to save"
+    )
+    keep_last: int = _setting(
+        0, "newest checkpoints to keep; 0: all, or 1 with another --keep flag", group="what to keep"
+    )
+    keep_best: int = _setting(
+        0,
+        "checkpoints of the lowest val/loss to keep; each save evaluates",
+        group="what to keep",
+    )
+    keep_milestones: bool = _setting(
+        True, "keep the evenly spaced and the given steps", group="what to keep"
+    )
+    keep_max_bytes: int = _setting(
+        0, "most bytes that checkpoints may take; 0: no limit", group="what to keep"
+    )
     early_stopping_patience: int = _setting(
-        0, "evaluations without a better val/loss before stopping; 0: off", group="training"
+        0, "evaluations without a better val/loss before stopping; 0: off", group="when to stop"
+    )
+    early_stopping_min_delta: float = _setting(
+        0.0, "smallest gain in val/loss that counts as better", group="when to stop"
     )
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _check_type(item.name, getattr(self, item.name), _TYPES[item.name])
-        positive = "max_steps max_checkpoints batch_size context_length d_model num_layers"
-        for name in (*positive.split(), *"num_heads d_ff eval_interval log_interval".split()):
+            _check_type(item.name, getattr(self, item.name), TYPES[item.name])
+        positive = "max_steps batch_size context_length d_model num_layers num_heads d_ff"
+        for name in (*positive.split(), *"eval_interval log_interval".split()):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in "warmup_steps eval_batches early_stopping_patience".split():
+        counts = (
+            "warmup_steps eval_batches sample_tokens max_checkpoints save_every_steps keep_last"
+        )
+        for name in (*counts.split(), *"keep_best keep_max_bytes early_stopping_patience".split()):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2**63")
-        for name in "learning_rate min_learning_rate weight_decay grad_clip".split():
+        numbers = "learning_rate min_learning_rate weight_decay grad_clip save_every_minutes"
+        policies = "save_on_improvement save_improvement_noise mean_time_between_failures"
+        for name in (*numbers.split(), *policies.split(), "early_stopping_min_delta"):
             value = getattr(self, name)
-            _require(0 <= value < float("inf"), name, value, "a finite number of 0 or more")
+            is_valid = value is None or 0 <= value < float("inf")
+            _require(is_valid, name, value, "a finite number of 0 or more")
+        _require(
+            0 <= self.save_budget < 1, "save_budget", self.save_budget, "at least 0 and below 1"
+        )
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
         if self.d_model % self.num_heads:
             raise ValueError(
@@ -95,186 +148,85 @@ class Config:
                 f"{self.min_learning_rate}"
             )
 
+        self._check_policies()
+
+    def _check_policies(self) -> None:
+        """Settings that make no sense without, or with, another one."""
+        if self.plan and self.resume not in (None, "never"):
+            raise ValueError(
+                "--plan cannot be combined with --resume: it plans a run from its first step"
+            )
+        for step in self.steps_to_save:
+            name, wanted = "save_at_steps", f"below --max-steps {self.max_steps}"
+            _require(step < self.max_steps, name, self.save_at_steps, wanted)
+        is_on_improvement = self.save_on_improvement is not None
+        for name, other, is_there in (
+            ("save_improvement_relative", "save_on_improvement", is_on_improvement),
+            ("save_improvement_noise", "save_on_improvement", is_on_improvement),
+            ("mean_time_between_failures", "save_budget", self.save_budget > 0),
+            ("early_stopping_min_delta", "early_stopping_patience", self.early_stopping_patience),
+        ):
+            if getattr(self, name) and not is_there:
+                raise ValueError(f"{_flag(name)} must be given together with {_flag(other)}")
+        for name in ("save_continuously", "save_budget"):
+            if self.keep_best and getattr(self, name):
+                raise ValueError(
+                    f"--keep-best cannot be combined with {_flag(name)}, because each save would "
+                    "need an evaluation; save at steps or on improvement instead"
+                )
+            if getattr(self, name) and not (self.keep_last or self.keep_max_bytes):
+                raise ValueError(
+                    f"{_flag(name)} must be given together with --keep-last or --keep-max-bytes: "
+                    "all of its checkpoints would fill the disk"
+                )
+
+    @property
+    def steps_to_save(self) -> list[int]:
+        """The steps of `save_at_steps`.
+
+        Raises:
+            ValueError: It is not a list of integers.
+        """
+        given = (self.save_at_steps or "").split(",")
+        steps = [text.strip() for text in given if text.strip()]
+        is_valid = all(text.isdecimal() for text in steps)
+        wanted = "integers of 0 or more with commas between them"
+        _require(is_valid, "save_at_steps", self.save_at_steps, wanted)
+        return [int(text) for text in steps]
+
     def params(self) -> dict[str, Any]:
         """The params to record: the settings that shape the run, not its place or resume."""
-        skip = ("experiment", "run_name", "resume", "config")
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NO_PARAMS}
 
 
-_TYPES = typing.get_type_hints(Config)
-
-
-def parse(arguments: Sequence[str]) -> tuple[Config, dict[str, str]]:
-    """Settings from the command line and the `--config` file.
-
-    Args:
-        arguments: `sys.argv[1:]`. Every flag takes a value.
-
-    Returns:
-        The settings, and for each that differs from its default where it came from. A wrong
-        value or an unknown flag ends the process with status 2 and one line on stderr.
-    """
-    try:
-        return _parse(arguments)
-    except ValueError as error:
-        print(f"train: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _parse(arguments: Sequence[str]) -> tuple[Config, dict[str, str]]:
-    given = vars(_parser().parse_args(arguments))
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    if given.get("config"):
-        values = _read_file(given["config"])
-        sources = dict.fromkeys(values, f"config file {given['config']}")
-    for name, text in given.items():
-        values[name] = _convert(f"--{name.replace('_', '-')}", text, _TYPES[name])
-        sources[name] = "command line"
-    config = Config(**values)
-    defaults = {f.name: f.default for f in fields(Config)}
-    return config, {n: s for n, s in sources.items() if getattr(config, n) != defaults[n]}
-
-
-class _Once(argparse.Action):
-    """Stores a value, and refuses a second: `mlflow run -e resume -P …` may bring one."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        if hasattr(namespace, self.dest):
-            raise ValueError(
-                f"{option_string} came twice, as {getattr(namespace, self.dest)!r} and as "
-                f"{values!r}; give it once (for mlflow run: -P {self.dest}={values})"
-            )
-        setattr(namespace, self.dest, values)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-    def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
-        known, unknown = self.parse_known_args([with_dashes(word) for word in arguments])
-        if unknown:
-            flags = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1)
-            hint = f"; did you mean {near[0]}?" if near else "; --help lists the flags"
-            raise ValueError(f"unknown flag {unknown[0]!r}{hint}")
-        return known
-
-
-def with_dashes(word: str) -> str:
-    """A flag of a command line as --help shows it: `mlflow run -P max_steps=5` says --max_steps."""
-    if not word.startswith("--"):
-        return word
-    flag, separator, value = word.partition("=")
-    return flag.replace("_", "-") + separator + value
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="python -m train",
-        description=__doc__,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    groups: dict[str, Any] = {}
-    for item in fields(Config):
-        title = item.metadata["group"]
-        group = groups.setdefault(title, None) or parser.add_argument_group(title)
-        groups[title] = group
-        default = "" if item.default is None else f" (default: {_show(item.default)})"
-        kind = _TYPES[item.name]
-        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-        group.add_argument(
-            f"--{item.name.replace('_', '-')}",
-            action=_Once,
-            metavar="{" + ",".join(choices) + "}" if choices else _word(kind).upper(),
-            help=item.metadata["help"] + default,
-        )
-    return parser
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise ValueError(f"--config {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"--config {path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"--config {path} must be a JSON object, got {type(content).__name__}")
-    for name, value in content.items():
-        if name not in _TYPES:
-            near = difflib.get_close_matches(name, _TYPES, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"--config {path} has the unknown setting {name!r}{hint}")
-        if isinstance(value, float) and _TYPES[name] is int and value.is_integer():
-            content[name] = int(value)
-        elif isinstance(value, int) and _TYPES[name] is float and not isinstance(value, bool):
-            content[name] = float(value)
-    return content
-
-
-def _convert(flag: str, text: str, kind: Any) -> Any:
-    """The value that `text` stands for. An empty text is an unset string."""
-    if kind is bool:
-        if text.lower() in (*_TRUE, *_FALSE):
-            return text.lower() in _TRUE
-    elif typing.get_origin(kind) is Literal:
-        if text in typing.get_args(kind):
-            return text
-    elif kind in (int, float):
-        try:
-            number = float(text)
-            if kind is float:
-                return number
-            return int(text) if text.lstrip("+-").isdigit() else _integral(number)
-        except (ValueError, OverflowError):
-            pass
-    else:
-        return text or None if kind == str | None else text
-    raise ValueError(f"{flag} must be {_wanted(kind)}, got {text!r}")
-
-
-def _integral(number: float) -> int:
-    if not number.is_integer():
-        raise ValueError
-    return int(number)
+TYPES = typing.get_type_hints(Config)
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
     if typing.get_origin(kind) is Literal:
         is_valid = value in typing.get_args(kind)
-    elif kind is float:
-        is_valid = isinstance(value, float | int) and not isinstance(value, bool)
+    elif kind in (float, float | None):
+        is_number = isinstance(value, float | int) and not isinstance(value, bool)
+        is_valid = is_number or (value is None and kind is not float)
     elif kind is int:
         is_valid = isinstance(value, int) and not isinstance(value, bool)
     else:
         is_valid = isinstance(value, kind)
-    _require(is_valid, name, value, _wanted(kind))
+    _require(is_valid, name, value, wanted(kind))
 
 
 def _require(is_valid: bool, name: str, value: Any, wanted: str) -> None:
     if not is_valid:
-        raise ValueError(f"--{name.replace('_', '-')} must be {wanted}, got {value!r}")
+        raise ValueError(f"{_flag(name)} must be {wanted}, got {value!r}")
 
 
-def _wanted(kind: Any) -> str:
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def wanted(kind: Any) -> str:
+    """What a value of a setting must be."""
     if typing.get_origin(kind) is Literal:
         return " or ".join(typing.get_args(kind))
-    words = {int: "an integer (1e3 is one)", float: "a number", bool: "true or false (or 1, 0)"}
-    return words.get(kind, "a string")
-
-
-def _word(kind: Any) -> str:
-    return {int: "int", float: "number", bool: "true|false"}.get(kind, "text")
-
-
-def _show(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    words = {int: "an integer (1e3 is one)", bool: "true or false (or 1, 0)"}
+    return words.get(kind, "a number" if kind in (float, float | None) else "a string")

@@ -10,6 +10,27 @@ from typing import cast
 import torch
 from torch import nn
 
+# By the name that the driver gives a device, the peak of dense products in TFLOP/s: in bf16 with
+# sums in fp32 (None: it has none), and in fp32 without tensor cores. From NVIDIA's data sheets of
+# H100 (its figures for bf16 are with sparsity: half of them), H200, A100, L40S, L4, A10, T4, V100.
+_PEAKS: dict[str, tuple[float | None, float]] = {
+    "NVIDIA H200": (989.4, 66.9),
+    "NVIDIA H100 80GB HBM3": (989.4, 66.9),
+    "NVIDIA H100 PCIe": (756.0, 51.0),
+    "NVIDIA A100-SXM4-40GB": (312.0, 19.5),
+    "NVIDIA A100-SXM4-80GB": (312.0, 19.5),
+    "NVIDIA A100-PCIE-40GB": (312.0, 19.5),
+    "NVIDIA A100 80GB PCIe": (312.0, 19.5),
+    "NVIDIA L40S": (362.0, 91.6),
+    "NVIDIA L4": (121.0, 30.3),
+    "NVIDIA A10": (125.0, 31.2),
+    "Tesla T4": (None, 8.1),
+    "Tesla V100-SXM2-16GB": (None, 15.7),
+    "Tesla V100-SXM2-32GB": (None, 15.7),
+    "Tesla V100-PCIE-16GB": (None, 14.0),
+    "Tesla V100-PCIE-32GB": (None, 14.0),
+}
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -40,6 +61,18 @@ def choose_hardware(device: str, precision: str) -> Hardware:
         raise ValueError(f"--device must be usable here, got {device!r}: {reason}") from None
     is_bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(chosen))
     return Hardware(chosen, is_bf16)
+
+
+def peak_flops(hardware: Hardware) -> float | None:
+    """The operations per second that the device can do at most; None where nobody knows.
+
+    A slice of a device (MIG), or one that is not in the table, has no known peak: none is guessed.
+    """
+    if hardware.device.type != "cuda":
+        return None
+    in_bf16, in_fp32 = _PEAKS.get(torch.cuda.get_device_name(hardware.device), (None, None))
+    peak = in_bf16 if hardware.is_bf16 else in_fp32
+    return peak and 1e12 * peak
 
 
 def slow_precision(hardware: Hardware) -> str | None:

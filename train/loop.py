@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,21 +14,25 @@ from train.config import Config
 from train.data import Corpus, batch
 from train.evaluate import ALONE, evaluate
 from train.hardware import Hardware, compiled
-from train.model import cross_entropy
+from train.model import Transformer, cross_entropy
 from train.optimizer import clip_gradients, learning_rate_at, make_optimizer
+from train.pace import Pace, flops_per_token
 from train.progress import Progress
 from train.ranks import Ranks
+from train.sample import sample_text
+from train.saving import policies_of
 
 # Without these a checkpoint is another model's; and what cannot change a weight.
 _REQUIRE_SAME = "d_model num_layers num_heads d_ff position ffn norm tie_embeddings".split()
-_ALLOW_CHANGED = "eval_interval eval_batches log_interval max_checkpoints".split()
+_ALLOW_CHANGED = "eval_interval eval_batches sample_tokens log_interval max_checkpoints".split()
+_ALLOW_CHANGED += ["save_*", "keep_*", "mean_time_between_failures"]
 
 
 def train(
     run: mt.Run,
     config: Config,
     corpus: Corpus,
-    model: nn.Module,
+    model: Transformer,
     hardware: Hardware,
     ranks: Ranks = ALONE,
 ) -> None:
@@ -41,26 +44,13 @@ def train(
         FloatingPointError: A loss or gradient is not finite; the weights are those of the step
             before.
     """
-    optimizer = make_optimizer(
-        model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
-    )
-    forward = model
+    forward: nn.Module = model
     if config.compile:
         forward, warning = compiled(model, hardware.device)
         if warning:
             run.print(warning)
-    patience = config.early_stopping_patience
-    state: dict[str, Any] = {
-        "model": model,
-        "optimizer": optimizer,
-        "data_sha256": corpus.sha256,
-    }
-    checkpoints = run.checkpoints(
-        save=mt.EvenlySpaced(config.max_steps, config.warmup_steps, config.max_checkpoints),
-        stop=mt.EarlyStopping("val/loss", patience) if patience else None,
-        require_same=_REQUIRE_SAME,
-        allow_changed=_ALLOW_CHANGED,
-    )
+    optimizer, state = optimizer_and_state(config, corpus, model)
+    checkpoints = open_checkpoints(run, config)
     # The generators of a checkpoint beat the seed. Each rank drops out its own activations.
     torch.manual_seed(config.seed + ranks.rank)
     decays = [group["weight_decay"] for group in optimizer.param_groups]
@@ -74,46 +64,56 @@ def train(
             f"got {corpus.sha256}; use the same data or start a new run"
         )
     model.train()
-    pace = _Pace(config.batch_size * config.context_length)
+    tokens_per_step = config.batch_size * config.context_length
+    pace = Pace(tokens_per_step, flops_per_token(model), hardware, ranks.world_size)
     with Progress(first_step, config.max_steps, run, ranks.rank == 0) as progress:
         for step in range(first_step, config.max_steps):
-            loss, trained = _step(forward, model, optimizer, config, corpus, hardware, step, ranks)
+            tokens = _batch(config, corpus, step, ranks)
+            pace.lap("data")
+            loss, trained = _step(forward, model, optimizer, config, tokens, hardware, step, ranks)
+            pace.lap("step")
             pace.count()
             row = trained | pace.metrics() if _is_due(config, step, config.log_interval) else {}
-            evaluated: dict[str, float] = {}
-            if _is_due(config, step, config.eval_interval):
-                evaluated = _evaluate(run, forward, config, corpus, hardware, step, ranks)
-            if row or evaluated:
-                run.log_metrics({**row, **evaluated}, step=step)
+            is_evaluated = _is_due(config, step, config.eval_interval)
+            if is_evaluated or (config.keep_best and checkpoints.due(step)):
+                row |= _evaluate(run, forward, config, corpus, hardware, step, ranks)
+                row |= pace.shares() | pace.memory()
+                if is_evaluated and config.sample_tokens and ranks.rank == 0:
+                    _log_sample(run, model, config, corpus, hardware, step)
+                pace.lap("evaluate")
             if row:
-                progress.update(step, row)
+                run.log_metrics(row, step=step)
+            if trained.keys() <= row.keys():
+                progress.update(step, row | pace.shares())
+            pace.lap("record")
             checkpoints.step(step, state, metrics={"train/loss": loss})
-            if row or evaluated:
-                pace.restart()
+            pace.lap("save")
             if run.should_stop:
                 break
     checkpoints.wait()
+    pace.lap("save")
+    if summary := pace.summary():
+        run.print(summary)
 
 
-class _Pace:
-    """Measures the time of a step since the last row, without evaluating and saving."""
+def optimizer_and_state(
+    config: Config, corpus: Corpus, model: Transformer
+) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+    """The optimizer, and with it the state that checkpoints hold."""
+    optimizer = make_optimizer(
+        model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+    )
+    return optimizer, {"model": model, "optimizer": optimizer, "data_sha256": corpus.sha256}
 
-    def __init__(self, tokens_per_step: int) -> None:
-        self._tokens_per_step = tokens_per_step
-        self.restart()
 
-    def restart(self) -> None:
-        self._began, self._steps = time.perf_counter(), 0
-
-    def count(self) -> None:
-        self._steps += 1
-
-    def metrics(self) -> dict[str, float]:
-        seconds = (time.perf_counter() - self._began) / self._steps
-        return {
-            "perf/tokens_per_second": self._tokens_per_step / seconds,
-            "perf/step_ms": 1000 * seconds,
-        }
+def open_checkpoints(run: mt.Run, config: Config) -> mt.Checkpoints:
+    """The checkpoints of `run` under the policies of the settings."""
+    return run.checkpoints(
+        **policies_of(config),
+        max_steps=config.max_steps,
+        require_same=_REQUIRE_SAME,
+        allow_changed=_ALLOW_CHANGED,
+    )
 
 
 def _is_due(config: Config, step: int, interval: int) -> bool:
@@ -141,18 +141,19 @@ def _evaluate(
     return evaluated
 
 
-def _step(
-    forward: Any,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: Config,
-    corpus: Corpus,
-    hardware: Hardware,
-    step: int,
-    ranks: Ranks,
-) -> tuple[float, dict[str, float]]:
-    """One optimizer step; returns the loss, and with it what a row says of the step."""
-    inputs, targets = batch(
+def _log_sample(
+    run: mt.Run, model: nn.Module, config: Config, corpus: Corpus, hardware: Hardware, step: int
+) -> None:
+    """What the model writes at this step: a series of texts. Draws from a separate generator."""
+    length = config.sample_tokens
+    text = sample_text(model, config, corpus, length=length, device=hardware.device)
+    run.log_text(text, "samples", step=step)
+
+
+def _batch(
+    config: Config, corpus: Corpus, step: int, ranks: Ranks
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return batch(
         corpus.train,
         seed=config.seed,
         step=step,
@@ -161,6 +162,20 @@ def _step(
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
+
+
+def _step(
+    forward: Any,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    tokens: tuple[torch.Tensor, torch.Tensor],
+    hardware: Hardware,
+    step: int,
+    ranks: Ranks,
+) -> tuple[float, dict[str, float]]:
+    """One optimizer step; returns the loss, and with it what a row says of the step."""
+    inputs, targets = tokens
     with hardware.autocast():
         logits = forward(inputs.to(hardware.device))
     # This rank's part of the mean over the global batch; the sum over ranks is that mean.

@@ -12,6 +12,8 @@ from typing import Any
 import mlflow_track as mt
 
 _PLAIN_SECONDS = 10.0
+# On the live line: two numbers of steps, the bar, the time.
+_BAR, _BESIDE_THE_FACTS = 10, 42
 
 
 class Progress:
@@ -28,6 +30,7 @@ class Progress:
         self._is_shown = is_shown
         self._first, self._last, self._run = first_step, max_steps, run
         self._said = time.monotonic()
+        self._memory: list[str] = []
         self._bar: Any = None
         self._task: Any = None
 
@@ -43,17 +46,34 @@ class Progress:
             self._bar.stop()
 
     def update(self, step: int, metrics: dict[str, float]) -> None:
-        """`step` is done."""
-        facts = (
-            f"loss {metrics['train/loss']:.3f}  lr {metrics['train/lr']:.2e}  "
-            f"{metrics['perf/tokens_per_second']:,.0f} tokens/s"
-        )
+        """`step` is done; `metrics` is its row."""
+        facts = [
+            f"loss {metrics['train/loss']:.3f}",
+            f"{metrics['perf/tokens_per_second']:,.0f} tokens/s",
+            f"data {metrics['perf/data_share']:.0%}",
+            f"saves {metrics['perf/save_share']:.0%}",
+        ]
+        if "perf/mfu" in metrics:
+            facts.append(f"MFU {metrics['perf/mfu']:.0%}")
+        if "perf/peak_memory_mb" in metrics:
+            self._memory = [f"peak {metrics['perf/peak_memory_mb']:,.0f} MB"]
+        facts += [*self._memory, f"lr {metrics['train/lr']:.2e}"]
         if self._bar is not None:
-            self._bar.update(self._task, completed=step + 1, facts=facts)
+            shown = _fitting(facts, self._bar.console.width - _BESIDE_THE_FACTS)
+            self._bar.update(self._task, completed=step + 1, facts=shown)
         if time.monotonic() - self._said >= _PLAIN_SECONDS:
             self._said = time.monotonic()
-            line = f"step {step}/{self._last - 1}  {facts}"
+            line = "  ".join([f"step {step}/{self._last - 1}", *facts])
             self._run.print(line, is_shown=self._bar is None)
+
+
+def _fitting(facts: list[str], width: int) -> str:
+    """As many of the facts as there are columns for."""
+    line = facts[0]
+    for fact in facts[1:]:
+        if len(line) + 2 + len(fact) <= width:
+            line += f"  {fact}"
+    return line
 
 
 def _make_bar() -> Any:
@@ -62,7 +82,7 @@ def _make_bar() -> Any:
 
     return Progress(
         TextColumn("step {task.completed}/{task.total}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=_BAR),
         TextColumn("{task.fields[facts]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),

@@ -5,6 +5,25 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from train.config import Config
+from train.data import Corpus
+
+
+def sample_text(
+    model: nn.Module, config: Config, corpus: Corpus, *, length: int, device: torch.device
+) -> str:
+    """A continuation of `length` tokens as text; where the tokens are not bytes, as numbers."""
+    is_text = corpus.bytes_per_token is not None
+    tokens = sample(
+        model,
+        list(b"The ") if is_text else corpus.val.cut(0, 4).tolist(),
+        length=length,
+        context_length=config.context_length,
+        device=device,
+        seed=config.seed,
+    )
+    return bytes(tokens).decode(errors="replace") if is_text else " ".join(map(str, tokens))
+
 
 @torch.no_grad()
 def sample(

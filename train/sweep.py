@@ -23,10 +23,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import mlflow_track as mt
-from train.config import parse, with_dashes
+from train.flags import parse, with_dashes
 
 # Values of these may hold commas, or belong to the sweep as a whole.
 _SINGLE = ("--experiment", "--run-name", "--resume", "--config", "--data", "--device")
+_SINGLE += ("--save-at-steps",)
 _METRIC = "val/loss"
 
 
@@ -46,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(__doc__)
         return 0 if flags else 2
     fixed, grid = split(flags)
+    if "--plan" in fixed or "--plan" in grid:
+        print("train.sweep: a plan is that of one run: python -m train --plan", file=sys.stderr)
+        sys.exit(2)
     if not grid:
         print(
             "train.sweep: no flag has several values, as in --learning-rate 1e-3,2e-3; for one run "

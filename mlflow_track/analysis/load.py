@@ -22,6 +22,7 @@ from mlflow_track.record.info import (
     read_plain,
     true_status,
 )
+from mlflow_track.record.media.index import read_media
 from mlflow_track.record.schema import MirrorSettings
 
 if TYPE_CHECKING:
@@ -143,6 +144,29 @@ class LoadedRun:
         from mlflow_track.analysis.frames import read_frame
 
         return read_frame(self.path / file)
+
+    def media(self) -> pandas.DataFrame:
+        """The images, texts and histograms of steps, in the order of the calls.
+
+        Of what was logged twice at a step the later item counts. The columns are `kind` ("image",
+        "text" or "histogram"), `key`, `step`, `time` in Unix seconds, and `path` of the file.
+
+        Raises:
+            OSError: The index cannot be read.
+        """
+        import pandas
+
+        rows = [
+            (
+                entry.kind,
+                entry.key,
+                entry.step,
+                entry.time,
+                self.path / layout.ARTIFACTS / entry.file,
+            )
+            for entry in read_media(self.path)
+        ]
+        return pandas.DataFrame(rows, columns=["kind", "key", "step", "time", "path"])
 
     def _repr_html_(self) -> str:
         return drawn("run_as_html", self.summary)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 from typing import NamedTuple
 
 from mlflow_track.record import layout
+from mlflow_track.record.files import folder_size
 
 
 class Sizes(NamedTuple):
@@ -20,22 +19,6 @@ class Sizes(NamedTuple):
     @property
     def total(self) -> int:
         return sum(self)
-
-
-def folder_size(path: Path | str) -> int:
-    """The bytes of all files in a folder. No link is followed; what cannot be read counts 0."""
-    total = 0
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(status.st_mode):
-                    total += folder_size(entry.path)
-                elif stat.S_ISREG(status.st_mode):
-                    total += status.st_size
-    except OSError:
-        return total
-    return total
 
 
 def sizes(path: Path) -> Sizes:

@@ -8,12 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow_track.record import layout
 from mlflow_track.record.info import last_sign_of_life
-from mlflow_track.record.rows import read_end
+from mlflow_track.record.rows import last_row_time
 from mlflow_track.record.schema import RunInfo
-
-_TAILS = (1 << 12, 1 << 16, 1 << 22, 1 << 40)
 
 
 class Span(NamedTuple):
@@ -39,7 +36,7 @@ def spans(path: Path, info: RunInfo) -> list[Span]:
             ended = last if ended is None else ended
         else:
             most = following.started or 0.0
-            ended = _last_row(path, most) if ended is None else min(ended, most)
+            ended = last_row_time(path, most) if ended is None else min(ended, most)
         # A clock that was set back must not make time negative, or count it twice.
         began = max(began, found[-1].ended) if found else began
         found.append(Span(began, max(began, ended)))
@@ -61,19 +58,3 @@ def active_at(found: Sequence[Span], times: Sequence[float]) -> list[float]:
         pauses.append((following.began, following.began - span.ended))
     began = found[0].began
     return [time - began - sum(pause for at, pause in pauses if time >= at) for time in times]
-
-
-def _last_row(path: Path, before: float) -> float:
-    """The time of the last row that was written before a Unix time; 0 where there is none."""
-    times = [0.0]
-    for file in layout.metric_files(path):
-        try:
-            for size in _TAILS:
-                columns, is_all = read_end(file, size)
-                own = [time for time in columns.times if time < before]
-                if own or is_all:
-                    times += own[-1:]
-                    break
-        except (OSError, ValueError):
-            continue
-    return max(times)

@@ -39,6 +39,28 @@ class MetricPoint(NamedTuple):
     position: str = ""
 
 
+class MediaItem(NamedTuple):
+    """One image, text or histogram of a step.
+
+    Attributes:
+        kind: "image", "text" or "histogram".
+        key: Its name; slashes group, as in the name of a metric.
+        step: The step that it was logged for.
+        timestamp: The time of logging, in milliseconds of Unix time.
+        path: Its file in the record: a PNG; a text in UTF-8; JSON {"edges": […], "counts": […]},
+            with one edge more than counts.
+        position: The position in the record once this item has arrived. A destination that stores
+            it with its items gives the last one back as `Opened.media_position`.
+    """
+
+    kind: str
+    key: str
+    step: int
+    timestamp: int
+    path: Path
+    position: str = ""
+
+
 class RunRecord(RunInfo, frozen=True, kw_only=True):
     """A run as its folder has it: run.json, params, and the state of the mirror.
 
@@ -47,12 +69,14 @@ class RunRecord(RunInfo, frozen=True, kw_only=True):
         config: The params as they were given, nested, and every later change.
         differences: For each metric that a resumed attempt repeated, the largest difference.
         uploaded: The checkpoints that this destination has in full, by the names of their folders.
+        best: Of those, the best one by the metric that the run keeps checkpoints by; "" for none.
     """
 
     path: Path
     config: Config
     differences: dict[str, float] = msgspec.field(default_factory=dict)
     uploaded: tuple[str, ...] = ()
+    best: str = ""
 
     @property
     def params(self) -> dict[str, str]:
@@ -72,6 +96,7 @@ class Opened(NamedTuple):
         last_steps: The last step of each metric that it holds, where it cannot say a position.
         is_new: Whether it was made by this call, so that it holds nothing.
         is_foreign: Whether another machine has written to it since this mirror last did.
+        media_position: The same as `position`, of the last item that `log_media` was given.
     """
 
     id: str
@@ -81,6 +106,7 @@ class Opened(NamedTuple):
     last_steps: Mapping[str, int] = MappingProxyType({})
     is_new: bool = False
     is_foreign: bool = False
+    media_position: str | None = None
 
 
 class Query(NamedTuple):
@@ -126,10 +152,8 @@ class Unavailable(Exception):
 
     Args:
         message: The reason, for the user.
-        is_answer: Whether the destination did answer, if only to say that it cannot: then
-            something else may be possible.
-        is_final: Whether no later attempt of this process can succeed: there is nothing
-            of this URI, or a package is missing. The mirror does not wait for it.
+        is_answer: Whether the destination did answer, so that something else may be possible.
+        is_final: Whether no later attempt of this process can succeed, as without a package.
         retry_after: Seconds for which the destination asked not to be called; 0 where it did not.
     """
 
@@ -167,9 +191,8 @@ class Backend:
 
     Attributes:
         options: The variables MLFLOW_TRACK_<BACKEND>_*, by the rest of their names in lower case.
-        memory: JSON values that the backend needs the next time; kept with the run.
-            Assign to it, then call `save`.
-        save: Writes `memory` down.
+        memory: JSON values that the backend needs the next time; assign to it, then call `save`.
+        save: Writes `memory` down, with the run.
     """
 
     options: Mapping[str, str] = MappingProxyType({})
@@ -186,9 +209,7 @@ class Backend:
     def open(self, run: RunRecord, known_id: str | None) -> Opened:
         """Find or make the run that receives the record; called before everything else.
 
-        Args:
-            run: The record.
-            known_id: The id that an earlier call returned; None without one, or if it is gone.
+        `known_id` is what an earlier call returned; None without one, or if it is gone.
         """
         raise NotImplementedError
 
@@ -229,6 +250,13 @@ class Backend:
         """
         raise NotImplementedError
 
+    def lacks(self, names: Sequence[str]) -> set[str]:
+        """Which of these artifacts, that were all uploaded, are not there.
+
+        Asked once before `close`, so that a file whose acknowledgement was none is sent again.
+        """
+        raise NotImplementedError
+
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all in it, that was uploaded; nothing there is no error.
 
@@ -237,8 +265,24 @@ class Backend:
         """
         raise NotImplementedError
 
+    def log_media(self, items: Sequence[MediaItem]) -> Refusals:
+        """Take at most some tens of images, texts and histograms, in the order of the record.
+
+        Without this method the mirror sends their files by `upload`, as artifacts; with it they
+        come here alone. An item may come again after a fault. One of the same kind, key and step as
+        an item that is there takes its place: a resumed attempt has logged it again.
+
+        Raises:
+            FileNotFoundError: A file is gone: a rewind has moved it. The mirror looks again.
+        """
+        raise NotImplementedError
+
+    def remove_media(self, items: Sequence[MediaItem]) -> None:
+        """Remove items that a rewind moved aside, if they are there; their files are gone."""
+        raise NotImplementedError
+
     def rewind(self, step: int) -> None:
-        """Remove all points past `step`: a resumed attempt logs those steps again."""
+        """Remove all points and media past `step`, before the attempt that repeats them comes."""
         raise NotImplementedError
 
     def fork(self) -> None:
@@ -252,8 +296,7 @@ class Backend:
     def ping(self) -> None:
         """Ask whether the destination is there, at little cost, before a client is loaded for it.
 
-        Called before each attempt while the destination is not known to be there. A mirror that
-        waits for a dead server does nothing else, so that it needs little memory.
+        A mirror that waits for a dead server does nothing else, so that it needs little memory.
         """
         raise NotImplementedError
 

@@ -53,6 +53,11 @@ class StepOrder:
         self._boundary = self._saved = -1
         self._has_warned = False
 
+    @property
+    def next_step(self) -> int:
+        """The first step that may come."""
+        return max(self._boundary, self._saved) + 1
+
     def restart(self, step: int) -> None:
         """The run continues after `step`; -1 is its start."""
         self._boundary = self._saved = step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from dataclasses import asdict
 from typing import Any
 
 from mlflow_track import checks
@@ -14,7 +13,8 @@ from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.checkpoint.exact.report import Report
 from mlflow_track.checkpoint.exact.verdict import Verdict
 from mlflow_track.checkpoint.policy.history import Moment
-from mlflow_track.checkpoint.policy.schedule import Ask
+from mlflow_track.checkpoint.policy.plan import Plan
+from mlflow_track.checkpoint.policy.save_policy import Ask
 from mlflow_track.checkpoint.recall import Recall
 from mlflow_track.checkpoint.restorer import Restored, Restorer
 from mlflow_track.checkpoint.session import Session
@@ -32,26 +32,22 @@ class Checkpoints(Turns):
 
     def __init__(self, session: Session) -> None:
         super().__init__()
-        self._record, self._plan, self._ranks = session.record, session.plan, session.ranks
+        self._record, self._policies, self._ranks = session.record, session.policies, session.ranks
         self._stop, self._announce, self._store = session.stop, session.announce, session.store
         if not self._ranks.is_alone:
             self._stop.share()
-        plan = session.plan
+        policies = session.policies
         self._times = StepTimes()
-        self._order = StepOrder(self._record.is_kept and plan.save is not None, plan.knows_its_end)
+        self._order = StepOrder(
+            self._record.is_kept and policies.save is not None, policies.knows_its_end
+        )
         self._commits, self._recall = Commits(session), Recall(session)
         self._restorer = Restorer(session, self._recall)
-        self._unseen = decision.Unseen(session.plan)
+        self._unseen = decision.Unseen(policies)
         self._restored: Restored | None = None
         self._verdict = Verdict(session)
         self._has_ended = False
-        self._record.restate(
-            "checkpoints",
-            {
-                "save": None if plan.save is None else str(plan.save),
-                "keep": None if plan.keep is None else asdict(plan.keep),
-            },
-        )
+        self._record.restate("checkpoints", policies.to_plain())
 
     # --- saving ---
 
@@ -87,7 +83,7 @@ class Checkpoints(Turns):
         self._order.boundary(step)
         numbers = checks.metric_numbers(metrics) if metrics else {}
         self._verdict.at_step()
-        self._commits.boundary(state, self._recall.memory)
+        self._commits.boundary(step, state, self._recall.memory)
         # From now on a stop is decided at a boundary, so that it comes with a checkpoint.
         self._stop.share()
         now = self._recall.moment(step, numbers)
@@ -172,6 +168,25 @@ class Checkpoints(Turns):
         return self._ranks.same("; ".join(reasons) or None)
 
     @in_turn
+    def plan(self, state: Mapping[str, Any] | None = None) -> Plan:
+        """The saves to come, what `keep` leaves after each, and their bytes; nothing is written.
+
+        Before the loop it plans the run, after `restore` the rest. In a job all ranks call it.
+
+        Args:
+            state: The state to save: the sizes are those of real checkpoints, with what optimizers
+                get at their first step. None leaves them open until there is a checkpoint.
+
+        Returns:
+            A plan: `print` shows a table; iterating gives saves with `step`, `reason` and `kept`.
+            It has `may`, `peak_bytes`, `final_bytes`, `free_bytes`, `fits`, `to_dict()` and more.
+
+        Raises:
+            TypeError, RuntimeError: As `step` and `save` do.
+        """
+        return self._commits.plan(state, self._order.next_step, self._recall.memory)
+
+    @in_turn
     def wait(self) -> None:
         """Return when every save is durable.
 
@@ -253,13 +268,13 @@ class Checkpoints(Turns):
         # What is in flight is a checkpoint to restore, or a later one to move aside.
         self._commits.wait(self._recall.memory)
         found = self._restorer.restore(state, step, generators=generators)
-        self._restored = found
-        self._order.restart(-1 if found is None else found.step)
-        if found is None:
-            return 0
-        self._commits.resume_from(found.step)
-        self._verdict.begin(found.continuation, generators=generators)
-        return found.step + 1
+        self._restored, step = found, -1 if found is None else found.step
+        self._order.restart(step)
+        if found is not None:
+            self._commits.resume_from(step)
+            self._verdict.begin(found.continuation, generators=generators)
+        self._commits.begin_after(step, state, self._recall.memory)
+        return step + 1
 
     @in_turn
     def put_generators_back(self) -> None:
@@ -312,4 +327,4 @@ class Checkpoints(Turns):
         """See `decision.decide`: rank 0 decides."""
         if not self._ranks.is_first:
             return (), 0, ""
-        return decision.decide(self._plan, now, self._recall.memory, self._times)
+        return decision.decide(self._policies, now, self._recall.memory, self._times)

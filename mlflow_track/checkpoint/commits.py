@@ -11,15 +11,19 @@ from mlflow_track.checkpoint.decision import PatientLog
 from mlflow_track.checkpoint.disk.logged import Values, read_step
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.exact.reproducibility import facts_of_save
+from mlflow_track.checkpoint.planning import Planner
 from mlflow_track.checkpoint.policy.history import Moment, Saved
 from mlflow_track.checkpoint.policy.memory import Memory
-from mlflow_track.checkpoint.policy.schedule import Ask
+from mlflow_track.checkpoint.policy.plan import Plan
+from mlflow_track.checkpoint.policy.save_policy import Ask
 from mlflow_track.checkpoint.session import Session
+from mlflow_track.checkpoint.sizing import measure_tensors
 from mlflow_track.checkpoint.state.flatten import SaveRequest
 from mlflow_track.checkpoint.state.objects import gather_shards
 from mlflow_track.checkpoint.writer.discard import DiscardingSaver
 from mlflow_track.checkpoint.writer.outcome import Outcome
 from mlflow_track.checkpoint.writer.saver import Saver
+from mlflow_track.checks import mapping_of_state
 from mlflow_track.record.console import progress_on_terminal
 from mlflow_track.wording import size_text
 
@@ -41,10 +45,11 @@ class Commits:
             else DiscardingSaver(is_checking=self._ranks.is_first)
         )
         self._store.sweep()
-        keep = session.plan.keep
+        keep = session.policies.keep
         self._metric = keep.metric if keep is not None else None
         self._pruning = pruning.BackgroundPruning(self._store, keep, self._announce)
         self._patience = PatientLog(self._announce)
+        self._planner = Planner(session)
         self._is_prepared = False
         # Of each save in flight, by its step: what asked for it, and the values that were known.
         self._in_flight: dict[int, tuple[tuple[Ask, ...], Values]] = {}
@@ -72,21 +77,40 @@ class Commits:
         self._resumed_from, self._checked = {step}, {step: True}
         self._own = {own for own in self._own if own <= step}
 
+    def begin_after(self, step: int, state: Mapping[str, Any], memory: Memory) -> None:
+        """A restore has come to `step`, -1 is the start: report which saves are to come."""
+        size = None
+        if self._ranks.is_first and self._record.is_kept:
+            # What a checkpoint cannot hold, a save names with its place.
+            with contextlib.suppress(Exception):
+                size = measure_tensors(state)
+        self._planner.begin(memory, step + 1, self._resumed_from, size)
+
+    def plan(self, state: Mapping[str, Any] | None, first: int, memory: Memory) -> Plan:
+        """See `Checkpoints.plan`."""
+        if state is not None:
+            mapping_of_state(state)
+        self.wait(memory)
+        return self._planner.plan(state, memory, first, self._resumed_from)
+
     def must_wait(self, step: int, asks: Sequence[Ask]) -> bool:
-        """Whether a save is in flight and all of `asks` may wait."""
+        """Whether a save is in flight, or older ones are being removed, and all `asks` may wait."""
         in_flight = self._saver.in_flight
-        if not asks or in_flight is None or not all(ask.may_wait for ask in asks):
+        is_busy = in_flight is not None or self._pruning.is_running
+        if not asks or not is_busy or not all(ask.may_wait for ask in asks):
             return False
-        self._patience.waits(step, asks, in_flight)
+        if in_flight is not None:
+            self._patience.waits(step, asks, in_flight)
         return True
 
-    def boundary(self, state: Mapping[str, Any], memory: Memory) -> None:
+    def boundary(self, step: int, state: Mapping[str, Any], memory: Memory) -> None:
         """Report ended saves; have memory and a writer ready before the first one."""
         if self._in_flight:
             self.settle(memory)
         if not self._is_prepared:
-            self._saver.prepare(state)
             self._is_prepared = True
+            size = self._saver.prepare(state)
+            self._planner.begin(memory, step, self._resumed_from, size)
 
     def commit(
         self, now: Moment, state: Mapping[str, Any], asks: tuple[Ask, ...], memory: Memory
@@ -98,6 +122,8 @@ class Commits:
         if self._saver.in_flight is not None:
             self._saver.wait()
             self.settle(memory)
+        # Of those that go, none is there beside the new one: a plan counts on it.
+        self._pruning.wait()
         checkpoints = []
         for existing in self._store.list():
             if not self._is_own(existing):
@@ -124,6 +150,7 @@ class Commits:
                     manifest={
                         **facts_of_save(self._session, self._known(now), state, asks),
                         "is_milestone": is_milestone,
+                        "media_position": self._session.media.position,
                     },
                 )
             )

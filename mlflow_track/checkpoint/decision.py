@@ -5,42 +5,25 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from mlflow_track.checkpoint.boundaries import StepTimes
 from mlflow_track.checkpoint.policy.budget import recent_cost
 from mlflow_track.checkpoint.policy.deadline import Deadline
 from mlflow_track.checkpoint.policy.history import Moment
+from mlflow_track.checkpoint.policy.limits import Limits
 from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.policy.retention import Keep
-from mlflow_track.checkpoint.policy.schedule import Ask, SavePolicy
+from mlflow_track.checkpoint.policy.save_policy import Ask, SavePolicy
 from mlflow_track.checkpoint.policy.stopping import EarlyStopping
 from mlflow_track.checkpoint.ranks import Ranks
-from mlflow_track.checks import did_you_mean, require_int
+from mlflow_track.checks import did_you_mean
 from mlflow_track.record.metric import Directions
 from mlflow_track.stop import StopRequest
 from mlflow_track.wording import expected, typed
 
 _REPLAYED, _DEADLINE, EARLY = 1000, 1001, 1002
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """The limits that end a run beside its own loop.
-
-    Attributes:
-        max_steps: Steps of the whole run, so that the last one is saved; None where unknown.
-        deadline: Unix time by which the process must have ended.
-        replay_step: Save at this step alone, and stop: a replay is checked against it.
-    """
-
-    max_steps: int | None = None
-    deadline: float | None = None
-    replay_step: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_steps is not None:
-            require_int("max_steps", self.max_steps, at_least=1)
 
 
 class Clock:
@@ -54,22 +37,20 @@ class Clock:
 
 
 def decide(
-    plan: Plan, now: Moment, memory: Memory, times: StepTimes
+    policies: Policies, now: Moment, memory: Memory, times: StepTimes
 ) -> tuple[tuple[Ask, ...], int, str]:
     """What asks for a save at the boundary `now`, but for a stop; a code and a reason to stop.
 
     The code is for the other ranks; 0 continues.
     """
-    history, limits = memory.history(now.step), plan.limits
-    asks = plan.save.asking(now, history) if plan.save is not None else ()
-    if limits.replay_step is not None:
-        asks = ()
-        if now.step >= limits.replay_step:
-            return asks, _REPLAYED, "reached the replayed step"
-    elif limits.max_steps is not None and now.step == limits.max_steps - 1 and not asks:
-        asks = (Ask("LastStep", "the last step", is_milestone=True),)
-    if plan.stop is not None:
-        reason = plan.stop.reason(memory.standing(plan.stop))
+    history, limits = memory.history(now.step), policies.limits
+    asks = policies.save.asking(now, history) if policies.save is not None else ()
+    if limits.max_steps is not None or limits.replay_step is not None:
+        asks = limits.amended(asks, now)
+    if limits.replay_step is not None and now.step >= limits.replay_step:
+        return asks, _REPLAYED, "reached the replayed step"
+    if policies.stop is not None:
+        reason = policies.stop.reason(memory.standing(policies.stop))
         if reason is not None:
             return asks, EARLY, f"early stopping: {reason}"
     if limits.deadline is not None:
@@ -138,13 +119,13 @@ class Unseen:
     """Finds watched metrics that were never logged: a typo must not cost all checkpoints.
 
     Args:
-        plan: The policies.
+        policies: The policies.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, policies: Policies) -> None:
         # Compared at the boundary of the step that logged them; the others may come later.
-        self._at_once = set(plan.save.watched if plan.save is not None else ())
-        self._names = plan.watched
+        self._at_once = set(policies.save.watched if policies.save is not None else ())
+        self._names = policies.watched
         self._came: set[str] = set()
 
     def look(self, now: Collection[str]) -> None:
@@ -173,7 +154,7 @@ class Unseen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Policies:
     """The arguments of `run.checkpoints(...)`.
 
     Attributes:
@@ -223,8 +204,15 @@ class Plan:
         by_policy = self.save is not None and self.save.last_step is not None
         return by_policy or self.limits.max_steps is not None
 
-    def resolved(self, directions: Directions) -> Plan:
-        """The plan with the mode of every metric that its policies compare.
+    def to_plain(self) -> dict[str, Any]:
+        """When to save and what to keep, for run.json."""
+        return {
+            "save": None if self.save is None else str(self.save),
+            "keep": None if self.keep is None else asdict(self.keep),
+        }
+
+    def resolved(self, directions: Directions) -> Policies:
+        """These with the mode of every metric that its policies compare.
 
         Raises:
             ValueError: They contradict each other or the run, or a mode is unknown.

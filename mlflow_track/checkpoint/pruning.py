@@ -17,7 +17,7 @@ from mlflow_track.checkpoint.disk.store import (
 )
 from mlflow_track.checkpoint.policy.retention import Candidate, Keep, finite_steps, newest
 from mlflow_track.record import layout
-from mlflow_track.record.files import FILE_MODE
+from mlflow_track.record.files import FILE_MODE, folder_size
 
 
 class Verdict(NamedTuple):
@@ -74,7 +74,7 @@ def best_of(store: CheckpointStore, keep: Keep) -> Checkpoint | None:
     values, finite = values_at(checkpoints, keep.metric), finite_of(checkpoints)
     for checkpoint in checkpoints:
         with contextlib.suppress(CorruptCheckpointError):
-            candidates.append(_candidate(checkpoint, values, finite))
+            candidates.append(candidate_of(checkpoint, values, finite))
             by_step[checkpoint.step] = checkpoint
     ranked = keep.ranked(candidates)
     return by_step[ranked[0]] if ranked else None
@@ -109,7 +109,7 @@ def judge(
     candidates, verdicts = [], []
     for checkpoint in checkpoints:
         try:
-            candidates.append(_candidate(checkpoint, values, finite))
+            candidates.append(candidate_of(checkpoint, values, finite))
             verdicts.append(Verdict(checkpoint, False, "no rule keeps it"))
         except CorruptCheckpointError as error:
             verdicts.append(Verdict(checkpoint, True, f"kept: {error}"))
@@ -168,7 +168,12 @@ def _verified(
                 checked[step] = False
 
 
-def _candidate(checkpoint: Checkpoint, values: Values, finite: Collection[int]) -> Candidate:
+def candidate_of(checkpoint: Checkpoint, values: Values, finite: Collection[int]) -> Candidate:
+    """A checkpoint as retention sees it.
+
+    Raises:
+        CorruptCheckpointError: Its manifest is damaged.
+    """
     manifest = checkpoint.manifest
     return Candidate(
         step=checkpoint.step,
@@ -178,7 +183,8 @@ def _candidate(checkpoint: Checkpoint, values: Values, finite: Collection[int]) 
         is_milestone=manifest.is_milestone,
         is_pinned=is_pinned(checkpoint),
         is_verified=has_right_sizes(checkpoint),
-        size_bytes=checkpoint.size_bytes,
+        # With the manifest: `max_bytes` is about the disk.
+        size_bytes=folder_size(checkpoint.path),
     )
 
 
@@ -209,6 +215,11 @@ class BackgroundPruning:
                 target=self._prune, args=work, name="prune", daemon=True
             )
             self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether something is being removed."""
+        return self._thread is not None and self._thread.is_alive()
 
     def wait(self) -> None:
         """Return when everything is removed."""

@@ -54,7 +54,7 @@ class Restorer:
         self._recall, self._session = recall, session
         self._fingerprints = session.fingerprints
         self._record, self._metrics, self._store = session.record, session.metrics, session.store
-        self._plan, self._ranks = session.plan, session.ranks
+        self._policies, self._ranks = session.policies, session.ranks
         self._announce, self._repeats = session.announce, session.repeats
 
     def restore(
@@ -204,16 +204,16 @@ class Restorer:
 
     def _require_same(self, checkpoint: Checkpoint) -> None:
         """Raise where a param differs that must not; warn of patterns that match none."""
-        manifest, plan = checkpoint.manifest, self._plan
+        manifest, policies = checkpoint.manifest, self._policies
         params = flatten(self._record.read_params())
         here, then = data_of(self._record), manifest.data
         require_same_params(
             {**manifest.params, **{f"data.{k}": v for k, v in then.items() if k in here}},
             {**params, **{f"data.{k}": v for k, v in here.items()}},
-            plan.require_same,
+            policies.require_same,
         )
         known = {*manifest.params, *params, *(f"data.{name}" for name in then)}
-        for pattern in (*plan.require_same, *plan.allow_changed):
+        for pattern in (*policies.require_same, *policies.allow_changed):
             if not fnmatch.filter(known, pattern):
                 self._announce(
                     f"WARNING: the pattern {pattern!r} in require_same/allow_changed matches no "
@@ -229,9 +229,16 @@ class Restorer:
             if checkpoint.step > step:
                 moved = self._store.move_aside(checkpoint, attempt)
                 self._announce(f"moved checkpoint of the later step {checkpoint.step} to {moved}")
-        rows = self._record.rewind(self._metrics, step, begin=begin)
+        media, behind = self._session.media, restored.manifest.media_position if restored else 0
+        plan = media.plan_rewind(step, begin=behind)
+        items = media.rewind(plan)
+        rows = self._record.rewind(self._metrics, step, begin=begin, last_kept=plan.last_kept)
         if rows:
             self._announce(f"moved {count_text(rows, 'row')} after step {step} aside")
+        if items:
+            self._announce(f"moved {count_text(items, 'media item')} after step {step} aside")
+            if not rows:
+                media.note_rewind(plan, step)
         if restored is not None and begin is not None:
             # Where they cannot be read any more, readers still take the later value.
             with contextlib.suppress(OSError, ValueError):

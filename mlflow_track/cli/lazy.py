@@ -77,7 +77,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._homes:
             return None
-        module, _, name = self._homes[cmd_name].partition(".")
+        module, _, name = self._homes[cmd_name].rpartition(".")
         return getattr(import_module(f"mlflow_track.cli.{module}".rstrip(".")), name)
 
     def resolve_command(

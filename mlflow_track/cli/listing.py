@@ -205,8 +205,8 @@ def _read(
 def _print(
     runs: Sequence[Summary], metrics: Sequence[str], *, tree: bool, form: str | None
 ) -> None:
-    from mlflow_track.analysis.sizes import folder_size
     from mlflow_track.cli.output import as_data
+    from mlflow_track.record.files import folder_size
 
     indents = [""] * len(runs)
     if tree:

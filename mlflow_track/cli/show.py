@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.checkpoint_rows import checkpoint_rows, metrics_text
+from mlflow_track.cli.checkpoint.rows import checkpoint_rows, metrics_text
 from mlflow_track.cli.output import (
     as_data,
     cell_text,
@@ -23,7 +23,9 @@ from mlflow_track.cli.select import directory_option, one_run, run_or_last_argum
 from mlflow_track.record import layout
 from mlflow_track.record.files import files_below
 from mlflow_track.record.info import read_plain
+from mlflow_track.record.media.index import listed_files, read_media
 from mlflow_track.record.schema import Attempt, Git, RunInfo
+from mlflow_track.wording import count_text
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
@@ -83,11 +85,28 @@ def _print_facts(run: Summary) -> None:
     _print_pairs("provenance", _provenance(run))
     _print_pairs("checkpoints", [(str(c["step"]), _checkpoint(c)) for c in _checkpoints(run)])
     root = run.path / layout.ARTIFACTS
-    files = list(files_below(root))
+    listed = listed_files(run.path)
+    files = [(p.relative_to(root).as_posix(), p) for p in files_below(root)]
     _print_pairs(
         "artifacts",
-        [(str(p.relative_to(root)), size_text(p.lstat().st_size)) for p in files],
+        [(name, size_text(p.lstat().st_size)) for name, p in files if name not in listed],
     )
+    _print_pairs("over steps", _media(run))
+
+
+def _media(run: Summary) -> list[tuple[str, str]]:
+    """The images, texts and histograms of steps: for each name what there is."""
+    try:
+        entries = read_media(run.path)
+    except OSError as error:
+        return [("problem", str(error))]
+    steps: dict[tuple[str, str], list[int]] = {}
+    for entry in entries:
+        steps.setdefault((entry.key, entry.kind), []).append(entry.step)
+    return [
+        (key, f"{count_text(len(of), kind)}, step {min(of)} to {max(of)}")
+        for (key, kind), of in steps.items()
+    ]
 
 
 def _duration(run: Summary) -> str:

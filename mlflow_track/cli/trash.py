@@ -170,7 +170,8 @@ def du(runs: tuple[str, ...], root: Path, form: str | None) -> None:
       mlflow-track du demo --json
     """
     from mlflow_track.analysis.naming import labels
-    from mlflow_track.analysis.sizes import folder_size, sizes
+    from mlflow_track.analysis.sizes import sizes
+    from mlflow_track.record.files import folder_size
 
     found = some_runs(root, runs)
     rows = []

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlflow_track.record import layout
-from mlflow_track.record.files import files_below, open_regular, read_file
+from mlflow_track.record.files import files_below, read_file
+from mlflow_track.record.media.content import read_text
+from mlflow_track.record.media.index import listed_files
 
 _KINDS = {
     ".png": "image/png",
@@ -44,19 +46,21 @@ def texts(run: Path) -> list[Shown]:
     """The texts of the run in the folder `run`; of a long one the beginning."""
     found = []
     for file, name in _files(run, _TEXTS, 1 << 30):
-        with open_regular(file) as opened:
-            data = opened.read(_MOST_TEXT_BYTES + 1)
-        cut = "\n…" if len(data) > _MOST_TEXT_BYTES else ""
-        found.append(Shown(name, data[:_MOST_TEXT_BYTES].decode(errors="replace") + cut))
+        found.append(Shown(name, read_text(file, _MOST_TEXT_BYTES)))
     return found
 
 
 def _files(run: Path, suffixes: tuple[str, ...], most_bytes: int) -> Iterator[tuple[Path, str]]:
     root, count = run / layout.ARTIFACTS, 0
+    # Those of steps have a place of their own.
+    listed = listed_files(run)
     for file in files_below(root):
+        name = file.relative_to(root).as_posix()
+        if name in listed:
+            continue
         if file.suffix.lower() in suffixes and not file.name.startswith("."):
             if count == _MOST_FILES:
                 return
             if file.lstat().st_size <= most_bytes:
                 count += 1
-                yield file, file.relative_to(root).as_posix()
+                yield file, name

@@ -25,6 +25,7 @@ from mlflow_track.analysis.summary import Summary
 from mlflow_track.draw.colors import GREY
 from mlflow_track.draw.figure import Figure
 from mlflow_track.draw.matplotlib_plot import as_svg
+from mlflow_track.draw.media import media_as_html
 from mlflow_track.draw.origin import artifacts_as_html, params_as_html, provenance_as_html
 from mlflow_track.draw.params import importance_as_svg, parallel_as_svg
 from mlflow_track.draw.picture import Drawn, Options, figure_of, read_series
@@ -125,6 +126,7 @@ def render_report(
         _importance(runs, main, verdicts),
         _machine(runs),
         params_as_html(runs),
+        media_as_html(runs, names, order, marks),
         artifacts_as_html(runs, names, order, marks),
         provenance_as_html(runs, names, order, marks),
     ]

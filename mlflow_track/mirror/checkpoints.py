@@ -36,6 +36,8 @@ class Checkpoints:
         self._describe = describe
         self._failed_removals: dict[str, int] = {}
         self.retries = Retries()
+        # The last result of `best`, and for which checkpoints.
+        self._best: tuple[list[str], str] = ([], "")
 
     def send(self, info: RunInfo) -> None:
         pending = list(pending_checkpoints(self._ledger.path, self._ledger.state, info))
@@ -91,6 +93,25 @@ class Checkpoints:
         """The names of a checkpoint's files; none where it is not here."""
         folder = self._ledger.path / layout.CHECKPOINTS / name
         return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+    def best(self, info: RunInfo, *, is_at_end: bool) -> str:
+        """The best checkpoint of those that are there, by its folder's name; "" where none is.
+
+        Args:
+            info: run.json.
+            is_at_end: Whether nothing is logged any more: until then a value that belongs to a
+                checkpoint may come later than the checkpoint.
+        """
+        names = self._ledger.state.checkpoints
+        keep = info.checkpoints.keep if info.checkpoints is not None else None
+        if keep is None or keep.metric is None:
+            return ""
+        if is_at_end or names != self._best[0]:
+            store = CheckpointStore(self._ledger.path / layout.CHECKPOINTS)
+            there = [each for each in store.list() if each.path.name in names]
+            best = _best(there, keep.metric, keep.mode or info.directions.get(keep.metric))
+            self._best = (list(names), best[0].path.name if best else "")
+        return self._best[1]
 
     # --- upload ---
 
@@ -206,12 +227,15 @@ def wanted_checkpoints(
     if mirror.upload == "last":
         return list(checkpoints[-1:])
     if mirror.upload == "best":
-        metric, mode = str(mirror.metric), mirror.mode
-        direction = judge(metric, mode if mode in DIRECTIONS else None).direction
-        values = _values(checkpoints, metric)
-        best = best_first(values, direction)[:1] if direction else []
-        return [c for c in checkpoints if c.step in best]
+        return _best(checkpoints, str(mirror.metric), mirror.mode)
     return list(checkpoints)
+
+
+def _best(checkpoints: Sequence[Checkpoint], metric: str, mode: str | None) -> list[Checkpoint]:
+    """The one checkpoint that is best by a metric; none where nothing says which is."""
+    direction = judge(metric, mode if mode in DIRECTIONS else None).direction
+    best = best_first(_values(checkpoints, metric), direction)[:1] if direction else []
+    return [checkpoint for checkpoint in checkpoints if checkpoint.step in best]
 
 
 def _values(checkpoints: Sequence[Checkpoint], metric: str) -> dict[int, float]:

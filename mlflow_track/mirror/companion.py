@@ -21,6 +21,8 @@ from mlflow_track.settings import Settings
 from mlflow_track.wording import count_text
 
 _MOST_RESTARTS = 5
+# A mirror that was at work for so long is not one that always dies.
+_STEADY_SECONDS = 600.0
 _RESTART_PAUSE_SECONDS = 0.5
 _PROGRESS_SECONDS = 0.5
 
@@ -109,6 +111,7 @@ class Companion:
         restarts = 0
         while True:
             process = self._process
+            began = time.monotonic()
             assert process.stdout is not None
             with process.stdout as said:
                 for line in said:
@@ -116,6 +119,8 @@ class Companion:
             code = process.wait()
             if code == 0:
                 break
+            if time.monotonic() - began >= _STEADY_SECONDS:
+                restarts = 0
             if restarts == _MOST_RESTARTS:
                 self._warn(
                     f"the mirror process {_how(code)} after {count_text(restarts, 'restart')} and "

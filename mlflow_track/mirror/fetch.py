@@ -194,7 +194,8 @@ def _build(path: Path, found: Found, name: str, backend: Backend) -> None:
     )
     state.write(path, name)
     # Last: a folder without run.json is not a run.
-    write_json(path / layout.RUN, {**content, "rewinding": None})
+    rebuilt = {"rewinding": None, "rebuilt_attempts": len(info.attempts)}
+    write_json(path / layout.RUN, {**content, **rebuilt})
 
 
 def _download(backend: Backend, found: Found, name: str, folder: Path) -> None:

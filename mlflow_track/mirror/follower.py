@@ -261,9 +261,15 @@ class Follower:
         write_log(text)
         self._tell(text)
         try:
-            RunDirectory(self._path).append_log(text)
+            # Another backend may have sent the log after the end: it would lack a later line.
+            if not (self._end.is_set and self._has_neighbours()):
+                RunDirectory(self._path).append_log(text)
         except (OSError, UnreadableRun) as error:
             write_log(f"not in training.log: {error}")
+
+    def _has_neighbours(self) -> bool:
+        settings = read_info(self._path).mirror
+        return settings is not None and len(settings.backends) > 1
 
     def _is_replaced(self) -> bool:
         """Whether a later attempt of the run has started: it has its own mirror."""

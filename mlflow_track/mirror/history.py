@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlflow_track.backends.protocol import Backend, Found
-from mlflow_track.mirror.state import Position
+from mlflow_track.mirror.progress import Position
 from mlflow_track.record import layout
 from mlflow_track.record.files import replace_file
-from mlflow_track.record.row_format import (
-    LONG_HEADER,
-    are_few,
-    cell_of_name,
-    header_line,
-    long_lines,
-    row_line,
-)
+from mlflow_track.series import metrics_contents, series_of_points
 
 _SYSTEM_PREFIX = "system/"
 
@@ -41,30 +34,14 @@ def write_history(path: Path, found: Found, backend: Backend) -> dict[str, Posit
 
 
 def _write(path: Path, names: list[str], found: Found, backend: Backend) -> dict[str, Position]:
-    rows: dict[tuple[int, int], dict[int, float]] = {}
-    for column, name in enumerate(names):
-        for point in backend.history(found.id, name):
-            rows.setdefault((point.timestamp, point.step), {})[column] = point.value
-    is_few = {moment: are_few(len(values), len(names)) for moment, values in rows.items()}
-    columns = sorted({c for moment, values in rows.items() if not is_few[moment] for c in values})
-    lines: list[bytes] = []
-    long: list[bytes] = []
-    for timestamp, step in sorted(rows):
-        values = rows[timestamp, step]
-        if is_few[timestamp, step]:
-            cells = [cell_of_name(names[column]) for column in values]
-            long.append(long_lines(step, timestamp / 1000, cells, values.values()))
-        else:
-            row = [values.get(column) for column in columns]
-            lines.append(row_line(step, timestamp / 1000, row))
-    header = header_line([names[column] for column in columns])
-    positions = {path.name: _write_file(path, header, b"".join(lines))}
-    if long:
-        beside = layout.long_form(path)
-        positions[beside.name] = _write_file(beside, LONG_HEADER, b"".join(long))
+    series = [
+        series_of_points(name, ((p.timestamp, p.step, p.value) for p in history))
+        for name in names
+        for history in [backend.history(found.id, name)]
+    ]
+    positions = {}
+    for content in metrics_contents(path, series):
+        replace_file(content.path, content.header, content.body)
+        size = len(content.body)
+        positions[content.path.name] = Position(acknowledged=size, sending=size)
     return positions
-
-
-def _write_file(path: Path, header: bytes, body: bytes) -> Position:
-    replace_file(path, header + body)
-    return Position(acknowledged=len(body), sending=len(body))

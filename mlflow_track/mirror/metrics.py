@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlflow_track.backends.protocol import MetricPoint, Unavailable, has
+from mlflow_track.mirror.media import note_removed
+from mlflow_track.mirror.progress import Position
 from mlflow_track.mirror.repeated import Repeated
 from mlflow_track.mirror.rewinds import bytes_before, rewinds_of
-from mlflow_track.mirror.state import Ledger, Position
+from mlflow_track.mirror.state import Ledger
 from mlflow_track.record.row_format import MOST_STEP
 from mlflow_track.record.rows import Row, Rows, read_rows
 from mlflow_track.record.schema import RewoundFile
@@ -99,18 +101,18 @@ class MetricRows:
         begin = done = self.position(file).acknowledged
         size_bytes = piece.position - begin
         points: list[MetricPoint] = []
-        has_sent = False
+        has_sent = is_cut = False
         for end, new in self._points(file, piece):
             if points and len(points) + len(new) > self._batch:
                 yield points, done
-                has_sent, points = True, []
+                has_sent, is_cut, points = True, False, []
             points += new
             while len(points) > self._batch:
                 # Of the row only a part: it counts when all of it has arrived.
                 yield points[: self._batch], done
-                points = points[self._batch :]
+                is_cut, points = True, points[self._batch :]
             done = end
-        if not (has_sent and size_bytes >= _PIECE_BYTES):
+        if is_cut or not (has_sent and size_bytes >= _PIECE_BYTES):
             yield points, piece.position
         # Else more rows follow: the remainder fills a batch with them.
 
@@ -202,7 +204,8 @@ class MetricRows:
             # Unless it is sent again below, the row of which a part arrived is still in the file.
             values=position.values if begun == acknowledged else 0,
         )
-        if begun and has(self._ledger.backend, "rewind"):
+        if (begun or self._ledger.state.media.last_step > step) and self._can_rewind:
+            note_removed(self._ledger, step)
             self._ledger.backend.rewind(step)
         if begun > acknowledged:
             # The answer to these rows got lost. Sent again as they were, they are there once.
@@ -254,7 +257,11 @@ class MetricRows:
 
     def _last_kept(self, step: int) -> int:
         """The last step that a destination keeps of what a rewind to `step` took out here."""
-        return step if has(self._ledger.backend, "rewind") else MOST_STEP
+        return step if self._can_rewind else MOST_STEP
+
+    @property
+    def _can_rewind(self) -> bool:
+        return has(self._ledger.backend, "rewind")
 
     def remember(self, aside: Path, size: int, step: int) -> None:
         """The rows in the first `size` bytes of `aside` are there, but for what `rewind` removed.

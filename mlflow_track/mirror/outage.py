@@ -10,7 +10,7 @@ from collections.abc import Callable
 LONGEST_PAUSE_SECONDS = 60.0
 _FIRST_PAUSE_SECONDS = 1.0
 # A server that asks for more is asked once in this time all the same.
-_MOST_RETRY_AFTER_SECONDS = 3600.0
+MOST_RETRY_AFTER_SECONDS = 3600.0
 
 
 class End:
@@ -85,7 +85,7 @@ class Outage:
         # Many runs wait for one server: they must not come back all at once.
         grown = _FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures - 1, 10)
         own = min(LONGEST_PAUSE_SECONDS, grown) * random.uniform(0.75, 1.25)
-        asked = min(retry_after_seconds, _MOST_RETRY_AFTER_SECONDS) * random.uniform(1.0, 1.25)
+        asked = min(retry_after_seconds, MOST_RETRY_AFTER_SECONDS) * random.uniform(1.0, 1.25)
         return max(own, asked)
 
     def ended(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from mlflow_track.mirror.outage import MOST_RETRY_AFTER_SECONDS
+
 _MOST_ATTEMPTS = 8
 _LONGEST_PAUSE_SECONDS = 60.0
 
@@ -59,7 +61,8 @@ class Retries:
             self.done(item)
             return True
         pause = min(_LONGEST_PAUSE_SECONDS, 2.0 ** min(attempts - 1, 10))
-        self._due[item] = self._clock() + max(pause, retry_after_seconds)
+        asked = min(retry_after_seconds, MOST_RETRY_AFTER_SECONDS)
+        self._due[item] = self._clock() + max(pause, asked)
         self._why[item] = why
         return False
 

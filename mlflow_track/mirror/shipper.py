@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from mlflow_track.backends.protocol import (
     Backend,
     Gone,
@@ -19,9 +21,11 @@ from mlflow_track.backends.protocol import (
 )
 from mlflow_track.mirror.artifacts import Artifacts
 from mlflow_track.mirror.checkpoints import Checkpoints
+from mlflow_track.mirror.media import Media
 from mlflow_track.mirror.metrics import ForkNeeded, MetricRows
+from mlflow_track.mirror.progress import Position, positions_of
 from mlflow_track.mirror.recovery import Recovery
-from mlflow_track.mirror.state import Ledger, MirrorState, Position, positions_of
+from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.info import last_sign_of_life, true_status
 from mlflow_track.record.schema import RUNNING, RunInfo
@@ -53,6 +57,7 @@ class Shipper:
         ]
         self._recovery = Recovery(self._ledger, self._rows[0])
         self._artifacts = Artifacts(self._ledger)
+        self._media = Media(self._ledger)
         self._checkpoints = Checkpoints(self._ledger, self._artifacts, self._describe)
         self._tell = tell
         # Whether the last attempt at the end did not get past the files; whether it got past all.
@@ -68,7 +73,8 @@ class Shipper:
     @property
     def waiting(self) -> str | None:
         """What the destination does not take now, and gets later; None where there is nothing."""
-        return self._artifacts.retries.waiting or self._checkpoints.retries.waiting
+        parts = self._artifacts, self._media, self._checkpoints
+        return next((why for part in parts if (why := part.retries.waiting)), None)
 
     def try_again(self) -> None:
         """Send once more what was set aside."""
@@ -127,11 +133,11 @@ class Shipper:
         status = true_status(self._ledger.path, info)
         if status == RUNNING:
             return status
-        parts = [lambda: self._describe(info), *self._files(info, is_at_end=True)]
+        parts = [lambda: self._describe(info, is_at_end=True), *self._files(info, is_at_end=True)]
         if self._is_held_by_files and not self._is_closed:
             self._close_run(status, info)
         self._is_held_by_files = True
-        _each(*parts)
+        _each(*parts, *([self._artifacts.look_back] if self.state.takes_files else []))
         self._is_held_by_files = False
         if not self._is_closed:
             self._close_run(status, info)
@@ -166,14 +172,17 @@ class Shipper:
     # --- inside ---
 
     def _files(self, info: RunInfo, *, is_at_end: bool) -> list[Callable[[], Any]]:
-        """The senders of artifacts and checkpoints; the final status waits for artifacts only."""
-        if not self.state.takes_files:
-            return []
-        parts: list[Callable[[], Any]] = [lambda: self._artifacts.send(is_at_end=is_at_end)]
-        return parts if is_at_end else [*parts, lambda: self._checkpoints.send(info)]
+        """The senders of what lies in files; the final status does not wait for checkpoints."""
+        parts: list[Callable[[], Any]] = [self._media.send]
+        if self.state.takes_files:
+            parts.append(lambda: self._artifacts.send(is_at_end=is_at_end))
+            if not is_at_end:
+                parts.append(lambda: self._checkpoints.send(info))
+        return parts
 
-    def _describe(self, info: RunInfo) -> None:
-        run = self._ledger.read_run(info)
+    def _describe(self, info: RunInfo, *, is_at_end: bool = False) -> None:
+        best = self._checkpoints.best(info, is_at_end=is_at_end)
+        run = structs.replace(self._ledger.read_run(info), best=best)
         if run != self._described:
             self._ledger.note_refused(self._ledger.backend.describe(run))
             self._described = run
@@ -192,6 +201,8 @@ class Shipper:
         state.run_id, state.url = opened.id, opened.page
         state.status = opened.status or state.status
         self._ask_for_files()
+        if opened.media_position is not None:
+            self._media.continue_from(opened.media_position)
         ledger.save()
         if opened.position is None:
             self._recover(info, opened)
@@ -207,6 +218,7 @@ class Shipper:
                 f"{self._ledger.name} does not accept files: artifacts and checkpoints are not sent"
             )
         self.state.takes_files = takes_files
+        self.state.media.is_taken = has(self._ledger.backend, "log_media")
 
     def _continue_from(self, position: str) -> None:
         """Take the position from the destination: it counts, not the one noted here."""
@@ -271,6 +283,7 @@ class Shipper:
                 before = rows.position(file)
                 state.files[file] = Position(sending=before.sending, unknown=before.unknown)
         state.artifacts, state.checkpoints, state.uploading = {}, [], {}
+        state.media.acknowledged = 0
         state.is_reconciled = False
         self._ledger.save()
         self._close()
@@ -278,6 +291,7 @@ class Shipper:
     def _close(self) -> None:
         for rows in self._rows:
             rows.forget()
+        self._artifacts.forget()
         self._opened = self._described = None
         self._is_closed = False
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.backends.protocol import Backend, Refusals, RunRecord, Unavailable, has
+from mlflow_track.mirror.progress import MediaProgress, Position
 from mlflow_track.record import layout
 from mlflow_track.record.files import make_folder, read_json, replace_file
 from mlflow_track.record.info import decode, read_config, read_info
@@ -20,49 +21,6 @@ from mlflow_track.record.schema import RunInfo
 _MOST_REFUSED = 100
 # Of those, so many are told of on the console.
 _MOST_TOLD = 10
-
-
-@dataclass
-class Position:
-    """The progress with one file of metrics.
-
-    Attributes:
-        acknowledged: Bytes after its header that the destination has acknowledged.
-        sending: The end of everything ever sent; a lost answer leaves it ahead.
-        rewinds: For each rewind of the file, how many of the bytes set aside the destination has.
-        values: The number of values of the row at `acknowledged` at the destination.
-        unknown: Other content of the file, by a newer version; it is kept.
-    """
-
-    acknowledged: int = 0
-    sending: int = 0
-    rewinds: list[int] = field(default_factory=list)
-    values: int = 0
-    unknown: dict[str, Any] = field(default_factory=dict)
-
-    def text(self) -> str:
-        """The text form, a part of `MetricPoint.position`."""
-        return f"{self.acknowledged}:{self.sending}:{self.rewinds_text()}:{self.values}"
-
-    def rewinds_text(self) -> str:
-        return ",".join(map(str, self.rewinds))
-
-    @classmethod
-    def of_text(cls, text: str) -> Position:
-        """Parses the result of `text`; raises ValueError where it is not one."""
-        acknowledged, sending, rewinds, values = text.split(":")
-        numbers = [int(number) for number in rewinds.split(",") if number]
-        return cls(int(acknowledged), int(sending), numbers, int(values))
-
-
-def positions_of(text: str) -> dict[str, Position]:
-    """Parses the result of `MirrorState.text`, by the names of the files.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    parts = (part.split("=") for part in text.split(" ") if part)
-    return {name: Position.of_text(position) for name, position in parts}
 
 
 @dataclass
@@ -85,6 +43,7 @@ class MirrorState:
         set_aside: What the destination does not take, by its path there: the stamp of the file,
             an empty list for a checkpoint. Only `mlflow-track sync` tries it once more.
         takes_files: Whether the backend takes artifacts and checkpoints.
+        media: The progress with images, texts and histograms of steps.
         refused: The first items that the destination refused permanently, readable.
         refused_count: The number of refused items.
         differences: For metrics that a resumed attempt repeated, the largest difference.
@@ -108,6 +67,7 @@ class MirrorState:
     elsewhere: list[str] = field(default_factory=list)
     set_aside: dict[str, list[int]] = field(default_factory=dict)
     takes_files: bool = True
+    media: MediaProgress = field(default_factory=MediaProgress)
     refused: list[str] = field(default_factory=list)
     refused_count: int = 0
     differences: dict[str, float] = field(default_factory=dict)
@@ -129,6 +89,7 @@ class MirrorState:
                     _take_over(content)
                 files = content.get("files", {})
                 content["files"] = {n: _sorted_out(Position, entry) for n, entry in files.items()}
+                content["media"] = _sorted_out(MediaProgress, content.get("media", {}))
                 return decode(cls, content, file.name)
             except (OSError, ValueError, TypeError, AttributeError):
                 # Without it the destination is asked for its content.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlflow_track.mirror.artifacts import all_artifacts, pending_artifacts
 from mlflow_track.mirror.checkpoints import pending_checkpoints
+from mlflow_track.mirror.media import count_pending
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.info import read_info, true_status
@@ -176,7 +177,8 @@ def read_status(path: Path, backend: str) -> BackendStatus:
         pending_rows=pending_rows,
         pending_system_rows=pending_system_rows,
         artifacts=sum(1 for _ in all_artifacts(path, is_at_end)),
-        pending_artifacts=sum(1 for _ in pending_artifacts(path, state, is_at_end)),
+        pending_artifacts=sum(1 for _ in pending_artifacts(path, state, is_at_end))
+        + count_pending(path, state.media),
         checkpoints=len(state.checkpoints),
         pending_checkpoints=sum(1 for _ in pending_checkpoints(path, state, info)),
         is_status_pending=state.status != status,

@@ -21,7 +21,7 @@ from mlflow_track.record.rows import MOST_LINE_BYTES, read_header
 from mlflow_track.wording import expected
 
 # With 25 characters for each number a row is still a line.
-_MOST_COLUMNS = 100_000
+MOST_COLUMNS = 100_000
 # How many descriptors may wait for the disk before they are closed.
 _MOST_REPLACED = 64
 
@@ -215,11 +215,11 @@ class AppendFile:
         Raises:
             ValueError: It is longer than a reader would believe, or its rows would be.
         """
-        if len(names) > _MOST_COLUMNS or len(header) > MOST_LINE_BYTES:
+        if len(names) > MOST_COLUMNS or len(header) > MOST_LINE_BYTES:
             raise ValueError(
                 expected(
                     f"the header of {self.path.name}",
-                    f"at most {_MOST_COLUMNS:,} columns in {MOST_LINE_BYTES:,} bytes",
+                    f"at most {MOST_COLUMNS:,} columns in {MOST_LINE_BYTES:,} bytes",
                     f"{len(names):,} in {len(header):,}",
                 )
             )

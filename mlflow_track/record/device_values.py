@@ -78,12 +78,40 @@ def _is_there(value: float | Arriving) -> bool:
         return True
 
 
-class CudaNumber:
-    """One number on its way to the host: a copy into pinned memory, and the event behind it.
+class CudaCopy:
+    """A tensor on its way to the host: a copy into pinned memory, and the event behind it.
 
-    Asking a CUDA tensor for its value waits until the device has done all that was queued before;
+    Asking a CUDA tensor for its values waits until the device has done all that was queued before;
     a training loop that does so at every step leaves the device idle while Python prepares the
-    next one. Here the copy is queued behind that work, and the value is read later.
+    next one. Here the copy is queued behind that work, and the values are read later.
+
+    Args:
+        tensor: A CUDA tensor. It may change after this returns.
+    """
+
+    def __init__(self, tensor: Any) -> None:
+        import torch
+
+        # non_blocking makes the host side of the copy pinned memory, from torch's pool of it.
+        self._copy = tensor.detach().to("cpu", non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(tensor.device))
+
+    def has_arrived(self) -> bool:
+        return self._event.query()
+
+    def wait_for_tensor(self) -> Any:
+        """The tensor, in memory of the host.
+
+        Raises:
+            RuntimeError: The device failed; it will never come.
+        """
+        self._event.synchronize()
+        return self._copy
+
+
+class CudaNumber(CudaCopy):
+    """One number on its way to the host.
 
     Args:
         tensor: A CUDA tensor of one element. It may change after this returns.
@@ -95,16 +123,7 @@ class CudaNumber:
     def __init__(self, tensor: Any) -> None:
         if tensor.numel() != 1 or tensor.is_complex():
             raise TypeError(f"its shape is {tuple(tensor.shape)}, its type {tensor.dtype}")
-        import torch
-
-        # non_blocking makes the host side of the copy pinned memory, from torch's pool of it.
-        self._copy = tensor.detach().to("cpu", non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record(torch.cuda.current_stream(tensor.device))
-
-    def has_arrived(self) -> bool:
-        return self._event.query()
+        super().__init__(tensor)
 
     def wait(self) -> float:
-        self._event.synchronize()
-        return float(self._copy)
+        return float(self.wait_for_tensor())

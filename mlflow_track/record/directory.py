@@ -239,17 +239,19 @@ class RunDirectory(layout.RunPaths):
         last_step: int,
         before: Positions | None = None,
         begin: Positions | None = None,
+        last_kept: int = -1,
     ) -> int:
         """Move the rows after `last_step` aside, and note it in run.json; return how many.
 
         With `before` only those before these positions. With `begin`, where it is known which rows
-        come again, those from these positions on, whatever their steps are.
+        come again, those from these positions on, whatever their steps are. `last_kept` is the
+        largest step of what stays beside the rows.
 
         run.json says what is about to happen before it happens: a reader that follows the file by
         position must know, and a crash in between is completed by `open_metrics`.
         """
         span = Span(last_step, before=before) if begin is None else Span(-1, begin, before)
-        return undisturbed(lambda: self._rewind(metrics, last_step, span))
+        return undisturbed(lambda: self._rewind(metrics, max(last_step, last_kept), span))
 
     def _rewind(self, metrics: MetricsFile, last_step: int, span: Span) -> int:
         with metrics.lock:

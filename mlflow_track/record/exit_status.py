@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dis
 import functools
 import opcode
 import sys
@@ -18,6 +19,8 @@ from mlflow_track.record.schema import FAILED, FINISHED, KILLED
 
 _MOST_CHARACTERS = 1000
 _OLDER_THAN = "_mlflow_track_older_than"
+# Instructions between the parts of a call.
+_FILLERS = ("CACHE", "PRECALL", "PUSH_NULL", "NOP", "EXTENDED_ARG")
 
 
 def ending_of(
@@ -32,6 +35,8 @@ def ending_of(
     """
     if isinstance(error, KeyboardInterrupt):
         return KILLED, "interrupted"
+    if isinstance(error, UnknownExit):
+        return FINISHED if error.is_at_end else KILLED, str(error)
     if error is not None and not (isinstance(error, SystemExit) and not error.code):
         if request is not None and _is_loss_of_workers(error):
             return KILLED, f"stopped: {request}; {one_line(error)}"
@@ -60,27 +65,66 @@ def error_since(run_id: str) -> BaseException | None:
     error = getattr(sys, "last_value", None)
     if error is not None and run_id not in getattr(error, _OLDER_THAN, ()):
         return error
-    return SystemExit(_exits.status) if _exits is not None and _exits.was_left() else None
+    return _exits.ending() if _exits is not None else None
+
+
+class UnknownExit(SystemExit):
+    """A SystemExit of which the interpreter does not tell the status.
+
+    Args:
+        is_at_end: Whether the main module raised it with what a function had returned, as in
+            `raise SystemExit(main())`; else the program was left before its end.
+    """
+
+    def __init__(self, *, is_at_end: bool) -> None:
+        self.is_at_end = is_at_end
+
+    def __str__(self) -> str:
+        return "left by a SystemExit of unknown status: use sys.exit(…), or start_run in `with`"
 
 
 class _Exits:
     """Remembers what the program was left with: a SystemExit leaves no other trace."""
 
-    def __init__(self, outermost: FrameType) -> None:
-        self.status: Any = None
-        self._outermost = outermost
+    def __init__(self, module: FrameType) -> None:
+        self._module = module
+        self._noted: SystemExit | None = None
 
-    def was_left(self) -> bool:
-        """Whether an exception ended the program's outermost function; else it returned."""
-        last = self._outermost.f_lasti
-        code = self._outermost.f_code.co_code
-        return last >= 0 and not opcode.opname[code[last]].startswith("RETURN_")
+    def ending(self) -> SystemExit | None:
+        """What ended the program's main module; None where it came to its end."""
+        code, last = self._module.f_code, self._module.f_lasti
+        name = opcode.opname[code.co_code[last]] if last >= 0 else "RETURN_VALUE"
+        if name.startswith("RETURN_"):
+            return None
+        before: list[dis.Instruction] = []
+        if name == "RAISE_VARARGS":
+            parts = [part for part in dis.get_instructions(code) if part.opname not in _FILLERS]
+            before = [part for part in parts if part.offset < last]
+            if code.co_code[last + 1] == 2:
+                before.pop()  # raise … from …
+        return self._raised(before) or self._noted or UnknownExit(is_at_end=_are_calls(before[-2:]))
+
+    def _raised(self, before: list[dis.Instruction]) -> SystemExit | None:
+        """What `raise SystemExit…` in the main module raised, where its code shows the status.
+
+        Args:
+            before: The instructions before the raise.
+        """
+        parts = before[:-1] if _are_calls(before[-1:]) else before
+        if parts and parts[-1].argval == SystemExit.__name__:
+            return SystemExit()
+        if len(parts) < 2 or parts[-2].argval != SystemExit.__name__:
+            return None
+        status = parts[-1]
+        if status.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
+            return SystemExit(self._module.f_globals.get(status.argval))
+        return SystemExit(status.argval) if status.opname.startswith("LOAD_") else None
 
     def noting(self, leave: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(leave)
         def note(code: Any = None) -> Any:
             if threading.current_thread() is threading.main_thread():
-                self.status = code
+                self._noted = SystemExit(code)
             return leave(code)
 
         return note
@@ -95,13 +139,21 @@ def note_exits() -> None:
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     if _exits is not None or frame is None:
         return
-    while frame.f_back is not None:
-        frame = frame.f_back
-    _exits = _Exits(frame)
+    module, outer = None, frame
+    while outer is not None:
+        # The outermost that is the program: `python -m` has functions of the library around it.
+        if outer.f_globals.get("__name__") == "__main__":
+            module = outer
+        frame, outer = outer, outer.f_back
+    _exits = _Exits(module or frame)
     sys.exit = _exits.noting(sys.exit)
     for name in ("exit", "quit"):
         if hasattr(builtins, name):
             setattr(builtins, name, _exits.noting(getattr(builtins, name)))
+
+
+def _are_calls(parts: list[dis.Instruction]) -> bool:
+    return bool(parts) and all(part.opname.startswith("CALL") for part in parts)
 
 
 def _is_loss_of_workers(error: BaseException) -> bool:

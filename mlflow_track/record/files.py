@@ -138,18 +138,23 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
     """Write `pieces` under a temporary name, fsync, rename over `path`, fsync the folder."""
     temporary = layout.temporary(path)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    write_new(temporary, *pieces)
+    os.rename(temporary, path)
+    sync_folder(path.parent)
+
+
+def write_new(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write `pieces` to a file that must not exist, and fsync it; after an error there is none."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         for piece in pieces:
             write_all(descriptor, piece)
         os.fsync(descriptor)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
     finally:
         os.close(descriptor)
-    os.rename(temporary, path)
-    sync_folder(path.parent)
 
 
 def legible(text: str) -> str:
@@ -159,10 +164,15 @@ def legible(text: str) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Replace `path` by `content` as indented JSON, atomically; half characters become legible."""
+    replace_file(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """The content of a file of `write_json`."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     # Two backslashes: for JSON one is an escape, and would bring the half character back.
     text = _HALF_CHARACTER.sub(lambda half: rf"\\u{ord(half.group()):04x}", text)
-    replace_file(path, text.encode())
+    return text.encode()
 
 
 def read_json(path: Path) -> Any:
@@ -195,3 +205,19 @@ def _is_deep(content: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def folder_size(path: Path | str) -> int:
+    """The bytes of all files in a folder. No link is followed; what cannot be read counts 0."""
+    total = 0
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    total += folder_size(entry.path)
+                elif stat.S_ISREG(status.st_mode):
+                    total += status.st_size
+    except OSError:
+        return total
+    return total

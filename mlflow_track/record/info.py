@@ -7,6 +7,7 @@ Missing keys get defaults, as older versions wrote less; unknown keys are kept.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import msgspec
 from mlflow_track.record import layout
 from mlflow_track.record.files import legible, read_json
 from mlflow_track.record.lock import is_locked
+from mlflow_track.record.rows import last_row_time
 from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, Config, RunInfo
 
 T = TypeVar("T")
@@ -163,15 +165,18 @@ def is_held(path: Path) -> bool:
 
 
 def last_sign_of_life(path: Path, info: RunInfo) -> float:
-    """The Unix time of the run's end, or of the last growth of a record without an end."""
+    """The Unix time of the run's end; of a record without an end that of its last row.
+
+    Not that of a file: a copy of a folder has the time of the copying.
+    """
     if info.ended is not None:
         return info.ended
+    now = time.time()
     if true_status(path, info) == RUNNING:
-        return time.time()
-    times = [info.created]
-    for name in (layout.METRICS, layout.METRICS_LONG, layout.RUN):
-        try:
-            times.append(os.stat(path / name).st_mtime)
-        except OSError:
-            continue
-    return max(times)
+        return now
+    last = last_row_time(path, now)
+    if not last:
+        with contextlib.suppress(OSError):
+            last = os.stat(path / layout.RUN).st_mtime
+    began = [attempt.started or 0.0 for attempt in info.attempts[-1:]]
+    return max(info.created, last, *began)

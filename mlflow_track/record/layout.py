@@ -16,6 +16,7 @@ LOG = "training.log"
 PATCH = "code.patch"
 REQUIREMENTS = "requirements.txt"
 ARTIFACTS = "artifacts"
+MEDIA = "media.jsonl"
 CHECKPOINTS = "checkpoints"
 RUN_LOCK = "run.lock"
 
@@ -24,6 +25,10 @@ MIRROR = "mirror"
 MIRROR_LOG = "mirror.log"
 # The state of the one backend, mlflow, that there was at first.
 _FIRST_MIRROR_STATE = {"mlflow": "mirror.json"}
+
+# The event files of TensorBoard: in a folder for each time that the run was begun there.
+TENSORBOARD = "tensorboard"
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.mlflow-track")
 
 # Inside `checkpoints/`, and inside one checkpoint.
 STATE_TENSORS = "state.safetensors"
@@ -42,6 +47,10 @@ TEMPORARY = ".tmp-"
 
 _LONG_ENDING = ".long.csv"
 _STEP_FOLDER = re.compile(r"step-(\d{9,})")
+# What a text of a step can be; images are PNG, histograms JSON.
+TEXT_ENDINGS = (".txt", ".md", ".html")
+MEDIA_ENDINGS = {"image": (".png",), "text": TEXT_ENDINGS, "histogram": (".json",)}
+_MEDIA_FILE = re.compile(r"step-\d{9,}(-\d+)?\.(png|txt|md|html|json)")
 
 
 def temporary(path: Path) -> Path:
@@ -85,6 +94,31 @@ def rewound_metrics(attempt: int, number: int = 1) -> str:
     return f"metrics.rewound-{attempt}{f'-{number}' if number > 1 else ''}.csv"
 
 
+def rewound_media(attempt: int, number: int = 1) -> str:
+    """The index of the media that an attempt rewound; see `rewound_metrics`."""
+    return f"media.rewound-{attempt}{f'-{number}' if number > 1 else ''}.jsonl"
+
+
+def rewound_media_folder(index: Path) -> Path:
+    """The folder with the files of an index of media that were rewound."""
+    return index.with_suffix("")
+
+
+def media_indexes_aside(path: Path) -> list[Path]:
+    """The indexes of rewound media in the run's folder `path`."""
+    return sorted(path.glob("media.rewound-*.jsonl"))
+
+
+def media_file(step: int, ending: str, number: int = 1) -> str:
+    """The file for one of the media of a step; `number` counts those of one key and step."""
+    return f"{folder_of_step(step)}{f'-{number}' if number > 1 else ''}{ending}"
+
+
+def may_be_media(name: str) -> bool:
+    """Whether the name of a file is one that `media_file` gives."""
+    return _MEDIA_FILE.fullmatch(name) is not None
+
+
 def earlier_patch(number: int) -> str:
     """The file for the code.patch of an earlier attempt, whose changes were other ones."""
     return f"code.earlier-{number}.patch"
@@ -98,6 +132,17 @@ def long_form(path: Path) -> Path:
 def is_long(path: Path) -> bool:
     """Whether a file of metrics, by its name, has a line per value."""
     return path.name.endswith(_LONG_ENDING)
+
+
+def event_file(number: int) -> str:
+    """An event file by its number: TensorBoard reads those of a folder in the order of names."""
+    return f"events.out.tfevents.{number:010d}.mlflow-track"
+
+
+def number_of_event_file(name: str) -> int | None:
+    """The number of one of our event files; None where `name` is another file."""
+    found = _EVENT_FILE.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def rewound_checkpoints(attempt: int) -> str:

@@ -20,6 +20,7 @@ from mlflow_track.record.row_format import Columns, parse_header, parse_rows, pa
 
 _PIECE_BYTES = 1 << 20
 _GUARD_BYTES = 64
+_TAILS = (1 << 12, 1 << 16, 1 << 22, 1 << 40)
 # No line is longer; without an end for so long it is something else.
 MOST_LINE_BYTES = 1 << 22
 
@@ -143,6 +144,22 @@ def read_end(path: Path, size: int) -> tuple[Columns, bool]:
     """The rows in the last `size` bytes of a file, and whether these are all."""
     piece = read_piece(path, -size, size)
     return piece.parse(), piece.position == 0
+
+
+def last_row_time(path: Path, before: float) -> float:
+    """The Unix time of the last row of the run in `path` before another time; 0 without one."""
+    times = [0.0]
+    for file in layout.metric_files(path):
+        try:
+            for size in _TAILS:
+                columns, is_all = read_end(file, size)
+                own = [time for time in columns.times if time < before]
+                if own or is_all:
+                    times += own[-1:]
+                    break
+        except (OSError, ValueError):
+            continue
+    return max(times)
 
 
 class Reader:

@@ -217,6 +217,8 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     Attributes:
         created, ended: Unix seconds; `ended` is None where nobody wrote an end.
         rewinding: An unfinished rewind; see `RunDirectory.rewind`.
+        rebuilt_attempts: So many attempts have their rows in files that were rebuilt from what a
+            server had: the positions in their checkpoints are those of other bytes.
         directions: For a metric which way is better, as the run said.
         summary: The values of `log_summary`; numbers that are not finite as text.
     """
@@ -232,6 +234,7 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     rewinds: tuple[Rewind, ...] = ()
     rewinding: Rewind | None = None
+    rebuilt_attempts: Count = 0
     restores: tuple[Restore, ...] = ()
     tags: dict[str, str] = {}
     inputs: tuple[Input, ...] = ()
@@ -294,6 +297,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
             manifest of an older version.
         metrics_position: Bytes of metrics.csv after its header, at the save.
         metrics_long_position: The same of metrics.long.csv.
+        media_position: The number of media logged before the save; see `record.media`.
     """
 
     step: Step
@@ -320,6 +324,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     is_milestone: bool = False
     metrics_position: Count = 0
     metrics_long_position: Count = 0
+    media_position: Count = 0
     algorithm: str = ""
     chunk_bytes: Annotated[int, Meta(ge=1, le=2**40)] = 1 << 24
     files: dict[FileName, ManifestFile] = {}

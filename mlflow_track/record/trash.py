@@ -48,6 +48,10 @@ def leftovers(root: Path, now: float) -> Iterator[Path]:
         now: Unix seconds; nothing younger than an hour is a leftover.
     """
     yield from sorted((root / layout.TRASH).glob("*/*"))
+    # Runs that an import was making.
+    for path in sorted(root.glob(f"*/{layout.TEMPORARY}*")):
+        if now - _last_change(path) > _LEFTOVER_SECONDS:
+            yield path
     for run in sorted(root.glob("*/*/")):
         if run.parent.name == layout.TRASH or not (run / layout.RUN).exists() or is_held(run):
             continue
@@ -63,6 +67,11 @@ def leftovers(root: Path, now: float) -> Iterator[Path]:
                         yield path
                 except FileNotFoundError:
                     continue
+
+
+def _last_change(folder: Path) -> float:
+    """The newest time of the files in a folder, and of its own."""
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def size_bytes(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -227,6 +228,20 @@ def test_a_clock_that_was_set_back_makes_no_time_negative(tmp_path: Path) -> Non
     folder = write(tmp_path / "r", [], created=100.0, ended=160.0, attempts=attempts)
     found = spans(folder, read_info(folder))
     assert found == [(100, 150), (150, 160)] and active_seconds(found) == 60
+
+
+def test_the_end_of_a_killed_run_is_its_last_row_also_of_the_machine(tmp_path: Path) -> None:
+    # The folder's files are younger, as those of a copy are.
+    attempts = [{"attempt": 1, "started": 100.0}]
+    folder = write(tmp_path / "r", [], created=100.0, status="RUNNING", attempts=attempts)
+    os.utime(folder / "run.json", (120, 120))
+    (folder / "metrics.csv").write_text("step,time,a\n")
+    assert spans(folder, read_info(folder)) == [(100, 120)]
+    (folder / "metrics.csv").write_text("step,time,a\n0,110,1\n1,130,1\n")
+    assert spans(folder, read_info(folder)) == [(100, 130)]
+    # A run that logs once in an hour, and whose machine is looked at every ten seconds.
+    (folder / "system_metrics.csv").write_text("step,time,system/cpu\n0,110,1\n1,3000,1\n")
+    assert spans(folder, read_info(folder)) == [(100, 3000)]
 
 
 # --- from runs to a picture ---

@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mlflow_track as mt
@@ -104,6 +105,39 @@ def test_the_report_shows_what_is_broken_or_hostile_as_text(tmp_path: Path) -> N
     assert "\\udce9" in html and html.encode()
     with pytest.raises(ValueError, match="at least one run"):
         render_report([])
+
+
+def test_media_over_steps_are_a_strip_for_each_run(tmp_path: Path) -> None:
+    figure = np.zeros((300, 400, 3), np.uint8)
+    for name in ("a", "b"):
+        with mt.start_run(experiment="e", run_name=name, directory=tmp_path) as run:
+            run.log_metrics({"loss": 1.0}, step=0)
+            for step in range(0, 100, 10):
+                run.log_image(figure, "samples/<i>", step=step)
+            run.log_text("<b>hostile</b>" + 1000 * "x", "text", step=7)
+            paths = [run.log_histogram("grad", [1.0, 2.0, np.nan], step=s) for s in (7, 8)]
+            damaged = run.log_image(figure, "samples/<i>", step=95)
+            gone = run.log_image(figure, "gone", step=0)
+        damaged.write_bytes(b"not a PNG")
+        paths[1].write_text('{"edges": [1, 0], "counts": [1]}')
+        gone.unlink()
+        # What the index does not list is an artifact as such.
+        (run.path / "artifacts/single.png").write_bytes(_PIXEL)
+    html = render_report(read_summaries(tmp_path)[0])
+    checker = check(html)
+    pictures = [url for url in checker.fetched if url.startswith("data:image/webp")]
+    # Eight of eleven steps of both runs, of which one is damaged.
+    assert len(pictures) == 14 and html.count("it is not a whole PNG") == 2
+    assert sum(url.startswith("data:image/png") for url in checker.fetched) == 2
+    assert len(html) < 200_000
+    for text in ("samples/&lt;i&gt;", "&lt;b&gt;hostile", "<th>step 95</th>", "1 … 2, 1 NaN"):
+        assert text in html
+    assert html.count("<path") >= 2 and "its edges must ascend" in html
+    assert "(its file is gone)" in html and "<b>hostile" not in html
+    frame = mt.load_runs(tmp_path)[0].media()
+    assert frame.groupby("kind").size().to_dict() == {"histogram": 2, "image": 12, "text": 1}
+    row = frame[frame.key == "text"].iloc[0]
+    assert row.step == 7 and row.path.read_text().startswith("<b>")
 
 
 def test_importance_is_one_where_a_param_tells_the_order_and_small_where_it_does_not(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import mlflow_track as mt
 from mlflow_track.backends.protocol import (
     Backend,
     MetricPoint,
@@ -19,8 +21,12 @@ from mlflow_track.backends.protocol import (
     RunRecord,
     Unavailable,
 )
+from mlflow_track.mirror.follower import Follower
+from mlflow_track.mirror.outage import End
+from mlflow_track.mirror.progress import Position, positions_of
 from mlflow_track.mirror.shipper import Shipper
-from mlflow_track.mirror.state import MirrorState, Position, positions_of
+from mlflow_track.mirror.state import MirrorState
+from mlflow_track.mirror.status import read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.rows import files_of, iterate_rows
 from tests.mirror.test_shipper import EVENTS, Trainer, small_batches
@@ -154,6 +160,13 @@ def test_rewind_leaves_what_the_record_has(events: list[tuple[str, Any]], seed: 
         assert set(found) == rows_of(trainer)
 
 
+def test_the_parts_of_a_row_larger_than_a_batch_arrive_once(tmp_path: Path) -> None:
+    names = tuple("abcdefghijklmnopqrst")
+    points, trainer = play(tmp_path, [("log", names)] * 9, 3, Lines)
+    found = [(point.key, point.step, point.value) for point in points]
+    assert sorted(found) == sorted(rows_of(trainer))
+
+
 BROKEN_ROWS = [
     *[("log", ("a", "b"))] * 9,
     *[("ship", None)] * 6,
@@ -226,3 +239,28 @@ def test_a_backend_gets_a_description_only_when_something_changed(
     shipper.ship()
     assert [run.tags for run in described] == [{}, {"late": "yes"}]
     trainer.end()
+
+
+def test_what_one_backend_tells_after_the_end_is_not_pending_for_another(tmp_path: Path) -> None:
+    class Filing(Lines):
+        def upload(self, file: Path, name: str) -> None:
+            pass
+
+    class Refusing(Lines):
+        def describe(self, run: RunRecord) -> list[tuple[str, str]]:
+            return [("it", "no")]
+
+    with mt.start_run(directory=str(tmp_path), backend="local") as run:
+        run._attempt.record.restate("mirror", {"backends": ["first", "second"]})
+        run.log_metric("a", 1.0, step=0)
+    said: list[str] = []
+    for name, kind in (("first", Filing), ("second", Refusing)):
+        backend = kind([], random.Random(0))
+        backend.fails = False
+        end = End(time.time())
+        Follower(run.path, name, lambda _, made=backend: made, said.append, 1, end, 5.0).follow()
+    assert "WARNING: second does not accept it: no; the rest is sent" in said
+    assert [status.is_complete for status in read_statuses(run.path, ["first", "second"])] == [
+        True,
+        True,
+    ]

@@ -1,7 +1,8 @@
-"""A run that goes to MLflow and to a backend that another package brings, whatever fails."""
+"""A run that goes to several backends, one of another package, whatever fails."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -23,6 +25,8 @@ from mlflow_track.mirror.status import read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.lock import is_locked
 from tests import forked
+from tests.backends import wandb_reader
+from tests.backends.event_files import as_float32, event_folder, scalars_in, status_in
 from tests.campaign import seeds
 from tests.mirror.conftest import history, only_run, runs_of
 from tests.mirror.test_kills import kill_mirror
@@ -36,6 +40,49 @@ def lines_of(record: mt.LoadedRun, folder: Path | None = None) -> list[dict[str,
 def points_in(lines: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
     points = [line for line in lines if not line.get("key", "system/").startswith("system/")]
     return [(point["key"], point["step"], point["value"]) for point in points]
+
+
+def scalars_of(record: mt.LoadedRun) -> list[tuple[str, int, float]]:
+    return [scalar[:3] for scalar in scalars_in(event_folder(record.path))]
+
+
+# What a backend has of a run, and how it has a value.
+HELD: dict[str, Callable[[mt.LoadedRun], list[tuple[str, int, float]]]] = {
+    "jsonl": lambda record: points_in(lines_of(record)),
+    "tensorboard": scalars_of,
+    "wandb": lambda record: [
+        (each.key, each.step, each.value) for each in wandb_reader.values(record.path / "wandb")
+    ],
+}
+AS_HELD: dict[str, Callable[[float], float]] = {"tensorboard": as_float32}
+# What an attempt logs again is taken back there; elsewhere the first values stay.
+REWINDING = ("tensorboard",)
+
+
+@pytest.fixture(autouse=True)
+def wandb_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def wandb_processes(folder: Path) -> list[psutil.Process]:
+    """The processes of W&B's client that mirrors have started for runs of this working folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "wandb-core" and process.cwd() == str(folder):
+                found.append(process)
+    return found
+
+
+def held(backend: str, record: mt.LoadedRun) -> list[tuple[str, int, float]]:
+    return sorted(HELD[backend](record))
+
+
+def logged_for(backend: str, record: mt.LoadedRun) -> list[tuple[str, int, float]]:
+    as_held = AS_HELD.get(backend, float)
+    return sorted((name, step, as_held(value)) for name, step, value in logged(record))
 
 
 def logged(record: mt.LoadedRun) -> list[tuple[str, int, float]]:
@@ -56,16 +103,16 @@ with mt.start_run(experiment="e", run_name="r", params={"lr": 0.1}, tags={"t": "
     run.log_text("x", "note.txt")
 status = run.sync_status()
 assert status.is_complete, str(status)
-assert [each.backend for each in status] == ["jsonl", "mlflow"], status
+assert [each.backend for each in status] == ["jsonl", "mlflow", "tensorboard", "wandb"], status
 print(run.url)
 """
 
 
-def test_a_run_reaches_both_and_each_says_so(
-    run_script: Callable[..., Any], store: str, installed: Path
+def test_a_run_reaches_all_and_each_says_so(
+    run_script: Callable[..., Any], store: str, installed: Path, tmp_path: Path
 ) -> None:
     variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_TRACK_JSONL_TOKEN": "hunter2hunter2"}
-    done = run_script(JOB, MLFLOW_TRACK_BACKEND="jsonl, mlflow", **variables)
+    done = run_script(JOB, MLFLOW_TRACK_BACKEND="jsonl, mlflow, tensorboard, wandb", **variables)
     assert done.returncode == 0, done.stderr
     (record,) = mt.load_runs("runs")
     assert done.stdout.strip() == str(record.path.absolute() / "jsonl" / f"{record.id}.jsonl")
@@ -76,13 +123,17 @@ def test_a_run_reaches_both_and_each_says_so(
     run = only_run(store, "e")
     assert run.info.status == "FINISHED"
     assert history(store, run.info.run_id, "a") == [(step, step / 3) for step in range(10)]
-    for line in ("jsonl has everything (10 rows)", "mlflow has everything (10 rows)"):
-        assert line in done.stderr
+    for backend in HELD:
+        assert held(backend, record) == logged_for(backend, record)
+    assert status_in(event_folder(record.path)) == "STATUS_SUCCESS"
+    assert wandb_processes(tmp_path) == []
+    for backend in ("mlflow", *HELD):
+        assert f"{backend} has everything (10 rows)" in done.stderr
     # What jsonl cannot do is said once, and is not pending for ever.
     assert done.stderr.count("jsonl does not accept files") == 1
     shown = CliRunner().invoke(main, ["doctor", record.id], env=variables)
     assert shown.exit_code == 0, shown.output
-    assert shown.output.count("10 acknowledged, 0 pending") == 2
+    assert shown.output.count("10 acknowledged, 0 pending") == 4
     assert "token=***" in shown.output
     files = [path for path in record.path.rglob("*") if path.is_file()]
     assert not [path for path in files if b"hunter2" in path.read_bytes()]
@@ -91,7 +142,7 @@ def test_a_run_reaches_both_and_each_says_so(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", seeds(3))
-def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_in_either(
+def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_anywhere(
     seed: int,
     store: str,
     installed: Path,
@@ -100,7 +151,7 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_in_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chance = random.Random(seed)
-    variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_TRACK_BACKEND": "mlflow,jsonl"}
+    variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_TRACK_BACKEND": ",".join(("mlflow", *HELD))}
     last = -1
     for _ in range(2):
         last = train_until_killed(chance, tmp_path, variables)
@@ -109,7 +160,7 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_in_either(
         monkeypatch.setenv(name, value)
     if chance.random() < 0.5:
         # Between two mirrors the locks are free for a moment: only the states say that all came.
-        wait_for(lambda: read_statuses(record.path, ["mlflow", "jsonl"]).is_complete)
+        wait_for(lambda: read_statuses(record.path, ["mlflow", *HELD]).is_complete)
     else:
         time.sleep(chance.uniform(0, 2))
         kill_mirror(record.path)
@@ -124,12 +175,12 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_in_either(
     for name in ("a", "b"):
         steps = [step for key, step, _ in kept if key == name]
         assert [step for step, _ in history(store, run.info.run_id, name)] == steps
-    found = points_in(lines_of(record))
-    # A step that the first attempt logged, and the second again, is there once: the first came.
-    assert [point[:2] for point in found if point[0] == "a"] == [
-        ("a", step) for step in sorted({step for key, step, _ in kept if key == "a"})
-    ]
-    assert len({point[:2] for point in found}) == len(found) == len(kept)
+    for backend in HELD:
+        found, expected = held(backend, record), logged_for(backend, record)
+        # A step that the first attempt logged, and the second again, is there once.
+        assert [point[:2] for point in found] == [point[:2] for point in expected], backend
+        assert found == expected or backend not in REWINDING
+    wait_for(lambda: wandb_processes(tmp_path) == [])
 
 
 ENDLESS = """
@@ -160,7 +211,8 @@ def train_until_killed(chance: random.Random, folder: Path, variables: dict[str,
         while time.monotonic() < deadline:
             said += process.stdout.read(1 << 16) or b""
             time.sleep(0.005)
-            if time.monotonic() > kill_at:
+            # Later the trainer would not live to start another one, and nothing sends the rest.
+            if kill_at < time.monotonic() < deadline - 1:
                 for record in mt.load_runs(folder / "runs"):
                     kill_mirror(record.path)
                 kill_at = deadline
@@ -171,13 +223,17 @@ def train_until_killed(chance: random.Random, folder: Path, variables: dict[str,
     return int(said[: said.rindex(b"\n")].rsplit(b"\n", 1)[-1])
 
 
-@pytest.mark.parametrize("other", ["blocked", "down"])
+@pytest.mark.parametrize("other", ["blocked", "down", "wandb"])
 def test_a_backend_that_does_not_work_holds_up_no_other(
     other: str,
     run_script: Callable[..., Any],
     installed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     wait_for: Callable[..., Any],
 ) -> None:
+    # W&B's client sends to its server then, for which there is no login.
+    monkeypatch.delenv("WANDB_MODE")
     code = """
     import mlflow_track as mt
     run = mt.start_run(experiment="e")
@@ -187,9 +243,12 @@ def test_a_backend_that_does_not_work_holds_up_no_other(
     """
     variables = {
         "MLFLOW_TRACK_BACKEND": f"{other},jsonl",
-        "MLFLOW_TRACK_FINISH_TIMEOUT": "8",
+        # One that is refused is over once its client is loaded.
+        "MLFLOW_TRACK_FINISH_TIMEOUT": "60" if other == "wandb" else "8",
         "MLFLOW_TRACK_MIRROR_LINGER": "20",
         f"MLFLOW_TRACK_{other.upper()}_TOKEN": "hunter2hunter2",
+        "NETRC": "nowhere",
+        "HOME": str(tmp_path),
     }
     done = run_script(code, **variables)
     assert done.returncode == 0, done.stderr
@@ -201,19 +260,33 @@ def test_a_backend_that_does_not_work_holds_up_no_other(
     if other == "down":
         assert "WARNING: down cannot be reached" in done.stderr
         assert "no route to the host with the token ***" in done.stderr
+    if other == "wandb":
+        assert "WARNING: nothing is sent to wandb, training continues: there is no login" in (
+            done.stderr
+        )
     written = [path.read_bytes() for path in record.path.rglob("*") if path.is_file()]
     assert not [content for content in written if b"hunter2" in content]
 
 
-def test_sync_sends_to_a_backend_that_a_run_never_had(
+@pytest.mark.parametrize("backend", HELD)
+def test_sync_sends_to_a_backend_that_a_run_never_had(backend: str, installed: Path) -> None:
+    with mt.start_run(experiment="e", backend="local") as run:
+        run.log_metric("a", 1.0, step=0)
+    for _ in range(2):
+        done = CliRunner().invoke(main, ["sync", run.id, "--backend", backend])
+        assert done.exit_code == 0, done.output
+    (record,) = mt.load_runs("runs")
+    assert held(backend, record) == [("a", 0, 1.0)]
+
+
+def test_sync_uses_the_options_of_the_environment(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with mt.start_run(experiment="e", backend="local") as run:
         run.log_metric("a", 1.0, step=0)
     monkeypatch.setenv("MLFLOW_TRACK_JSONL_FOLDER", str(tmp_path / "lines"))
-    for _ in range(2):
-        done = CliRunner().invoke(main, ["sync", run.id, "--backend", "jsonl"])
-        assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, ["sync", run.id, "--backend", "jsonl"])
+    assert done.exit_code == 0, done.output
     (record,) = mt.load_runs("runs")
     assert points_in(lines_of(record, tmp_path / "lines")) == [("a", 0, 1.0)]
 

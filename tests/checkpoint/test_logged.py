@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from mlflow_track.checkpoint.disk import logged
 from mlflow_track.checkpoint.disk.logged import ends_of, read_step, read_values, values_at
 from mlflow_track.record.append_file import Positions
 from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.schema import Manifest, RunInfo
 
 MANY = tuple(f"m{number}" for number in range(100))
 # One of many alone goes to the file beside; all together to the file with columns.
@@ -76,8 +78,10 @@ def test_rows_of_a_checkpoint_end_before_the_first_of_a_later_step(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.csv"
         position = write(path, rows)[at]
-        manifest = SimpleNamespace(
-            metrics_position=position.wide, metrics_long_position=position.long, time=0.0
+        manifest = Manifest(
+            step=step,
+            metrics_position=position.wide,
+            metrics_long_position=position.long,
         )
         checkpoint: Any = SimpleNamespace(step=step, manifest=manifest)
         ends = ends_of(path, checkpoint)
@@ -85,17 +89,34 @@ def test_rows_of_a_checkpoint_end_before_the_first_of_a_later_step(
     assert found == {k: v for k, v in model(rows[:end]).items() if k[0] in ("a", "b", "m7")}
 
 
-def test_a_position_that_cannot_be_that_of_the_save_gives_way_to_the_time(tmp_path: Path) -> None:
-    """A record that was rebuilt from what a server has holds the same rows in other bytes."""
-    path = tmp_path / "metrics.csv"
-    rows = [f"{step},{100 + 10 * at},{float(at)}" for at, step in enumerate([0, 1, 2, 1, 3, 0, 4])]
+def rebuilt_record(folder: Path, attempts: int) -> Path:
+    """The record of a run whose rows of some attempts were rebuilt from what a server had."""
+    info = RunInfo(id="r", name="r", experiment="e", created=1.0, rebuilt_attempts=attempts)
+    (folder / "run.json").write_bytes(msgspec.json.encode(info))
+    return folder / "metrics.csv"
+
+
+@pytest.mark.parametrize("position", [0, 1, 20, 30, 60, 10**6])
+def test_in_a_rebuilt_file_the_time_of_a_save_counts(tmp_path: Path, position: int) -> None:
+    """It holds the same rows in other bytes, whatever is at the position of the save."""
+    path = rebuilt_record(tmp_path, attempts=2)
+    # Saved after the row of step 2, in the millisecond in which steps 3 and 0 were logged;
+    # an older step was logged right before.
+    moments = [(0, 0), (1, 1), (2, 2), (1, 2), (3, 2), (4, 3)]
+    rows = [f"{s},{100 + t / 1000:.3f},{float(at)}" for at, (s, t) in enumerate(moments)]
     path.write_text("\n".join(["step,time,loss", *rows, ""]))
-    # Saved after the row of step 2; an older step was logged then.
-    for position in range(200):
-        manifest = SimpleNamespace(metrics_position=position, metrics_long_position=0, time=125.0)
+
+    def found(attempt: int) -> list[tuple[int, float]]:
+        manifest = Manifest(step=2, attempt=attempt, time=100.0024, metrics_position=position)
         checkpoint: Any = SimpleNamespace(step=2, manifest=manifest)
-        found = list(read_values(path, {"loss"}, ends_of(path, checkpoint)))
-        assert [(step, value) for _, step, value in found] == [(0, 0), (1, 1), (2, 2), (1, 3)]
+        return [
+            (s, value) for _, s, value in read_values(path, {"loss"}, ends_of(path, checkpoint))
+        ]
+
+    assert found(1) == found(2) == [(0, 0), (1, 1), (2, 2), (1, 3)]
+    # A checkpoint that was saved after the rebuilding has the position of these bytes.
+    if position == 10**6:
+        assert len(found(3)) == len(rows)
 
 
 def test_read_step_looks_no_further_back_than_it_must(tmp_path: Path) -> None:
@@ -168,10 +189,9 @@ def test_a_cut_by_step_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_of_a_checkpoint_are_all_where_none_came_after_its_save(tmp_path: Path) -> None:
-    """Also in a record with other bytes, where the position of the save means nothing."""
-    path = tmp_path / "metrics.csv"
+    path = rebuilt_record(tmp_path, attempts=1)
     path.write_text("step,time,loss\n0,100.0,1.0\n1,101.0,2.0\n")
-    manifest = SimpleNamespace(metrics_position=999, metrics_long_position=0, time=125.0)
+    manifest = Manifest(step=1, attempt=1, metrics_position=999, time=125.0)
     checkpoint: Any = SimpleNamespace(step=1, manifest=manifest)
     assert len([*read_values(path, {"loss"}, ends_of(path, checkpoint))]) == 2
     assert logged.rows_behind(path, checkpoint) == []

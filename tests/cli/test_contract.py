@@ -72,6 +72,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in folder.glob("cut/demo/cut/checkpoints/step-000000002/state.json"):
         file.write_bytes(b"")
     (write(folder / "torn/demo/torn", []) / "run.json").write_text("{")
+    (folder / "logs/version_0").mkdir(parents=True)
+    (folder / "logs/empty").mkdir()
+    (folder / "logs/version_0/metrics.csv").write_text("step,loss\n1,0.5\n")
+    (folder / "logs/broken.csv").write_text("step,loss\n1,half\n")
     return folder
 
 
@@ -101,6 +105,10 @@ def call(line: str) -> Result:
 
 # Each command on runs with all that there is, and with as little as there may be.
 ANSWERS = """
+plan --max-steps 1000 --warmup-steps 100 --max-checkpoints 5
+plan --max-steps 90 --every 20 --at 3,5 --keep-best 1 --metric loss
+plan --max-steps 9 --checkpoint cut/demo/cut/checkpoints/step-000000001
+plan --every-minutes 5 --save-on-improvement loss --state-bytes 9999999999999999
 ls
 ls cut/demo
 show good
@@ -121,6 +129,7 @@ tail failed
 export
 export good -o m.csv
 export good -o m.json
+import logs
 wait good failed never
 rm good --dry-run
 rm good
@@ -315,6 +324,11 @@ ENDINGS = """
 1 export torn/demo/torn
 2 export -o m.xls
 3 export good --file nothing.csv
+0 import logs
+1 import logs/broken.csv
+2 import logs --format nothing
+3 import nowhere
+3 import logs/empty
 0 rm good
 0 rm same --dry-run
 0 rm same --yes
@@ -330,6 +344,7 @@ ENDINGS = """
 2 completion tcsh
 1 sync good
 2 sync --nothing
+2 sync good --backend mlfow
 3 sync nobody
 0 doctor good
 1 doctor stuck
@@ -339,6 +354,13 @@ ENDINGS = """
 1 ui torn
 2 ui --port x
 3 ui nowhere
+0 plan --max-steps 9
+1 plan --max-steps 9 --state-bytes 9999999999999999
+2 plan
+2 plan --max-steps 0
+2 plan --max-steps 9 --keep-best 1
+2 plan --at 1,x
+3 plan --max-steps 9 --checkpoint good
 0 ckpt ls good
 2 ckpt ls --nothing
 3 ckpt ls nobody

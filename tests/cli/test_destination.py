@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import mlflow_track as mt
 from mlflow_track.cli import main
-from mlflow_track.cli.destination import NotConfirmed, options_for
+from mlflow_track.cli.exchange.destination import NotConfirmed, options_for
 from tests.mirror.gateway import Reply, gateway_to
 
 

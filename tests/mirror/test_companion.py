@@ -52,6 +52,20 @@ def test_a_mirror_that_always_dies_is_given_up_and_the_run_is_told_so(tmp_path, 
     run.finish()
 
 
+def test_a_mirror_that_dies_now_and_then_is_always_replaced(monkeypatch, capfd, wait_for):
+    monkeypatch.setattr(companion_module, "_RESTART_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(companion_module, "_STEADY_SECONDS", 0.0)
+    said = []
+    monkeypatch.setattr(companion_module, "say", said.append)
+    run = mt.start_run(experiment="e", backend="local")
+    companion = Companion(run.path, ["mlflow"], {"PYTHONHOME": "/absent"})
+    wait_for(lambda: len(said) > 7)
+    assert not companion._has_ended.is_set()
+    monkeypatch.undo()
+    assert companion._has_ended.wait(60)
+    run.finish()
+
+
 def test_at_a_terminal_the_end_of_a_run_shows_what_it_waits_for(tmp_path):
     code = """
     import mlflow_track as mt

@@ -15,7 +15,7 @@ from mlflow_track.record.row_format import LONG_HEADER
 from tests.mirror.conftest import client_of, files_under, history, only_run
 
 JOB = """
-import sys, torch, mlflow_track as mt
+import sys, time, torch, mlflow_track as mt
 last = int(sys.argv[1])
 names = [f"layer{number}/norm" for number in range(80)]
 with mt.start_run(experiment="e", run_name="r", resume="auto") as run:
@@ -24,6 +24,7 @@ with mt.start_run(experiment="e", run_name="r", resume="auto") as run:
     for step in range(checkpoints.restore(state), 10):
         for number, name in enumerate(names):
             run.log_metric(name, number + step / 10, step=step)
+            time.sleep(0.0003)  # The values of a step are of several milliseconds.
         run.log_metrics({"loss": step, "odd*": step}, step=step)
         checkpoints.step(step, state)
         if step == last:

@@ -203,6 +203,9 @@ def test_a_refused_file_is_not_sent_before_its_time():
     assert not retries.is_due("a") and retries.is_due("b")
     now[0] = 30.0
     assert retries.is_due("a") and "busy" in (retries.waiting or "")
+    assert not retries.failed("a", "busy", lambda: True, float("inf"))
+    now[0] += 3600.0
+    assert retries.is_due("a")
 
 
 def test_an_item_is_given_up_only_where_the_server_answers_something_else():

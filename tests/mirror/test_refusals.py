@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.backends.mlflow.backend import HEARTBEAT_TAG, MlflowBackend
+from mlflow_track.backends.mlflow import batches, server_run
+from mlflow_track.backends.mlflow.backend import MlflowBackend
 from mlflow_track.backends.mlflow.batches import Batches
+from mlflow_track.backends.mlflow.finding import HEARTBEAT_TAG
 from mlflow_track.backends.protocol import Lost, Unavailable
 from mlflow_track.mirror.retries import Retries
 from mlflow_track.mirror.shipper import Shipper
@@ -97,6 +100,33 @@ def test_a_file_that_is_refused_is_set_aside_and_everything_else_arrives(server,
     (refusal,) = shipper.state.refused
     assert refusal.startswith("artifact notes/refused.txt: ") and "not here" in refusal
     assert str(status) in refusal
+
+
+@pytest.mark.parametrize("tries", [3, 1])
+def test_an_item_is_set_aside_where_its_refusal_comes_again(server, gateway, tries, monkeypatch):
+    # With one attempt, the negative control: a gateway says 404 once to each request that writes.
+    monkeypatch.setattr(batches, "_MOST_ERRORS", tries)
+    asked: set[tuple[str, bytes]] = set()
+
+    def rule(method: str, path: str, body: bytes) -> Reply | None:
+        writes = ("artifacts/texts", "runs/update", "log-inputs", "log-batch")
+        request = (path, body[:40])
+        if request in asked or not any(word in path for word in writes):
+            return None
+        asked.add(request)
+        return Reply(404, "default backend")
+
+    experiment = f"comes-again-{tries}"
+    with make_run(experiment) as run:
+        run.log_text("yes", "texts/fine.txt")
+        run.log_input("data.txt", sha256="0" * 64, size_bytes=1)
+    gateway.rule = rule
+    shipper = shipper_to(run.path, gateway.uri)
+    ship_all(shipper)
+    is_whole = tries > 1
+    assert (shipper.state.refused == []) is is_whole, shipper.state.refused
+    assert (arrived(server.uri, experiment) == ("FINISHED", ROWS)) is is_whole
+    assert ("texts/fine.txt" in files_under(server.uri, shipper.state.run_id)) is is_whole
 
 
 def test_sync_tries_once_more_what_was_set_aside(server, gateway):
@@ -250,6 +280,79 @@ def test_what_is_lost_after_its_acknowledgement_is_sent_again_before_the_end(ser
     gateway.rule = lambda *_: None
     ship_all(shipper)
     assert arrived(server.uri, "lost-later") == ("FINISHED", [*ROWS, (3, 1.0)])
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_file_that_was_acknowledged_and_is_not_there_is_sent_again(server, gateway, is_kept):
+    # The page of a gateway in place of the server's word, in the middle of a run.
+    run = make_run(f"one-file-{is_kept}")
+    run.log_text("first", "texts/a.txt")
+    shipper, clock = shipper_with_clock(run.path, gateway.uri)
+    shipper.ship()
+    run.log_text("second", "texts/b #1.txt")
+    run.finish()
+    page = Reply(200, "<p>please log in</p>")
+    gateway.rule = lambda method, path, body: page if "texts/b" in path else None
+    shipper._artifacts._look_after = 0.0
+    shipper.ship()
+    if is_kept:
+        gateway.rule = lambda *_: None
+    with pytest.raises(Unavailable, match=r"artifact texts/b #1\.txt and does"):
+        shipper.finish()
+    ship_all(shipper, clock)
+    assert arrived(server.uri, f"one-file-{is_kept}") == ("FINISHED", ROWS)
+    files = files_under(server.uri, shipper.state.run_id)
+    assert "texts/a.txt" in files and ("texts/b _1.txt" in files) is is_kept
+    # One that is never stored is named in the end.
+    assert [text.partition(": ")[0] for text in shipper.state.refused] == (
+        [] if is_kept else ["artifact texts/b #1.txt"]
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.2, 60.0])
+def test_the_heart_beats_during_a_long_upload(server, gateway, monkeypatch, seconds):
+    # With a minute, the negative control: another machine takes a run that is silent so long.
+    monkeypatch.setattr(server_run, "_BEAT_SECONDS", seconds)
+    experiment = f"long-upload-{seconds}"
+    run = make_run(experiment)
+    shipper = shipper_to(run.path, gateway.uri)
+    shipper.ship(is_alive=True)
+    run.log_text("long", "texts/long.txt")
+    beats: set[str] = set()
+
+    def rule(method: str, path: str, body: bytes) -> Reply | None:
+        if method == "PUT" and "texts/long" in path:
+            for _ in range(12):
+                beats.add(only_run(server.uri, experiment).data.tags[HEARTBEAT_TAG])
+                time.sleep(0.2)
+        return None
+
+    gateway.rule = rule
+    shipper._artifacts._look_after = 0.0
+    shipper.ship(is_alive=True)
+    assert (len(beats) > 1) is (seconds < 1)
+    run.finish()
+    ship_all(shipper)
+    assert HEARTBEAT_TAG not in only_run(server.uri, experiment).data.tags
+
+
+def test_an_own_tag_that_stays_as_it_was_is_sent_again(server, gateway):
+    run = make_run("stale-tag")
+    run.log_metric("b*", 1.0, step=0)
+    shipper, clock = shipper_with_clock(run.path, gateway.uri)
+    shipper.ship()
+    run.log_metric("c*", 1.0, step=0)
+    # Only the tag is swallowed, of which the server has an earlier value.
+    json_type = {"Content-Type": "application/json"}
+    gateway.rule = lambda method, path, body: (
+        Reply(200, "{}", json_type) if b"mlflow_track.renamed" in body else None
+    )
+    shipper.ship()
+    run.finish()
+    gateway.rule = lambda *_: None
+    ship_all(shipper, clock)
+    tags = only_run(server.uri, "stale-tag").data.tags
+    assert json.loads(tags["mlflow_track.renamed"])["metrics"] == {"b*": "b_", "c*": "c_"}
 
 
 NAMES = [

@@ -97,14 +97,11 @@ class MemorySink:
     def upload(self, run_id: str, file: Path, name: str) -> None:
         self._call(lambda: self.files.add(name))
 
-    def has_file(self, run_id: str, name: str) -> bool:
-        return self._call(lambda: name in self.files)
-
     def remove_tag(self, run_id: str, name: str) -> None:
         self._call(list)
 
     def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
-        return self._call(list)
+        return self._call(lambda: [(f, False) for f in self.files if os.path.dirname(f) == folder])
 
 
 def as_stored(points: Sequence[MetricPoint]) -> list[MetricPoint]:
@@ -504,3 +501,26 @@ def test_the_mirror_rests_between_one_and_five_seconds(used):
     rest = follower._rest(used)
     assert 1.0 <= rest <= 5.0
     assert rest == 5.0 or used <= 0.005 * (os.cpu_count() or 1) * rest + 1e-9
+
+
+def test_a_file_that_grows_all_the_time_takes_a_part_of_the_line(tmp_path, monkeypatch):
+    trainer, sink, sent = Trainer(tmp_path), MemorySink(lambda: False), []
+    file = trainer.directory.artifacts_path / "growing.txt"
+    file.parent.mkdir(exist_ok=True)
+
+    def upload(run_id: str, file: Path, name: str) -> None:
+        sent.append(name)
+        sink.files.add(name)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(sink, "upload", upload)
+    shipper = shipper_of(trainer.directory.path, sink)
+    for size in range(1, 5):
+        file.write_text("x" * size)
+        shipper._artifacts._look_after = 0.0
+        shipper.ship()
+    assert sent.count("growing.txt") == 1
+    trainer.directory.end_attempt("FINISHED")
+    trainer.end()
+    shipper.finish()
+    assert sent.count("growing.txt") == 2

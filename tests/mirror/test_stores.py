@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import mlflow_track as mt
-from mlflow_track.backends.mlflow.backend import HEARTBEAT_TAG
+from mlflow_track.backends.mlflow.batches import Batches
+from mlflow_track.backends.mlflow.finding import HEARTBEAT_TAG
 from mlflow_track.backends.protocol import Gone, Unavailable
+from mlflow_track.mirror.process import open_backend
 from mlflow_track.mirror.shipper import Shipper
 from tests.mirror.conftest import client_of, history, only_run, open_store, runs_of, shipper_to
 
@@ -39,6 +41,75 @@ def database_of(store: str) -> Path:
 def everything_arrives(shipper: Shipper, store: str) -> None:
     assert shipper.ship()
     assert history(store, shipper.state.run_id, "a") == [(0, 0.0), (1, 1.0)]
+
+
+def execute(store: str, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(database_of(store))) as database, database:
+        for statement in statements:
+            database.execute(statement)
+
+
+@pytest.mark.parametrize(("table", "is_known"), [("metrics", True), ("params", False)])
+def test_a_table_that_is_being_migrated_is_an_outage(run, store, table, is_known):
+    # SQLite has it under another name meanwhile; what is sent then must not be given up.
+    shipper = shipper_to(run.path, store)
+    run.log_metric("a", 0.0, step=0)
+    if is_known:
+        run.log_params({"lr": 0.1})
+        shipper.ship()
+    else:
+        shipper._open(shipper._ledger.read_info())
+    run.log_metric("a", 1.0, step=1)
+    run.log_params({"lr": 0.1, "depth": 2})
+    run.set_tags({"note": "x"})
+    execute(store, f"alter table {table} rename to _alembic_tmp_{table}")
+    for _ in range(6):
+        with pytest.raises(Unavailable, match=f"no such table: (main.)?{table}"):
+            shipper.ship()
+    execute(store, f"alter table _alembic_tmp_{table} rename to {table}")
+    everything_arrives(shipper, store)
+    data = only_run(store, "e").data
+    assert data.params == {"lr": "0.1", "depth": "2"} and data.tags["note"] == "x"
+    assert shipper.state.refused == []
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_a_table_that_accepts_nothing_is_not_the_fault_of_its_values(
+    run, shipper, store, is_asked, monkeypatch
+):
+    # As a database says that a user may not write there, or that a constraint is being changed.
+    if not is_asked:
+        # The negative control: a tag is taken, so the values are to blame.
+        ask = Batches._require_others
+        monkeypatch.setattr(
+            Batches, "_require_others", lambda self, run_id, kind="": ask(self, run_id)
+        )
+    no = "select json('no')"
+    execute(store, f"create trigger shut before insert on metrics begin {no}; end")
+    for _ in range(6):
+        with contextlib.suppress(Unavailable):
+            shipper.ship()
+    execute(store, "drop trigger shut")
+    assert (shipper.state.refused == []) is is_asked
+    if is_asked:
+        everything_arrives(shipper, store)
+
+
+def test_a_database_of_another_version_is_not_migrated_unasked(run, store):
+    with contextlib.closing(sqlite3.connect(database_of(store))) as database:
+        (own,) = database.execute("select version_num from alembic_version").fetchone()
+    # One that knew no jobs: MLflow's client would migrate it.
+    execute(store, "alter table jobs rename to x", "update alembic_version set version_num = 'old'")
+    run.log_metrics({"a": 0.0}, step=0)
+    run.log_metrics({"a": 1.0}, step=1)
+    shipper = Shipper(run.path, "mlflow", open_backend("mlflow", {"tracking_uri": store}))
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=f"schema old.*{own}.*mlflow db upgrade"):
+            shipper.ship()
+    execute(
+        store, "alter table x rename to jobs", f"update alembic_version set version_num='{own}'"
+    )
+    everything_arrives(shipper, store)
 
 
 @pytest.mark.slow

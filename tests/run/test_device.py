@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy
 import pytest
 import torch
+from PIL import Image
 
 import mlflow_track as mt
 from mlflow_track.record.device_values import CudaNumber
@@ -25,6 +29,23 @@ def test_logging_a_cuda_tensor_does_not_wait_for_the_device_and_keeps_the_value(
             torch.cuda.set_sync_debug_mode("default")
     frame = mt.load_run(run.path).metrics()
     assert frame["loss"].tolist() == frame["bf16"].tolist() == [float(n) for n in range(1, 11)]
+
+
+@needs_cuda
+def test_an_image_and_a_histogram_on_the_device_do_not_wait_for_it() -> None:
+    image = torch.linspace(0, 1, 12, device="cuda").reshape(3, 2, 2)
+    with mt.start_run() as run:
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            path = run.log_image(image, "a", step=0)
+            counts = run.log_histogram("h", image.bfloat16(), step=0, bins=2)
+            image.zero_()  # what was logged must not change with it
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    pixels = numpy.asarray(Image.open(path)).transpose(2, 0, 1).ravel() / 255
+    assert abs(pixels - numpy.linspace(0, 1, 12)).max() < 1 / 255
+    assert json.loads(counts.read_text())["counts"] == [6, 6]
 
 
 @needs_cuda

@@ -20,7 +20,7 @@ import mlflow_track as mt
 from mlflow_track import divergence
 from mlflow_track.cli import main
 from mlflow_track.record import directory
-from mlflow_track.record.exit_status import ending_of, one_line
+from mlflow_track.record.exit_status import _Exits, ending_of, one_line
 from mlflow_track.record.info import is_held, read_info
 
 
@@ -218,6 +218,7 @@ def leave(action):
     action()
 import sys, threading
 """
+UNKNOWN = "left by a SystemExit of unknown status: use sys.exit(…), or start_run in `with`"
 
 
 @pytest.mark.parametrize(
@@ -234,6 +235,8 @@ import sys, threading
         ("try: sys.exit(3)\nexcept SystemExit: pass", "FINISHED", None),
         ("threading.Thread(target=sys.exit, args=(3,)).start()", "FINISHED", None),
         ("raise ValueError('no')", "FAILED", "ValueError: no"),
+        ("raise SystemExit(3)", "FAILED", "SystemExit: 3"),
+        ("def main(): raise SystemExit(3)\nmain()", "KILLED", UNKNOWN),
     ],
 )
 def test_a_run_without_with_ends_as_its_program_does(
@@ -242,6 +245,40 @@ def test_a_run_without_with_ends_as_its_program_does(
     run_interpreter(f"{LEFT}\n{lines}")
     (run,) = mt.load_runs("runs")
     assert (run.status, run.info["attempts"][0].get("error")) == (status, error)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "error"),
+    [
+        ("x = 1", "FINISHED", None),
+        ("try: raise SystemExit(3)\nexcept SystemExit: pass", "FINISHED", None),
+        ("raise SystemExit", "FINISHED", None),
+        ("raise SystemExit()", "FINISHED", None),
+        ("raise SystemExit(0)", "FINISHED", None),
+        ("raise SystemExit('no data')", "FAILED", "SystemExit: no data"),
+        ("raise SystemExit(3) from None", "FAILED", "SystemExit: 3"),
+        ("status = 3\nif here: raise SystemExit(status)", "FAILED", "SystemExit: 3"),
+        # The interpreter tells nobody what was returned, or raised further inside.
+        ("raise SystemExit(len('abc'))", "FINISHED", UNKNOWN),
+        ("raise SystemExit(leave(3))", "KILLED", UNKNOWN),
+        ("raise SystemExit(f'{here}')", "KILLED", UNKNOWN),
+        ("class Stop(SystemExit): pass\nraise Stop(3)", "KILLED", UNKNOWN),
+        ("try: leave(3)\nfinally: here = None", "KILLED", UNKNOWN),
+        ("leave(0)", "KILLED", UNKNOWN),
+    ],
+)
+def test_what_a_main_module_was_left_with_is_known_or_said_to_be_unknown(
+    lines: str, status: str, error: str | None
+) -> None:
+    frames = []
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    names = {"leave": leave, "here": True, "keep": lambda: frames.append(sys._getframe(1))}
+    with suppress(SystemExit):
+        exec(f"keep()\n{lines}", names)
+    assert ending_of(_Exits(frames[0]).ending(), None) == (status, error)
 
 
 def test_without_the_note_of_exits_a_status_of_3_would_be_an_end(run_interpreter) -> None:

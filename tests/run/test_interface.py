@@ -60,11 +60,12 @@ SIGNATURES: list[tuple[str, str]] = [
     ("Run.set_tags", "self, tags"),
     ("Run.log_artifact", "self, local_path, artifact_path=None"),
     ("Run.log_artifacts", "self, local_dir, artifact_path=None"),
-    ("Run.log_text", "self, text, artifact_file"),
+    ("Run.log_text", "self, text, artifact_file, *, step=None"),
     ("Run.log_dict", "self, content, artifact_file"),
     ("Run.log_table", "self, data, artifact_file"),
-    ("Run.log_figure", "self, figure, artifact_file"),
-    ("Run.log_image", "self, image, artifact_file"),
+    ("Run.log_figure", "self, figure, artifact_file, *, step=None"),
+    ("Run.log_image", "self, image, artifact_file, *, step=None"),
+    ("Run.log_histogram", "self, key, values, *, step, bins=64"),
     (
         "Run.checkpoints",
         "self, *, save=None, keep=None, stop=None, upload=None, max_steps=None, require_same=(), "
@@ -77,6 +78,7 @@ SIGNATURES: list[tuple[str, str]] = [
     ("Checkpoints.restore", "self, state, step=None, *, generators=True"),
     ("Checkpoints.step", "self, step, state, metrics=None"),
     ("Checkpoints.save", "self, step, state, metrics=None"),
+    ("Checkpoints.plan", "self, state=None"),
     ("Checkpoints.due", "self, step"),
     ("Checkpoints.load", "self, step=None"),
     *((f"Checkpoints.{name}", "self") for name in "put_generators_back wait list close".split()),

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.config import Config, parse
+from train.config import Config
+from train.flags import parse
 from train.loop import describe
 
 
@@ -56,6 +57,16 @@ def test_words_for_true(word):
     assert parse(["--compile", word])[0].compile is True
 
 
+def test_a_flag_of_true_or_false_alone_is_true():
+    config, _ = parse(["--compile", "--max-steps", "5", "--plan"])
+    assert (config.compile, config.max_steps, config.plan) == (True, 5, True)
+
+
+def test_an_empty_number_is_none():
+    assert parse(["--save-on-improvement", ""])[0].save_on_improvement is None
+    assert parse(["--save-on-improvement", "0"])[0].save_on_improvement == 0
+
+
 @pytest.mark.parametrize("word", ["false", "FALSE", "0"])
 def test_words_for_false(word):
     assert parse(["--tie-embeddings", word])[0].tie_embeddings is False
@@ -84,6 +95,41 @@ def test_words_for_false(word):
         (["--learning-rate", "1e-5"], ("--min-learning-rate", "0.0001", "--learning-rate")),
         (["--seed", str(2**64)], ("--seed", str(2**64), "below 2**63")),
         (["--config", "missing.json"], ("--config", "missing.json")),
+        (["--save-on-improvement", "much"], ("--save-on-improvement", "'much'", "a number")),
+        (["--save-on-improvement=-1"], ("--save-on-improvement", "-1", "0 or more")),
+        (["--save-every-minutes", "nan"], ("--save-every-minutes", "nan", "finite")),
+        (["--save-budget", "1"], ("--save-budget", "1.0", "below 1")),
+        (["--save-at-steps", "5,x"], ("--save-at-steps", "'5,x'", "integers")),
+        (["--save-at-steps", "5,1000"], ("--save-at-steps", "'5,1000'", "below --max-steps 1000")),
+        (["--keep-last", "-1"], ("--keep-last", "-1", "0 or more")),
+        (["--plan", "maybe"], ("--plan", "'maybe'", "true or false")),
+        (
+            ["--save-improvement-relative"],
+            ("--save-improvement-relative", "together with --save-on-improvement"),
+        ),
+        (
+            ["--save-improvement-noise", "2"],
+            ("--save-improvement-noise", "together with --save-on-improvement"),
+        ),
+        (
+            ["--mean-time-between-failures", "9"],
+            ("--mean-time-between-failures", "together with --save-budget"),
+        ),
+        (
+            ["--early-stopping-min-delta", "0.1"],
+            ("--early-stopping-min-delta", "together with --early-stopping-patience"),
+        ),
+        (
+            ["--save-budget", "0.1", "--keep-best", "1"],
+            ("--keep-best", "cannot be combined with --save-budget"),
+        ),
+        (
+            ["--save-continuously", "--keep-best", "1"],
+            ("--keep-best", "cannot be combined with --save-continuously"),
+        ),
+        (["--plan", "--resume", "auto"], ("--plan cannot be combined with --resume",)),
+        (["--save-continuously"], ("--save-continuously", "--keep-last", "fill the disk")),
+        (["--save-budget", "0.1"], ("--save-budget", "--keep-last", "fill the disk")),
     ],
 )
 def test_what_does_not_fit_ends_with_one_line_that_names_it(arguments, parts, capsys):
@@ -100,6 +146,8 @@ def test_what_does_not_fit_ends_with_one_line_that_names_it(arguments, parts, ca
         ('{"max_step": 3}', "'max_steps'"),
         ('{"max_steps": "3"}', "--max-steps"),
         ('{"compile": 1}', "--compile"),
+        ('{"save_on_improvement": "x"}', "--save-on-improvement"),
+        ('{"save_at_steps": 5}', "--save-at-steps"),
         ('{"max_steps": 2.5}', "--max-steps"),
     ],
 )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ SETTINGS = {
     "--dropout": 0.2,
     "--eval-interval": 15,
     "--eval-batches": 2,
+    "--sample-tokens": 4,
     "--min-learning-rate": 0,
     "--precision": "fp32",
     "--device": "cpu",
@@ -121,10 +123,15 @@ def test_the_record_has_one_row_a_step_with_the_metrics_of_the_job():
     run = only_run()
     assert run.status == "FINISHED"
     rows = pd.read_csv(run.path / "metrics.csv")
-    assert list(rows) == ["step", "time", *COLUMNS, "val/loss", "val/bits_per_byte"]
+    evaluated = ["val/loss", "val/bits_per_byte", "perf/data_share", "perf/save_share"]
+    evaluated.append("perf/peak_memory_mb")
+    assert list(rows) == ["step", "time", *COLUMNS, *evaluated]
     assert rows["step"].tolist() == list(range(60))
     assert not rows[COLUMNS].isna().any().any()
     assert rows["val/loss"].dropna().index.tolist() == [14, 29, 44, 59]
+    assert rows["perf/peak_memory_mb"].dropna().gt(50).tolist() == [True] * 4
+    shares = rows[["perf/data_share", "perf/save_share"]].dropna()
+    assert len(shares) == 4 and shares.gt(0).all().all() and shares.sum(axis=1).lt(1).all()
     assert rows["train/lr"].iloc[-1] == 0
     assert rows["train/lr"].max() == 3e-3
     assert rows["train/loss"].iloc[-10:].mean() < rows["train/loss"].iloc[:10].mean()
@@ -132,6 +139,8 @@ def test_the_record_has_one_row_a_step_with_the_metrics_of_the_job():
     assert set(run.checkpoints[-1].metrics) >= {"train/loss", "val/loss"}
     sample = (run.path / "artifacts/sample.txt").read_text()
     assert sample.startswith("The ") and len(sample) > 300
+    samples = [text.read_text() for text in sorted((run.path / "artifacts/samples").iterdir())]
+    assert len(samples) == 4 and len(set(samples)) > 1 and all(s[:4] == "The " for s in samples)
     assert (run.path / "artifacts/curves.png").read_bytes().startswith(b"\x89PNG")
     (data,) = run.info["inputs"]
     assert data["name"] == "pydoc_data.topics" and len(data["sha256"]) == 64
@@ -139,11 +148,18 @@ def test_the_record_has_one_row_a_step_with_the_metrics_of_the_job():
     log = (run.path / "training.log").read_text()
     assert "settings that differ from the defaults: max_steps=60 (command line)" in log
     assert "saved step 59" in log and "val/loss" in log
+    assert re.search(r"60 steps in [\d.]+ s, [\d,]+ tokens/s: waiting for data \d", log)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"eval_interval": 7}, {"eval_batches": 0}, {"log_interval": 9}, {"max_checkpoints": 2}],
+    [
+        {"eval_interval": 7},
+        {"eval_batches": 0},
+        {"log_interval": 9},
+        {"max_checkpoints": 2, "sample_tokens": 0},
+        {"max_checkpoints": 0, "save_every_steps": 25, "keep_best": 1, "keep_milestones": "false"},
+    ],
     ids=str,
 )
 def test_looking_at_the_training_does_not_change_it(changes, whole):
@@ -276,6 +292,8 @@ SLOW = """
         ({"resume": "must"}, "no unfinished run"),
         ({"device": "cuda:99"}, "--device"),
         ({"context_length": 100_000}, "--context-length"),
+        ({"plan": "true", "data": "absent.txt"}, "no such file"),
+        ({"deadline": "soon"}, "--deadline must be Unix seconds"),
     ],
 )
 def test_what_cannot_begin_ends_with_status_2_and_one_line(changes, part, capsys):
@@ -290,6 +308,65 @@ def test_early_stopping_saves_and_stops():
     last = int(run.metrics().index[-1])
     assert last == 29  # the second evaluation was no better than the first
     assert run.checkpoints[-1].step == last
+
+
+def test_a_plan_is_printed_and_nothing_is_left(capsys, whole, tmp_path):
+    arguments = flags(keep_last=1, keep_milestones="false", save_on_improvement=0.01)
+    assert main([*arguments, "--plan"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and list(tmp_path.iterdir()) == []
+    assert "6 saves in steps 0 to 59: 6, 17, 27, 38, 48, 59" in said.out
+    assert "OnImprovement" in said.out and "keep: the last 1" in said.out
+    # Planning draws numbers, and the job after it in this process is the same.
+    assert main(flags()) == 0
+    assert weights(only_run()) == whole[0]
+    size = sum(f.stat().st_size for f in only_run().checkpoints[-1].path.iterdir())
+    (planned,) = re.findall(r"one checkpoint: ([\d.]+) kB", said.out)
+    assert 1000 * float(planned) == pytest.approx(size, rel=0.01)
+
+
+def test_every_policy_is_within_reach_of_the_flags():
+    assert (
+        main(
+            flags(
+                max_checkpoints=2,
+                save_at_steps="3,40",
+                save_every_steps=20,
+                save_every_minutes=60,
+                save_on_improvement=0.01,
+                save_budget=0.5,
+                keep_last=1,
+                deadline="90m",
+            )
+        )
+        == 0
+    )
+    run = only_run()
+    assert [c.step for c in run.checkpoints] == [3, 6, 40, 59]
+    asked = {name for c in run.checkpoints for name in c.manifest.policies}
+    asked |= set(re.findall(r"(\w+): ", (run.path / "training.log").read_text()))
+    assert asked >= {"EvenlySpaced", "AtSteps", "EverySteps", "OnImprovement", "Budget"}
+    assert "MLFLOW_TRACK_DEADLINE" not in os.environ
+
+
+def test_keep_best_evaluates_at_each_save():
+    changes = {"eval_interval": 50, "max_checkpoints": 0, "keep_milestones": "false"}
+    assert main(flags(save_every_steps=7, keep_best=1, **changes)) == 0
+    run = only_run()
+    losses = run.metrics()["val/loss"].dropna()
+    assert losses.index.tolist() == [7, 14, 21, 28, 35, 42, 49, 56, 59]
+    assert {c.step for c in run.checkpoints} == {int(losses.idxmin()), 59}
+
+
+def test_a_deadline_that_is_near_saves_and_stops_and_other_policies_continue_exactly():
+    assert main(flags(deadline="1s", max_steps=30)) == 0
+    run = only_run()
+    assert run.status == "KILLED" and "the deadline" in (run.path / "training.log").read_text()
+    assert run.checkpoints[-1].step == run.metrics().index[-1] == 0
+    changes = {"save_every_steps": 10, "keep_last": 2, "save_on_improvement": 0.1}
+    assert main(flags(deadline="90m", resume="must", max_steps=30, **changes)) == 0
+    (restore,) = only_run().info["restores"]
+    assert restore["is_exact"] is True, restore
 
 
 def test_a_sample_and_bits_per_byte_need_text(tmp_path: Path):

@@ -39,6 +39,7 @@ def test_flags_with_commas_are_the_grid() -> None:
     fixed, grid = split(["--learning-rate", "1e-3,2e-3", "--seed=1, 2,1", "--data", "a,b.txt"])
     assert grid == {"--learning-rate": ["1e-3", "2e-3"], "--seed": ["1", "2"]}
     assert fixed == {"--data": "a,b.txt"}
+    assert split(["--save-at-steps", "1,2"]) == ({"--save-at-steps": "1,2"}, {})
 
 
 def test_a_value_that_does_not_fit_is_said_before_anything_runs(
@@ -48,6 +49,12 @@ def test_a_value_that_does_not_fit_is_said_before_anything_runs(
         main(flags(learning_rate="1e-3,fast"))
     assert "--learning-rate must be a number, got 'fast'" in capfd.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_plan_is_refused(capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(flags(learning_rate="1e-3,2e-3", plan="true"))
+    assert "python -m train --plan" in capfd.readouterr().err
 
 
 @pytest.mark.timeout(300)

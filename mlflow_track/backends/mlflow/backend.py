@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -14,20 +12,21 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from mlflow_track.backends.mlflow.description import (
-    NAME_TAG,
     Description,
     missing_description,
     own_tags,
 )
-from mlflow_track.backends.mlflow.linking import SUPERSEDED_TAG, discard_ghosts, link
+from mlflow_track.backends.mlflow.finding import HEARTBEAT_TAG, find_runs, last_steps
+from mlflow_track.backends.mlflow.images import ServerMedia
+from mlflow_track.backends.mlflow.linking import discard_ghosts, link
 from mlflow_track.backends.mlflow.reach import ping
 from mlflow_track.backends.mlflow.server_run import Memory, ServerRun
-from mlflow_track.backends.mlflow.values import Target
 from mlflow_track.backends.protocol import (
     Backend,
     Found,
     Gone,
     Lost,
+    MediaItem,
     MetricPoint,
     Opened,
     Query,
@@ -40,13 +39,10 @@ from mlflow_track.record import layout
 from mlflow_track.record.files import files_below
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.rows import names_in
-from mlflow_track.record.tags import ATTEMPTS_TAG, NAME_GIVEN_TAG, RECORD_TAG
+from mlflow_track.record.tags import ATTEMPTS_TAG
 
 if TYPE_CHECKING:
     from mlflow_track.backends.mlflow.store import MlflowStore
-
-HEARTBEAT_TAG = "mlflow_track.heartbeat"
-_MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class MlflowBackend(Backend):
@@ -62,11 +58,11 @@ class MlflowBackend(Backend):
         self._description: Description | None = None
         self._run: RunRecord | None = None
         self._names: dict[str, str] = {}
-        # What is looked for at the server: the newest batch of points, the newest artifact.
+        # The newest points are looked for at the server, and so is the first artifact.
         self._newest: list[MetricPoint] = []
-        self._uploaded = ""
-        self._is_believed = False
+        self._has_uploaded = self._is_believed = False
         self._absent: set[str] = set()
+        self._media: ServerMedia | None = None
 
     @property
     def destination(self) -> str:
@@ -76,9 +72,9 @@ class MlflowBackend(Backend):
 
     def open(self, run: RunRecord, known_id: str | None) -> Opened:
         there = self._there = ServerRun(self._store, Memory.of(self.memory), self._keep)
-        self._run = run
+        self._run, self._media = run, ServerMedia(there, run, self.upload, self.remove)
         self._names.clear()
-        self._newest, self._uploaded, self._is_believed = [], "", False
+        self._newest, self._has_uploaded, self._is_believed = [], False, False
         target, is_new = link(there, run, known_id, self.destination)
         own = {key for key in target.tags if key.startswith("mlflow.")}
         self._description = Description(there, own)
@@ -87,7 +83,7 @@ class MlflowBackend(Backend):
             target.run_id,
             target.url,
             status=target.status,
-            last_steps=_originals(there, target),
+            last_steps=last_steps(there, target),
             is_new=is_new,
             is_foreign=there.memory.tags.get(ATTEMPTS_TAG, sent_last) != sent_last,
         )
@@ -137,16 +133,32 @@ class MlflowBackend(Backend):
                 return there.store.legal_path(there.id, text)
 
             name = there.name_of("artifacts", name, self._artifact_names, legal)
-            there.store.upload(there.id, file, name)
-            is_first, self._uploaded = not self._uploaded, name
-            if is_first and not self._has_uploaded(there):
+            # Its own name is noted there before the file can be, also after the status.
+            there.set_tags(own_tags(there))
+            with there.alive(HEARTBEAT_TAG):
+                there.store.upload(there.id, file, name)
+            is_first, self._has_uploaded = not self._has_uploaded, True
+            if is_first and there.missing_files({name: name}):
                 self._doubt(f"artifact {name}")
+
+    def lacks(self, names: Sequence[str]) -> set[str]:
+        with self._existing() as there:
+            renamed = there.memory.renamed.get("artifacts", {})
+            return there.missing_files({name: renamed.get(name, name) for name in names})
 
     def remove(self, name: str) -> None:
         with self._existing() as there:
-            if f"{self._uploaded}/".startswith(f"{name}/"):
-                self._uploaded = ""
             there.store.remove(there.id, name)
+
+    def log_media(self, items: Sequence[MediaItem]) -> Refusals:
+        with self._existing():
+            assert self._media is not None
+            return self._media.log(items)
+
+    def remove_media(self, items: Sequence[MediaItem]) -> None:
+        with self._existing():
+            assert self._media is not None
+            self._media.remove(items)
 
     def fork(self) -> None:
         with self._existing() as there:
@@ -154,8 +166,7 @@ class MlflowBackend(Backend):
 
     def beat(self, now: float) -> None:
         with self._existing() as there:
-            clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-            there.set_tags({HEARTBEAT_TAG: clock})
+            there.beat(HEARTBEAT_TAG, now)
             if self._description and self._description.awaits_parent and self._run:
                 self._described(self._run)
 
@@ -166,30 +177,7 @@ class MlflowBackend(Backend):
         self._store.check()
 
     def find(self, query: Query) -> list[Found]:
-        store, experiment = self._store, query.experiment
-        if query.experiment_id is not None:
-            experiment = store.experiment_named(query.experiment_id)
-        if query.id is not None and _MLFLOW_ID.fullmatch(query.id):
-            try:
-                targets = [store.attach(query.id)]
-            except Gone:
-                targets = []
-        elif query.id is not None:
-            targets = store.find(experiment, {RECORD_TAG: query.id})
-        else:
-            is_named = str(query.run_name is not None).lower()
-            targets = store.find(experiment, {NAME_GIVEN_TAG: is_named})
-            if query.run_name is not None:
-                targets = [
-                    target
-                    for target in targets
-                    if target.tags.get(NAME_TAG, target.name) == query.run_name
-                ]
-        return [
-            self._found(target)
-            for target in targets
-            if RECORD_TAG in target.tags and SUPERSEDED_TAG not in target.tags
-        ]
+        return find_runs(self._store, query)
 
     def history(self, run_id: str, key: str) -> list[MetricPoint]:
         there = self._there or ServerRun(self._store, Memory.of(self.memory), self._keep)
@@ -248,8 +236,6 @@ class MlflowBackend(Backend):
         # What is missing again after it was sent once more is refused, as the record says.
         missing |= absent - self._absent
         self._absent = absent
-        if self._uploaded and not self._has_uploaded(there):
-            missing.add(f"artifact {self._uploaded}")
         if missing:
             there.memory.params, there.memory.tags = dict(target.params), dict(target.tags)
             there.memory.inputs = 0
@@ -258,20 +244,12 @@ class MlflowBackend(Backend):
 
     def _doubt(self, missing: str) -> NoReturn:
         """Believe no acknowledgement since the run was opened."""
-        self._newest, self._uploaded, self._is_believed = [], "", False
+        self._newest, self._has_uploaded, self._is_believed = [], False, False
         raise Lost(
             f"the server acknowledged {missing} and does not have it: something before the server "
             "answers in its place, or the server has lost it",
             is_answer=True,
         )
-
-    def _has_uploaded(self, there: ServerRun) -> bool:
-        try:
-            return there.store.has_file(there.id, self._uploaded)
-        except Unavailable as error:
-            if not error.is_answer:
-                raise
-            return True  # a store that may be written and not listed
 
     def _described(self, run: RunRecord) -> Refusals:
         assert self._description is not None, "open must be called first"
@@ -304,25 +282,7 @@ class MlflowBackend(Backend):
         root = self._run.path / layout.ARTIFACTS
         return (file.relative_to(root).as_posix() for file in files_below(root))
 
-    def _found(self, target: Target) -> Found:
-        there = ServerRun(self._store, Memory.at_server(target), lambda _: None)
-        return Found(
-            id=target.run_id,
-            record_id=target.tags[RECORD_TAG],
-            status=target.status,
-            heartbeat=target.tags.get(HEARTBEAT_TAG),
-            last_steps=_originals(there, target),
-            page=target.url,
-            memory=msgspec.to_builtins(there.memory),
-        )
-
 
 def _cannot_load(error: Exception) -> Unavailable:
     told = str(error) if isinstance(error, MissingExtra) else f"{type(error).__name__}: {error}"
     return Unavailable(f"MLflow's client cannot be loaded: {told}", is_final=True)
-
-
-def _originals(there: ServerRun, target: Target) -> dict[str, int]:
-    """The last step of each metric, by its name in the record."""
-    names = there.original_names()
-    return {names.get(key, key): step for key, step in target.metrics.items()}

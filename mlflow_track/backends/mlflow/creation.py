@@ -1,4 +1,4 @@
-"""Lets one process at a time open a database: MLflow makes its tables when it finds none."""
+"""Lets one process at a time open a database, of which MLflow makes the tables that are missing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ _POLL_SECONDS = 0.1
 # A number that no other program locks in the database: the first bytes of this package's name.
 _NUMBER = int.from_bytes(b"mlflow_t", "big") >> 1
 _NAME = "mlflow_track.tables"
+_DIALECTS = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 @contextlib.contextmanager
@@ -41,6 +43,41 @@ def one_at_a_time(uri: str) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def require_own_schema(uri: str) -> None:
+    """Return where a database has no tables yet, or those of this version of MLflow.
+
+    MLflow's client would migrate those of an older one unasked: of a database that others use with
+    that version, and without a backup.
+
+    Raises:
+        Unavailable: The tables are of another version.
+    """
+    import sqlalchemy
+    import sqlalchemy.exc
+    from mlflow.store.db import utils
+
+    if uri.partition("://")[0].partition("+")[0].lower() not in _DIALECTS:
+        return
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    try:
+        with engine.connect() as connection:
+            if not sqlalchemy.inspect(connection).has_table("experiments"):
+                return
+            question = sqlalchemy.text("select version_num from alembic_version")
+            found = connection.execute(question).scalar()
+    except sqlalchemy.exc.OperationalError:
+        return  # MLflow says itself what is wrong with it
+    finally:
+        engine.dispose()
+    if found != (own := utils._get_latest_schema_revision()):
+        raise Unavailable(
+            f"the database has the tables of another version of MLflow (schema {found}, and this "
+            f"one, {version('mlflow')}, has {own}): after a backup, run 'mlflow db upgrade' with "
+            "its URI and the newer version, and use that version everywhere",
+            is_answer=True,
+        )
 
 
 @contextlib.contextmanager

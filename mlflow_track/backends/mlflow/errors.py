@@ -29,7 +29,13 @@ _CAUSES = (
     re.compile(r"Tunnel connection failed: \d{3}[\w ]*"),
     re.compile(r"Connection aborted|Remote end closed connection|Connection broken"),
 )
-_OF_DATABASE = re.compile(r"\([\w.]+Error\) ")
+_OF_DATABASE = re.compile(r"\((sqlite3|psycopg2?|pymysql|MySQLdb|pyodbc)\.[\w.]*?(\w+)\) ")
+# Errors of a database that are about a value; others are about the database.
+_OF_VALUE = re.compile("Data|Integrity|Truncat|OutOfRange|Overflow|Character|Violation|Invalid")
+_SCHEMA = re.compile(
+    r"no such (table|column)|has no column|Undefined(Table|Column)|Unknown column|"
+    r"Table '.*' doesn't exist|cached plan must not change"
+)
 # A file of an artifact folder that this process writes to itself: not now, and never.
 _NOT_NOW = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _NEVER = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
@@ -39,6 +45,10 @@ _MAY_PASS = (401, 403, 407, 408, 425, 429)
 
 class RefusedByStatus(Refused):
     """Refused by an HTTP status: the text may be that of a gateway and not of MLflow."""
+
+
+class SchemaTrouble(Unavailable):
+    """A table is missing, or not as MLflow has it, as in the middle of a migration."""
 
 
 @contextlib.contextmanager
@@ -89,8 +99,13 @@ def _of_mlflow(error: MlflowException, missing: type[Exception]) -> Exception:
         return _of_status(status, _of_transport(str(error), status))
     if error.error_code == "RESOURCE_DOES_NOT_EXIST":
         return missing(text)
+    of_database = _OF_DATABASE.search(text)
+    if of_database and _SCHEMA.search(text):
+        return SchemaTrouble(text, is_answer=True)
     if error.error_code in _ACCESS:
         return _no_access(text)
+    if of_database and not _OF_VALUE.search(of_database[2]):
+        return Unavailable(text, is_answer=True)
     if error.error_code in _FOR_GOOD:
         return Refused(text)
     return Unavailable(text, is_answer=True, retry_after=last_answer().retry_after)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
 from mlflow_track.backends.mlflow.values import Target
-from mlflow_track.backends.protocol import Refusals, Refused
+from mlflow_track.backends.protocol import Refusals, Refused, Unavailable
 
 if TYPE_CHECKING:
     from mlflow_track.backends.mlflow.store import MlflowStore
 
 RENAMED_TAG = "mlflow_track.renamed"
 _MOST_BASE = 240
+_BEAT_SECONDS = 15.0
 
 
 class Memory(Struct, kw_only=True):
@@ -73,6 +76,10 @@ def _renamed(target: Target) -> dict[str, dict[str, str]]:
         return {}
 
 
+def _clock(now: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+
+
 def _fold(name: str) -> str:
     return name.casefold()
 
@@ -102,6 +109,8 @@ class ServerRun:
         self.memory = memory
         self.id = self.experiment = ""
         self._save = save
+        # When the last heartbeat was sent, by a clock that only goes forward; None before.
+        self._beaten: float | None = None
         # By kind, the first of the names that differ by case alone.
         self._first: dict[str, dict[str, str]] = {}
 
@@ -145,6 +154,34 @@ class ServerRun:
         self.save()
         return refused
 
+    def beat(self, tag: str, now: float) -> None:
+        """Note in a tag that the run is alive at a Unix time."""
+        self._beaten = time.monotonic()
+        self.set_tags({tag: _clock(now)})
+
+    @contextlib.contextmanager
+    def alive(self, tag: str) -> Iterator[None]:
+        """Beat also while an upload lasts: silence reads as the end of the run."""
+        if self._beaten is None:
+            yield
+            return
+        if time.monotonic() - self._beaten > _BEAT_SECONDS:
+            self.beat(tag, time.time())
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(_BEAT_SECONDS):
+                with contextlib.suppress(Exception):
+                    self.store.touch(self.id, tag, _clock(time.time()))
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
     def remove_tag(self, name: str) -> None:
         if name in self.memory.tags:
             # A server that does not take tags away keeps it; nothing waits for that.
@@ -152,6 +189,18 @@ class ServerRun:
                 self.store.remove_tag(self.id, name)
             del self.memory.tags[name]
             self.save()
+
+    def missing_files(self, names: Mapping[str, str]) -> set[str]:
+        """Which artifacts the server does not list, of some with their names there."""
+        listed: set[str] = set()
+        try:
+            for folder in {os.path.dirname(name) for name in names.values()}:
+                listed |= {path for path, _ in self.store.list_files(self.id, folder)}
+        except Unavailable as error:
+            if not error.is_answer:
+                raise
+            return set()  # a store that may be written and not listed
+        return {name for name, there in names.items() if there not in listed}
 
     def name_of(
         self,

@@ -38,7 +38,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from mlflow_track.backends.mlflow.answers import listen
 from mlflow_track.backends.mlflow.batches import Batches
-from mlflow_track.backends.mlflow.creation import one_at_a_time
+from mlflow_track.backends.mlflow.creation import one_at_a_time, require_own_schema
 from mlflow_track.backends.mlflow.errors import translated
 from mlflow_track.backends.mlflow.paths import called, legal_path, quoted
 from mlflow_track.backends.mlflow.patience import patient, without_retries
@@ -70,6 +70,7 @@ class MlflowStore:
         self._uri = tracking_uri
         listen()
         with translated(), one_at_a_time(tracking_uri):
+            require_own_schema(tracking_uri)
             self._client = MlflowClient(tracking_uri=tracking_uri)
         self._repositories: dict[str, ArtifactRepository] = {}
         self._batches = Batches(self._client, self.attach)
@@ -130,11 +131,13 @@ class MlflowStore:
             self._client.delete_run(run_id)
 
     def set_status(self, run_id: str, status: str, end_time: int | None) -> None:
-        with self._batches.sending(run_id):
+        def send() -> None:
             if status == "RUNNING":
                 self._client.update_run(run_id, status=status)
             else:
                 self._client.set_terminated(run_id, status, end_time)
+
+        self._batches.send_one(run_id, send)
 
     # --- the content of a run ---
 
@@ -152,7 +155,7 @@ class MlflowStore:
             metrics = [Metric(c.key, storable(c.value), c.timestamp, c.step) for c in batch]
             self._client.log_batch(run_id, metrics=metrics)
 
-        refused = self._batches.send(run_id, cells, _MOST_METRICS, send)
+        refused = self._batches.send(run_id, "metrics", cells, _MOST_METRICS, send)
         return [(self.item_of(cell), why) for cell, why in refused]
 
     def item_of(self, point: MetricPoint) -> str:
@@ -164,7 +167,7 @@ class MlflowStore:
             items = [Param(k, clean(v)[:_MOST_PARAM_VALUE]) for k, v in batch]
             self._client.log_batch(run_id, params=items)
 
-        refused = self._batches.send(run_id, list(params.items()), _MOST_PARAMS, send)
+        refused = self._batches.send(run_id, "params", list(params.items()), _MOST_PARAMS, send)
         return [(f"param {item[0]!r}", why) for item, why in refused]
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -172,14 +175,17 @@ class MlflowStore:
             items = [RunTag(k, clean(v)[:_MOST_TAG_VALUE]) for k, v in batch]
             self._client.log_batch(run_id, tags=items)
 
-        refused = self._batches.send(run_id, list(tags.items()), _MOST_TAGS, send)
+        refused = self._batches.send(run_id, "tags", list(tags.items()), _MOST_TAGS, send)
         return [(f"tag {item[0]!r}", why) for item, why in refused]
+
+    def touch(self, run_id: str, name: str, value: str) -> None:
+        """Set one tag, from any thread."""
+        self._client.set_tag(run_id, name, value)
 
     def remove_tag(self, run_id: str, name: str) -> None:
         run = self.attach(run_id)
         if name in run.tags:
-            with self._batches.sending(run_id):
-                self._client.delete_tag(run_id, name)
+            self._batches.send_one(run_id, lambda: self._client.delete_tag(run_id, name))
 
     def log_input(self, run_id: str, item: Input) -> None:
         profile = {"size_bytes": item.size_bytes, "sha256": item.sha256}
@@ -191,8 +197,8 @@ class MlflowStore:
             profile=json.dumps(profile),
         )
         tag = InputTag("mlflow.data.context", clean(item.context))
-        with self._batches.sending(run_id):
-            self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
+        inputs = [DatasetInput(dataset, [tag])]
+        self._batches.send_one(run_id, lambda: self._client.log_inputs(run_id, inputs))
 
     def history(self, run_id: str, key: str) -> list[MetricPoint]:
         with translated(missing=Gone):
@@ -212,20 +218,20 @@ class MlflowStore:
         """Send a file as the artifact `name`, a result of `legal_path`."""
         with open(file, "rb") as content:
             size = os.fstat(content.fileno()).st_size
-        with self._batches.sending(run_id), patient(size):
+
+        def send() -> None:
             repository = self._repository(run_id)
-            if self._is_asked_by_url(run_id):
-                name = quoted(name)
-            with called(file, os.path.basename(name)) as source:
-                repository.log_artifact(str(source), os.path.dirname(name) or None)
+            path = quoted(name) if self._is_asked_by_url(run_id) else name
+            with called(file, os.path.basename(path)) as source:
+                repository.log_artifact(str(source), os.path.dirname(path) or None)
+
+        with patient(size):
+            self._batches.send_one(run_id, send)
 
     def list_files(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
         with translated():
             found = self._repository(run_id).list_artifacts(folder or None)
         return [(item.path, bool(item.is_dir)) for item in found]
-
-    def has_file(self, run_id: str, name: str) -> bool:
-        return any(item.path == name for item in self._listed_beside(run_id, name))
 
     def download(self, run_id: str, name: str, folder: Path) -> None:
         sizes = {item.path: item.file_size or 0 for item in self._listed_beside(run_id, name)}

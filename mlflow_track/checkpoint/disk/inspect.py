@@ -20,7 +20,7 @@ from mlflow_track.wording import count_text
 # Manifest fields that say when and where, not what.
 _CIRCUMSTANCES = {
     *("time", "files", "metrics", "params", "policies", "step"),
-    *("metrics_position", "metrics_long_position"),
+    *("metrics_position", "metrics_long_position", "media_position"),
 }
 
 _MOST_CHARACTERS = 40

@@ -8,6 +8,7 @@ from pathlib import Path
 from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.record import layout
 from mlflow_track.record.append_file import EarlierRow
+from mlflow_track.record.info import read_info
 from mlflow_track.record.rows import (
     MOST_LINE_BYTES,
     Reader,
@@ -15,7 +16,6 @@ from mlflow_track.record.rows import (
     files_of,
     read_end,
     read_header,
-    read_piece,
     read_rows,
 )
 
@@ -23,8 +23,6 @@ from mlflow_track.record.rows import (
 _STEP_BYTES = 1 << 14
 _NO_END = 1 << 62
 _MOST_BEHIND = 1000
-# From the time that a manifest has until its position is taken.
-_SAVE_SECONDS = 1.0
 # By step the metrics that were logged with it.
 Values = Mapping[int, Mapping[str, float]]
 
@@ -149,46 +147,32 @@ def rows_behind(path: Path, checkpoint: Checkpoint) -> list[EarlierRow]:
 
 
 def _places_of_save(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
-    """For each file of metrics the end of the rows before the save of a checkpoint."""
+    """For each file of metrics the end of the rows before the save of a checkpoint.
+
+    A file that was rebuilt from what a server has holds the same rows in other bytes, with times
+    in whole milliseconds: there the time of the save counts, and the step within a millisecond.
+    """
     manifest = checkpoint.manifest
-    return {
-        file: _place_of_save(
-            file,
-            manifest.metrics_long_position if layout.is_long(file) else manifest.metrics_position,
-            manifest.time,
-        )
+    places = {
+        file: manifest.metrics_long_position if layout.is_long(file) else manifest.metrics_position
         for file in files_of(path)
     }
+    if manifest.attempt > _rebuilt_attempts(path.parent) or not manifest.time:
+        return places  # An older version did not say when.
+    saved_at = round(1000 * manifest.time), checkpoint.step
+    for file in places:
+        later = (at for r, at in _from(file, 0) if (round(1000 * r.time), r.step) > saved_at)
+        places[file] = next(later, file.stat().st_size - read_header(file)[1])
+    return places
 
 
-def _place_of_save(file: Path, position: int, saved_at: float) -> int:
-    """The end of the rows before a save: `position`, unless the times of rows differ.
-
-    A record that was rebuilt from what a server has holds the same rows in other bytes.
-    """
-    if not saved_at:
-        return position  # An older version did not say when.
-    piece = read_piece(file, position, _STEP_BYTES, before=MOST_LINE_BYTES)
-    is_line = not position or piece.before.endswith(b"\n")
-    before = _time_of_last(piece.before)
-    after = next((row.time for row, _ in _from(file, position)), None) if is_line else None
-    if (
-        is_line
-        and (before is None or before <= saved_at + _SAVE_SECONDS)
-        and (after is None or after >= saved_at - _SAVE_SECONDS)
-    ):
-        return position
-    later = (at for row, at in _from(file, 0) if row.time > saved_at)
-    return next(later, file.stat().st_size - read_header(file)[1])
-
-
-def _time_of_last(lines: bytes) -> float | None:
-    """The time of the last of some lines; the first may be incomplete."""
-    cells = lines[:-1].rpartition(b"\n")[2].split(b",", 2)
+def _rebuilt_attempts(run: Path) -> int:
+    """The last attempt whose rows are in a file that was rebuilt; -1 where none was."""
     try:
-        return float(cells[1])
-    except (IndexError, ValueError):
-        return None
+        rebuilt = read_info(run).rebuilt_attempts
+    except (OSError, ValueError):
+        return -1
+    return rebuilt or -1
 
 
 def _from(file: Path, position: int) -> Iterator[tuple[Row, int]]:

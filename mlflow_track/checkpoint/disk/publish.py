@@ -100,17 +100,8 @@ def publish(
         for name, content in files.items():
             entries[name], found = _write(temporary / name, content, progress)
             not_finite |= found
-        sealed = {
-            "is_finite": not not_finite,
-            "not_finite": not_finite,
-            **manifest,
-            "step": step,
-            "algorithm": verify.ALGORITHM,
-            "chunk_bytes": verify.CHUNK_BYTES,
-            "files": entries,
-        }
-        text = json.dumps({**sealed, "digest": verify.digest_of_manifest(sealed)}, indent=1)
-        _write(temporary / layout.MANIFEST, Content.of(text.encode()), lambda written: None)
+        text = manifest_text(step, manifest, entries, not_finite)
+        _write(temporary / layout.MANIFEST, Content.of(text), lambda written: None)
         sync_folder(temporary)
         os.rename(temporary, final)
     except BaseException:
@@ -118,6 +109,54 @@ def publish(
         raise
     sync_folder(folder)
     return final
+
+
+def manifest_text(
+    step: int,
+    manifest: Mapping[str, Any],
+    entries: Mapping[str, Any],
+    not_finite: Mapping[str, tuple[int, int]],
+) -> bytes:
+    """The content of manifest.json: what the caller says, the files, and its own digest."""
+    sealed = {
+        "is_finite": not not_finite,
+        "not_finite": not_finite,
+        **manifest,
+        "step": step,
+        "algorithm": verify.ALGORITHM,
+        "chunk_bytes": verify.CHUNK_BYTES,
+        "files": entries,
+    }
+    digest = verify.digest_of_manifest(sealed)
+    return json.dumps({**sealed, "digest": digest}, indent=1).encode()
+
+
+def expected_bytes(step: int, manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
+    """The size on disk of the checkpoint that `publish` would make.
+
+    Args:
+        step: The step just done.
+        manifest: The rest of the manifest.
+        sizes: The size of each file by name.
+    """
+    blank = verify.digest(b"")
+    entries = {
+        name: {"bytes": size, "chunks": [blank] * -(-size // verify.CHUNK_BYTES)}
+        for name, size in sizes.items()
+    }
+    return sum(sizes.values()) + len(manifest_text(step, manifest, entries, {}))
+
+
+def free_bytes(folder: Path) -> int | None:
+    """The bytes that are free where `folder` is or will be; None where the system does not say."""
+    for place in (folder, *folder.parents):
+        try:
+            return shutil.disk_usage(place).free
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+    return None
 
 
 def empty_trash(trash: Path) -> None:

@@ -7,9 +7,9 @@ the data begins aligned.
 
 from __future__ import annotations
 
+import functools
 import json
 import mmap
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from mlflow_track.checkpoint.disk.copying import copy_all
+from mlflow_track.checkpoint.disk.metadata import Metadata
 from mlflow_track.checkpoint.disk.publish import PAGE_BYTES
 from mlflow_track.wording import expected
 
@@ -39,7 +40,6 @@ _NAMES = {
 }
 # Only in an export: a checkpoint holds two numbers of it, of whatever type.
 _COMPLEX = "C64"
-_dtype_of, _shape_of = operator.attrgetter("dtype"), operator.attrgetter("shape")
 _DTYPES = {**{name: dtype for dtype, name in _NAMES.items()}, _COMPLEX: torch.complex64}
 
 
@@ -58,6 +58,11 @@ class Layout:
     places: tuple[tuple[str, torch.dtype, tuple[int, ...], int, int], ...]
     total_bytes: int
     float_spans: tuple[tuple[int, int, str], ...]
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """The tensors in the order of the file."""
+        return tuple(place[0] for place in self.places)
 
 
 def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
@@ -139,7 +144,7 @@ def fill(
     """
     buffer.numpy().data[: len(layout.header)] = layout.header
     into = list(views(buffer, layout).values()) if targets is None else targets
-    copy_all(into, [tensors[place[0]] for place in layout.places], layout.total_bytes)
+    copy_all(into, list(map(tensors.__getitem__, layout.names)), layout.total_bytes)
 
 
 def blocks(layout: Layout, tensors: Mapping[str, torch.Tensor], size: int) -> Iterator[memoryview]:
@@ -214,23 +219,24 @@ class CachedPlan:
     """The plan of the state that was saved last: most saves are of the same tensors."""
 
     def __init__(self) -> None:
-        self._key: tuple[list[Any], ...] = ([],)
+        self._names: list[str] = []
+        self._metadata = Metadata(())
         self._layout: Layout | None = None
         self._targets: list[torch.Tensor] = []
         self._address = 0
 
     def of(self, tensors: Mapping[str, torch.Tensor]) -> Layout:
         """The layout for `tensors`."""
-        every = tensors.values()
-        key = (list(tensors), list(map(_dtype_of, every)), list(map(_shape_of, every)))
-        if self._layout is None or key != self._key:
-            self._layout, self._key, self._targets = plan(tensors), key, []
+        names, every = list(tensors), tensors.values()
+        if self._layout is None or names != self._names or not self._metadata.matches(every):
+            self._layout, self._names, self._targets = plan(tensors), names, []
+            self._metadata = Metadata(every)
         return self._layout
 
-    def targets(self, buffer: torch.Tensor) -> list[torch.Tensor]:
-        """The part of the flat uint8 `buffer` for each tensor, in the order of the layout."""
+    def fill(self, buffer: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy header and `tensors`, for which the layout is, into the flat uint8 `buffer`."""
         assert self._layout is not None
         if not self._targets or self._address != buffer.data_ptr():
             self._targets = list(views(buffer, self._layout).values())
             self._address = buffer.data_ptr()
-        return self._targets
+        fill(buffer, self._layout, tensors, self._targets)

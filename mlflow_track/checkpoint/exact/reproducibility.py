@@ -17,7 +17,7 @@ from mlflow_track.checkpoint import randomness
 from mlflow_track.checkpoint.exact import fingerprint, kernels
 from mlflow_track.checkpoint.exact.report import Findings
 from mlflow_track.checkpoint.policy.history import Moment
-from mlflow_track.checkpoint.policy.schedule import Ask
+from mlflow_track.checkpoint.policy.save_policy import Ask
 from mlflow_track.checkpoint.policy.stopping import EarlyStopping
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state.arrived import Arrivals
@@ -48,7 +48,7 @@ def surroundings(state: Mapping[str, Any], session: Session) -> dict[str, Any]:
         "matmul_precision": kernels.matmul_precision(),
         "kernels": kernels.kernels(device),
         "world_size": session.ranks.world_size,
-        "early_stopping": _words_of(session.plan.stop),
+        "early_stopping": _words_of(session.policies.stop),
         "classes": {
             name: class_of(entry)
             for name, entry in state.items()

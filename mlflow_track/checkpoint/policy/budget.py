@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mlflow_track.checkpoint.policy.history import History, Moment
-from mlflow_track.checkpoint.policy.schedule import SavePolicy
+from mlflow_track.checkpoint.policy.save_policy import SavePolicy
 from mlflow_track.checks import require_number
 from mlflow_track.wording import expected
 
@@ -57,6 +57,10 @@ class Budget(SavePolicy):
             f"{elapsed:.1f} s since the last save, the interval is {interval:.1f} s for a stall of "
             f"{1000 * stall:.1f} ms"
         )
+
+    @property
+    def chance(self) -> str:
+        return f"as often as saves cost {100 * self.max_overhead:g} % of the time"
 
     def interval_seconds(self, stall_seconds: float) -> float:
         """Seconds from one save to the next."""

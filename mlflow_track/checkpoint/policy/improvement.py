@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from mlflow_track.checkpoint.policy.history import History, Moment
-from mlflow_track.checkpoint.policy.schedule import SavePolicy
+from mlflow_track.checkpoint.policy.save_policy import SavePolicy
 from mlflow_track.checks import require_metric, require_mode, require_number
 from mlflow_track.record.metric import Claim, required_direction
 
@@ -63,6 +63,11 @@ class OnImprovement(SavePolicy):
 
     def resolved(self, modes: Mapping[str, str]) -> OnImprovement:
         return replace(self, mode=modes[self.metric])
+
+    @property
+    def chance(self) -> str:
+        least = f" by {self.min_delta:g}{' of it' * self.relative}" if self.min_delta else ""
+        return f"when {self.metric} is better than at every save so far{least}"
 
     def due(self, now: Moment, history: History) -> str | None:
         """The reason to save at `now`: the metric is better by enough, or new; else None."""

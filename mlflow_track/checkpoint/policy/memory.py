@@ -18,7 +18,7 @@ from mlflow_track.checkpoint.policy.stopping import EarlyStopping, Standing
 # Enough for medians and variances.
 _MOST_VALUES = 16
 # A run that saves for weeks must not grow its checkpoints.
-_MOST_ROUTINE_SAVES = 16
+MOST_ROUTINE_SAVES = 16
 _MOST_GIVEN = 1000
 
 
@@ -251,7 +251,7 @@ class Memory:
     def save(self, now: Moment, saved: Saved) -> None:
         """Take a save made at `now`."""
         kept = (*self._saved, saved)
-        routine = [s.step for s in kept if not s.is_milestone][-_MOST_ROUTINE_SAVES:]
+        routine = [s.step for s in kept if not s.is_milestone][-MOST_ROUTINE_SAVES:]
         self._saved = tuple(s for s in kept if s.is_milestone or s.step in routine)
         self._steps.add(saved.step)
         self._since, self._in_flight = now.time, saved.step

@@ -6,128 +6,14 @@ Policies by a metric are in `improvement.py`, those by cost in `budget.py`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
+from mlflow_track.checkpoint.policy.save_policy import SavePolicy
 from mlflow_track.checks import require_int, require_number
-from mlflow_track.record.metric import Claim
 from mlflow_track.wording import count_text, expected
-
-
-class Ask(NamedTuple):
-    """A policy's request for a save: the name of the policy and a readable reason.
-
-    Attributes:
-        policy: The policy's name.
-        reason: Readable text for the manifest and the log.
-        is_milestone: The policy planned this step; `Keep(milestones=True)` keeps it.
-        may_wait: While another save is being written this one may come some steps later.
-    """
-
-    policy: str
-    reason: str
-    is_milestone: bool = False
-    may_wait: bool = False
-
-
-class SavePolicy:
-    """Decides at which steps to save. Combine policies with `|`: any of them may ask.
-
-    Your own policy defines `due`, which is called after every step, so keep it quick; if it uses
-    metrics, it defines `watched` as well.
-    """
-
-    is_milestone: ClassVar[bool] = False
-    may_wait: ClassVar[bool] = False
-
-    @property
-    def name(self) -> str:
-        return type(self).__name__
-
-    @property
-    def watched(self) -> frozenset[str]:
-        """The metrics that this policy uses; only these are in `now` and in the history."""
-        return frozenset()
-
-    @property
-    def last_step(self) -> int | None:
-        """The last step of the run, which this policy saves; None where it does not know it."""
-        return None
-
-    @property
-    def claims(self) -> tuple[Claim, ...]:
-        """The directions of its metrics, as far as this policy names them."""
-        return ()
-
-    def resolved(self, modes: Mapping[str, str]) -> SavePolicy:
-        """This policy with the mode that its run gives each of its metrics."""
-        return self
-
-    def due(self, now: Moment, history: History) -> str | None:
-        """The reason to save at `now`; None where this policy does not ask for it.
-
-        Args:
-            now: The step just done: `step`, `time` (Unix seconds), and `metrics`, those of this
-                step that policies watch.
-            history: The past: `saved` (the saves, each with `step`, `policies` and its cost),
-                `values`, `lowest` and `highest` of each watched metric, `since` (Unix
-                seconds of the newest save of this attempt, else of its start), and `is_saving`.
-        """
-        raise NotImplementedError(f"{self.name} must define due(now, history)")
-
-    def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
-        """The policies that ask for a save at `now`."""
-        reason = self.due(now, history)
-        return (self._ask(reason),) if reason else ()
-
-    def _ask(self, reason: str) -> Ask:
-        return Ask(self.name, reason, self.is_milestone, self.may_wait)
-
-    def __or__(self, other: SavePolicy) -> SavePolicy:
-        """A policy that saves when any of its members asks."""
-        if not isinstance(other, SavePolicy):
-            return NotImplemented
-        return AnyOf((*_members(self), *_members(other)))
-
-
-@dataclass(frozen=True)
-class AnyOf(SavePolicy):
-    """Saves when any of its policies asks."""
-
-    policies: tuple[SavePolicy, ...]
-
-    @property
-    def watched(self) -> frozenset[str]:
-        return frozenset().union(*(policy.watched for policy in self.policies))
-
-    @property
-    def last_step(self) -> int | None:
-        steps = (policy.last_step for policy in self.policies)
-        return max((step for step in steps if step is not None), default=None)
-
-    @property
-    def claims(self) -> tuple[Claim, ...]:
-        return tuple(claim for policy in self.policies for claim in policy.claims)
-
-    def resolved(self, modes: Mapping[str, str]) -> AnyOf:
-        return replace(self, policies=tuple(policy.resolved(modes) for policy in self.policies))
-
-    def due(self, now: Moment, history: History) -> str | None:
-        """The reasons of all policies to save at `now`; None where none asks for it."""
-        return "; ".join(ask.reason for ask in self.asking(now, history)) or None
-
-    def asking(self, now: Moment, history: History) -> tuple[Ask, ...]:
-        asks: tuple[Ask, ...] = ()
-        for policy in self.policies:
-            reason = policy.due(now, history)
-            if reason:
-                asks += (policy._ask(reason),)
-        return asks
-
-    def __str__(self) -> str:
-        return " | ".join(map(str, self.policies))
 
 
 @dataclass(frozen=True)
@@ -144,6 +30,12 @@ class EverySteps(SavePolicy):
         if now.step > 0 and now.step % self.interval == 0:
             return f"every {count_text(self.interval, 'step')}"
         return None
+
+    def next_step(self, after: int, history: History) -> int:
+        return max(after // self.interval + 1, 1) * self.interval
+
+    def follows_saves(self, history: History) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -167,6 +59,14 @@ class EveryMinutes(SavePolicy):
             return None
         return f"{elapsed:.1f} minutes since the last save (limit {self.minutes:g})"
 
+    @property
+    def chance(self) -> str:
+        return f"when the newest save is {self.minutes:g} minutes old"
+
+    def most_saves(self, steps: int | None, seconds: float | None) -> int | None:
+        by_time = None if seconds is None else int(seconds / (60 * self.minutes))
+        return min((most for most in (steps, by_time) if most is not None), default=None)
+
 
 @dataclass(frozen=True)
 class Continuous(SavePolicy):
@@ -180,6 +80,10 @@ class Continuous(SavePolicy):
     def due(self, now: Moment, history: History) -> str | None:
         """The reason to save at `now`: no other save is in flight; else None."""
         return None if history.is_saving else "the previous save is durable"
+
+    @property
+    def chance(self) -> str:
+        return "as soon as the previous save is durable"
 
 
 @dataclass(frozen=True, init=False)
@@ -204,6 +108,12 @@ class AtSteps(SavePolicy):
     def due(self, now: Moment, history: History) -> str | None:
         """The reason to save at `now`: its step is one of `steps`; else None."""
         return f"step {now.step} is one of steps" if now.step in self._planned else None
+
+    def next_step(self, after: int, history: History) -> int | None:
+        return _first_after(self.steps, after)
+
+    def follows_saves(self, history: History) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -261,14 +171,41 @@ class EvenlySpaced(SavePolicy):
             return "the end of warm-up"
         return f"one of {count_text(len(plan), 'evenly spaced step')}"
 
+    def next_step(self, after: int, history: History) -> int | None:
+        return _first_after(self.steps_after(self._own(history.saved)), after)
+
+    def follows_saves(self, history: History) -> bool:
+        # The plan stays as it is while only its own steps are saved.
+        return not self._planned.issuperset(self._own(history.saved))
+
     def steps_after(self, saved: Sequence[int]) -> tuple[int, ...]:
-        """The plan that holds once this policy has saved the steps `saved`.
+        """The plan that holds once this policy has saved the steps `saved`, in this order.
 
         It is `steps`, also for a run that was extended, unless one that was resumed with other
         settings has more slots left than `steps` has from there on: then these are spread between
-        the newest saved step and the last one, which is always saved.
+        the newest step saved before and the last one, which is always saved.
         """
-        if self._planned.issuperset(saved):
+        return self._spread_after(self._before_plan(saved))
+
+    def gaps_after(self, saved: Sequence[int]) -> tuple[int, int]:
+        """The step before the first gap of `steps_after(saved)`, and the number of its gaps."""
+        before = self._before_plan(saved)
+        if self._spread_after(before) is self.steps:
+            return min(self.warmup_steps, self.max_steps - 1), self.max_checkpoints - 1
+        return max(before), self.max_checkpoints - len(before)
+
+    def _before_plan(self, saved: Sequence[int]) -> Sequence[int]:
+        """The saves that were there when the plan was made in which the later ones are."""
+        before: Sequence[int] = ()
+        planned = self._planned
+        for count, step in enumerate(saved, 1):
+            if step not in planned:
+                before = saved[:count]
+                planned = frozenset(self._spread_after(before))
+        return before
+
+    def _spread_after(self, saved: Sequence[int]) -> tuple[int, ...]:
+        if not saved:
             return self.steps
         last, newest = self.max_steps - 1, max(saved)
         if newest >= last:
@@ -278,8 +215,11 @@ class EvenlySpaced(SavePolicy):
             return self.steps
         return _spread(newest, last, left + 1)[1:]
 
+    def _own(self, saves: Sequence[Saved]) -> list[int]:
+        return [save.step for save in saves if self.name in save.policies]
+
     def _plan(self, saves: Sequence[Saved]) -> frozenset[int]:
-        steps = self.steps_after([s.step for s in saves if self.name in s.policies])
+        steps = self.steps_after(self._own(saves))
         return self._planned if steps is self.steps else frozenset(steps)
 
 
@@ -292,5 +232,7 @@ def _spread(first: int, last: int, count: int) -> tuple[int, ...]:
     return tuple(first + (2 * i * span + gaps) // (2 * gaps) for i in range(count))
 
 
-def _members(policy: SavePolicy) -> tuple[SavePolicy, ...]:
-    return policy.policies if isinstance(policy, AnyOf) else (policy,)
+def _first_after(steps: Sequence[int], after: int) -> int | None:
+    """The first of the sorted `steps` after `after`."""
+    at = bisect_right(steps, after)
+    return steps[at] if at < len(steps) else None

@@ -6,14 +6,13 @@ Plain JSON stands for itself. What JSON lacks is an object with one key that beg
 from __future__ import annotations
 
 import math
-import operator
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from mlflow_track.checkpoint.disk.metadata import Metadata
 from mlflow_track.checkpoint.state import kinds
 from mlflow_track.checkpoint.state.classes import Absent
 from mlflow_track.checkpoint.state.objects import is_object, state_of
@@ -33,16 +32,16 @@ _MOST_DEPTH = 200
 # A safetensors file has something else under it.
 _NAME_OF_THE_FORMAT = "__metadata__"
 _WORTH_REMEMBERING = 16
-_dereference: Any = weakref.ref.__call__
-_address_of, _stride_of = torch.Tensor.data_ptr, torch.Tensor.stride
+_address_of = torch.Tensor.data_ptr
 
 
 class _Known(NamedTuple):
-    """A mapping of tensors as it was encoded: the same objects again give the same result."""
+    """A mapping of tensors as it was encoded: such tensors in the same memory give the same."""
 
     keys: list[str]
-    tensors: list[weakref.ref[torch.Tensor]]
-    strides: list[tuple[int, ...]]
+    metadata: Metadata
+    addresses: list[int]
+    by_address: dict[int, str]
     names: list[str]
     encoded: dict[str, Any]
 
@@ -112,21 +111,20 @@ class Encoder:
         return [self.encode(v, f"{path}.{i}", depth + 1) for i, v in enumerate(values)]
 
     def _mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> Any:
-        if _STRING.issuperset(map(type, value)) and "$" not in {key[:1] for key in value}:
-            if self._memory is None or len(value) < _WORTH_REMEMBERING:
-                return self._items_by_name(value, path, depth)
-            known = self._memory.pop(path, None)
-            if known is None or not self._is_known(known, value):
-                encoded = self._items_by_name(value, path, depth)
-                known = _remember(encoded, value, path)
-                if known is not None:
-                    self._memory[path] = known
-                return encoded
-            self._memory[path] = known
+        is_worth_it = self._memory is not None and len(value) >= _WORTH_REMEMBERING
+        known = self._memory.pop(path, None) if self._memory and is_worth_it else None
+        if known is not None and self._is_known(known, value):
             self.tensors.update(zip(known.names, value.values(), strict=True))
-            self._seen.update(zip(map(_address_of, value.values()), known.names, strict=True))
-            return known.encoded
-        return {"$dict": self._pairs(value, path, depth)}
+            self._seen.update(known.by_address)
+            form = known.encoded
+        elif _STRING.issuperset(map(type, value)) and "$" not in {key[:1] for key in value}:
+            form = self._items_by_name(value, path, depth)
+            known = _remember(form, value, path) if is_worth_it else None
+        else:
+            return {"$dict": self._pairs(value, path, depth)}
+        if known is not None and self._memory is not None:
+            self._memory[path] = known
+        return form
 
     def _pairs(self, value: Mapping[Any, Any], path: str, depth: int) -> list[Any]:
         pairs = []
@@ -156,10 +154,12 @@ class Encoder:
     def _is_known(self, known: _Known, value: Mapping[str, Any]) -> bool:
         return (
             known.keys == list(value)
-            and all(map(operator.is_, map(_dereference, known.tensors), value.values()))
-            and known.strides == list(map(_stride_of, value.values()))
+            and _STRING.issuperset(map(type, value))
+            and _TENSORS.issuperset(map(type, value.values()))
+            and known.addresses == list(map(_address_of, value.values()))
             and self.tensors.keys().isdisjoint(known.names)
-            and self._seen.keys().isdisjoint(map(_address_of, value.values()))
+            and self._seen.keys().isdisjoint(known.by_address)
+            and known.metadata.matches(value.values())
         )
 
     def _tensor(self, value: torch.Tensor, path: str) -> Any:
@@ -230,16 +230,21 @@ class _Taking(NamedTuple):
 
 
 def _remember(encoded: dict[str, Any], value: Mapping[str, Any], path: str) -> _Known | None:
-    """The memory of a mapping; None unless all of it is tensors that are stored under it."""
-    if not _TENSORS.issuperset(map(type, value.values())):
+    """The memory of a mapping; None unless all of it is tensors stored as they are, under it."""
+    if not _TENSORS.issuperset(map(type, value.values())) or any(
+        t.is_neg() for t in value.values()
+    ):
         return None
     forms = [item["$strided"][0] if "$strided" in item else item for item in encoded.values()]
     names = [form.get("$tensor", "") for form in forms]
     if not all(name.startswith(path + ".") for name in names):
         return None
-    tensors = value.values()
-    strides = list(map(_stride_of, tensors))
-    return _Known(list(value), list(map(weakref.ref, tensors)), strides, names, encoded)
+    addresses = list(map(_address_of, value.values()))
+    # Of tensors that begin at one place the first counts; an empty one has none.
+    by_address = dict(zip(reversed(addresses), reversed(names), strict=True))
+    by_address.pop(0, None)
+    metadata = Metadata(value.values())
+    return _Known(list(value), metadata, addresses, by_address, names, encoded)
 
 
 def decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

@@ -23,7 +23,7 @@ class DiscardingSaver:
         self._is_checking = is_checking
         self._memory: dict[str, Any] = {}
 
-    def prepare(self, state: Mapping[str, Any]) -> None: ...
+    def prepare(self, state: Mapping[str, Any]) -> int | None: ...
 
     def save(self, request: SaveRequest) -> float:
         if self._is_checking:

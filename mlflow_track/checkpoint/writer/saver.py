@@ -83,17 +83,22 @@ class Saver:
         """The step that is being written; None where nothing is."""
         return self._pending[0].step if self._pending else None
 
-    def prepare(self, state: Mapping[str, Any]) -> None:
+    def prepare(self, state: Mapping[str, Any]) -> int | None:
         """Have memory warm and a writer running before the first save. Later calls do nothing.
 
         Call it when the state has its full size: after the first step of the optimizer.
+
+        Returns:
+            The bytes of the state; None at later calls.
         """
-        if not self._is_prepared:
-            self._is_prepared = True
-            tensors, document = take_apart(SaveRequest(step=0, state=state), self._memory_of_state)
-            plan = self._planned.of(tensors)
-            if self._has_memory(plan.total_bytes + len(document)):
-                self._start_writer()
+        if self._is_prepared:
+            return None
+        self._is_prepared = True
+        tensors, document = take_apart(SaveRequest(step=0, state=state), self._memory_of_state)
+        plan = self._planned.of(tensors)
+        if self._has_memory(size := plan.total_bytes + len(document)):
+            self._start_writer()
+        return size
 
     def save(self, request: SaveRequest) -> float:
         """Copy the state and have it published; waits first for the one in flight.
@@ -194,8 +199,7 @@ class Saver:
         self._memory.ready()
         if torch.cuda.is_initialized() and any(tensor.is_cuda for tensor in tensors.values()):
             self._memory.pin()
-        targets = self._planned.targets(self._memory.tensor)
-        safetensors.fill(self._memory.tensor, plan, tensors, targets)
+        self._planned.fill(self._memory.tensor, tensors)
         view = self._memory.view(plan.total_bytes + len(tail))
         view[plan.total_bytes : plan.total_bytes + len(tail)] = tail
 

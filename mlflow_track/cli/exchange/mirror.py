@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli import exit_codes
-from mlflow_track.cli.destination import NotConfirmed, options_for, sends_elsewhere
+from mlflow_track.cli.exchange.destination import NotConfirmed, options_for, sends_elsewhere
 from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import runs_named
 from mlflow_track.record.schema import RUNNING
+from mlflow_track.wording import expected
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.load import LoadedRun
@@ -44,7 +45,7 @@ def _with_backends(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("runs", nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="Import every run below the folders RUNS.")
+@click.option("--all", "is_all", is_flag=True, help="Send every run below the folders RUNS.")
 @_with_backends
 @json_option
 def sync(
@@ -58,7 +59,8 @@ def sync(
     """Send to backends what they lack of RUNS: ids, folders of runs, or folders of many.
 
     Without RUNS: every run in MLFLOW_TRACK_DIR that was meant for a backend which lacks something;
-    with --all also those that were recorded without one. May be repeated at any time, from any
+    with --all also those that were recorded without one. With --backend they are sent to one that
+    they never had, also when they are finished or imported. May be repeated at any time, from any
     process: what a backend has is not sent twice, and times are those of the record. A mirror that
     waits for its server lets this command have the run. What was refused is tried once more.
 
@@ -70,8 +72,9 @@ def sync(
     mirror will send, and with 1 if something could not be sent.
 
     \b
-    Example:
+    Examples:
       mlflow-track sync --all runs/ --tracking-uri http://127.0.0.1:5000
+      mlflow-track sync @last --backend mlflow --tracking-uri sqlite:///mlflow.db
     """
     from mlflow_track.backends.protocol import Unavailable
     from mlflow_track.mirror.process import AlreadyMirrored, sync_run
@@ -236,6 +239,7 @@ def _pairs(
     """Each run with each of its selected backends."""
     from mlflow_track.settings import read_settings
 
+    _require_backends(backends)
     named = backends or (("mlflow",) if tracking_uri else ())
     if not named and any(run.mirror is None for run in runs):
         default = read_settings().backends or ("mlflow",)
@@ -246,6 +250,23 @@ def _pairs(
         for run in runs
         for name in named or (run.mirror.backends if run.mirror is not None else default)
     ]
+
+
+def _require_backends(names: tuple[str, ...]) -> None:
+    """
+    Raises:
+        click.UsageError: No installed package has a backend of this name.
+    """
+    from mlflow_track.checks import did_you_mean
+    from mlflow_track.plugins import backend_names, find_backend
+
+    for name in names:
+        if find_backend(name) is None:
+            known = backend_names()
+            wanted = f"one of {', '.join(known)}"
+            raise click.UsageError(
+                expected("--backend", wanted, repr(name)) + did_you_mean(name, known)
+            )
 
 
 def _lacks_something(run: LoadedRun) -> bool:

@@ -1,0 +1,1 @@
+"""TensorBoard as a destination: event files in the run's own folder."""

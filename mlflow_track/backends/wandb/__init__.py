@@ -1,0 +1,1 @@
+"""Sends records to Weights & Biases, through its own client."""

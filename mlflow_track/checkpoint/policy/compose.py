@@ -1,0 +1,112 @@
+"""Composes the plan of a run from the saves to come and what they take on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from mlflow_track.checkpoint.policy.disk_use import DiskUse
+from mlflow_track.checkpoint.policy.foresight import Foresight
+from mlflow_track.checkpoint.policy.plan import Plan, PlannedSave, PossibleSaves, Spacing
+from mlflow_track.checkpoint.policy.retention import Keep
+from mlflow_track.checkpoint.policy.save_policy import Ask, SavePolicy, members
+from mlflow_track.checkpoint.policy.schedule import EvenlySpaced
+from mlflow_track.wording import count_text
+
+_FORMULA = "(max_steps - 1 - warmup_steps) / (slots + 1)"
+_FORMULA_LATER = "(max_steps - 1 - newest_saved) / (slots + 1)"
+
+
+def make_plan(
+    save: SavePolicy | None,
+    keep: Keep | None,
+    seen: Foresight,
+    use: DiskUse,
+    *,
+    has_sizes: bool,
+    own_steps: Sequence[int] = (),
+    present_bytes: int = 0,
+    folder: str,
+    free_bytes: int | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """The plan of a run.
+
+    Args:
+        save, keep: The policies of the run.
+        seen: The saves to come.
+        use: What they take on the disk.
+        has_sizes: Whether the size of a checkpoint is known.
+        own_steps: The steps that `EvenlySpaced` has saved before.
+        present_bytes: The size of what is in the folder now.
+        folder, free_bytes: The folder of checkpoints, and what is free there.
+        notes: What the numbers do not include.
+    """
+
+    def size(value: int | None) -> int | None:
+        return value if has_sizes else None
+
+    saves = []
+    for number, (coming, at) in enumerate(zip(seen.saves, use.uses, strict=False)):
+        most = use.most[number] if number < len(use.most) else at
+        saves.append(
+            PlannedSave(
+                step=coming.step,
+                policies=_reasons(coming.asks),
+                is_milestone=coming.is_milestone,
+                size_bytes=size(coming.size_bytes),
+                kept=at.kept,
+                most_kept=len(most.kept),
+                disk_bytes=size(at.after_bytes),
+                most_disk_bytes=size(most.after_bytes),
+                peak_bytes=size(at.peak_bytes),
+                most_peak_bytes=size(most.peak_bytes),
+            )
+        )
+    if len(saves) < len(seen.saves) or (not seen.is_whole and seen.last is not None):
+        notes = [*notes, f"only the first {count_text(len(saves), 'save')} are listed"]
+    sizes = [seen.size_bytes, *(coming.size_bytes for coming in seen.saves)]
+    return Plan(
+        first_step=seen.first,
+        last_step=seen.last,
+        saves=tuple(saves),
+        may=tuple(PossibleSaves(c.policy, c.when, c.most) for c in seen.chances),
+        spacings=tuple(spacings(save, own_steps)),
+        keep=None if keep is None else asdict(keep),
+        is_complete=seen.is_whole and len(saves) == len(seen.saves),
+        checkpoint_bytes=size(max(sizes)),
+        present_bytes=present_bytes,
+        peak_bytes=size(use.most_peak_bytes),
+        final_bytes=size(use.most_final_bytes),
+        least_peak_bytes=size(use.peak_bytes),
+        least_final_bytes=size(use.final_bytes),
+        is_bounded=use.is_bounded,
+        folder=folder,
+        free_bytes=free_bytes,
+        notes=tuple(notes),
+    )
+
+
+def _reasons(asks: Sequence[Ask]) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for ask in asks:
+        reasons[ask.policy] = "; ".join(filter(None, [reasons.get(ask.policy), ask.reason]))
+    return reasons
+
+
+def spacings(save: SavePolicy | None, own_steps: Sequence[int] = ()) -> Iterator[Spacing]:
+    """The interval of each `EvenlySpaced`, as far as it has one.
+
+    Args:
+        save: The policy of a run.
+        own_steps: The steps that it has saved before.
+    """
+    for policy in members(save) if save is not None else ():
+        if not isinstance(policy, EvenlySpaced):
+            continue
+        last, (first, gaps) = policy.max_steps - 1, policy.gaps_after(own_steps)
+        is_first_plan = policy.steps_after(own_steps) is policy.steps
+        if first < last and gaps > 0:
+            slots, formula = gaps - 1, _FORMULA if is_first_plan else _FORMULA_LATER
+            numbers = f"({policy.max_steps} - 1 - {first}) / ({slots} + 1)"
+            yield Spacing((last - first) / gaps, slots, formula, numbers)

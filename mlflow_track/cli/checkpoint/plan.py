@@ -1,0 +1,182 @@
+"""`mlflow-track plan`: the saves of a run that has not started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_track.cli import exit_codes
+from mlflow_track.cli.output import echo, json_option, print_json
+from mlflow_track.cli.select import directory_option
+from mlflow_track.record import layout
+from mlflow_track.record.files import folder_size
+from mlflow_track.wording import expected
+
+if TYPE_CHECKING:
+    from mlflow_track.checkpoint.policy.retention import Keep
+    from mlflow_track.checkpoint.policy.save_policy import SavePolicy
+
+_EVENLY = ("warmup_steps", "max_checkpoints")
+
+
+class _Steps(click.ParamType):
+    """Steps with commas between them."""
+
+    name = "steps"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        try:
+            return [int(step) for step in value.split(",")]
+        except ValueError:
+            self.fail(expected("the value", "steps like 100,1000", repr(value)), param, ctx)
+
+
+@click.command()
+@click.option("--max-steps", type=int, help="Steps of the whole run; the last one is saved.")
+@click.option("--warmup-steps", type=int, help="EvenlySpaced: the step that ends the warm-up.")
+@click.option("--max-checkpoints", type=int, help="EvenlySpaced: how many to save; 5.")
+@click.option("--every", type=int, metavar="STEPS", help="EverySteps: 10 saves 10, 20, 30 …")
+@click.option("--at", type=_Steps(), help="AtSteps: 100,1000 saves these two.")
+@click.option("--every-minutes", type=float, metavar="MINUTES", help="EveryMinutes.")
+@click.option("--continuous", is_flag=True, help="Continuous: as often as the disk allows.")
+@click.option("--budget", type=float, metavar="SHARE", help="Budget: 0.01 is 1 % of the time.")
+@click.option("--save-on-improvement", metavar="METRIC", help="OnImprovement.")
+@click.option("--min-delta", type=float, default=0.0, help="Its smallest gain that counts; 0.")
+@click.option("--keep-last", type=int, help="Keep: how many of the newest; without a rule all.")
+@click.option("--keep-best", type=int, help="Keep: how many of the best by --metric.")
+@click.option("--metric", help="The metric that decides which are best.")
+@click.option("--milestones/--no-milestones", default=None, help="Keep: the planned ones; yes.")
+@click.option("--max-bytes", type=int, help="Keep: the most bytes that all of them may take.")
+@click.option("--state-bytes", type=int, help="The size of one checkpoint.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="The folder of a checkpoint of the same state, for its size.",
+)
+@click.option("--from-step", type=int, default=0, help="The first step to come; 0.")
+@click.option("--step-seconds", type=float, help="How long a step takes: limits --every-minutes.")
+@directory_option
+@json_option
+def plan(
+    root: Path,
+    max_steps: int | None,
+    state_bytes: int | None,
+    checkpoint: Path | None,
+    from_step: int,
+    step_seconds: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show at which steps a run will save, what it keeps, and whether that fits the disk.
+
+    Without another policy it is EvenlySpaced: the end of warm-up, the last step, and the rest
+    evenly between. Several policies are combined; what time or metrics decide is listed as "may".
+    Ends with 1 if the checkpoints do not fit what is free in the folder of runs.
+
+    \b
+    Examples:
+      mlflow-track plan --max-steps 1000 --warmup-steps 100 --max-checkpoints 5
+      mlflow-track plan --max-steps 9000 --every 500 --keep-last 2 --state-bytes 2000000000
+    """
+    from mlflow_track.checkpoint.disk.publish import free_bytes
+    from mlflow_track.checkpoint.policy.compose import make_plan
+    from mlflow_track.checkpoint.policy.disk_use import DiskUse, Present
+    from mlflow_track.checkpoint.policy.foresight import endless_saves, foresee
+    from mlflow_track.checkpoint.policy.limits import Limits
+    from mlflow_track.checks import require_int, require_number
+
+    try:
+        limits = Limits(max_steps=max_steps)
+        save, keep = _save(max_steps, options), _keep(options)
+        require_int("--from-step", from_step, at_least=0)
+        if state_bytes is not None:
+            require_int("--state-bytes", state_bytes, at_least=1)
+        if step_seconds is not None:
+            require_number("--step-seconds", step_seconds, above=0)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    size = state_bytes if checkpoint is None else _size_of(checkpoint)
+    steps = None if max_steps is None else max(max_steps - from_step, 0)
+    seen = foresee(
+        save,
+        limits,
+        first=from_step,
+        saves={"saved": []},
+        size_bytes=size or 0,
+        seconds=None if steps is None or step_seconds is None else steps * step_seconds,
+        most_endless=endless_saves(keep),
+    )
+    made = make_plan(
+        save,
+        keep,
+        seen,
+        DiskUse(seen, keep, Present()),
+        has_sizes=size is not None,
+        folder=str(root),
+        free_bytes=free_bytes(root.absolute()),
+        notes=() if size is not None else ["--state-bytes or --checkpoint adds sizes"],
+    )
+    if as_json:
+        print_json(made.to_dict())
+    else:
+        echo(made)
+    if made.fits is False:
+        raise click.exceptions.Exit(exit_codes.NO)
+
+
+def _save(max_steps: int | None, options: dict[str, Any]) -> SavePolicy:
+    """The policies that the options name."""
+    import mlflow_track as mt
+
+    policies: list[SavePolicy] = []
+    if options["every"] is not None:
+        policies.append(mt.EverySteps(options["every"]))
+    if options["at"] is not None:
+        policies.append(mt.AtSteps(options["at"]))
+    if options["every_minutes"] is not None:
+        policies.append(mt.EveryMinutes(options["every_minutes"]))
+    if options["continuous"]:
+        policies.append(mt.Continuous())
+    if options["budget"] is not None:
+        policies.append(mt.Budget(options["budget"]))
+    if (metric := options["save_on_improvement"]) is not None:
+        policies.append(mt.OnImprovement(metric, min_delta=options["min_delta"]))
+    evenly = {name: options[name] for name in _EVENLY if options[name] is not None}
+    if evenly or not policies:
+        if max_steps is None:
+            raise ValueError("EvenlySpaced needs --max-steps; or give another policy (--every …)")
+        policies.insert(0, mt.EvenlySpaced(max_steps, **evenly))
+    save, *others = policies
+    for policy in others:
+        save |= policy
+    return save
+
+
+def _keep(options: dict[str, Any]) -> Keep | None:
+    """The rules of retention that the options name; None keeps all."""
+    import mlflow_track as mt
+
+    given = {
+        "last": options["keep_last"],
+        "best": options["keep_best"],
+        "metric": options["metric"],
+        "milestones": options["milestones"],
+        "max_bytes": options["max_bytes"],
+    }
+    rules = {name: value for name, value in given.items() if value is not None}
+    if not rules:
+        return None
+    keep = mt.Keep(**rules)
+    if keep.metric is None:
+        return keep
+    # Which ones are the best is open, and so the direction does not matter here.
+    return keep.resolved({keep.metric: "min"})
+
+
+def _size_of(folder: Path) -> int:
+    """The size of a checkpoint in its folder."""
+    if not (folder / layout.MANIFEST).is_file():
+        raise exit_codes.NotFound(f"{folder} is not the folder of a checkpoint (step-…)")
+    return folder_size(folder)

@@ -1,0 +1,1 @@
+"""Commands by which runs and their metrics leave, and come in."""

@@ -1,0 +1,1 @@
+"""Runs that other trackers have recorded, as ordinary records: what reads each, and one writer."""

@@ -1,0 +1,194 @@
+"""The form in which a run of another tracker comes in, and the interface of what reads it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from mlflow_track.record import layout
+from mlflow_track.record.files import files_below, open_regular
+from mlflow_track.record.schema import FINISHED, Attempt, Input, Provenance
+from mlflow_track.series import Series
+
+
+class ForeignFile(NamedTuple):
+    """A file that becomes an artifact.
+
+    Attributes:
+        name: Its name, a path with slashes.
+        version: A text that changes when the content does.
+        save: Writes the content to a new file.
+    """
+
+    name: str
+    version: str
+    save: Callable[[Path], None]
+
+
+class ForeignMedia(NamedTuple):
+    """An image, a text or a histogram of a step.
+
+    Attributes:
+        kind: "image" (the file is a PNG), "text" (UTF-8), or "histogram" (the JSON of
+            `Run.log_histogram`).
+        key: Its name; slashes group.
+        step: Its step.
+        time: Unix seconds.
+        version, save: See `ForeignFile`.
+    """
+
+    kind: str
+    key: str
+    step: int
+    time: float
+    version: str
+    save: Callable[[Path], None]
+
+
+def foreign_files(root: Path) -> Iterator[Path]:
+    """The regular files in a folder and below it, but none of a record; or the file `root`."""
+    if not root.is_dir():
+        yield root
+        return
+
+    @functools.cache
+    def is_in_record(folder: Path) -> bool:
+        if (folder / layout.RUN).exists():
+            return True
+        return folder != root and is_in_record(folder.parent)
+
+    yield from (file for file in files_below(root) if not is_in_record(file.parent))
+
+
+def file_inside(root: Path, name: str) -> Path:
+    """The path of a file below a folder, that a source names.
+
+    Raises:
+        ValueError: The name leads out of the folder, be it by a link.
+    """
+    path = root / name
+    if os.path.realpath(path) != str(path) or not path.is_relative_to(root):
+        raise ValueError(f"it leads out of {root}")
+    return path
+
+
+def local_file(path: Path, name: str) -> ForeignFile:
+    """A file of this machine as the artifact `name`.
+
+    Raises:
+        OSError: It is not there; that it is not a regular file, or is a link, shows when it is
+            saved.
+    """
+    found = os.lstat(path)
+
+    def save(target: Path) -> None:
+        with open_regular(path) as original, open(target, "xb") as copy:
+            shutil.copyfileobj(original, copy, 1 << 20)
+
+    return ForeignFile(name, f"{found.st_size} {found.st_mtime_ns}", save)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignRun:
+    """A run that another tracker recorded. The writer cleans, bounds and masks what is in it.
+
+    Attributes:
+        identity: A text that is the same at every import of this run, and that of no other.
+        record_id: The id of the record that was sent to the source, where it is a copy of one.
+        parent: The identity of the run that this one is below.
+        started: Unix seconds.
+        ended: Unix seconds; None takes the time of the last value.
+        status: FINISHED, FAILED, KILLED, or RUNNING where no end was recorded.
+        experiment: The experiment's name; None where there is none.
+        name: The run's name; None where it was not named.
+        params: Nested or by dotted names.
+        metrics, system_metrics: Their histories; steps outside of 0 to 2**53 are left out.
+        summary: Values that stand for the whole run.
+        inputs: The datasets that it read.
+        files: Its artifacts.
+        media: Its images, texts and histograms of steps, in the order of logging.
+        log: What it printed; None where that was not kept.
+        error: The error that ended it.
+        attempt: What else is known of the process: host, command, python.
+        provenance: User, script, commit.
+        directions: "min" or "max" for a metric, where the source says it.
+        problems: What could not be read, for people; what lies behind the damage is read.
+        notes: What is different here than at the source, for people.
+    """
+
+    identity: str
+    record_id: str | None = None
+    parent: str | None = None
+    started: float
+    ended: float | None = None
+    status: str = FINISHED
+    experiment: str | None = None
+    name: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Sequence[Series] = ()
+    system_metrics: Sequence[Series] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Sequence[Input] = ()
+    files: Sequence[ForeignFile] = ()
+    media: Sequence[ForeignMedia] = ()
+    log: ForeignFile | None = None
+    error: str | None = None
+    attempt: Attempt = field(default_factory=Attempt)
+    provenance: Provenance = field(default_factory=Provenance)
+    directions: Mapping[str, str] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+class FoundRun(NamedTuple):
+    """A run in a source, not read yet.
+
+    Attributes:
+        label: Where it is, for people: a path, or an id.
+        read: Reads it. An OSError or a ValueError says why it cannot be; the others are imported.
+        experiment: Its experiment, where that is known before it is read.
+    """
+
+    label: str
+    read: Callable[[], ForeignRun]
+    experiment: str | None = None
+
+
+class Source:
+    """A place with runs of another tracker.
+
+    Attributes:
+        format: The name of the format, as `--format` has it.
+        what: What it looks for, for people: "TensorBoard event files".
+        as_recorded: Whether the user confirms folders elsewhere that the source names.
+    """
+
+    format: ClassVar[str]
+    what: ClassVar[str]
+    as_recorded: bool = False
+
+    @classmethod
+    def recognise(cls, where: str, *, is_certain: bool) -> Source | None:
+        """The source at a path or URI, or None where that is something else.
+
+        This looks and reads little; it imports no package that the format needs.
+
+        Args:
+            where: The path without links of what exists there, or a URI.
+            is_certain: Whether the user named this format, so that no doubt is left.
+        """
+        raise NotImplementedError
+
+    def find(self) -> Iterable[FoundRun]:
+        """The runs, in a stable order.
+
+        Raises:
+            OSError, ValueError: The place as a whole cannot be read; the message says why.
+        """
+        raise NotImplementedError

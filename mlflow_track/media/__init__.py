@@ -1,0 +1,1 @@
+"""Images, texts and histograms: from what the caller has to files."""

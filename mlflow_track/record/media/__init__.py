@@ -1,0 +1,1 @@
+"""The index of images, texts and histograms of a run."""
