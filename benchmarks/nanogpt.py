@@ -40,7 +40,7 @@ from train.data import Corpus, batch, load_corpus
 from train.evaluate import evaluate
 from train.hardware import Hardware, choose_hardware
 from train.model import Shape, Transformer, cross_entropy
-from train.optimizer import clip_gradients, make_optimizer
+from train.optimizer import clip_gradients, gradients, make_optimizer
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 BLOCKS = int(os.environ.get("BLOCKS", "25"))
@@ -133,7 +133,7 @@ def train_step(corpus: Corpus, hardware: Hardware, d_ff: int) -> Callable[[], No
         loss = cross_entropy(logits, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        clip_gradients(model, 1.0)
+        clip_gradients(gradients(optimizer), 1.0)
         loss.item()
         optimizer.step()
 

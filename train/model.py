@@ -98,8 +98,8 @@ class _RMSNorm(torch.autograd.Function):
             None,
             (True, True, False),
         )
-        mean = (grad @ wide_weight).unsqueeze(-1) / grad.shape[-1]
-        grad_x += mean.mul_(scale)
+        sums = (grad @ wide_weight).unsqueeze(-1)
+        grad_x.add_(sums.mul_(scale), alpha=1 / grad.shape[-1])
         return grad_x.to(ctx.dtype), grad_weight.to(weight.dtype), None
 
 
