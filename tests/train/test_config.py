@@ -52,6 +52,19 @@ def test_an_integer_arrives_digit_for_digit(number):
     assert config.seed == number
 
 
+@pytest.mark.parametrize(
+    ("flag", "hint"),
+    [
+        ("--lr", "did you mean --learning-rate?"),
+        ("--bs=4", "did you mean --batch-size?"),
+        ("--max_step", "did you mean --max-steps?"),
+        ("--vocabulary", "--help lists the flags"),
+    ],
+)
+def test_an_unknown_flag_names_the_one_that_is_meant(flag, hint, capsys):
+    assert refusal([flag], capsys).endswith(hint)
+
+
 @pytest.mark.parametrize("word", ["true", "True", "1"])
 def test_words_for_true(word):
     assert parse(["--compile", word])[0].compile is True
