@@ -58,7 +58,7 @@ def import_(
     """Import the runs of another tracker: SOURCE is a folder, a file, or the URI of a server.
 
     They become ordinary records, with their times. Importing again changes nothing; a run that has
-    grown at its source is imported again, and the record of before goes to the trash. What is
+    grown at its source is imported again, and its earlier record goes to the trash. What is
     damaged is named, and everything else imported; the command ends with 1 then.
 
     \b
