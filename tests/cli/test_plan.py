@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_track.checkpoint.disk import publish
-from mlflow_track.cli.plan import plan
+from mlflow_track.cli.checkpoint.plan import plan
 
 ENDLESS = "there is no limit to what follows"
 
@@ -112,6 +112,11 @@ def test_plan_shows_a_range_only_where_its_ends_look_different(tmp_path: Path) -
     line = "--max-steps 9000 --every 9 --every-minutes 9 --keep-last 3 --state-bytes 1000000000"
     text = answer(line, tmp_path)
     assert "at the end 3.0 GB free" in text and "to 3.0 GB" not in text
+
+
+def test_plan_shows_steps_that_leave_no_room_for_the_rest(tmp_path: Path) -> None:
+    text = answer(f"--max-steps {10**80}", tmp_path)
+    assert f"{10**80 - 1} Evenly… step" in text
 
 
 def test_plan_counts_the_kept_where_not_even_one_step_can_be_shown(tmp_path: Path) -> None:

@@ -59,9 +59,10 @@ def test_an_integer_arrives_digit_for_digit(number):
         ("--bs=4", "did you mean --batch-size?"),
         ("--max_step", "did you mean --max-steps?"),
         ("--vocabulary", "--help lists the flags"),
+        ("--max-steps=1e99", f"must be at most 2**53, got {int(1e99)}"),
     ],
 )
-def test_an_unknown_flag_names_the_one_that_is_meant(flag, hint, capsys):
+def test_a_wrong_flag_says_what_is_meant(flag, hint, capsys):
     assert refusal([flag], capsys).endswith(hint)
 
 

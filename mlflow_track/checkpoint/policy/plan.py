@@ -255,7 +255,7 @@ def _table(plan: Plan) -> Iterator[str]:
     step, by, kept, disk = (max(map(len, c)) for c in zip(header, *rows, strict=True))
     # Names of policies and steps are what matters; the rest of a long reason may go.
     kept = min(kept, max(_WIDTH - 6 - step - by - disk, 18))
-    by = min(by, _WIDTH - 6 - step - kept - disk)
+    by = min(by, max(_WIDTH - 6 - step - kept - disk, 12))
     for number, row in enumerate([header, *rows]):
         right = row[2] if len(row[2]) <= kept or not number else _short_steps(row[2], kept)
         line = f"{row[0]:>{step}}  {shortened(row[1], by):<{by}}  {right:<{kept}}  {row[3]:>{disk}}"
