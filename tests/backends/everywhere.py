@@ -6,7 +6,7 @@ import csv
 import json
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,35 +85,39 @@ def assert_same_values(path: Path, uri: str, run: Any) -> None:
         assert {where: bits(value) for where, value in found.items()} == wanted, place
 
 
-def texts_at(path: Path, uri: str, run_id: str, key: str) -> dict[str, dict[int, str]]:
-    """By place what it has of the texts of a key, by step."""
+def texts_at(path: Path, uri: str, run_id: str, key: str) -> dict[str, list[tuple[int, str]]]:
+    """By place the steps and contents that it has of the texts of a key; "files" is the record."""
     client, event_files = client_of(uri), accumulated(event_folder(path))
-    (file,) = wandb_reader.files(path / "wandb")
-    tables = [row[f"{key}.path"] for row in wandb_reader.rows(file) if f"{key}.path" in row]
-    cells = [json.loads((file.parent / "files" / table).read_text())["data"] for table in tables]
-    names = [item.path for item in client.list_artifacts(run_id, key)]
-    return {
-        "files": {
-            int(each.stem.split("-")[1]): each.read_text()
-            for each in (path / "artifacts" / key).iterdir()
-        },
-        "mlflow": {
-            int(Path(name).stem.split("-")[1]): Path(
-                client.download_artifacts(run_id, name)
-            ).read_text()
-            for name in names
-        },
-        "tensorboard": {
-            event.step: event.tensor_proto.string_val[0].decode()
+    found = {
+        "files": _by_step((path / "artifacts" / key).iterdir()),
+        "mlflow": _by_step(
+            Path(client.download_artifacts(run_id, item.path))
+            for item in client.list_artifacts(run_id, key)
+        ),
+        "tensorboard": [
+            (event.step, event.tensor_proto.string_val[0].decode())
             for event in event_files.Tensors(key)
-        },
-        "wandb": {step: text for ((step, text),) in cells},
+        ],
+        "wandb": [
+            (step, text)
+            for file in wandb_reader.files(path / "wandb")
+            for row in wandb_reader.rows(file)
+            if f"{key}.path" in row
+            for step, text in json.loads((file.parent / "files" / row[f"{key}.path"]).read_text())[
+                "data"
+            ]
+        ],
     }
+    return {place: sorted(texts) for place, texts in found.items()}
+
+
+def _by_step(files: Iterable[Path]) -> list[tuple[int, str]]:
+    return [(int(file.stem.split("-")[1]), file.read_text()) for file in files]
 
 
 def assert_same_texts(path: Path, uri: str, run_id: str, key: str, steps: Sequence[int]) -> None:
     places = texts_at(path, uri, run_id, key)
-    assert sorted(places["files"]) == list(steps)
+    assert [step for step, _ in places["files"]] == list(steps)
     for place, found in places.items():
         assert found == places["files"], place
 

@@ -24,6 +24,7 @@ from mlflow_track.cli import main
 from mlflow_track.mirror.status import read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.lock import is_locked
+from mlflow_track.record.media.index import read_media
 from tests import forked
 from tests.backends import wandb_reader
 from tests.backends.event_files import as_float32, event_folder, scalars_in, status_in
@@ -31,6 +32,7 @@ from tests.backends.everywhere import (
     assert_same_pictures,
     assert_same_texts,
     assert_same_values,
+    texts_at,
 )
 from tests.campaign import seeds
 from tests.mirror.conftest import history, only_run, runs_of
@@ -215,6 +217,9 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_anywhere(
         # A step that the first attempt logged, and the second again, is there once.
         assert [point[:2] for point in found] == [point[:2] for point in expected], backend
         assert found == expected or backend not in REWINDING
+    texts = [item.step for item in read_media(record.path)]
+    for place, found in texts_at(record.path, store, run.info.run_id, "text").items():
+        assert [step for step, _ in found] == sorted(texts), place
     wait_for(lambda: wandb_processes(tmp_path) == [])
 
 
@@ -226,6 +231,8 @@ with mt.start_run(experiment="e", resume="auto") as run:
     for step in itertools.count(checkpoints.restore(state)):
         run.log_metrics({"a": step / 3, "b": -float(step)}, step=step)
         checkpoints.step(step, state)
+        if step % 7 == 0:
+            run.log_text(f"at {step}", "text", step=step)
         os.write(1, b"%d\\n" % step)
 """
 

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 import mlflow_track as mt
 from mlflow_track.backends.protocol import Lost, MediaItem, MetricPoint, Opened, Unavailable
 from mlflow_track.backends.wandb import client
-from mlflow_track.backends.wandb.backend import WandbBackend
+from mlflow_track.backends.wandb.backend import WandbBackend, _legal
 from mlflow_track.backends.wandb.folders import settle
 from mlflow_track.cli import main
 from mlflow_track.mirror.shipper import Shipper
@@ -98,6 +98,15 @@ def test_log_metrics_keeps_values_times_and_steps(tmp_path: Path) -> None:
 def same(value: float) -> object:
     """Equal for floats of the same bits; of NaN there is one."""
     return "nan" if math.isnan(value) else struct.pack("<d", value)
+
+
+def test_names_that_w_and_b_hides_get_others_that_no_metric_has() -> None:
+    refused: dict[str, str] = {}
+    names = ["a", "metrics/a", "_a", "metrics/_a", "metrics/metrics/_a", "a/_a"]
+    legal = [_legal(name, refused) for name in names]
+    assert legal[:4] == ["a", "metrics/a", "metrics/_a", "metrics/metrics/_a"]
+    assert legal[5] == "a/_a" and len(set(legal)) == len(names)
+    assert [name.split()[-1] for name in refused] == names[2:5]
 
 
 def test_open_gives_the_position_of_the_last_row_in_the_file(tmp_path: Path) -> None:
@@ -380,7 +389,7 @@ def test_a_rewind_is_told_once(tmp_path: Path) -> None:
         shipper.ship()
     finish(trainer, shipper)
     assert shipper.state.refused == [
-        "a rewind: rows that were sent before it stay, and those steps are not sent a second time"
+        "a rewind: what was sent before it stays, and those steps are not sent a second time"
     ]
     steps = [each.step for each in wandb_reader.values(trainer.directory.path / "wandb")]
     assert steps == [0, 1, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ from mlflow_track.record import layout
 from mlflow_track.record.schema import FAILED, FINISHED
 
 _EXIT_CODES = {FINISHED: 0, FAILED: 1}
+# W&B shows no name that starts with an underscore: those get this before it, and so do those that
+# they would be the same as.
+_SHOWN = "metrics/"
+_HIDDEN = re.compile(f"(?:{_SHOWN})*_")
 # W&B's own for a process that was stopped.
 _KILLED_CODE = 255
 
@@ -233,11 +238,12 @@ class WandbBackend(Backend):
 
 
 def _legal(key: str, refused: dict[str, str]) -> str:
-    """The name that W&B shows."""
-    if not key.startswith("_"):
+    """The name that W&B shows, of no two names the same."""
+    if not _HIDDEN.match(key):
         return key
-    legal = f"metrics/{key}"
-    refused[f"the name {key}"] = f"W&B hides such names: it is sent as {legal}"
+    legal = f"{_SHOWN}{key}"
+    why = "another name is sent as this one" if key.startswith(_SHOWN) else "W&B hides such names"
+    refused[f"the name {key}"] = f"{why}: it is sent as {legal}"
     return legal
 
 

@@ -52,7 +52,7 @@ def describe(run: RunRecord) -> Description:
         refused.append(
             (
                 "a rewind",
-                "rows that were sent before it stay, and those steps are not sent a second time",
+                "what was sent before it stays, and those steps are not sent a second time",
             )
         )
     return Description(
