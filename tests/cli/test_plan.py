@@ -89,7 +89,6 @@ def test_plan_has_no_note_where_all_is_as_asked(line: str, tmp_path: Path) -> No
         ("--max-steps 999999999 --continuous", "the certain saves fit, but not all that may", True),
         ("--every 5 --keep-last 2", "the plan fits", True),
         ("--every 5", ENDLESS, None),
-        ("--max-steps 999999999 --every 1", ENDLESS, None),
         ("--every-minutes 9", ENDLESS, True),
     ],
 )
