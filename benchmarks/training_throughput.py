@@ -29,7 +29,7 @@ from train.config import Config
 from train.data import batch, load_corpus
 from train.hardware import choose_hardware
 from train.model import Shape, Transformer, cross_entropy
-from train.optimizer import clip_gradients, make_optimizer
+from train.optimizer import clip_gradients, gradients, make_optimizer
 
 ROUNDS = int(os.environ.get("ROUNDS", "40"))
 STEPS = int(os.environ.get("STEPS", "25"))
@@ -71,7 +71,7 @@ class Job:
         loss = cross_entropy(logits, targets)
         self.optimizer.zero_grad()
         loss.backward()
-        norm = clip_gradients(self.model, 1.0)
+        norm = clip_gradients(gradients(self.optimizer), 1.0)
         self.optimizer.step()
         seconds = time.perf_counter() - began
         metrics = {

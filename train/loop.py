@@ -15,7 +15,7 @@ from train.data import Corpus, batch
 from train.evaluate import ALONE, evaluate
 from train.hardware import Hardware, compiled
 from train.model import Transformer, cross_entropy
-from train.optimizer import clip_gradients, learning_rate_at, make_optimizer
+from train.optimizer import clip_gradients, gradients, learning_rate_at, make_optimizer
 from train.pace import Pace, flops_per_token
 from train.progress import Progress
 from train.ranks import Ranks
@@ -70,7 +70,7 @@ def train(
         for step in range(first_step, config.max_steps):
             tokens = _batch(config, corpus, step, ranks)
             pace.lap("data")
-            loss, trained = _step(forward, model, optimizer, config, tokens, hardware, step, ranks)
+            loss, trained = _step(forward, optimizer, config, tokens, hardware, step, ranks)
             pace.lap("step")
             pace.count()
             row = trained | pace.metrics() if _is_due(config, step, config.log_interval) else {}
@@ -166,7 +166,6 @@ def _batch(
 
 def _step(
     forward: Any,
-    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     config: Config,
     tokens: tuple[torch.Tensor, torch.Tensor],
@@ -182,8 +181,9 @@ def _step(
     loss = cross_entropy(logits, targets.to(hardware.device)) * (len(inputs) / config.batch_size)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    ranks.sum_in_place([param.grad for param in model.parameters() if param.grad is not None])
-    norm = clip_gradients(model, config.grad_clip)
+    grads = gradients(optimizer)
+    ranks.sum_in_place(grads)
+    norm = clip_gradients(grads, config.grad_clip)
     (value,) = ranks.sum_numbers(loss.item(), device=hardware.device)
     if not (math.isfinite(value) and math.isfinite(norm)):
         raise FloatingPointError(

@@ -101,14 +101,19 @@ def learning_rate_at(
     return minimum + 0.5 * (1 + math.cos(math.pi * progress)) * (peak - minimum)
 
 
+def gradients(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Those that the optimizer uses next; to walk through the modules costs ten times more."""
+    params = (param for group in optimizer.param_groups for param in group["params"])
+    return [param.grad for param in params if param.grad is not None]
+
+
 @torch.no_grad()
-def clip_gradients(model: nn.Module, largest_norm: float) -> float:
+def clip_gradients(grads: list[torch.Tensor], largest_norm: float) -> float:
     """Scale all gradients so that their common norm is at most `largest_norm`; 0 leaves them.
 
     Returns:
         The norm before; not finite if a gradient is not.
     """
-    grads = [param.grad for param in model.parameters() if param.grad is not None]
     norm = torch.stack(torch._foreach_norm(grads)).norm().item()
     if 0 < largest_norm < norm < float("inf"):
         torch._foreach_mul_(grads, largest_norm / (norm + 1e-6))

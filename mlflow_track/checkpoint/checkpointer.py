@@ -169,21 +169,21 @@ class Checkpoints(Turns):
 
     @in_turn
     def plan(self, state: Mapping[str, Any] | None = None) -> Plan:
-        """The saves to come, what `keep` leaves after each, and the bytes that they take.
+        """The saves to come, what `keep` leaves after each, and their bytes; nothing is written.
 
-        Nothing is changed or written. Call it before the loop; after `restore` it plans the rest.
-        `print(plan)` shows a table. In a job of several ranks all call it, and rank 0 knows.
+        Before the loop it plans the run, after `restore` the rest. In a job all ranks call it.
 
         Args:
             state: The state to save: the sizes are those of real checkpoints, with what optimizers
                 get at their first step. None leaves them open until there is a checkpoint.
 
+        Returns:
+            A plan: `print` shows a table; iterating gives saves with `step`, `reason` and `kept`.
+            It has `may`, `peak_bytes`, `final_bytes`, `free_bytes`, `fits`, `to_dict()` and more.
+
         Raises:
-            TypeError: The state holds something that a checkpoint cannot; the message has its path.
-            RuntimeError: The checkpoints are closed.
+            TypeError, RuntimeError: As `step` and `save` do.
         """
-        if state is not None:
-            checks.mapping_of_state(state)
         return self._commits.plan(state, self._order.next_step, self._recall.memory)
 
     @in_turn

@@ -23,6 +23,7 @@ from mlflow_track.checkpoint.state.objects import gather_shards
 from mlflow_track.checkpoint.writer.discard import DiscardingSaver
 from mlflow_track.checkpoint.writer.outcome import Outcome
 from mlflow_track.checkpoint.writer.saver import Saver
+from mlflow_track.checks import mapping_of_state
 from mlflow_track.record.console import progress_on_terminal
 from mlflow_track.wording import size_text
 
@@ -87,6 +88,8 @@ class Commits:
 
     def plan(self, state: Mapping[str, Any] | None, first: int, memory: Memory) -> Plan:
         """See `Checkpoints.plan`."""
+        if state is not None:
+            mapping_of_state(state)
         self.wait(memory)
         return self._planner.plan(state, memory, first, self._resumed_from)
 

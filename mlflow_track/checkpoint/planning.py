@@ -19,6 +19,7 @@ from mlflow_track.checkpoint.policy.save_policy import members
 from mlflow_track.checkpoint.policy.schedule import EvenlySpaced
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.sizing import Size
+from mlflow_track.checkpoint.state.objects import gather_shards
 from mlflow_track.record.files import folder_size
 from mlflow_track.wording import count_text, size_text
 
@@ -40,7 +41,7 @@ class Planner:
     def plan(
         self, state: Mapping[str, Any] | None, memory: Memory, first: int, in_use: Collection[int]
     ) -> Plan:
-        """See `Checkpoints.plan`; a collective in a job of several ranks.
+        """See `Checkpoints.plan`: rank 0 plans, and all get its plan.
 
         Args:
             state: The state, or None.
@@ -48,11 +49,26 @@ class Planner:
             first: The first step to come.
             in_use: The step that the run continues, if any.
         """
-        size = None if state is None else sizing.measure(self._session, state, memory)
-        present = self._present(in_use)
-        if size is None and present.checkpoints:
-            size = Size(max(c.size_bytes for c in present.checkpoints))
-        return self._plan(size, memory, first, present)
+        ranks = self._session.ranks
+        if state is not None:
+            gather_shards(state)
+        if not ranks.is_first:
+            answer = ranks.same(None)
+            if "error" in answer:
+                raise RuntimeError(f"rank 0 could not plan: {answer['error']}")
+            return Plan.from_dict(answer)
+        try:
+            size = None if state is None else sizing.measure(self._session, state, memory)
+            present = self._present(in_use)
+            if size is None and present.checkpoints:
+                size = Size(max(c.size_bytes for c in present.checkpoints))
+            plan = self._plan(size, memory, first, present)
+        except Exception as error:
+            # The other ranks wait for an answer.
+            ranks.same({"error": str(error)})
+            raise
+        ranks.same(plan.to_dict())
+        return plan
 
     def begin(self, memory: Memory, first: int, in_use: Collection[int], size: int | None) -> None:
         """At the start of a loop, name the steps to save, and warn where they do not fit.
@@ -134,6 +150,12 @@ class Planner:
             notes.append("sizes are unknown without the state: checkpoints.plan(state)")
         if seen.last is None and not seen.is_whole:
             notes.append("the last step is unknown: run.checkpoints(max_steps=…) names it")
+        limit, ends_at = self._policies.limits.max_steps, self._policies.save
+        if limit and ends_at is not None and ends_at.last_step not in (None, limit - 1):
+            notes.append(
+                f"the last step is {limit - 1} by run.checkpoints(max_steps={limit}), but "
+                f"{ends_at.last_step} by a policy"
+            )
         if self._policies.limits.replay_step is not None:
             notes.append(f"a replay saves at step {self._policies.limits.replay_step} alone")
         ends = [name for name, is_there in self._ends() if is_there]

@@ -18,7 +18,7 @@ from mlflow_track.checkpoint.policy.history import Moment
 from mlflow_track.checkpoint.policy.memory import Memory
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
-from mlflow_track.checkpoint.state.objects import gather_shards, is_object, objects_in
+from mlflow_track.checkpoint.state.objects import is_object, objects_in
 from mlflow_track.checkpoint.state.prediction import after_first_step, is_before_first_step
 from mlflow_track.record import layout
 
@@ -43,13 +43,11 @@ class Size(NamedTuple):
 def measure(session: Session, state: Mapping[str, Any], memory: Memory) -> Size:
     """The size of checkpoints of `state`: each file that a save would write, without its tensors.
 
-    Nothing changes: generators that a `state_dict` draws from are put back. In a job of several
-    ranks it is a collective.
+    Nothing changes: generators that a `state_dict` draws from are put back.
 
     Raises:
         TypeError: The state holds something that a checkpoint cannot; the message has its path.
     """
-    gather_shards(state)
     before = randomness.capture()
     try:
         return _measured(session, state, memory, before)

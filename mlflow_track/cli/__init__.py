@@ -11,7 +11,7 @@ from mlflow_track.cli.output import json_option, print_json
 @click.command(
     cls=LazyGroup,
     homes={
-        "plan": "plan.plan",
+        "plan": "checkpoint.plan.plan",
         "ls": "listing.ls",
         "show": "show.show",
         "compare": "compare.compare",
@@ -43,15 +43,15 @@ def main() -> None:
 @click.command(
     cls=LazyGroup,
     homes={
-        "ls": "checkpoints.list_checkpoints",
-        "verify": "checkpoints.verify",
-        "show": "checkpoints.show",
-        "diff": "checkpoints.diff",
-        "prune": "retention.prune",
-        "export": "checkpoints.export",
-        "pin": "retention.pin",
-        "unpin": "retention.unpin",
-        "replay": "replay.replay",
+        "ls": "checkpoint.inspect.list_checkpoints",
+        "verify": "checkpoint.inspect.verify",
+        "show": "checkpoint.inspect.show",
+        "diff": "checkpoint.inspect.diff",
+        "prune": "checkpoint.retention.prune",
+        "export": "checkpoint.inspect.export",
+        "pin": "checkpoint.retention.pin",
+        "unpin": "checkpoint.retention.unpin",
+        "replay": "checkpoint.replay.replay",
     },
 )
 def ckpt() -> None:

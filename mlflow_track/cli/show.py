@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.checkpoint_rows import checkpoint_rows, metrics_text
+from mlflow_track.cli.checkpoint.rows import checkpoint_rows, metrics_text
 from mlflow_track.cli.output import (
     as_data,
     cell_text,

@@ -11,6 +11,12 @@ from mlflow_track.formats.protobuf import read_fields, read_parts, signed
 
 # Kinds of records, by their fields in `Record`.
 HISTORY, SUMMARY, CONFIG, STATS, METRIC, RUN, EXIT = 2, 3, 5, 7, 12, 17, 18
+# What rows have that this package has sent. W&B shows no name that starts with an underscore. A
+# position is the number of the client's folder, a blank, and the position in the record of the
+# row's last point, or of its image, text or histogram.
+STEP_KEY = "step"
+POSITION_KEY, MEDIA_POSITION_KEY = "_mlflow_track/position", "_mlflow_track/media_position"
+OUR_KEYS = {POSITION_KEY, MEDIA_POSITION_KEY}
 # Fields that several of them have in common.
 _UPDATE, _REMOVE = 1, 2
 _KEY, _NESTED_KEY, _VALUE_JSON = 1, 2, 16
@@ -18,6 +24,13 @@ _KEY, _NESTED_KEY, _VALUE_JSON = 1, 2, 16
 _BOOLEAN, _INTEGER, _NUMBER, _TEXT, _JSON = 4, 5, 6, 7, 8
 _SECONDS, _NANOS = 1, 2
 _MOST_DIGITS = 400
+
+
+class RunField:
+    """The fields of a run."""
+
+    ID, ENTITY, PROJECT, CONFIG, GROUP, JOB_TYPE, NAME, NOTES, TAGS = 1, 2, 3, 4, 6, 7, 8, 9, 10
+    HOST, START, GIT = 13, 17, 21
 
 
 def parts_of(record: bytes, kind: int) -> Iterator[bytes]:

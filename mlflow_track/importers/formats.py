@@ -16,7 +16,7 @@ _SOURCES = {
     "neptune": "mlflow_track.importers.neptune:NeptuneSource",
     "tensorboard": "mlflow_track.importers.tensorboard:TensorboardSource",
     "trackio": "mlflow_track.importers.trackio:TrackioSource",
-    "wandb": "mlflow_track.backends.wandb.source:WandbSource",
+    "wandb": "mlflow_track.importers.wandb:WandbSource",
 }
 FORMATS: Sequence[str] = tuple(_SOURCES)
 
@@ -36,9 +36,9 @@ def open_source(where: str, format: str | None = None) -> list[Source]:
     return [source for source in found if source is not None]
 
 
-def descriptions() -> list[str]:
-    """What each format looks for, for people."""
-    return [_load(name).what for name in FORMATS]
+def descriptions(format: str | None = None) -> list[str]:
+    """What each format, or the given one, looks for, for people."""
+    return [_load(name).what for name in ((format,) if format else FORMATS)]
 
 
 def _load(name: str) -> type[Source]:

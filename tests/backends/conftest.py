@@ -16,12 +16,14 @@ __all__ = ["migrated_database", "store", "wait_for", "wide_awake_mirror"]
 HERE = Path(__file__).resolve().parent
 
 
-def install(package: Path, target: Path) -> None:
-    """Install a package from its folder, of which a copy is built, into a folder for PYTHONPATH."""
-    copy = target.with_name(f"{package.name}-source")
-    shutil.copytree(package, copy)
+def install(target: Path, *packages: Path) -> None:
+    """Install packages from their folders, of which copies are built, into one for PYTHONPATH."""
+    copies = [target.with_name(f"{package.name}-source") for package in packages]
+    for package, copy in zip(packages, copies, strict=True):
+        shutil.copytree(package, copy)
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(copy)]
+    options += ["--target", str(target), *map(str, copies)]
+    command = [sys.executable, "-m", "pip", "install", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -30,8 +32,7 @@ def install(package: Path, target: Path) -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the packages with the backends jsonl, blocked and down are installed."""
     folder = tmp_path_factory.mktemp("packages")
-    for name in ("jsonl", "faulty"):
-        install(HERE / name, folder / "site")
+    install(folder / "site", HERE / "jsonl", HERE / "faulty")
     return folder / "site"
 
 

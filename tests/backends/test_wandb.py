@@ -18,7 +18,7 @@ import torch
 from click.testing import CliRunner
 
 import mlflow_track as mt
-from mlflow_track.backends.protocol import MediaItem, MetricPoint, Opened, Unavailable
+from mlflow_track.backends.protocol import Lost, MediaItem, MetricPoint, Opened, Unavailable
 from mlflow_track.backends.wandb import client
 from mlflow_track.backends.wandb.backend import WandbBackend, _legal
 from mlflow_track.backends.wandb.folders import settle
@@ -411,3 +411,19 @@ def test_files_that_a_kill_took_are_sent_again(tmp_path: Path) -> None:
     (path,) = wandb_reader.files(trainer.directory.path / "wandb")
     names = {each.path for files in wandb_reader.of_kind(path, "files") for each in files.files}
     assert {"artifacts/a.txt", "artifacts/b.txt"} <= names
+
+
+def test_rows_that_the_file_lacks_at_the_end_are_sent_again(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path)
+    shipper = Shipper(trainer.directory.path, "wandb", WandbBackend())
+    for _ in range(3):
+        trainer.log(("a",))
+    shipper.ship()
+    # The client writes to a file that nobody finds any more.
+    for path in (trainer.directory.path / "wandb").glob("*/*.wandb"):
+        path.unlink()
+    with pytest.raises(Lost, match="W&B's client has not written all rows"):
+        finish(trainer, shipper)
+    finish(trainer, shipper)
+    steps = [each.step for each in wandb_reader.values(trainer.directory.path / "wandb")]
+    assert steps == [0, 1, 2]

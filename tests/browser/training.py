@@ -32,6 +32,7 @@ def main(experiment: str, name: str, learning_rate: float) -> None:
                 run.log_metrics({"train/loss": loss.item(), "train/lr": learning_rate}, step=step)
                 if step % 10 == 0:
                     run.log_metrics({"val/accuracy": 1 / (1 + loss.item())}, step=step)
+                    run.log_image(torch.full((8, 16), step / 1000), "samples/grey", step=step)
                 step += 1
             print(step, flush=True)
         checkpoints.save(step, {"model": model, "optimizer": optimizer})

@@ -112,6 +112,38 @@ def test_flags_that_are_other_only_at_steps_in_between_are_settled_by_the_next_s
     assert restore["is_exact"]
 
 
+def verdicts_of_a_loop_that_evaluates(*, trains_again: bool, breaks: int) -> list[str]:
+    """Model in eval mode from each evaluation, at every fifth step, to the top of the next step."""
+
+    def loop(end: int, resume: str | None = None, is_broken: bool = False) -> mt.Run:
+        model = nn.Dropout()
+        with mt.start_run(resume=resume) as run:
+            checkpoints = run.checkpoints(save=mt.AtSteps([10, 13, 15]), keep=mt.Keep(last=9))
+            for step in range(checkpoints.restore({"model": model}), end):
+                model.train(not is_broken)
+                if step % 5 == 0:
+                    model.eval()
+                checkpoints.step(step, {"model": model})
+        return run
+
+    run = loop(breaks)
+    loop(19, run.id, is_broken=not trains_again)
+    return [line.partition("exact: ")[2] for line in log_of(run).splitlines() if "exact: " in line]
+
+
+def test_a_loop_that_leaves_the_model_in_eval_mode_until_the_next_step_is_exact() -> None:
+    so_far = "unknown: training of model False -> True so far"
+    found = verdicts_of_a_loop_that_evaluates(trains_again=True, breaks=12)
+    # The save of step 13 is of another kind of step than that of 10; step 15 is of the same.
+    assert found == ["yes", so_far, "yes"]
+    assert verdicts_of_a_loop_that_evaluates(trains_again=True, breaks=14) == ["yes"]
+
+
+def test_a_loop_that_never_trains_again_is_not_exact_after_any_step() -> None:
+    found = verdicts_of_a_loop_that_evaluates(trains_again=False, breaks=14)
+    assert found == ["yes", "unknown: training of model True -> False so far"]
+
+
 def test_flags_are_compared_where_the_checkpoint_was_made() -> None:
     model = nn.Dropout()
     with mt.start_run() as run:

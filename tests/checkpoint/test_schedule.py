@@ -112,6 +112,17 @@ def test_a_changed_max_steps_spreads_the_slots_that_are_left(
         assert new[-1] == new_max_steps - 1
 
 
+@given(**VALID, saved_before=st.lists(st.integers(0, 999), min_size=1, unique=True).map(sorted))
+def test_a_new_plan_stays_while_its_steps_are_saved(
+    max_steps: int, warmup_steps: int, max_checkpoints: int, saved_before: list[int]
+) -> None:
+    policy = EvenlySpaced(max_steps, warmup_steps, max_checkpoints)
+    begin = max(saved_before) + 1
+    plan = [step for step in policy.steps_after(saved_before) if step >= begin]
+    old = [Saved(step, ("EvenlySpaced",), True) for step in saved_before]
+    assert saves(policy, range(begin, max(begin, max_steps)), old) == plan
+
+
 @given(**VALID, more=st.integers(1, 5000))
 def test_an_extended_run_saves_as_often_as_a_new_one_of_its_length(
     max_steps: int, warmup_steps: int, max_checkpoints: int, more: int

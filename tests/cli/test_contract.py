@@ -106,7 +106,8 @@ def call(line: str) -> Result:
 # Each command on runs with all that there is, and with as little as there may be.
 ANSWERS = """
 plan --max-steps 1000 --warmup-steps 100 --max-checkpoints 5
-plan --max-steps 90 --every 20 --checkpoint cut/demo/cut/checkpoints/step-000000001
+plan --max-steps 90 --every 20 --at 3,5 --keep-best 1 --metric loss
+plan --max-steps 9 --checkpoint cut/demo/cut/checkpoints/step-000000001
 plan --every-minutes 5 --save-on-improvement loss --state-bytes 9999999999999999
 ls
 ls cut/demo
@@ -353,6 +354,13 @@ ENDINGS = """
 1 ui torn
 2 ui --port x
 3 ui nowhere
+0 plan --max-steps 9
+1 plan --max-steps 9 --state-bytes 9999999999999999
+2 plan
+2 plan --max-steps 0
+2 plan --max-steps 9 --keep-best 1
+2 plan --at 1,x
+3 plan --max-steps 9 --checkpoint good
 0 ckpt ls good
 2 ckpt ls --nothing
 3 ckpt ls nobody

@@ -29,6 +29,17 @@ SECRET = "TOP-SECRET-CONTENT"
 OUTSIDE = {"secret.csv": f"step,time,{SECRET}\n0,1.0,0.5\n", "secrets/secret.txt": SECRET}
 
 
+_PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
+    "0000000d49444154789c63f8cfc0f01f00050001ff89993d1d0000000049454e44ae426082"
+)
+MEDIA = (
+    ("image", ".png", _PNG),
+    ("text", ".txt", b"hello"),
+    ("histogram", ".json", b'{"edges": [0, 1, 2], "counts": [1, 2], "nan": 0}'),
+)
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One damaged run.
@@ -73,9 +84,23 @@ def _made(source: Path, folder: Path, rng: random.Random | None) -> Mutant:
     if not (victim / "artifacts").exists():
         (victim / "artifacts").mkdir()
         (victim / "artifacts" / "notes.txt").write_text("hello\n")
+    if not (victim / "media.jsonl").exists():
+        _add_media(victim)
     what = "nothing" if rng is None else _damage(victim, rng)
     has_all_kinds = any(b'"kinds"' in path.read_bytes() for path in source.rglob("state.json"))
     return Mutant(root, victim, neighbour, what, not _is_described(victim), has_all_kinds)
+
+
+def _add_media(victim: Path) -> None:
+    """An image, a text and a histogram of a step, as no folder of an earlier version has them."""
+    (victim / "artifacts" / "series").mkdir()
+    lines = []
+    for number, (kind, ending, content) in enumerate(MEDIA):
+        name = f"series/step-000000007{ending}"
+        (victim / "artifacts" / name).write_bytes(content)
+        line = {"number": number, "kind": kind, "key": "series", "step": 7, "time": 1.7e9}
+        lines.append(json.dumps({**line, "file": name}) + "\n")
+    (victim / "media.jsonl").write_text("".join(lines))
 
 
 def _is_described(victim: Path) -> bool:
@@ -95,6 +120,7 @@ def _damage(victim: Path, rng: random.Random) -> str:
         choices = [victim / "run.json"] * 4 + [victim / "config.json"] * 2
         choices += sorted(victim.glob("mirror/*.json")) * 2
         choices += sorted(victim.glob("checkpoints/*/*.json"))
+        choices += sorted(victim.glob("artifacts/series/*.json"))
         file = rng.choice(choices)
         said = _damage_json(file, rng) if rng.random() < 0.85 else _damage_text(file, rng)
     elif how < 0.6:
@@ -104,7 +130,8 @@ def _damage(victim: Path, rng: random.Random) -> str:
         file = rng.choice(sorted(victim.rglob("*")))
         said = _replace(file, rng)
     else:
-        file = rng.choice(sorted(path for path in victim.rglob("*") if path.is_file()))
+        files = sorted(path for path in victim.rglob("*") if path.is_file())
+        file = rng.choice([*files, *[victim / "media.jsonl"] * 3])
         said = _damage_bytes(file, rng)
     return f"{file.relative_to(victim)}: {said}"
 

@@ -171,6 +171,7 @@ def load_run(mutant: Mutant) -> None:
             _ = run.params
         run.metrics()
         run.metrics("system_metrics.csv")
+        run.media()
 
 
 def load_runs(mutant: Mutant) -> None:

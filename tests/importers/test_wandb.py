@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from wandb.proto import wandb_internal_pb2 as messages
 
 import mlflow_track as mt
-from mlflow_track.backends.wandb.source import WandbSource
 from mlflow_track.cli import main
 from mlflow_track.importers.formats import open_source
 from mlflow_track.importers.source import ForeignRun
+from mlflow_track.importers.wandb import WandbSource
 from tests.backends.wandb_writer import ended, framed, row, run_of, write
 from tests.importers.sources import STARTED
 
@@ -55,10 +55,15 @@ def test_a_run_comes_with_all_that_its_file_says(tmp_path: Path) -> None:
     sampled.stats.item.add(key="cpu", value_json="12.5")
     history = [
         row({"loss": 0.5, "acc": "NaN", "a/-/b": 1, "text": "x"}, 0, T + 1),
-        row({"loss": math.inf, "i/-/_type": "image-file", "i/-/width": 4}, 3, T + 2.125),
+        row({"loss": math.inf, **media_row("video-file", "v.mp4", "v")}, 3, T + 2.125),
+        row({**media_row("image-file", "media/i.png", "i")}, 3, T + 2.125),
+        row({**media_row("image-file", "../../../../etc/i.png", "i")}, 3, T + 2.125),
+        row({"h": {"_type": "histogram", "bins": [0, 1, 2], "values": [3, 4]}}, 4, T + 2.125),
     ]
     folder = tmp_path / "wandb" / "offline-run-20260101_000000-r"
     write(folder, [described, changed, summed, defined, *history, sampled, ended(1)])
+    (folder / "files" / "media").mkdir()
+    (folder / "files" / "media" / "i.png").write_bytes(b"picture")
     (folder / "files" / "note.txt").write_text("hi")
     (folder / "files" / "output.log").write_text("said")
     (folder / "files" / "config.yaml").write_text("x: 1")
@@ -82,11 +87,36 @@ def test_a_run_comes_with_all_that_its_file_says(tmp_path: Path) -> None:
     assert [file.name for file in run.files] == ["note.txt"]
     assert run.log is not None and run.attempt.host == "here"
     assert run.provenance.git is not None and run.provenance.git.commit == "c0ffee"
-    assert run.problems == [] and sorted(run.notes) == [
-        "left out 1 value of the type image-file",
+    image, histogram = run.media
+    assert (image.kind, image.key, image.step, image.time) == ("image", "i", 3, T + 2.125)
+    image.save(tmp_path / "copy.png")
+    assert (tmp_path / "copy.png").read_bytes() == b"picture"
+    histogram.save(tmp_path / "copy.json")
+    copied = json.loads((tmp_path / "copy.json").read_text())
+    assert (histogram.step, copied) == (4, {"edges": [0, 1, 2], "counts": [3, 4]})
+    (problem,) = run.problems
+    assert problem.startswith("left out image-file 'i' of step 3: it leads out of ")
+    assert sorted(run.notes) == [
         "left out 1 value of the type str",
+        "left out 1 value of the type video-file",
         "left out the file link: it is a link",
     ]
+
+
+def media_row(kind: str, path: str, key: str) -> dict[str, object]:
+    return {f"{key}/-/_type": kind, f"{key}/-/path": path, f"{key}/-/width": 4}
+
+
+def test_a_run_that_was_sent_from_a_record_names_it(tmp_path: Path) -> None:
+    rows = [
+        row({"loss": 1.0, "step": 7, "_mlflow_track/position": "1 x"}, 0, T),
+        row({"loss": 2.0, "step": 3, "_mlflow_track/position": "1 y"}, 1, T),
+    ]
+    write(tmp_path / "offline-run-x", [run_of("20260101-000000-abcdef", T), *rows])
+    (run,) = runs_in(tmp_path)
+    assert run.record_id == "20260101-000000-abcdef"
+    # As in the record, not as W&B counts.
+    assert [(step, value) for step, _, value in values(run)["loss"]] == [(7, 1.0), (3, 2.0)]
 
 
 def test_folders_of_one_run_are_one_run(tmp_path: Path) -> None:
@@ -200,4 +230,5 @@ def test_a_run_of_the_client_comes_in(
     assert list(frame["nested.a"]) == [float(step) for step in range(20)]
     assert json.loads((record.path / "config.json").read_text())["params"] == config
     assert json.loads((record.path / "run.json").read_text())["summary"] == {"best": 7.5}
-    assert "left out 1 value of the type histogram" in done.output
+    (shown,) = record.path.glob("artifacts/hist/step-*.json")
+    assert sum(json.loads(shown.read_text())["counts"]) == 3

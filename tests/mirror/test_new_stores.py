@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from mlflow_track.backends.mlflow import creation
 from mlflow_track.backends.mlflow.creation import one_at_a_time
 from mlflow_track.backends.protocol import Unavailable
+from tests import forked
 from tests.mirror.conftest import ROOT, history, runs_of
 
 pytestmark = pytest.mark.faults
@@ -52,9 +51,8 @@ def test_runs_that_start_at_once_on_a_new_store_all_arrive(new_store, tmp_path):
     with contextlib.ExitStack() as stack:
         processes = [
             stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", textwrap.dedent(CODE)], cwd=tmp_path, env=environment
-                )
+                # Forked, and so are their mirrors: an import of MLflow costs each of them seconds.
+                forked.Popen([sys.executable, "-c", CODE], cwd=tmp_path, env=environment)
             )
             for _ in range(RUNS)
         ]

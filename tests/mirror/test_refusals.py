@@ -336,6 +336,25 @@ def test_the_heart_beats_during_a_long_upload(server, gateway, monkeypatch, seco
     assert HEARTBEAT_TAG not in only_run(server.uri, experiment).data.tags
 
 
+def test_an_own_tag_that_stays_as_it_was_is_sent_again(server, gateway):
+    run = make_run("stale-tag")
+    run.log_metric("b*", 1.0, step=0)
+    shipper, clock = shipper_with_clock(run.path, gateway.uri)
+    shipper.ship()
+    run.log_metric("c*", 1.0, step=0)
+    # Only the tag is swallowed, of which the server has an earlier value.
+    json_type = {"Content-Type": "application/json"}
+    gateway.rule = lambda method, path, body: (
+        Reply(200, "{}", json_type) if b"mlflow_track.renamed" in body else None
+    )
+    shipper.ship()
+    run.finish()
+    gateway.rule = lambda *_: None
+    ship_all(shipper, clock)
+    tags = only_run(server.uri, "stale-tag").data.tags
+    assert json.loads(tags["mlflow_track.renamed"])["metrics"] == {"b*": "b_", "c*": "c_"}
+
+
 NAMES = [
     *("plain.txt", "a#1.txt", "a#2.txt", "a?1.txt", "a?2.txt", "a%23.txt", "a%20b.txt", "a b.txt"),
     *("\u00fc.txt", "q'uote.txt", "plus+plus.txt", "a&b=c.txt", "a;b.txt", "Run:1.txt", "100%.txt"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from torch import nn
 
 from train.data import ArrayTokens, batch
-from train.model import LayerNorm, RMSNorm, Shape, Transformer, cross_entropy
-from train.optimizer import clip_gradients, make_optimizer
+from train.model import LayerNorm, RMSNorm, Shape, Transformer, cross_entropy, rotary_table
+from train.optimizer import clip_gradients, gradients, make_optimizer
 
 SHAPE = Shape(vocab_size=97, context_length=32, d_model=48, num_layers=3, num_heads=4, d_ff=80)
 
@@ -139,7 +140,66 @@ def test_attention_agrees_with_torchs():
     )
     reference = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     reference = attention.output_proj(reference.transpose(1, 2).reshape(2, 32, 48))
-    torch.testing.assert_close(attention(x, None), reference)
+    torch.testing.assert_close(attention(x.flatten(0, 1), 32, None), reference.flatten(0, 1))
+
+
+def attention_by_formula(
+    attention: nn.Module, x: torch.Tensor, rotations: torch.Tensor | None
+) -> torch.Tensor:
+    """The same as autograd derives it: nothing in place, nothing written out."""
+    q, k, v = (
+        layer(x).view(2, 32, 4, 12).transpose(1, 2)
+        for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    if rotations is not None:
+        cos, sin = rotations.real[:32].to(x.dtype), rotations.imag[:32].to(x.dtype)
+        q, k = (
+            torch.stack(
+                (
+                    y[..., 0::2] * cos - y[..., 1::2] * sin,
+                    y[..., 0::2] * sin + y[..., 1::2] * cos,
+                ),
+                dim=-1,
+            ).flatten(-2)
+            for y in (q, k)
+        )
+    scores = q @ k.transpose(-2, -1) / math.sqrt(12)
+    future = torch.ones(32, 32, dtype=torch.bool).triu(1)
+    weights = torch.softmax(scores.masked_fill(future, float("-inf")), dim=-1).flatten(0, 1)
+    weights = nn.functional.dropout(torch.ones_like(weights), attention.dropout) * weights
+    y = (weights.view(2, 4, 32, 32) @ v).transpose(1, 2).reshape(2, 32, 48)
+    return attention.output_proj(y)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("position", ["rope", "none"])
+def test_the_derivative_of_the_attention_is_that_of_its_formula(position, dropout):
+    attention = build(dropout=dropout).layers[0].attn
+    rotations = rotary_table(40, 12) if position == "rope" else None
+    x = torch.randn(2, 32, 48, generator=torch.Generator().manual_seed(6), requires_grad=True)
+    inputs = (x, *attention.parameters())
+    results = []
+    for function in (
+        lambda: attention(x.flatten(0, 1), 32, rotations).view(2, 32, 48),
+        lambda: attention_by_formula(attention, x, rotations),
+    ):
+        torch.manual_seed(7)
+        y = function()
+        results.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_of_bf16_weights_has_the_gradients_of_fp32():
+    model = build()
+    half = copy.deepcopy(model).bfloat16()
+    half.rotations = model.rotations
+    for one in (model, half):
+        cross_entropy(one(tokens()), tokens()).backward()
+    for (name, param), other in zip(model.named_parameters(), half.parameters(), strict=True):
+        assert other.grad.dtype == torch.bfloat16
+        error = (other.grad - param.grad).norm() / param.grad.norm()
+        assert error < 0.05, f"{name}: {error}"
 
 
 def llama(model: Transformer) -> nn.Module:
@@ -229,6 +289,6 @@ def test_630_bytes_are_learned_by_heart():
         loss = cross_entropy(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
-        clip_gradients(model, 1.0)
+        clip_gradients(gradients(optimizer), 1.0)
         optimizer.step()
     assert loss.item() < 0.22

@@ -10,13 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.optimizer import AdamW, clip_gradients, learning_rate_at, make_optimizer
+from train.optimizer import AdamW, clip_gradients, gradients, learning_rate_at, make_optimizer
 
 
-def gradients(model: torch.nn.Module, seed: int, scale: float = 1.0) -> None:
+def make_gradients(model: torch.nn.Module, seed: int, scale: float = 1.0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for param in model.parameters():
         param.grad = scale * torch.randn(param.shape, generator=generator)
+
+
+def all_gradients(model: torch.nn.Module) -> list[torch.Tensor]:
+    return gradients(make_optimizer(model, learning_rate=1e-2, weight_decay=0.1))
 
 
 def small_model() -> torch.nn.Module:
@@ -43,8 +47,8 @@ def test_adamw_agrees_with_torchs(fused):
         )
     )
     for step in range(50):
-        gradients(model, step)
-        gradients(reference, step)
+        make_gradients(model, step)
+        make_gradients(reference, step)
         for group in (*own.param_groups, *theirs.param_groups):
             group["lr"] = 1e-2 / (step + 1)
         own.step()
@@ -76,13 +80,13 @@ def test_norm_gains_are_not_decayed():
 def test_a_loaded_optimizer_continues_as_if_it_had_not_stopped():
     model = small_model()
     optimizer = make_optimizer(model, learning_rate=1e-2, weight_decay=0.1)
-    gradients(model, 0)
+    make_gradients(model, 0)
     optimizer.step()
     twin = copy.deepcopy(model)
     resumed = make_optimizer(twin, learning_rate=1e-2, weight_decay=0.1)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for one, its_optimizer in ((model, optimizer), (twin, resumed)):
-        gradients(one, 1)
+        make_gradients(one, 1)
         its_optimizer.step()
     for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(mine, other)
@@ -92,20 +96,29 @@ def test_a_loaded_optimizer_continues_as_if_it_had_not_stopped():
 def test_clipping_agrees_with_torchs(largest):
     model = small_model()
     reference = copy.deepcopy(model)
-    gradients(model, 3)
-    gradients(reference, 3)
-    norm = clip_gradients(model, largest)
+    make_gradients(model, 3)
+    make_gradients(reference, 3)
+    norm = clip_gradients(all_gradients(model), largest)
     expected = torch.nn.utils.clip_grad_norm_(reference.parameters(), largest)
     assert norm == pytest.approx(float(expected), rel=1e-6)
     for mine, other in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=0)
 
 
+def test_gradients_are_those_of_every_trained_weight():
+    model = small_model()
+    optimizer = make_optimizer(model, learning_rate=1e-2, weight_decay=0.1)
+    assert gradients(optimizer) == []
+    make_gradients(model, 3)
+    found = {grad.data_ptr() for grad in gradients(optimizer)}
+    assert found == {param.grad.data_ptr() for param in model.parameters()}
+
+
 def test_clipping_at_zero_leaves_the_gradients():
     model = small_model()
-    gradients(model, 3)
+    make_gradients(model, 3)
     before = [param.grad.clone() for param in model.parameters()]
-    assert clip_gradients(model, 0) > 0
+    assert clip_gradients(all_gradients(model), 0) > 0
     assert all(torch.equal(p.grad, old) for p, old in zip(model.parameters(), before, strict=True))
 
 

@@ -133,6 +133,8 @@ class MlflowBackend(Backend):
                 return there.store.legal_path(there.id, text)
 
             name = there.name_of("artifacts", name, self._artifact_names, legal)
+            # Its own name is noted there before the file can be, also after the status.
+            there.set_tags(own_tags(there))
             with there.alive(HEARTBEAT_TAG):
                 there.store.upload(there.id, file, name)
             is_first, self._has_uploaded = not self._has_uploaded, True

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 
 from mlflow_track.backends.mlflow.server_run import RENAMED_TAG, Memory, ServerRun
-from mlflow_track.backends.mlflow.values import Target, shortened
+from mlflow_track.backends.mlflow.values import Target, clean, shortened
 from mlflow_track.backends.protocol import Refused, RunRecord
 from mlflow_track.record import layout
 from mlflow_track.record.rows import read_last_steps
 from mlflow_track.record.schema import Input
 from mlflow_track.record.tags import (
+    ATTEMPTS_TAG,
     ERROR_TAG,
     LATEST_CHECKPOINT_TAG,
     PARENT_TAG,
@@ -24,6 +25,9 @@ from mlflow_track.record.tags import (
 NAME_TAG = "mlflow_track.run_name"
 # What MLflow's tables hold of a value; the rest of a longer one is in the record only.
 _MOST_PARAM_VALUE, _MOST_TAG_VALUE = 6000, 8000
+HEARTBEAT_TAG = "mlflow_track.heartbeat"
+_OWN_TAGS = "mlflow_track."
+_CHANGED_ELSEWHERE = (HEARTBEAT_TAG, ATTEMPTS_TAG)
 
 
 class Description:
@@ -135,8 +139,11 @@ class Description:
 
 
 def missing_description(memory: Memory, target: Target) -> set[str]:
-    """The params and tags that were sent, and are not at the server."""
-    return {
+    """The params and tags that were sent, and are not at the server, or as they were before.
+
+    Of a user's own tag any value counts: a person may have changed it there.
+    """
+    missing = {
         f"{kind[:-1]} {name!r}"
         for kind, sent, found in (
             ("params", memory.params, target.params),
@@ -144,6 +151,13 @@ def missing_description(memory: Memory, target: Target) -> set[str]:
         )
         for name in sent
         if name not in found and memory.renamed.get(kind, {}).get(name, name) not in found
+    }
+    return missing | {
+        f"tag {name!r}"
+        for name, value in memory.tags.items()
+        if name.startswith(_OWN_TAGS)
+        and name not in _CHANGED_ELSEWHERE
+        and target.tags.get(name) != clean(value)[:_MOST_TAG_VALUE]
     }
 
 

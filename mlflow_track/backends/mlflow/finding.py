@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mlflow_track.backends.mlflow.description import NAME_TAG
+from mlflow_track.backends.mlflow.description import HEARTBEAT_TAG, NAME_TAG
 from mlflow_track.backends.mlflow.linking import SUPERSEDED_TAG
 from mlflow_track.backends.mlflow.server_run import Memory, ServerRun
 from mlflow_track.backends.mlflow.values import Target
@@ -17,7 +17,6 @@ from mlflow_track.record.tags import NAME_GIVEN_TAG, RECORD_TAG
 if TYPE_CHECKING:
     from mlflow_track.backends.mlflow.store import MlflowStore
 
-HEARTBEAT_TAG = "mlflow_track.heartbeat"
 _MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 
 

@@ -21,7 +21,7 @@ from mlflow_track.backends.protocol import (
 )
 from mlflow_track.backends.wandb import client
 from mlflow_track.backends.wandb.description import describe
-from mlflow_track.backends.wandb.folders import MEDIA_POSITION_KEY, POSITION_KEY, Place, settle
+from mlflow_track.backends.wandb.folders import Place, settle
 from mlflow_track.backends.wandb.media import media_of
 from mlflow_track.backends.wandb.models import (
     Logged,
@@ -31,6 +31,7 @@ from mlflow_track.backends.wandb.models import (
     pending_models,
     with_model,
 )
+from mlflow_track.formats.wandb_records import MEDIA_POSITION_KEY, POSITION_KEY
 from mlflow_track.record import layout
 from mlflow_track.record.schema import FAILED, FINISHED
 

@@ -17,10 +17,10 @@ from wandb.sdk.lib import wbauth
 
 from mlflow_track.backends.protocol import RunRecord, Unavailable
 from mlflow_track.backends.wandb.description import Description, describe
-from mlflow_track.backends.wandb.folders import POSITION_KEY, Tail, number_and_position
+from mlflow_track.backends.wandb.folders import Tail, number_and_position
 from mlflow_track.backends.wandb.models import link
+from mlflow_track.formats.wandb_records import POSITION_KEY, STEP_KEY
 
-STEP_KEY = "step"
 # So often the client writes what it was given, which a kill takes until then; its default is 15.
 _FLUSH_SECONDS = 1.0
 # A disk may be slow.
@@ -253,8 +253,9 @@ class Session:
         """End the run and the client's process; returns the last position in the file."""
         self.run.summary.update(self._description.summary)
         self.run.finish(exit_code=exit_code)
+        # Only then all of it is written.
         tear_down()
-        return self._tail.read().last(POSITION_KEY)
+        return Tail(self.file).read().last(POSITION_KEY)
 
 
 def tear_down() -> None:

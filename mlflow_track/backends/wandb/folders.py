@@ -15,13 +15,17 @@ from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
 from mlflow_track.formats.leveldb_log import HEADER, read_records
-from mlflow_track.formats.wandb_records import HISTORY, RUN, items, parts_of, value
+from mlflow_track.formats.wandb_records import (
+    HISTORY,
+    MEDIA_POSITION_KEY,
+    OUR_KEYS,
+    RUN,
+    items,
+    parts_of,
+    value,
+)
 from mlflow_track.record.files import open_regular
 
-# In each row; W&B shows no name that starts with an underscore. The number of the folder, a blank,
-# and the position of the row's last point, or of its image, text or histogram.
-POSITION_KEY = "_mlflow_track/position"
-MEDIA_POSITION_KEY = "_mlflow_track/media_position"
 _PREFIX, _MEDIA = b"_mlflow_track/", MEDIA_POSITION_KEY.encode()
 
 
@@ -91,7 +95,7 @@ class Tail:
 
     def _note(self, history: bytes) -> None:
         for key, text in items(history):
-            if key in ((POSITION_KEY,), (MEDIA_POSITION_KEY,)):
+            if len(key) == 1 and key[0] in OUR_KEYS:
                 number, position = number_and_position(str(value(text)))
                 if number:
                     self.place = Place(number, {**self.place.positions, key[0]: position})

@@ -9,9 +9,10 @@ from typing import Any
 from msgspec import structs
 
 from mlflow_track.checkpoint.disk.store import Checkpoint
-from mlflow_track.checkpoint.exact import fingerprint
+from mlflow_track.checkpoint.exact import comparison, fingerprint
 from mlflow_track.checkpoint.exact.changed_params import changed_params, differing
 from mlflow_track.checkpoint.exact.fingerprint import Facts
+from mlflow_track.checkpoint.exact.objects import mode_of
 from mlflow_track.checkpoint.exact.replaced import (
     Replaced,
     put_back,
@@ -52,6 +53,7 @@ class Continuation:
         self._session, self._manifest = session, checkpoint.manifest
         self._content = checkpoint.content
         self._then = fingerprint.unpacked(self._manifest.fingerprint)
+        session.fingerprints.note_modes(*(self._then.modes if self._then else ()))
         self._base = Report(step=checkpoint.step, restored=restored).with_findings(found)
         if self._manifest.iterates_loader:
             words = "a DataLoader was iterating and is not in the state"
@@ -59,6 +61,8 @@ class Continuation:
         self._replaced: list[Replaced] = []
         self.is_settled = False
         self._is_first = True
+        # Only steps with these models in training mode can be compared with that of the save.
+        self._awaits = ""
         self._loaded = Facts()
         self.report = self._base
 
@@ -95,13 +99,17 @@ class Continuation:
         is_same_place = self._then is None or self._then.verb in ("", verb)
         if not (self._is_first or is_same_place):
             return None
+        if self._awaits and self._awaits != mode_of(state):
+            return None
         self._is_first = False
         now = self._session.fingerprints.take(state, verb)
         report = self._compared(state, self._with_what_moves(now))
         report = report.with_difference(*put_back(self._replaced, settings_of(state)))
         flags: list[str] = []
         if self._then is not None and is_same_place:
-            flags = fingerprint.differences_of_place(self._then, now, state)
+            flags = comparison.differences_of_place(self._then, now, state)
+            if is_saving and flags and comparison.is_of_another_kind(self._then, now):
+                self._awaits, is_saving = self._then.mode, False
         if is_saving:
             report = report.with_difference(*flags)
         elif flags:
@@ -130,7 +138,7 @@ class Continuation:
             differences += differences_of_classes(self._content, around)
             facts = Findings()
         else:
-            facts = Findings(*fingerprint.differences(self._then, now, state))
+            facts = Findings(*comparison.differences(self._then, now, state))
         # Data that this attempt has not named is not necessarily other data.
         named = session.record.info.newest.data
         then = {f"data.{k}": v for k, v in manifest.data.items() if k in named}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import re
 import weakref
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,16 +15,14 @@ from msgspec.structs import replace
 
 from mlflow_track.checkpoint.exact.kernels import autocast
 from mlflow_track.checkpoint.exact.objects import (
-    LAZY,
     attributes_of,
     compilation_of,
     digest_of,
     function_text,
     kind_of,
-    module_names,
+    mode_of,
     names_of_params,
     objects_of,
-    parameter_names,
     text_of,
     walk,
     wrapped,
@@ -33,7 +30,7 @@ from mlflow_track.checkpoint.exact.objects import (
 from mlflow_track.checkpoint.exact.replaced import settings_of
 
 _REMEMBERED = frozenset((int, float, complex, str, bool, tuple))
-_RUN, _MOST_FLAGS, _MOST_BYTES = re.compile("([0-9]{1,9})([TF])"), 1 << 20, 64 << 20
+_MOST_BYTES, _MOST_MODES = 64 << 20, 8
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -50,6 +47,8 @@ class Facts(Struct, frozen=True, kw_only=True):
         training: Which modules of each model are in training mode.
         autocast: Where autocast is on.
         verb: The method that took them: flags are compared at the same place of a loop.
+        mode: Which whole models are in training mode.
+        modes: The same at the steps that the process which saved has looked at.
     """
 
     static: dict[str, str] = {}
@@ -62,20 +61,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     training: dict[str, str] = {}
     autocast: str = ""
     verb: str = ""
-
-
-class FactsComparison(NamedTuple):
-    """Readable differences between the facts of a save and of here.
-
-    Attributes:
-        differences: What makes the continuation inexact.
-        unknown: What may, and cannot be known.
-        may_matter: What probably does not.
-    """
-
-    differences: list[str]
-    unknown: list[str]
-    may_matter: list[str]
+    mode: str = ""
+    modes: tuple[str, ...] = ()
 
 
 class _Known(NamedTuple):
@@ -99,6 +86,7 @@ class Fingerprints:
         self.devices: set[torch.device] = set()
         self._first: dict[str, str] = {}
         self._settings: dict[str, Any] = {}
+        self._modes: dict[str, None] = {}
         # The params of each group of an optimizer, and their names.
         self._groups: dict[str, tuple[list[weakref.ref[Any]], str]] = {}
         torch.get_num_threads()  # A DataLoader that pins memory sets it for who asks first later.
@@ -139,7 +127,13 @@ class Fingerprints:
             settings=self._settings,
             autocast=autocast(),
             verb=verb,
+            mode=mode_of(state),
+            modes=tuple(self._modes),
         )
+
+    def note_modes(self, *modes: str) -> None:
+        """Remember the `mode_of` the state at some steps of the run."""
+        self._modes.update(dict.fromkeys(modes[: _MOST_MODES - len(self._modes)]))
 
     def _of_module(self, name: str, root: torch.nn.Module, facts: Facts) -> None:
         flags: list[bool] = []
@@ -206,85 +200,6 @@ def unpacked(text: str) -> Facts | None:
         return None
 
 
-def differences(then: Facts, now: Facts, state: Mapping[str, Any]) -> FactsComparison:
-    """Compare the facts of a save with those of the live objects of `state` here."""
-    found = FactsComparison([], [], [])
-    for path, old, new in _changed(then.static, now.static):
-        if LAZY in (old, new):
-            continue  # Its first batch makes it what it is, and a first step compares again.
-        if path.endswith(".params"):
-            found.differences.extend(_order(path, old, new))
-        elif path.startswith("compilation of "):
-            words = [text or "not compiled" for text in (old, new)]
-            found.differences.append(f"{path} {words[0]} -> {words[1]}")
-        else:
-            found.differences.append(f"{path} {old or 'nothing'} -> {new or 'nothing'}")
-    for path, old, new in _changed(then.attributes, now.attributes):
-        owner = path.rpartition(".")[0]
-        if then.static.get(owner) != now.static.get(owner) or not (old and new):
-            continue  # Said by its line, or an attribute that comes and goes.
-        words = f"{path} {old} -> {new}"
-        if path in then.changing:
-            found.unknown.append(f"{words}: it changes in training and is not in the state")
-        else:
-            found.differences.append(words)
-    for path, old, new in _changed(then.buffers, now.buffers):
-        if old.rpartition(" ")[0] == new.rpartition(" ")[0]:
-            found.differences.append(f"{path} is not in the state and has another value here")
-        else:
-            forms = [text.rpartition(" ")[0] or "nothing" for text in (old, new)]
-            found.may_matter.append(f"{path}, not in the state, {forms[0]} -> {forms[1]}")
-    for path, _, _ in _changed(then.metrics, now.metrics):
-        found.differences.append(f"{path} of a metric is not in the state and has another value")
-    names = parameter_names(state)
-    found.differences.extend(_flags("requires_grad", then.grads, now.grads, names))
-    return found
-
-
-def differences_of_place(then: Facts, now: Facts, state: Mapping[str, Any]) -> list[str]:
-    """The modules whose training flag is not what it was at the same place of the loop."""
-    found = _flags("training", then.training, now.training, module_names(state))
-    if then.autocast != now.autocast:
-        found.append(f"autocast {then.autocast or 'off'} -> {now.autocast or 'off'}")
-    return found
-
-
-def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Path, text then and text now, empty where there is none, of all that differ."""
-    for path in [*then, *(path for path in now if path not in then)]:
-        old, new = then.get(path, ""), now.get(path, "")
-        if old != new:
-            yield path, old, new
-
-
-def _order(path: str, old: str, new: str) -> list[str]:
-    before, after = old.split(", "), new.split(", ")
-    if sorted(before) == sorted(after):
-        at = next(
-            i for i, (one, other) in enumerate(zip(before, after, strict=True)) if one != other
-        )
-        return [f"{path} in another order: number {at} {before[at]} -> {after[at]}"]
-    gone = [name for name in before if name not in after]
-    came = [name for name in after if name not in before]
-    return [f"{path} {', '.join(gone[:3]) or 'nothing'} -> {', '.join(came[:3]) or 'nothing'}"]
-
-
-def _flags(
-    what: str, then: Mapping[str, str], now: Mapping[str, str], names: Mapping[str, list[str]]
-) -> list[str]:
-    found: dict[str, str] = {}
-    for entry, old, new in _changed(then, now):
-        flags = [_unpacked(text) for text in (old, new)]
-        if len(flags[0]) != len(flags[1]) or len(names.get(entry, ())) != len(flags[1]):
-            continue  # Another structure: named as such.
-        differing = [i for i, (one, other) in enumerate(zip(*flags, strict=True)) if one != other]
-        first, more = differing[0], len(differing) - 1
-        others = f" and of {more} more" if more else ""
-        words = f"{names[entry][first]}{others} {flags[0][first]} -> {flags[1][first]}"
-        found.setdefault(names[entry][first], f"{what} of {words}")
-    return list(found.values())
-
-
 def _is_same(values: list[Any], others: list[Any]) -> bool:
     try:
         return values == others
@@ -322,9 +237,3 @@ def _run_lengths(flags: list[bool]) -> str:
         pieces.append(f"{end - at}{'T' if flags[at] else 'F'}")
         at = end
     return "".join(pieces)
-
-
-def _unpacked(text: str) -> list[bool]:
-    return [
-        kind == "T" for size, kind in _RUN.findall(text) for _ in range(min(int(size), _MOST_FLAGS))
-    ]

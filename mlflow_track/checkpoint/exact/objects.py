@@ -33,6 +33,12 @@ def objects_of(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from objects_of({f"{name}.{key}": item for key, item in items})
 
 
+def mode_of(state: Mapping[str, Any]) -> str:
+    """Which whole models of a state are in training mode."""
+    models = ((n, m) for n, m in objects_of(state) if isinstance(m, torch.nn.Module))
+    return " ".join(sorted(f"{name}={'T' if model.training else 'F'}" for name, model in models))
+
+
 def walk(name: str, root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     """Each module once by its path, in a fixed order; what wraps one has the path of it."""
     stack, seen = [(name, root)], set()

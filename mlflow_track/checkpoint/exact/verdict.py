@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_track.checkpoint.exact.continuation import Continuation
+from mlflow_track.checkpoint.exact.objects import mode_of
 from mlflow_track.checkpoint.exact.report import Report
 from mlflow_track.checkpoint.session import Session
+
+# Steps at which a process looks at its models; later it does at a save and at the step behind.
+_FIRST_STEPS = 8
 
 
 class Verdict:
@@ -22,6 +26,7 @@ class Verdict:
 
     def __init__(self, session: Session) -> None:
         self._record, self._announce = session.record, session.announce
+        self._fingerprints, self._unseen = session.fingerprints, _FIRST_STEPS
         self._continuation: Continuation | None = None
         self._is_unsaid = False
         self.report: Report | None = None
@@ -48,6 +53,10 @@ class Verdict:
 
     def look(self, step: int, state: Mapping[str, Any], verb: str, *, is_saving: bool) -> None:
         """Compare once more with the checkpoint that is continued, at the first steps."""
+        if is_saving or self._unseen:
+            # Reading a flag of each model at every step would cost as much as all the rest.
+            self._fingerprints.note_modes(mode_of(state))
+            self._unseen = max(self._unseen - 1, 1 if is_saving else 0)
         continuation = self._continuation
         if continuation is None or continuation.is_settled:
             return

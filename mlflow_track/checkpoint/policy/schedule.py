@@ -61,7 +61,8 @@ class EveryMinutes(SavePolicy):
 
     @property
     def chance(self) -> str:
-        return f"when the newest save is {self.minutes:g} minutes old"
+        unit = "minute" if self.minutes == 1 else "minutes"
+        return f"when the newest save is {self.minutes:g} {unit} old"
 
     def most_saves(self, steps: int | None, seconds: float | None) -> int | None:
         by_time = None if seconds is None else int(seconds / (60 * self.minutes))
@@ -107,7 +108,7 @@ class AtSteps(SavePolicy):
 
     def due(self, now: Moment, history: History) -> str | None:
         """The reason to save at `now`: its step is one of `steps`; else None."""
-        return f"step {now.step} is one of steps" if now.step in self._planned else None
+        return "one of the given steps" if now.step in self._planned else None
 
     def next_step(self, after: int, history: History) -> int | None:
         return _first_after(self.steps, after)
@@ -179,13 +180,33 @@ class EvenlySpaced(SavePolicy):
         return not self._planned.issuperset(self._own(history.saved))
 
     def steps_after(self, saved: Sequence[int]) -> tuple[int, ...]:
-        """The plan that holds once this policy has saved the steps `saved`.
+        """The plan that holds once this policy has saved the steps `saved`, in this order.
 
         It is `steps`, also for a run that was extended, unless one that was resumed with other
         settings has more slots left than `steps` has from there on: then these are spread between
-        the newest saved step and the last one, which is always saved.
+        the newest step saved before and the last one, which is always saved.
         """
-        if self._planned.issuperset(saved):
+        return self._spread_after(self._before_plan(saved))
+
+    def gaps_after(self, saved: Sequence[int]) -> tuple[int, int]:
+        """The step before the first gap of `steps_after(saved)`, and the number of its gaps."""
+        before = self._before_plan(saved)
+        if self._spread_after(before) is self.steps:
+            return min(self.warmup_steps, self.max_steps - 1), self.max_checkpoints - 1
+        return max(before), self.max_checkpoints - len(before)
+
+    def _before_plan(self, saved: Sequence[int]) -> Sequence[int]:
+        """The saves that were there when the plan was made in which the later ones are."""
+        before: Sequence[int] = ()
+        planned = self._planned
+        for count, step in enumerate(saved, 1):
+            if step not in planned:
+                before = saved[:count]
+                planned = frozenset(self._spread_after(before))
+        return before
+
+    def _spread_after(self, saved: Sequence[int]) -> tuple[int, ...]:
+        if not saved:
             return self.steps
         last, newest = self.max_steps - 1, max(saved)
         if newest >= last:

@@ -1,43 +1,37 @@
-"""Reads runs from the files that W&B's client writes, offline and online; W&B is not needed."""
+"""Reads one run from the files that W&B's client has written of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
-from mlflow_track.backends.wandb.folders import POSITION_KEY
 from mlflow_track.formats import wandb_records as records
-from mlflow_track.formats.leveldb_log import HEADER, read_records
+from mlflow_track.formats.leveldb_log import read_records
 from mlflow_track.formats.protobuf import read_fields
-from mlflow_track.importers.source import ForeignFile, ForeignRun, FoundRun, Source, local_file
-from mlflow_track.record import layout
+from mlflow_track.formats.wandb_records import RunField
+from mlflow_track.importers.media import histogram_json, media_of
+from mlflow_track.importers.source import (
+    ForeignFile,
+    ForeignMedia,
+    ForeignRun,
+    file_inside,
+    local_file,
+)
 from mlflow_track.record.files import files_below, open_regular
 from mlflow_track.record.schema import FAILED, FINISHED, KILLED, RUNNING, Attempt, Git, Provenance
 from mlflow_track.series import Series
 from mlflow_track.wording import count_text
 
-_ENDING = ".wandb"
 _FILES, _OUTPUT = "files", "output.log"
 # What W&B itself writes beside the files of the user; config and summary are read from the records.
 _OWN_FILES = ("config.yaml", "wandb-metadata.json", "wandb-summary.json", _OUTPUT)
-_STEP, _TIME, _TYPE, _OUR_STEP = "_step", "_timestamp", "_type", "step"
+_STEP, _TIME, _TYPE = "_step", "_timestamp", "_type"
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NOTE_TAG = "mlflow.note.content"
-# Fields of a run, of its commit, of a definition of a metric, and of what an exit says.
-_ID, _ENTITY, _PROJECT, _CONFIG, _GROUP, _JOB_TYPE, _NAME, _NOTES, _TAGS = (
-    1,
-    2,
-    3,
-    4,
-    6,
-    7,
-    8,
-    9,
-    10,
-)
-_HOST, _START, _GIT, _COMMIT = 13, 17, 21, 2
+# Fields of a commit, of a definition of a metric, of an exit, and of a sample of the machine.
+_COMMIT = 2
 _METRIC_NAME, _METRIC_SUMMARY, _METRIC_GOAL = 1, 7, 8
 _SUMMARY_MIN, _SUMMARY_MAX = 1, 2
 _GOALS = {1: "min", 2: "max"}
@@ -47,80 +41,7 @@ _STOPPED_CODE = 255
 _MOST_SHOWN = 3
 
 
-class WandbSource(Source):
-    """One file, a run's folder, a folder `wandb`, or a folder with several of those below it."""
-
-    format: ClassVar[str] = "wandb"
-    what: ClassVar[str] = "folders wandb/offline-run-… of W&B"
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    @classmethod
-    def recognise(cls, where: str, *, is_certain: bool) -> WandbSource | None:
-        root = Path(where)
-        return cls(root) if next(_paths(root), None) is not None else None
-
-    def find(self) -> Iterator[FoundRun]:
-        groups: dict[tuple[str, ...], list[_File]] = {}
-        for path in _paths(self._root):
-            file = _File.of(path)
-            # One that says no more than that it is one is a run of its own, to be named.
-            key = file.identity or (str(path),)
-            groups.setdefault(key, []).append(file)
-        for key, files in groups.items():
-            files.sort(key=lambda file: file.started)
-            label = str(files[0].path) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-            yield FoundRun(label, lambda key=key, files=files: _read(key, files))
-
-
-def _paths(root: Path) -> Iterator[Path]:
-    """The files; those in a record of this package repeat it."""
-    for path in files_below(root) if root.is_dir() else [root]:
-        if path.suffix == _ENDING and not (path.parent.parent.parent / layout.RUN).exists():
-            try:
-                with open_regular(path) as file:
-                    if file.read(len(HEADER)) == HEADER:
-                        yield path
-            except OSError:
-                continue
-
-
-class _File(NamedTuple):
-    """A file as its first records describe it.
-
-    Attributes:
-        path: The file.
-        identity: Entity, project and id of the run; () where they are not in it.
-        started: Unix seconds.
-    """
-
-    path: Path
-    identity: tuple[str, ...]
-    started: float
-
-    @classmethod
-    def of(cls, path: Path) -> _File:
-        try:
-            with open_regular(path) as file:
-                for data, _ in read_records(file):
-                    for run in records.parts_of(data, records.RUN):
-                        texts = records.texts(run)
-                        identity = [texts.get(each, [""])[0] for each in (_ENTITY, _PROJECT, _ID)]
-                        return cls(path, tuple(identity), records.seconds(run, _START))
-        except (OSError, ValueError):
-            pass
-        return cls(path, (), 0.0)
-
-
-def _read(identity: tuple[str, ...], files: Iterable[_File]) -> ForeignRun:
-    reader = _Reader()
-    for file in files:
-        reader.read(file.path)
-    return reader.run("\n".join(identity))
-
-
-class _Reader:
+class RunReader:
     """Collects a run from its files, in the order in which they were written."""
 
     def __init__(self) -> None:
@@ -139,12 +60,21 @@ class _Reader:
         self._log: ForeignFile | None = None
         self._others: dict[str, int] = {}
         self._links: list[str] = []
+        self._media: list[ForeignMedia] = []
+        # Files of images, which are not artifacts beside that, and what of media was lost.
+        self._shown: set[str] = set()
+        self._lost: list[str] = []
+        self._folder = Path()
+        # Whether this package has sent it: then there may be a record of it.
+        self._is_ours = False
         self._damaged: list[str] = []
         # A run that was resumed offline counts its steps from 0 once more.
         self._offset, self._next_step, self._is_first = 0, 0, True
 
     def read(self, path: Path) -> None:
+        """Read the next file; damage in it is noted."""
         self._offset, self._is_first = 0, True
+        self._folder = path.parent / _FILES
         take: dict[int, Callable[[bytes], None]] = {
             records.HISTORY: self._row,
             records.RUN: self._run,
@@ -174,9 +104,7 @@ class _Reader:
     def _row(self, row: bytes) -> None:
         cells = dict(records.items(row))
         # An image or a histogram is a mapping with its type, whose parts come one by one.
-        media = {key[:-1]: text for key, text in cells.items() if key[1:] and key[-1] == _TYPE}
-        for text in media.values():
-            self._leave_out(str(records.value(text)))
+        media = {key[:-1] for key in cells if key[1:] and key[-1] == _TYPE}
         values = {
             ".".join(key): text
             for key, text in cells.items()
@@ -190,11 +118,14 @@ class _Reader:
         self._is_first = False
         step += self._offset
         self._next_step = max(self._next_step, step + 1)
-        if POSITION_KEY in values and _OUR_STEP in values:
+        if records.STEP_KEY in values and records.OUR_KEYS & values.keys():
             # Written by this package: W&B's own count has nothing to do with the step.
-            step = int(records.value(values.pop(_OUR_STEP)))
+            step, self._is_ours = int(records.value(values.pop(records.STEP_KEY))), True
         time = float(moment) if isinstance(moment, int | float) else self._started
         self._last_time = max(self._last_time, time)
+        for place in media:
+            parts = {key[-1]: text for key, text in cells.items() if key[:-1] == place}
+            self._take_media(".".join(place), step, time, records.values(parts))
         for key, text in values.items():
             if not key.startswith("_"):
                 self._value(key, step, time, records.row_value(text))
@@ -206,19 +137,38 @@ class _Reader:
         elif isinstance(value, dict) and _TYPE not in value:
             for name, each in value.items():
                 self._value(f"{key}.{name}", step, time, each)
+        elif isinstance(value, dict):
+            self._take_media(key, step, time, value)
         else:
-            self._leave_out(str(value[_TYPE]) if isinstance(value, dict) else type(value).__name__)
+            self._leave_out(type(value).__name__)
+
+    def _take_media(self, key: str, step: int, time: float, value: dict[str, Any]) -> None:
+        """Take an image or a histogram; of anything else the file is an artifact all the same."""
+        kind = str(value.get(_TYPE))
+        try:
+            if kind == "histogram" and "bins" in value:
+                content = histogram_json(value["bins"], value.get("values"))
+                self._media.append(media_of("histogram", key, step, time, content))
+                return
+            if kind == "image-file" and str(value.get("path")).endswith(".png"):
+                file = local_file(file_inside(self._folder.resolve(), value["path"]), key)
+                self._media.append(ForeignMedia("image", key, step, time, *file[1:]))
+                self._shown.add(value["path"])
+                return
+        except (OSError, ValueError) as error:
+            self._lost.append(f"left out {kind} {key!r:.300} of step {step}: {error}")
+            return
+        self._leave_out(kind)
 
     def _leave_out(self, kind: str) -> None:
-        # The file of an image is an artifact all the same.
         self._others[kind] = self._others.get(kind, 0) + 1
 
     def _run(self, run: bytes) -> None:
         self._texts = records.texts(run)
-        self._started = self._started or records.seconds(run, _START)
-        for git in records.parts_of(run, _GIT):
+        self._started = self._started or records.seconds(run, RunField.START)
+        for git in records.parts_of(run, RunField.GIT):
             self._commit = records.texts(git).get(_COMMIT, [None])[0]
-        for config in records.parts_of(run, _CONFIG):
+        for config in records.parts_of(run, RunField.CONFIG):
             records.apply(config, self._config)
 
     def _exit(self, ended: bytes) -> None:
@@ -255,28 +205,34 @@ class _Reader:
             name = path.relative_to(folder).as_posix()
             if name == _OUTPUT:
                 self._log = local_file(path, name)
-            if name not in _OWN_FILES:
+            if name not in _OWN_FILES and name not in self._shown:
                 self._files[name] = local_file(path, name)
 
     # --- the result ---
 
     def run(self, identity: str) -> ForeignRun:
+        """The run.
+
+        Raises:
+            ValueError: None of the files says which run it is of.
+        """
         if not self._texts:
             raise ValueError("; ".join(["there is no run in it", *self._damaged[:_MOST_SHOWN]]))
         text = {number: found[0] for number, found in self._texts.items()}
         tags = {
-            "wandb.tags": ", ".join(self._texts.get(_TAGS, [])),
-            "wandb.group": text.get(_GROUP, ""),
-            "wandb.job_type": text.get(_JOB_TYPE, ""),
-            _NOTE_TAG: text.get(_NOTES, ""),
+            "wandb.tags": ", ".join(self._texts.get(RunField.TAGS, [])),
+            "wandb.group": text.get(RunField.GROUP, ""),
+            "wandb.job_type": text.get(RunField.JOB_TYPE, ""),
+            _NOTE_TAG: text.get(RunField.NOTES, ""),
         }
         return ForeignRun(
             identity=identity,
+            record_id=text.get(RunField.ID) if self._is_ours else None,
             started=self._started,
             ended=max(self._last_time, self._started) if self._status != RUNNING else None,
             status=self._status,
-            experiment=text.get(_PROJECT) or None,
-            name=text.get(_NAME) or text.get(_ID) or None,
+            experiment=text.get(RunField.PROJECT) or None,
+            name=text.get(RunField.NAME) or text.get(RunField.ID) or None,
             params={k: v for k, v in records.values(self._config).items() if k != "_wandb"},
             tags={name: value for name, value in tags.items() if value},
             metrics=list(self._metrics.values()),
@@ -284,11 +240,12 @@ class _Reader:
             summary={
                 key: value
                 for key, value in records.values(self._summary).items()
-                if not key.startswith("_") and key != _OUR_STEP and self._is_own(key, value)
+                if not key.startswith("_") and key != records.STEP_KEY and self._is_own(key, value)
             },
             files=list(self._files.values()),
+            media=self._media,
             log=self._log,
-            attempt=Attempt(host=text.get(_HOST)),
+            attempt=Attempt(host=text.get(RunField.HOST)),
             provenance=Provenance(git=Git(commit=self._commit) if self._commit else None),
             directions=self._directions,
             problems=self._problems(),
@@ -308,7 +265,7 @@ class _Reader:
         more = len(self._damaged) - _MOST_SHOWN
         rest = [f"and {more:,} more"] if more > 0 else []
         shown = "; ".join([*self._damaged[:_MOST_SHOWN], *rest])
-        return [f"damaged: {shown}"] if shown else []
+        return [*([f"damaged: {shown}"] if shown else []), *self._lost]
 
 
 def _append(series: dict[str, Series], name: str, step: int, time: float, value: float) -> None:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from mlflow_track.cli import exit_codes
-from mlflow_track.cli.checkpoint_rows import (
+from mlflow_track.cli.checkpoint.rows import (
     best_step,
     checkpoint_rows,
     logged_values,

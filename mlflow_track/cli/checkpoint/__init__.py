@@ -1,0 +1,1 @@
+"""`mlflow-track plan` and `mlflow-track ckpt …`: the commands about checkpoints."""
