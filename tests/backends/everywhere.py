@@ -59,7 +59,7 @@ def in_wandb_files(path: Path) -> dict[Place, float]:
         (key, int(row["step"]), round(1000 * row["_timestamp"])): float(value)
         for file in wandb_reader.files(path / "wandb")
         for row in wandb_reader.rows(file)
-        if not any(key.endswith("._type") for key in row)
+        if not wandb_reader.is_media(row)
         for key, value in row.items()
         if key != "step" and not key.startswith("_")
     }

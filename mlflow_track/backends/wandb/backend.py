@@ -51,6 +51,7 @@ class WandbBackend(Backend):
 
     processes: Those of the client that an earlier mirror may have left.
     forks: How often the run was continued as another one.
+    rewinds: How many rewinds the record had when the run at W&B began.
     files: By name the path of each file that was handed to a run of the client that has not ended:
         a kill may have taken it.
     models: What W&B has of the checkpoints; offline it gets them when the run of the client ends.
@@ -80,6 +81,8 @@ class WandbBackend(Backend):
         self._session = self._exit_code = None
         self._run = run
         self._id = known_id or self._new_id(run)
+        if not known_id:
+            self._remember(rewinds=len(run.rewinds))
         self._place = settle(self._folder, self._id)
         page, last = str(self._folder), self._place.last
         if is_online:
@@ -90,7 +93,7 @@ class WandbBackend(Backend):
 
     def describe(self, run: RunRecord) -> Refusals:
         self._run = run
-        description = describe(run)
+        description = describe(run, known_rewinds=self.memory.get("rewinds", 0))
         if self._session is not None:
             self._session.describe(description)
             if self.destination:
