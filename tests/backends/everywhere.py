@@ -89,7 +89,7 @@ def texts_at(path: Path, uri: str, run_id: str, key: str) -> dict[str, list[tupl
     """By place the steps and contents that it has of the texts of a key; "files" is the record."""
     client, event_files = client_of(uri), accumulated(event_folder(path))
     found = {
-        "files": _by_step((path / "artifacts" / key).iterdir()),
+        "files": _by_step((path / "artifacts" / key).glob("step-*")),
         "mlflow": _by_step(
             Path(client.download_artifacts(run_id, item.path))
             for item in client.list_artifacts(run_id, key)
