@@ -88,11 +88,15 @@ def assert_same_values(path: Path, uri: str, run: Any) -> None:
 def texts_at(path: Path, uri: str, run_id: str, key: str) -> dict[str, list[tuple[int, str]]]:
     """By place the steps and contents that it has of the texts of a key; "files" is the record."""
     client, event_files = client_of(uri), accumulated(event_folder(path))
+    # A kill may leave a file without its line in the index: an artifact as any other.
+    lines = map(json.loads, (path / "media.jsonl").read_text().splitlines())
+    names = {line["file"] for line in lines if line["key"] == key}
     found = {
-        "files": _by_step((path / "artifacts" / key).iterdir()),
+        "files": _by_step(path / "artifacts" / name for name in names),
         "mlflow": _by_step(
             Path(client.download_artifacts(run_id, item.path))
             for item in client.list_artifacts(run_id, key)
+            if item.path in names
         ),
         "tensorboard": [
             (event.step, event.tensor_proto.string_val[0].decode())

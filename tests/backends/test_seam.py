@@ -217,9 +217,10 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_anywhere(
         # A step that the first attempt logged, and the second again, is there once.
         assert [point[:2] for point in found] == [point[:2] for point in expected], backend
         assert found == expected or backend not in REWINDING
-    texts = [item.step for item in read_media(record.path)]
-    for place, found in texts_at(record.path, store, run.info.run_id, "text").items():
-        assert [step for step, _ in found] == sorted(texts), place
+    listed = sorted(item.step for item in read_media(record.path))
+    places = texts_at(record.path, store, run.info.run_id, "text")
+    for place, found in places.items():
+        assert [step for step, _ in found] == listed, place
     wait_for(lambda: wandb_processes(tmp_path) == [])
 
 
