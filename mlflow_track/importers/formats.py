@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlflow_track.importers.source import Source
+if TYPE_CHECKING:  # The help of the command lists the names.
+    from mlflow_track.importers.source import Source
 
 # By name, what reads it. What belongs to a backend lies beside it, and only loads what it needs.
 _SOURCES = {
