@@ -285,7 +285,7 @@ def mapping_of_state(state: Any) -> None:
             expected(
                 "state",
                 'a mapping of names to objects, like {"model": model, "optimizer": optimizer}',
-                f"a {type(state).__name__}",
+                type(state).__name__,
             )
         )
 

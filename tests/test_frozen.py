@@ -446,6 +446,10 @@ def store(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
+# What the server's files hold that it has.
+SENT_BEFORE = b"sent before"
+
+
 def stand_in(run: Frozen, store: str) -> tuple[str, set[tuple[int, int]]]:
     """A run in the store that has what the mirror says to have sent, each value larger by 1000.
 
@@ -474,6 +478,10 @@ def stand_in(run: Frozen, store: str) -> tuple[str, set[tuple[int, int]]]:
         for name, value in row.items()
     ]
     client.log_batch(there.info.run_id, metrics=points)
+    checkpoints = (run.path / "checkpoints" / name for name in sent["checkpoints"])
+    files = [str(f.relative_to(run.path)) for folder in checkpoints for f in folder.iterdir()]
+    for name in (*sent["artifacts"], *files):
+        client.log_text(there.info.run_id, SENT_BEFORE.decode(), name)
     client.set_terminated(there.info.run_id, "KILLED")
     for name in ("mirror.json", "run.json"):
         content = json.loads((run.path / name).read_bytes())
@@ -509,9 +517,13 @@ def test_a_half_mirrored_frozen_run_sends_the_rest_and_nothing_twice(
     assert found.data.tags["late"] == "yes"
     # Of what was sent before, artifacts and the checkpoint were not sent again.
     assert found.data.params == {"learning_rate": "0.01", "nested.width": "3"}
-    files = files_under(store, there)
-    assert "later.txt" in files and "notes.txt" not in files
-    assert not any(name.startswith("checkpoints/") for name in files)
+    before = {
+        name
+        for name in files_under(store, there)
+        if Path(client_of(store).download_artifacts(there, name)).read_bytes() == SENT_BEFORE
+    }
+    assert "notes.txt" in before and "later.txt" not in before
+    assert len([name for name in before if name.startswith("checkpoints/")]) == 3
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setenv("MLFLOW_TRACK_FINISH_TIMEOUT", "100")

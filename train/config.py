@@ -117,6 +117,7 @@ class Config:
         positive = "max_steps batch_size context_length d_model num_layers num_heads d_ff"
         for name in (*positive.split(), *"eval_interval log_interval".split()):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        _require(self.max_steps <= 2**53, "max_steps", self.max_steps, "at most 2**53")
         counts = (
             "warmup_steps eval_batches sample_tokens max_checkpoints save_every_steps keep_last"
         )

@@ -75,10 +75,19 @@ class _Parser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args([with_dashes(word) for word in arguments])
         if unknown:
             flags = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1)
-            hint = f"; did you mean {near[0]}?" if near else "; --help lists the flags"
+            near = _near(unknown[0].partition("=")[0], flags)
+            hint = f"; did you mean {near}?" if near else "; --help lists the flags"
             raise ValueError(f"unknown flag {unknown[0]!r}{hint}")
         return known
+
+
+def _near(unknown: str, flags: Sequence[str]) -> str | None:
+    """The flag that is meant: one with these initials (`--lr`), or spelled alike."""
+    names = {flag.lstrip("-"): flag for flag in flags if flag.startswith("--")}
+    given = unknown.lstrip("-")
+    short = [n for n in names if "-" in n and "".join(w[0] for w in n.split("-")) == given]
+    near = [*short, *difflib.get_close_matches(given, names, 1)]
+    return names[near[0]] if near else None
 
 
 def with_dashes(word: str) -> str:

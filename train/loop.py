@@ -22,6 +22,12 @@ from train.ranks import Ranks
 from train.sample import sample_text
 from train.saving import policies_of
 
+# Readers mark the best value of the others by their names.
+_DIRECTIONS = {
+    **dict.fromkeys(("train/lr", "train/grad_norm", "perf/data_share", "perf/save_share"), "none"),
+    **dict.fromkeys(("perf/peak_memory_mb", "perf/peak_cuda_memory_mb"), "none"),
+    **{"perf/step_ms": "min", "perf/tokens_per_second": "max", "perf/mfu": "max"},
+}
 # Without these a checkpoint is another model's; and what cannot change a weight.
 _REQUIRE_SAME = "d_model num_layers num_heads d_ff position ffn norm tie_embeddings".split()
 _ALLOW_CHANGED = "eval_interval eval_batches sample_tokens log_interval max_checkpoints".split()
@@ -63,6 +69,8 @@ def train(
             f"the sha256 of {corpus.name} must be {state['data_sha256']}, as at the checkpoint, "
             f"got {corpus.sha256}; use the same data or start a new run"
         )
+    for name, mode in _DIRECTIONS.items():
+        run.define_metric(name, mode=mode)
     model.train()
     tokens_per_step = config.batch_size * config.context_length
     pace = Pace(tokens_per_step, flops_per_token(model), hardware, ranks.world_size)

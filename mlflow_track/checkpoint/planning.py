@@ -150,6 +150,12 @@ class Planner:
             notes.append("sizes are unknown without the state: checkpoints.plan(state)")
         if seen.last is None and not seen.is_whole:
             notes.append("the last step is unknown: run.checkpoints(max_steps=…) names it")
+        limit, ends_at = self._policies.limits.max_steps, self._policies.save
+        if limit and ends_at is not None and ends_at.last_step not in (None, limit - 1):
+            notes.append(
+                f"the last step is {limit - 1} by run.checkpoints(max_steps={limit}), but "
+                f"{ends_at.last_step} by a policy"
+            )
         if self._policies.limits.replay_step is not None:
             notes.append(f"a replay saves at step {self._policies.limits.replay_step} alone")
         ends = [name for name, is_there in self._ends() if is_there]

@@ -90,7 +90,7 @@ def _read(file: Path) -> ForeignRun:
         params=params,
         metrics=table.series,
         problems=problems,
-        notes=() if table.has_times else ("it has no times: all rows have that of the file",),
+        notes=() if table.has_times else ("it has no times: all rows get the time of the file",),
     )
 
 

@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlflow_track.importers.source import Source
+if TYPE_CHECKING:  # The help of the command lists the names.
+    from mlflow_track.importers.source import Source
 
 # By name, what reads it. What belongs to a backend lies beside it, and only loads what it needs.
 _SOURCES = {
@@ -36,9 +38,9 @@ def open_source(where: str, format: str | None = None) -> list[Source]:
     return [source for source in found if source is not None]
 
 
-def descriptions() -> list[str]:
-    """What each format looks for, for people."""
-    return [_load(name).what for name in FORMATS]
+def descriptions(format: str | None = None) -> list[str]:
+    """What each format, or the given one, looks for, for people."""
+    return [_load(name).what for name in ((format,) if format else FORMATS)]
 
 
 def _load(name: str) -> type[Source]:

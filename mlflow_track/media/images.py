@@ -92,7 +92,7 @@ def _require_range(array: numpy.ndarray[Any, Any], name: str) -> None:
         return
     low, high, most = array.min(), array.max(), 255 if array.dtype.kind in "ui" else 1
     if not (low >= 0 and high <= most):
-        what = f"{array.dtype} from 0 to {most}"
+        what = f"{array.dtype} values from 0 to {most}"
         raise ValueError(expected(name, what, f"{low} to {high}"))
 
 

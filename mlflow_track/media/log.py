@@ -23,7 +23,7 @@ from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.files import legible, make_folder, replace_file
 from mlflow_track.record.media.index import MediaEntry
 from mlflow_track.record.media.writer import MediaIndex, MediaRewind
-from mlflow_track.wording import count_text, expected, shown
+from mlflow_track.wording import count_text, expected, shown, typed
 
 _MOST_WAITING, _MOST_WAITING_BYTES = 1000, 64 << 20
 _MOST_KEY = 500
@@ -246,6 +246,10 @@ def _place(root: Path, kind: str, name: Any, step: int) -> tuple[str, Path, str]
     Raises:
         TypeError, ValueError: The name is invalid.
     """
+    if kind == "histogram" and not _is_name(name):
+        # Unlike the other verbs: as `add_histogram` of TensorBoard has them.
+        message = expected("a histogram's name", "a string", typed(name))
+        raise TypeError(f"{message} (arguments are name, values)")
     endings, text = layout.MEDIA_ENDINGS[kind], os.fspath(name) if _is_name(name) else ""
     stem, ending = os.path.splitext(text)
     ending = ending.lower()

@@ -81,7 +81,8 @@ def examine(path: Path, name: str, options: Mapping[str, str], trouble: str | No
 def head(path: Path) -> str:
     """The line that names the run in the folder `path`."""
     info = read_info(path)
-    return f"run {info.id} ({info.name}) of {info.experiment}: {true_status(path, info)}"
+    name = "" if info.name == info.id else f" ({info.name})"
+    return f"run {info.id}{name} of {info.experiment}: {true_status(path, info)}"
 
 
 def _counts(what: str, written: int, pending: int) -> str:

@@ -2,6 +2,7 @@
 
 Their numbers never come twice, so the number of the next one is all there is to remember. What a
 rewind moved aside is listed in an index of its own: it is taken out of the destination as well.
+Where nothing can be taken out, what an attempt logs again is not sent a second time.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Media:
             )
         progress = self._ledger.state.media
         progress.acknowledged = int(position or 0)
+        kept = progress.kept.items()
+        progress.kept = {name: min(end, progress.acknowledged) for name, end in kept}
         progress.sending = max(progress.sending, progress.acknowledged)
 
     def send(self) -> None:
@@ -109,7 +112,10 @@ class Media:
         """Entries as a backend gets them, and those whose files are gone."""
         items: list[MediaItem] = []
         gone: list[tuple[str, str]] = []
+        kept = self._kept()
         for entry in entries:
+            if entry.identity in kept:
+                continue
             if (file := file_of(self._ledger.path, entry)) is None:
                 gone.append((_label(entry), f"its file {entry.file} is gone"))
             else:
@@ -130,12 +136,22 @@ class Media:
                 reader.read()
                 self._aside[aside.name] = reader.entries
             if aside.name not in progress.rewinds:
-                self._take_out(self._aside[aside.name], progress)
+                self._take_out(aside.name, progress)
                 progress.rewinds.append(aside.name)
                 self._ledger.save()
         return {entry for entries in self._aside.values() for entry in entries}
 
-    def _take_out(self, entries: list[MediaEntry], progress: MediaProgress) -> None:
+    def _kept(self) -> set[tuple[str, str, int]]:
+        """What is there of rewound items, by kind, key and step."""
+        return {
+            entry.identity
+            for index, end in self._ledger.state.media.kept.items()
+            for entry in self._aside.get(index, [])
+            if entry.number < end
+        }
+
+    def _take_out(self, index: str, progress: MediaProgress) -> None:
+        entries = self._aside[index]
         state, backend, root = self._ledger.state, self._ledger.backend, self._ledger.path
         if not progress.is_taken:
             for entry in entries:
@@ -145,6 +161,8 @@ class Media:
                         backend.remove(entry.file)
                     state.artifacts.pop(entry.file)
             return
+        if not has(backend, "remove_media") and not has(backend, "rewind"):
+            progress.kept[index] = progress.acknowledged
         sent = [entry for entry in entries if entry.number < progress.sending]
         if sent and has(backend, "remove_media"):
             artifacts = root / layout.ARTIFACTS

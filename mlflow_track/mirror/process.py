@@ -82,11 +82,17 @@ def sync_run(path: Path, name: str, backend: Backend) -> BackendStatus:
 
 
 def _lock_for_sync(path: Path, name: str) -> int | None:
-    """The lock for sending a run; a mirror that only waits for its server lets go of it."""
+    """The lock for sending a run; a mirror that only waits for its server lets go of it.
+
+    One that has sent nothing yet is waited for: its first attempt shows if its server is there.
+    """
     deadline = time.monotonic() + _MOST_CALL_SECONDS
     while (lock := try_lock(path, name)) is None:
-        if MirrorState.read(path, name).error is None or time.monotonic() > deadline:
+        state = MirrorState.read(path, name)
+        is_at_work = state.error is None and state.updated > 0
+        if is_at_work or time.monotonic() > deadline:
             return None
+        time.sleep(_POLL_SECONDS)
     return lock
 
 

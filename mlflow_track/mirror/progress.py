@@ -60,6 +60,8 @@ class MediaProgress:
         again: Numbers before `acknowledged` that the destination has removed.
         last_step: The largest step of everything ever sent; -1 for nothing.
         rewinds: The indexes of rewound media that were taken out of the destination.
+        kept: Those of a destination that removes nothing, each with the number of the first item
+            that it does not have.
         unknown: Other content of the file, by a newer version; it is kept.
     """
 
@@ -69,4 +71,5 @@ class MediaProgress:
     again: list[int] = field(default_factory=list)
     last_step: int = -1
     rewinds: list[str] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, Any] = field(default_factory=dict)

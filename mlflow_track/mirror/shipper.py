@@ -284,6 +284,8 @@ class Shipper:
                 state.files[file] = Position(sending=before.sending, unknown=before.unknown)
         state.artifacts, state.checkpoints, state.uploading = {}, [], {}
         state.media.acknowledged = 0
+        if self._opened is None or self._opened.media_position is None:
+            state.media.kept = {}
         state.is_reconciled = False
         self._ledger.save()
         self._close()

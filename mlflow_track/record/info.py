@@ -19,7 +19,6 @@ import msgspec
 from mlflow_track.record import layout
 from mlflow_track.record.files import legible, read_json
 from mlflow_track.record.lock import is_locked
-from mlflow_track.record.rows import last_row_time
 from mlflow_track.record.schema import KILLED, LAYOUT_VERSION, RUNNING, Config, RunInfo
 
 T = TypeVar("T")
@@ -174,6 +173,8 @@ def last_sign_of_life(path: Path, info: RunInfo) -> float:
     now = time.time()
     if true_status(path, info) == RUNNING:
         return now
+    from mlflow_track.record.rows import last_row_time  # The help of the commands needs no orjson.
+
     last = last_row_time(path, now)
     if not last:
         with contextlib.suppress(OSError):

@@ -26,7 +26,8 @@ def event_folder(path: Path) -> Path:
 
 
 def accumulated(folder: Path) -> EventAccumulator:
-    return EventAccumulator(str(folder), {"scalars": 0, "tensors": 0, "images": 0}).Reload()
+    all_of_each = dict.fromkeys(("scalars", "tensors", "images", "histograms"), 0)
+    return EventAccumulator(str(folder), all_of_each).Reload()
 
 
 def scalars_in(folder: Path) -> list[Scalar]:

@@ -24,12 +24,20 @@ from mlflow_track.cli import main
 from mlflow_track.mirror.status import read_statuses
 from mlflow_track.record import layout
 from mlflow_track.record.lock import is_locked
+from mlflow_track.record.media.index import read_media
 from tests import forked
 from tests.backends import wandb_reader
 from tests.backends.event_files import as_float32, event_folder, scalars_in, status_in
+from tests.backends.everywhere import (
+    assert_same_pictures,
+    assert_same_texts,
+    assert_same_values,
+    texts_at,
+)
 from tests.campaign import seeds
 from tests.mirror.conftest import history, only_run, runs_of
 from tests.mirror.test_kills import kill_mirror
+from tests.train.test_job import flags
 
 
 def lines_of(record: mt.LoadedRun, folder: Path | None = None) -> list[dict[str, Any]]:
@@ -96,10 +104,15 @@ def test_a_backend_of_another_package_is_small(site: Path) -> None:
 
 
 JOB = """
-import mlflow_track as mt
+import mlflow_track as mt, torch
+numbers = [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, 2.0**60, 1e22, 1 / 3, 1e-45, 3.5e38, 7]
 with mt.start_run(experiment="e", run_name="r", params={"lr": 0.1}, tags={"t": "1"}) as run:
-    for step in range(10):
-        run.log_metrics({"a": step / 3, "b": -float(step)}, step=step)
+    for step, number in enumerate(numbers):
+        run.log_metrics({"a": step / 3, "b": number}, step=step)
+    for step in (3, 7):
+        run.log_image(torch.full((3, 8, 6), step, dtype=torch.uint8), "pictures", step=step)
+        run.log_text(f"Grüße {step}", "samples", step=step)
+        run.log_histogram("weights", [step, 1, 2], step=step, bins=3)
     run.log_text("x", "note.txt")
 status = run.sync_status()
 assert status.is_complete, str(status)
@@ -122,9 +135,9 @@ def test_a_run_reaches_all_and_each_says_so(
     assert lines[-1]["status"] == "FINISHED"
     run = only_run(store, "e")
     assert run.info.status == "FINISHED"
-    assert history(store, run.info.run_id, "a") == [(step, step / 3) for step in range(10)]
-    for backend in HELD:
-        assert held(backend, record) == logged_for(backend, record)
+    assert_same_values(record.path, store, run)
+    assert_same_texts(record.path, store, run.info.run_id, "samples", steps=(3, 7))
+    assert_same_pictures(record.path, store, run.info.run_id, steps=(3, 7))
     assert status_in(event_folder(record.path)) == "STATUS_SUCCESS"
     assert wandb_processes(tmp_path) == []
     for backend in ("mlflow", *HELD):
@@ -138,6 +151,30 @@ def test_a_run_reaches_all_and_each_says_so(
     files = [path for path in record.path.rglob("*") if path.is_file()]
     assert not [path for path in files if b"hunter2" in path.read_bytes()]
     assert "hunter2" not in done.stderr + shown.output
+
+
+@pytest.mark.tables
+def test_a_training_is_the_same_everywhere(store: str, tmp_path: Path) -> None:
+    variables = {
+        "MLFLOW_TRACKING_URI": store,
+        "MLFLOW_TRACK_BACKEND": "mlflow,tensorboard,wandb",
+        "PYTHONPATH": str(forked.ROOT),
+    }
+    start = "import sys; from train.__main__ import main; sys.exit(main())"
+    arguments = flags(max_steps=30, eval_interval=10, max_checkpoints=2, experiment="e")
+    done = forked.run(
+        [sys.executable, "-c", start, *arguments],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = mt.load_runs("runs")
+    run = only_run(store, "e")
+    assert_same_values(record.path, store, run)
+    assert_same_texts(record.path, store, run.info.run_id, "samples", steps=(9, 19, 29))
+    assert wandb_processes(tmp_path) == []
 
 
 @pytest.mark.faults
@@ -180,6 +217,10 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_anywhere(
         # A step that the first attempt logged, and the second again, is there once.
         assert [point[:2] for point in found] == [point[:2] for point in expected], backend
         assert found == expected or backend not in REWINDING
+    listed = sorted(item.step for item in read_media(record.path))
+    places = texts_at(record.path, store, run.info.run_id, "text")
+    for place, found in places.items():
+        assert [step for step, _ in found] == listed, place
     wait_for(lambda: wandb_processes(tmp_path) == [])
 
 
@@ -191,6 +232,8 @@ with mt.start_run(experiment="e", resume="auto") as run:
     for step in itertools.count(checkpoints.restore(state)):
         run.log_metrics({"a": step / 3, "b": -float(step)}, step=step)
         checkpoints.step(step, state)
+        if step % 7 == 0:
+            run.log_text(f"at {step}", "text", step=step)
         os.write(1, b"%d\\n" % step)
 """
 

@@ -410,6 +410,7 @@ def test_fork_keeps_the_run_and_begins_another_folder(trainer: Trainer) -> None:
     ship(trainer)
     assert [step for _, step, _ in shown(second)] == [0, 1, 2, 3]
     assert len(list(first.parent.iterdir())) == 2
+    assert (status_in(first), status_in(second)) == ("STATUS_FAILURE", "STATUS_RUNNING")
 
 
 # --- images, texts, histograms ---

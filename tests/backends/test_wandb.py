@@ -20,9 +20,10 @@ from click.testing import CliRunner
 import mlflow_track as mt
 from mlflow_track.backends.protocol import Lost, MediaItem, MetricPoint, Opened, Unavailable
 from mlflow_track.backends.wandb import client
-from mlflow_track.backends.wandb.backend import WandbBackend
-from mlflow_track.backends.wandb.folders import settle
+from mlflow_track.backends.wandb.backend import WandbBackend, _legal
+from mlflow_track.backends.wandb.folders import Place, settle
 from mlflow_track.cli import main
+from mlflow_track.formats.wandb_records import POSITION_KEY
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.state import Ledger
 from mlflow_track.record.rows import files_of, iterate_rows
@@ -98,6 +99,15 @@ def test_log_metrics_keeps_values_times_and_steps(tmp_path: Path) -> None:
 def same(value: float) -> object:
     """Equal for floats of the same bits; of NaN there is one."""
     return "nan" if math.isnan(value) else struct.pack("<d", value)
+
+
+def test_names_that_w_and_b_hides_get_others_that_no_metric_has() -> None:
+    refused: dict[str, str] = {}
+    names = ["a", "metrics/a", "_a", "metrics/_a", "metrics/metrics/_a", "a/_a"]
+    legal = [_legal(name, refused) for name in names]
+    assert legal[:4] == ["a", "metrics/a", "metrics/_a", "metrics/metrics/_a"]
+    assert legal[5] == "a/_a" and len(set(legal)) == len(names)
+    assert [name.split()[-1] for name in refused] == names[2:5]
 
 
 def test_open_gives_the_position_of_the_last_row_in_the_file(tmp_path: Path) -> None:
@@ -380,10 +390,43 @@ def test_a_rewind_is_told_once(tmp_path: Path) -> None:
         shipper.ship()
     finish(trainer, shipper)
     assert shipper.state.refused == [
-        "a rewind: rows that were sent before it stay, and those steps are not sent a second time"
+        "a rewind: what was sent before it stays, and those steps are not sent a second time"
     ]
     steps = [each.step for each in wandb_reader.values(trainer.directory.path / "wandb")]
     assert steps == [0, 1, 2]
+
+
+@pytest.mark.parametrize("is_fork", [False, True])
+def test_a_rewind_that_w_and_b_need_not_take_is_not_told(is_fork: bool, tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path)
+    for _ in range(3):
+        trainer.log(("a",))
+    if is_fork:
+        trainer.directory.restate("mirror", {"rewind": "fork"})
+        Shipper(trainer.directory.path, "wandb", WandbBackend()).ship()
+    trainer.resume_after(0)
+    trainer.log(("a",))
+    shipper = Shipper(trainer.directory.path, "wandb", WandbBackend())
+    finish(trainer, shipper)
+    assert shipper.state.refused == []
+    newest = wandb_reader.files(trainer.directory.path / "wandb")[-1]
+    assert [row["step"] for row in wandb_reader.rows(newest)] == [0, 1]
+
+
+def test_a_client_that_writes_is_not_one_that_has_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tmp_path)
+    backend, _ = opened(trainer)
+    # What is in the file ends in the middle of batches.
+    seen = iter(["", "in 1", "in 2", "in 2"])
+    monkeypatch.setattr(client.Tail, "read", lambda _: Place(1, {POSITION_KEY: next(seen)}))
+    monkeypatch.setattr(client, "_MOST_FLUSH_SECONDS", -1.0)
+    for step in range(3):
+        backend.log_metrics(points(1.0, 2.0, step=step))
+    with pytest.raises(Unavailable, match="W&B's client does not write to"):
+        backend.log_metrics(points(1.0, 2.0, step=3))
+    trainer.end()
 
 
 def test_files_that_a_kill_took_are_sent_again(tmp_path: Path) -> None:

@@ -68,12 +68,18 @@ def rows(path: Path) -> list[dict[str, Any]]:
     ]
 
 
+def is_media(row: dict[str, Any]) -> bool:
+    """Whether a row is an image, text or histogram, of which each has a type."""
+    return any(key.endswith("._type") for key in row)
+
+
 def values(folder: Path) -> list[Value]:
     """Every value of the metrics of a run, in the order in which W&B gets them."""
     return [
         Value(key, int(row["step"]), round(1000 * row["_timestamp"]), float(value))
         for path in files(folder)
         for row in rows(path)
+        if not is_media(row)
         for key, value in row.items()
         if key != "step" and not key.startswith(("_", "system/"))
     ]

@@ -57,7 +57,7 @@ def test_ls_says_what_is_there_and_why(run: mt.LoadedRun) -> None:
     assert len(lines) == 1 + 5
     assert lines[0].split() == ["STEP", "SAVED", "SIZE", "loss", "WHY", "NOTES"]
     assert " 4 " in lines[1] and "every 1 step" in lines[1] and "pinned" in lines[1]
-    assert "step 2 is one of steps" in lines[2] and "milestone" in lines[2]
+    assert "one of the given steps" in lines[2] and "milestone" in lines[2]
     assert "requested by the caller" in lines[5]
     rows = json.loads(call("ls", "demo", "--json"))
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]

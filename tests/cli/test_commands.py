@@ -29,7 +29,7 @@ from tests.cli.schemas import check, strict
 
 ROOT = Path(__file__).resolve().parents[2]
 # Their examples need a server, which the tests below bring.
-SERVED = ("sync", "doctor", "ui")
+SERVED = ("sync", "doctor", "ui", "import")
 
 
 def invoke(*words: str, status: int = 0) -> Result:
@@ -115,13 +115,18 @@ def test_the_examples_of_the_help_about_checkpoints_do_what_they_say(
 def test_the_examples_of_the_help_about_a_server_do_what_they_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    make_run("lr-1e-3")
+    make_run("lr-1e-3", experiment="digits")
     store = f"sqlite:///{Path.cwd()}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     for name, came in (("sync", "mlflow has everything"), ("doctor", "status       sent")):
         for line in examples_of(main, name):
             words = shlex.split(line.replace("http://127.0.0.1:5000", store))[1:]
             assert came in invoke(*words).output
+    logger = Path("lightning_logs/version_0/metrics.csv")
+    logger.parent.mkdir(parents=True)
+    logger.write_text("step,loss\n0,1.5\n1,1.25\n")
+    for line in examples_of(main, "import"):
+        assert "1 run" in invoke(*shlex.split(line)[1:]).output
 
 
 def test_the_example_of_the_help_of_ui_serves_a_page() -> None:

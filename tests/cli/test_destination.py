@@ -12,6 +12,8 @@ from click.testing import CliRunner
 import mlflow_track as mt
 from mlflow_track.cli import main
 from mlflow_track.cli.exchange.destination import NotConfirmed, options_for
+from mlflow_track.mirror.doctor import head
+from mlflow_track.mirror.state import MirrorState
 from tests.mirror.gateway import Reply, gateway_to
 
 
@@ -39,6 +41,27 @@ def test_no_server_is_asked_that_only_a_folder_names(command, monkeypatch):
         # The negative control: confirmed, it is asked.
         call(command, run.id, "--as-recorded")
         assert gateway.seen
+
+
+def test_the_server_that_a_later_sync_sent_a_run_to_is_named(monkeypatch):
+    run = make_run()
+    with pytest.raises(LookupError, match="no server is known"):
+        options_for(run, "mlflow", None, True)
+    MirrorState(destination="http://later:1").write(run.path, "mlflow")
+    with pytest.raises(NotConfirmed, match=r"the server http://later:1.*--as-recorded"):
+        options_for(run, "mlflow", None, False)
+    assert options_for(run, "mlflow", None, True) == {"tracking_uri": "http://later:1"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here:2")
+    assert options_for(run, "mlflow", None, False) == {"tracking_uri": "http://here:2"}
+    MirrorState(destination="http://me:***@later:1").write(run.path, "mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(LookupError, match="does not store the password"):
+        options_for(run, "mlflow", None, True)
+
+
+def test_doctor_names_a_run_without_a_name_once():
+    run = make_run()
+    assert head(run.path) == f"run {run.id} of e: FINISHED"
 
 
 def test_no_database_is_made_where_only_a_folder_says(tmp_path):

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,18 @@ def test_no_damage_ends_in_a_traceback(
     named = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
     assert (result.exit_code == 1) == bool(named)
     assert "version_1" in {run.name for run in load_runs(to)}
+
+
+def test_a_given_format_is_the_only_one_that_an_error_names() -> None:
+    Path("a.csv").write_text("step,loss\n1,2\n")
+    result = run_import("a.csv", "--format", "trackio")
+    assert result.exit_code == 3 and "Trackio" in result.stderr and "Lightning" not in result.stderr
+
+
+def test_a_server_that_does_not_answer_is_named_with_its_address() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # Not listening: a connection is refused.
+        uri = f"http://me:secret@127.0.0.1:{taken.getsockname()[1]}"
+        result = run_import(uri)
+    shown = uri.replace("me:secret", "me:***")
+    assert result.exit_code == 1 and f"{shown} cannot be read: " in result.stderr, result.stderr

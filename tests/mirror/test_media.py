@@ -225,6 +225,53 @@ def test_every_item_is_there_once_whatever_fails(kind: type[Plain], seed: int) -
         trainer.record.release()
 
 
+class Keeping(Appending):
+    """As W&B: appends, says what the last item was, and removes nothing."""
+
+    rewind = Backend.rewind
+
+
+@pytest.mark.parametrize("arrived", [0, 2, 3, 4])
+def test_what_a_rewind_repeats_is_not_sent_twice_to_what_removes_nothing(
+    arrived: int, tmp_path: Path
+) -> None:
+    """Of the first attempt's four items the first ones arrive; a kill takes the others there."""
+    place, trainer = Destination(), Trainer(tmp_path)
+    trainer.log("a", "0")
+    trainer.save()
+    for text in "123":
+        trainer.log("a", text)
+        trainer.end_step()
+    trainer.media.drain()
+    shipper = Shipper(trainer.record.path, "b", Keeping(place))
+    shipper.ship()
+    for text in ("again 1", "again 1 once more"):
+        trainer.resume()
+        trainer.log("a", text)
+        trainer.end_step()
+        trainer.media.drain()
+        shipper.ship()
+    del place.arrived[arrived:]
+    place.items = {item[:3]: place.items[item[:3]] for item in place.arrived}
+    place.position = place.arrived[-1].position if arrived else ""
+    for step in (2, 3, 4):
+        trainer.log("a", f"again {step}")
+        trainer.end_step()
+    trainer.media.close()
+    for _ in range(2):
+        Shipper(trainer.record.path, "b", Keeping(place)).ship()
+    repeated = [f"again {step}" for step in (2, 3, 4)]
+    texts = [
+        "0",
+        *"123"[: max(0, arrived - 1)],
+        *["again 1 once more", *repeated][max(0, arrived - 1) :],
+    ]
+    assert [item.step for item in place.arrived] == [0, 1, 2, 3, 4]
+    assert [text.split(": ")[1] for text in place.items.values()] == texts
+    assert read_status(trainer.record.path, "b").pending_artifacts == 0
+    trainer.record.release()
+
+
 def run_with_texts(count: int) -> Path:
     with mt.start_run() as run:
         for step in range(count):

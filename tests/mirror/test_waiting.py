@@ -84,6 +84,7 @@ def test_a_mirror_that_sends_does_not_let_go(run, store, monkeypatch):
     # The negative control: who holds the lock and has no error is at work.
     (run.path / layout.MIRROR).mkdir(exist_ok=True)
     lock = take_lock(layout.mirror_lock(run.path, "mlflow"))
+    MirrorState(updated=time.time()).write(run.path, "mlflow")
     try:
         with pytest.raises(AlreadyMirrored):
             sync_run(run.path, "mlflow", backend_to(store))
@@ -93,6 +94,22 @@ def test_a_mirror_that_sends_does_not_let_go(run, store, monkeypatch):
         assert result.exit_code == 1 and "not to sqlite" in result.output, result.output
     finally:
         os.close(lock)
+
+
+@pytest.mark.parametrize("seconds", [60.0, 0.0])
+def test_a_mirror_that_has_sent_nothing_yet_is_waited_for(run, store, monkeypatch, seconds):
+    # It has the lock in its first attempt; without the wait, the negative control, sync gives up.
+    monkeypatch.setattr(process_module, "_MOST_CALL_SECONDS", seconds)
+    (run.path / layout.MIRROR).mkdir(exist_ok=True)
+    lock = take_lock(layout.mirror_lock(run.path, "mlflow"))
+    timer = threading.Timer(0.5, os.close, [lock])
+    timer.start()
+    if seconds:
+        assert sync_run(run.path, "mlflow", backend_to(store)).is_complete
+    else:
+        with pytest.raises(AlreadyMirrored):
+            sync_run(run.path, "mlflow", backend_to(store))
+    timer.join()
 
 
 def start_mirror(run: mt.Run, uri: str, **variables: str) -> subprocess.Popen[bytes]:

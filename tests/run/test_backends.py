@@ -103,6 +103,13 @@ CALLS: dict[str, Call] = {
     "restore of no step": lambda r: checkpoints(r).restore({"s": 1}, step=77),
     "load of no step": lambda r: checkpoints(r).load(step=77),
     "report": lambda r: checkpoints(r).report,
+    "plan": lambda r: [
+        save.step for save in checkpoints(r, save=mt.EverySteps(2), max_steps=9).plan().saves
+    ],
+    "log_histogram": lambda r: r.log_histogram("h", [1.0, 2.0], step=1),
+    "log_histogram of text": lambda r: r.log_histogram("h", "text", step=1),
+    "plan opaque": lambda r: checkpoints(r, save=mt.EverySteps(2)).plan({"s": object()}),
+    "plan of a string": lambda r: checkpoints(r).plan("state"),
     "put_generators_back": lambda r: checkpoints(r).put_generators_back(),
     "due": lambda r: checkpoints(r, save=mt.EverySteps(2)).due(2),
     "due negative": lambda r: checkpoints(r).due(-1),

@@ -263,7 +263,10 @@ def outcome(name: str) -> tuple[Any, ...]:
     return run.status, saved, reasons, kept, [line for line in lines if "early" in line]
 
 
-@pytest.mark.parametrize("order", ["before", "after", "late"])
+@pytest.mark.parametrize(
+    "order",
+    ["late", *(pytest.param(order, marks=pytest.mark.tables) for order in ("before", "after"))],
+)
 def test_a_killed_and_resumed_run_decides_like_one_that_was_not(
     order: str, run_script: Script, tmp_path: Path
 ) -> None:

@@ -140,6 +140,7 @@ def hold(run: mt.Run) -> Callable[[], None]:
         (lambda run: run.log_image(Image.new("L", (0, 2)), "a", step=1), r"size \(0, 2\)"),
         (lambda run: run.log_text(7, "a", step=1), "text for 'a' must be a string, got int"),
         (lambda run: run.log_figure(7, "a", step=1), "must be a matplotlib Figure, got int"),
+        (lambda run: run.log_histogram([1], "a", step=1), r"got \[1\].* are name, values\)"),
         (lambda run: run.log_histogram("a", [], step=1), r"one number or more, got the shape"),
         (lambda run: run.log_histogram("a", ["x"], step=1), "must be numbers"),
         (lambda run: run.log_histogram("a", [1], step=1, bins=0), "bins must be .* 1 to 4096"),

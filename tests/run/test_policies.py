@@ -60,7 +60,7 @@ def test_the_manifest_and_the_log_say_which_policy_asked_and_why() -> None:
     policies = {c.step: c.manifest.policies for c in mt.load_run(run.path).checkpoints}
     assert policies[2] == {"OnImprovement": "loss improved by 1 from 5 to 4"}
     assert policies[3] == {"EverySteps": "every 3 steps"}
-    assert policies[4] == {"AtSteps": "step 4 is one of steps"}
+    assert policies[4] == {"AtSteps": "one of the given steps"}
     assert policies[7] == {"LastStep": "the last step"}
     assert "saved step 2" in log(run) and "OnImprovement: loss improved by 1 from 5" in log(run)
     kinds = {c.step: c.manifest.is_milestone for c in mt.load_run(run.path).checkpoints}

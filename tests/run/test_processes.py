@@ -146,6 +146,7 @@ WRITING: dict[str, Callable[[mt.Run], object]] = {
     "log_dict": lambda run: run.log_dict({}, "x.json"),
     "log_figure": lambda run: run.log_figure(Figure(), "x.png"),
     "log_image": lambda run: run.log_image([[0]], "x.png"),
+    "log_histogram": lambda run: run.log_histogram("a", [1.0], step=1),
     "log_table": lambda run: run.log_table({"a": [1]}, "x.csv"),
     "checkpoints": lambda run: run.checkpoints(),
 }

@@ -52,6 +52,20 @@ def test_an_integer_arrives_digit_for_digit(number):
     assert config.seed == number
 
 
+@pytest.mark.parametrize(
+    ("flag", "hint"),
+    [
+        ("--lr", "did you mean --learning-rate?"),
+        ("--bs=4", "did you mean --batch-size?"),
+        ("--max_step", "did you mean --max-steps?"),
+        ("--vocabulary", "--help lists the flags"),
+        ("--max-steps=1e99", f"must be at most 2**53, got {int(1e99)}"),
+    ],
+)
+def test_a_wrong_flag_says_what_is_meant(flag, hint, capsys):
+    assert refusal([flag], capsys).endswith(hint)
+
+
 @pytest.mark.parametrize("word", ["true", "True", "1"])
 def test_words_for_true(word):
     assert parse(["--compile", word])[0].compile is True

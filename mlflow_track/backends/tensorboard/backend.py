@@ -29,7 +29,7 @@ from mlflow_track.backends.tensorboard.events import (
 from mlflow_track.backends.tensorboard.files import EventFiles
 from mlflow_track.record.files import read_file
 from mlflow_track.record.find import folder_name
-from mlflow_track.record.schema import RUNNING
+from mlflow_track.record.schema import KILLED, RUNNING
 
 # Protocol buffers end at 2 GiB.
 _MOST_MEDIA_BYTES = 1 << 30
@@ -113,6 +113,11 @@ class TensorboardBackend(Backend):
             self._files.keep(partial(without_steps_after, step=step))
 
     def fork(self) -> None:
+        if self._opened is not None and self._run is not None:
+            # Its trainer is gone: this attempt continues elsewhere.
+            ended = self._run.newest.started or self._run.created
+            with _writing():
+                self._files.describe(description(self._run, [end_event(KILLED, ended)]))
         self.memory = {"forks": self.memory.get("forks", 0) + 1}
         self.save()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ from mlflow_track.record import layout
 from mlflow_track.record.schema import FAILED, FINISHED
 
 _EXIT_CODES = {FINISHED: 0, FAILED: 1}
+# W&B shows no name that starts with an underscore: those get this before it, and so do those that
+# they would be the same as.
+_SHOWN = "metrics/"
+_HIDDEN = re.compile(f"(?:{_SHOWN})*_")
 # W&B's own for a process that was stopped.
 _KILLED_CODE = 255
 
@@ -46,6 +51,7 @@ class WandbBackend(Backend):
 
     processes: Those of the client that an earlier mirror may have left.
     forks: How often the run was continued as another one.
+    rewinds: How many rewinds the record had when the run at W&B began.
     files: By name the path of each file that was handed to a run of the client that has not ended:
         a kill may have taken it.
     models: What W&B has of the checkpoints; offline it gets them when the run of the client ends.
@@ -75,6 +81,8 @@ class WandbBackend(Backend):
         self._session = self._exit_code = None
         self._run = run
         self._id = known_id or self._new_id(run)
+        if not known_id:
+            self._remember(rewinds=len(run.rewinds))
         self._place = settle(self._folder, self._id)
         page, last = str(self._folder), self._place.last
         if is_online:
@@ -85,7 +93,7 @@ class WandbBackend(Backend):
 
     def describe(self, run: RunRecord) -> Refusals:
         self._run = run
-        description = describe(run)
+        description = describe(run, known_rewinds=self.memory.get("rewinds", 0))
         if self._session is not None:
             self._session.describe(description)
             if self.destination:
@@ -233,11 +241,12 @@ class WandbBackend(Backend):
 
 
 def _legal(key: str, refused: dict[str, str]) -> str:
-    """The name that W&B shows."""
-    if not key.startswith("_"):
+    """The name that W&B shows, of no two names the same."""
+    if not _HIDDEN.match(key):
         return key
-    legal = f"metrics/{key}"
-    refused[f"the name {key}"] = f"W&B hides such names: it is sent as {legal}"
+    legal = f"{_SHOWN}{key}"
+    why = "another name is sent as this one" if key.startswith(_SHOWN) else "W&B hides such names"
+    refused[f"the name {key}"] = f"{why}: it is sent as {legal}"
     return legal
 
 

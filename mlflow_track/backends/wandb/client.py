@@ -143,8 +143,9 @@ class Session:
     def __init__(self, mode: Mode, folder: Path, number: int, run_id: str, run: RunRecord) -> None:
         self._number = number
         self._is_online = mode.is_online
-        # When what was logged that is not seen in the file yet, and its position.
-        self._expected: list[tuple[float, str]] = []
+        # The last position that was logged; the one seen in the file, and when that had changed.
+        self._expected = self._there = ""
+        self._moved = 0.0
         self._description = describe(run)
         self.has_rows = False
         folder.mkdir(parents=True, exist_ok=True)
@@ -213,15 +214,16 @@ class Session:
         """Expect what has been logged so far, up to this position, to be in the file soon.
 
         Raises:
-            Unavailable: What was logged long before is not: the client cannot write.
+            Unavailable: The client has something to write, and has long written nothing.
         """
         now = time.monotonic()
         there = self._tail.read().last(POSITION_KEY)
-        arrived = [at for at, (_, each) in enumerate(self._expected) if each == there]
-        del self._expected[: arrived[-1] + 1 if arrived else 0]
-        if self._expected and now - self._expected[0][0] > _MOST_FLUSH_SECONDS:
+        # It writes when it has time: what is there may end in the middle of any batch.
+        if there == self._expected or there != self._there:
+            self._there, self._moved = there, now
+        elif now - self._moved > _MOST_FLUSH_SECONDS:
             raise Unavailable(f"W&B's client does not write to {self.file}")
-        self._expected.append((now, position))
+        self._expected = position
 
     @_available()
     def save(self, file: Path, name: str) -> None:

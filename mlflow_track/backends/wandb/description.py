@@ -31,8 +31,13 @@ class Description(NamedTuple):
     refused: list[tuple[str, str]]
 
 
-def describe(run: RunRecord) -> Description:
-    """The description of a run, with what W&B's own variables say instead."""
+def describe(run: RunRecord, *, known_rewinds: int = 0) -> Description:
+    """The description of a run, with what W&B's own variables say instead.
+
+    Args:
+        run: The record.
+        known_rewinds: The number of rewinds before the first row that W&B has got.
+    """
     refused: list[tuple[str, str]] = []
     tags = [each.strip() for each in os.environ.get("WANDB_TAGS", "").split(",") if each.strip()]
     for name, value in run.tags.items():
@@ -48,11 +53,12 @@ def describe(run: RunRecord) -> Description:
         refused.append((f"param {_RESERVED_PARAM}", "W&B keeps its own data there"))
     if run.inputs:
         refused.append(("datasets", "they are in the record, of which W&B gets run.json"))
-    if run.rewinds:
+    is_forked = run.mirror is not None and run.mirror.rewind == "fork"
+    if len(run.rewinds) > known_rewinds and not is_forked:
         refused.append(
             (
                 "a rewind",
-                "rows that were sent before it stay, and those steps are not sent a second time",
+                "what was sent before it stays, and those steps are not sent a second time",
             )
         )
     return Description(

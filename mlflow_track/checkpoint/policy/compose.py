@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from mlflow_track.checkpoint.policy.disk_use import DiskUse
 from mlflow_track.checkpoint.policy.foresight import Foresight
-from mlflow_track.checkpoint.policy.plan import Plan, PlannedSave, PossibleSaves, Spacing
+from mlflow_track.checkpoint.policy.plan import (
+    Plan,
+    PlannedSave,
+    PossibleSaves,
+    Spacing,
+    steps_text,
+)
 from mlflow_track.checkpoint.policy.retention import Keep
 from mlflow_track.checkpoint.policy.save_policy import Ask, SavePolicy, members
-from mlflow_track.checkpoint.policy.schedule import EvenlySpaced
+from mlflow_track.checkpoint.policy.schedule import AtSteps, EvenlySpaced, EverySteps
 from mlflow_track.wording import count_text
 
 _FORMULA = "(max_steps - 1 - warmup_steps) / (slots + 1)"
@@ -65,7 +72,10 @@ def make_plan(
         )
     if len(saves) < len(seen.saves) or (not seen.is_whole and seen.last is not None):
         notes = [*notes, f"only the first {count_text(len(saves), 'save')} are listed"]
-    sizes = [seen.size_bytes, *(coming.size_bytes for coming in seen.saves)]
+    largest = max([seen.size_bytes, *(coming.size_bytes for coming in seen.saves)])
+    notes = [*notes, *_surprises(save, seen.last)]
+    if has_sizes and keep is not None and keep.max_bytes is not None and keep.max_bytes < largest:
+        notes.append("max_bytes is less than one checkpoint takes: only the newest stays")
     return Plan(
         first_step=seen.first,
         last_step=seen.last,
@@ -74,7 +84,7 @@ def make_plan(
         spacings=tuple(spacings(save, own_steps)),
         keep=None if keep is None else asdict(keep),
         is_complete=seen.is_whole and len(saves) == len(seen.saves),
-        checkpoint_bytes=size(max(sizes)),
+        checkpoint_bytes=size(largest),
         present_bytes=present_bytes,
         peak_bytes=size(use.most_peak_bytes),
         final_bytes=size(use.most_final_bytes),
@@ -85,6 +95,26 @@ def make_plan(
         free_bytes=free_bytes,
         notes=tuple(notes),
     )
+
+
+def _surprises(save: SavePolicy | None, last: int | None) -> Iterator[str]:
+    """Where a policy saves less than its arguments ask for."""
+    for policy in members(save) if save is not None else ():
+        late: Sequence[int] = ()
+        if isinstance(policy, EvenlySpaced) and len(policy.steps) < policy.max_checkpoints:
+            if policy.warmup_steps >= policy.last_step:
+                why = f"the warm-up of {count_text(policy.warmup_steps, 'step')} leaves no room"
+            else:
+                why = "there are no more steps"
+            saves = count_text(len(policy.steps), "save")
+            yield f"EvenlySpaced makes {saves}, not {policy.max_checkpoints:,}: {why}"
+        elif isinstance(policy, AtSteps) and last is not None:
+            late = policy.steps[bisect_right(policy.steps, last) :]
+        elif isinstance(policy, EverySteps) and last is not None and policy.interval > last:
+            late = [policy.interval]
+        if late:
+            verb = "is" if len(late) == 1 else "are"
+            yield f"{policy.name}: {steps_text(late)} {verb} after the last step, {last}"
 
 
 def _reasons(asks: Sequence[Ask]) -> dict[str, str]:

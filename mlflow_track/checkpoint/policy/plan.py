@@ -141,10 +141,16 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether `needed_bytes` are free; None where one of the two is unknown."""
+        """Whether `needed_bytes` are free.
+
+        None where one of the two is unknown, and where more saves follow than `saves` has, without
+        a limit to how many are kept.
+        """
         if self.needed_bytes is None or self.free_bytes is None:
             return None
-        return self.needed_bytes <= self.free_bytes
+        if self.needed_bytes > self.free_bytes:
+            return False
+        return None if self.peak_bytes is None and not self.is_complete else True
 
     def __iter__(self) -> Iterator[PlannedSave]:
         return iter(self.saves)
@@ -200,12 +206,16 @@ def steps_text(steps: Sequence[int]) -> str:
 
 
 def _lines(plan: Plan) -> Iterator[str]:
-    end = "an unknown end" if plan.last_step is None else str(plan.last_step)
-    yield from _wrapped(
-        f"{count_text(len(plan), 'save')} in steps {plan.first_step} to {end}: "
-        f"{steps_text(plan.steps)}{'' if plan.is_complete else ', …'}"
-    )
-    for spacing in plan.spacings:
+    last = plan.last_step
+    if last is not None and last < plan.first_step:
+        yield f"no more saves: step {last} is the last one"
+    else:
+        end = "an unknown end" if last is None else str(last)
+        yield from _wrapped(
+            f"{count_text(len(plan), 'save')} in steps {plan.first_step} to {end}: "
+            f"{steps_text(plan.steps)}{'' if plan.is_complete else ', …'}"
+        )
+    for spacing in plan.spacings if plan.saves else ():
         head = f"interval {spacing.interval:g} steps = "
         yield head + spacing.formula
         yield f"{'= ':>{len(head)}}{spacing.numbers}"
@@ -245,7 +255,7 @@ def _table(plan: Plan) -> Iterator[str]:
     step, by, kept, disk = (max(map(len, c)) for c in zip(header, *rows, strict=True))
     # Names of policies and steps are what matters; the rest of a long reason may go.
     kept = min(kept, max(_WIDTH - 6 - step - by - disk, 18))
-    by = min(by, _WIDTH - 6 - step - kept - disk)
+    by = min(by, max(_WIDTH - 6 - step - kept - disk, 12))
     for number, row in enumerate([header, *rows]):
         right = row[2] if len(row[2]) <= kept or not number else _short_steps(row[2], kept)
         line = f"{row[0]:>{step}}  {shortened(row[1], by):<{by}}  {right:<{kept}}  {row[3]:>{disk}}"
@@ -266,7 +276,7 @@ def _short_steps(text: str, width: int) -> str:
         if len(line) > width:
             break
         last = [step, *last]
-    return f"{len(steps)}: {steps[0]} … {' '.join(last)}" if last else f"{len(steps)}"
+    return f"{len(steps)}: {steps[0]} … {' '.join(last)}" if last else f"{len(steps)} of them"
 
 
 def _keep_text(keep: Mapping[str, Any] | None) -> str:
@@ -291,8 +301,7 @@ def _sizes(plan: Plan) -> Iterator[str]:
             peak += f", at the end {final}"
         yield from _wrapped(f"{one}; peak on the disk {peak}")
     if plan.free_bytes is not None:
-        verdict = {None: "", True: ": the plan fits", False: ": the plan does NOT fit"}[plan.fits]
-        yield from _wrapped(f"free in {plan.folder}: {size_text(plan.free_bytes)}{verdict}")
+        yield from _wrapped(f"free in {plan.folder}: {size_text(plan.free_bytes)}{_verdict(plan)}")
 
 
 def _range(least: int | None, most: int | None) -> str:
@@ -300,4 +309,17 @@ def _range(least: int | None, most: int | None) -> str:
         return "more with each save"
     if most is None:
         return f"{size_text(least)} or more"
-    return size_text(least) if least == most else f"{size_text(least)} to {size_text(most)}"
+    low, high = size_text(least), size_text(most)
+    return low if low == high else f"{low} to {high}"
+
+
+def _verdict(plan: Plan) -> str:
+    if plan.needed_bytes is None or plan.free_bytes is None:
+        return ""
+    if plan.fits is False:
+        return ": the plan does NOT fit"
+    if plan.peak_bytes is None:
+        return ": this fits, but there is no limit to what follows (Keep can set one)"
+    if plan.peak_bytes - plan.present_bytes > plan.free_bytes:
+        return ": the certain saves fit, but not all that may come"
+    return ": the plan fits"

@@ -61,7 +61,8 @@ class EveryMinutes(SavePolicy):
 
     @property
     def chance(self) -> str:
-        return f"when the newest save is {self.minutes:g} minutes old"
+        unit = "minute" if self.minutes == 1 else "minutes"
+        return f"when the newest save is {self.minutes:g} {unit} old"
 
     def most_saves(self, steps: int | None, seconds: float | None) -> int | None:
         by_time = None if seconds is None else int(seconds / (60 * self.minutes))
@@ -107,7 +108,7 @@ class AtSteps(SavePolicy):
 
     def due(self, now: Moment, history: History) -> str | None:
         """The reason to save at `now`: its step is one of `steps`; else None."""
-        return f"step {now.step} is one of steps" if now.step in self._planned else None
+        return "one of the given steps" if now.step in self._planned else None
 
     def next_step(self, after: int, history: History) -> int | None:
         return _first_after(self.steps, after)

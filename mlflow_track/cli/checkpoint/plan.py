@@ -34,20 +34,26 @@ class _Steps(click.ParamType):
 
 
 @click.command()
-@click.option("--max-steps", type=int, help="Steps of the whole run; the last one is saved.")
-@click.option("--warmup-steps", type=int, help="EvenlySpaced: the step that ends the warm-up.")
-@click.option("--max-checkpoints", type=int, help="EvenlySpaced: how many to save; 5.")
+@click.option("--max-steps", type=int, help="Steps of the whole run; the last is saved.")
+@click.option("--warmup-steps", type=int, help="EvenlySpaced: where warm-up ends (default: 0).")
+@click.option("--max-checkpoints", type=int, help="EvenlySpaced: how many to save (default: 5).")
 @click.option("--every", type=int, metavar="STEPS", help="EverySteps: 10 saves 10, 20, 30 …")
 @click.option("--at", type=_Steps(), help="AtSteps: 100,1000 saves these two.")
-@click.option("--every-minutes", type=float, metavar="MINUTES", help="EveryMinutes.")
+@click.option(
+    "--every-minutes", type=float, metavar="MINUTES", help="EveryMinutes: the age of the last save."
+)
 @click.option("--continuous", is_flag=True, help="Continuous: as often as the disk allows.")
 @click.option("--budget", type=float, metavar="SHARE", help="Budget: 0.01 is 1 % of the time.")
-@click.option("--save-on-improvement", metavar="METRIC", help="OnImprovement.")
-@click.option("--min-delta", type=float, default=0.0, help="Its smallest gain that counts; 0.")
-@click.option("--keep-last", type=int, help="Keep: how many of the newest; without a rule all.")
+@click.option("--save-on-improvement", metavar="METRIC", help="OnImprovement of this metric.")
+@click.option("--min-delta", type=float, help="Its smallest gain that counts (default: 0).")
+@click.option(
+    "--keep-last", type=int, help="Keep: how many of the newest; 1 with another rule, else all."
+)
 @click.option("--keep-best", type=int, help="Keep: how many of the best by --metric.")
-@click.option("--metric", help="The metric that decides which are best.")
-@click.option("--milestones/--no-milestones", default=None, help="Keep: the planned ones; yes.")
+@click.option("--metric", help="The metric for --keep-best.")
+@click.option(
+    "--milestones/--no-milestones", default=None, help="Keep: also the planned ones (default: yes)."
+)
 @click.option("--max-bytes", type=int, help="Keep: the most bytes that all of them may take.")
 @click.option("--state-bytes", type=int, help="The size of one checkpoint.")
 @click.option(
@@ -55,8 +61,8 @@ class _Steps(click.ParamType):
     type=click.Path(path_type=Path),
     help="The folder of a checkpoint of the same state, for its size.",
 )
-@click.option("--from-step", type=int, default=0, help="The first step to come; 0.")
-@click.option("--step-seconds", type=float, help="How long a step takes: limits --every-minutes.")
+@click.option("--from-step", type=int, default=0, help="The first step to come (default: 0).")
+@click.option("--step-seconds", type=float, help="How long a step takes, for --every-minutes.")
 @directory_option
 @json_option
 def plan(
@@ -78,7 +84,8 @@ def plan(
     \b
     Examples:
       mlflow-track plan --max-steps 1000 --warmup-steps 100 --max-checkpoints 5
-      mlflow-track plan --max-steps 9000 --every 500 --keep-last 2 --state-bytes 2000000000
+      mlflow-track plan --max-steps 9000 --every 500 --keep-last 2
+      mlflow-track plan --max-steps 1000 --state-bytes 2000000000
     """
     from mlflow_track.checkpoint.disk.publish import free_bytes
     from mlflow_track.checkpoint.policy.compose import make_plan
@@ -88,17 +95,24 @@ def plan(
     from mlflow_track.checks import require_int, require_number
 
     try:
+        _require_companions(options, {"step_seconds": step_seconds, "max_steps": max_steps})
         limits = Limits(max_steps=max_steps)
         save, keep = _save(max_steps, options), _keep(options)
         require_int("--from-step", from_step, at_least=0)
+        if max_steps is not None and from_step >= max_steps:
+            raise ValueError(
+                expected("--from-step", f"below --max-steps {max_steps}", f"{from_step}")
+            )
         if state_bytes is not None:
             require_int("--state-bytes", state_bytes, at_least=1)
+            if checkpoint is not None:
+                raise ValueError("--state-bytes cannot be combined with --checkpoint")
         if step_seconds is not None:
             require_number("--step-seconds", step_seconds, above=0)
     except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_with_flags(str(error))) from None
     size = state_bytes if checkpoint is None else _size_of(checkpoint)
-    steps = None if max_steps is None else max(max_steps - from_step, 0)
+    steps = None if max_steps is None else max_steps - from_step
     seen = foresee(
         save,
         limits,
@@ -126,6 +140,48 @@ def plan(
         raise click.exceptions.Exit(exit_codes.NO)
 
 
+# The name of an argument in a message, and the option that it comes from.
+_FLAGS = {
+    "interval": "--every",
+    "steps": "--at",
+    "minutes": "--every-minutes",
+    "max_overhead": "--budget",
+    "last": "--keep-last",
+    "best": "--keep-best",
+}
+# An option that says something about another one.
+_COMPANIONS = {
+    "min_delta": ("save_on_improvement",),
+    "metric": ("keep_best",),
+    "keep_best": ("metric",),
+    "step_seconds": ("max_steps", "every_minutes"),
+}
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _with_flags(message: str) -> str:
+    """A message about an argument, with the name of its option."""
+    name, separator, rest = message.partition(" must be ")
+    is_argument = separator and name.isidentifier()
+    return f"{_FLAGS.get(name, _flag(name))}{separator}{rest}" if is_argument else message
+
+
+def _require_companions(*options: dict[str, Any]) -> None:
+    """Refuse an option that has no effect without another one.
+
+    Raises:
+        ValueError: The other one is missing.
+    """
+    values = {name: value for some in options for name, value in some.items()}
+    for name, others in _COMPANIONS.items():
+        missing = [_flag(other) for other in others if values[other] is None]
+        if values[name] is not None and missing:
+            raise ValueError(f"{_flag(name)} must be given together with {' and '.join(missing)}")
+
+
 def _save(max_steps: int | None, options: dict[str, Any]) -> SavePolicy:
     """The policies that the options name."""
     import mlflow_track as mt
@@ -142,11 +198,16 @@ def _save(max_steps: int | None, options: dict[str, Any]) -> SavePolicy:
     if options["budget"] is not None:
         policies.append(mt.Budget(options["budget"]))
     if (metric := options["save_on_improvement"]) is not None:
-        policies.append(mt.OnImprovement(metric, min_delta=options["min_delta"]))
+        policies.append(mt.OnImprovement(metric, min_delta=options["min_delta"] or 0.0))
     evenly = {name: options[name] for name in _EVENLY if options[name] is not None}
     if evenly or not policies:
         if max_steps is None:
-            raise ValueError("EvenlySpaced needs --max-steps; or give another policy (--every …)")
+            given = " and ".join(map(_flag, evenly))
+            raise ValueError(
+                f"{given} must be given together with --max-steps"
+                if given
+                else "--max-steps, or another policy than EvenlySpaced (--every …), must be given"
+            )
         policies.insert(0, mt.EvenlySpaced(max_steps, **evenly))
     save, *others = policies
     for policy in others:

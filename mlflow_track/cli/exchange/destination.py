@@ -55,6 +55,7 @@ def server_of(run: LoadedRun, tracking_uri: str | None, as_recorded: bool) -> st
         NotConfirmed: Only the record names one.
         LookupError: Nothing names one, or its password is not known.
     """
+    from mlflow_track.mirror.state import MirrorState
     from mlflow_track.record.masking import mask_password
     from mlflow_track.settings import absolute_uri, read_settings
 
@@ -64,6 +65,8 @@ def server_of(run: LoadedRun, tracking_uri: str | None, as_recorded: bool) -> st
     named = read_settings(backend="mlflow").named_tracking_uri
     if named and (not own or mask_password(named) == own):
         return named
+    # Of a run that was sent later, by `sync`, only its progress has the server.
+    own = own or MirrorState.read(run.path, "mlflow").destination
     if not own:
         raise LookupError("no server is known; give --tracking-uri or set MLFLOW_TRACKING_URI")
     if mask_password(own) != own or "***" in own:

@@ -58,7 +58,7 @@ def import_(
     """Import the runs of another tracker: SOURCE is a folder, a file, or the URI of a server.
 
     They become ordinary records, with their times. Importing again changes nothing; a run that has
-    grown at its source is imported again, and the record of before goes to the trash. What is
+    grown at its source is imported again, and its earlier record goes to the trash. What is
     damaged is named, and everything else imported; the command ends with 1 then.
 
     \b
@@ -75,7 +75,9 @@ def import_(
     place.as_recorded = as_recorded
     try:
         found = [run for run in place.find() if _is_wanted(run.experiment, only)]
-    except (Unavailable, ValueError) as error:
+    except Unavailable as error:
+        raise click.ClickException(f"{mask_password(source)} cannot be read: {error}") from None
+    except ValueError as error:
         raise click.ClickException(str(error)) from None
     task = _Import(RecordWriter(root, place.format, experiment), only, no_artifacts)
     task.run(_with_progress(found, hidden=as_json))
@@ -106,7 +108,7 @@ def _place(where: str, form: str | None) -> Source:
         names = " or ".join(source.format for source in sources)
         raise click.UsageError(f"{where} has runs in several formats: give --format {names}")
     if not sources:
-        what = ", ".join(descriptions())
+        what = ", ".join(descriptions(form))
         raise exit_codes.NotFound(f"there is no run in {where}: looked for {what}")
     return sources[0]
 
