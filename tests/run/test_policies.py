@@ -460,7 +460,7 @@ def test_a_policy_whose_metric_never_came_is_told_of_with_the_name_that_is_near(
     [
         ("2", {"w": 1}, None, "step must be an integer .*, got '2'"),
         (-1, {"w": 1}, None, "step must be an integer .*, got -1"),
-        (2, torch.nn.Linear(2, 2), None, "got a Linear"),
+        (2, torch.nn.Linear(2, 2), None, "got Linear"),
         (2, {"w": 1}, {"val/loss": "x"}, "metric 'val/loss' must be a number, got 'x'"),
     ],
 )
