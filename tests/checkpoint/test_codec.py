@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,14 @@ PLAIN = st.recursive(
 def there_and_back(value: Any) -> Any:
     encoder = codec.Encoder()
     text = json.dumps(encoder.encode(value, "state"), allow_nan=False)
-    layout = safetensors.plan(encoder.tensors)
-    buffer = torch.empty(layout.total_bytes, dtype=torch.uint8)
-    safetensors.fill(buffer, layout, encoder.tensors)
-    return codec.decode(json.loads(text), safetensors.parse(buffer))
+    return codec.decode(json.loads(text), safetensors.parse(image_of(encoder.tensors)))
+
+
+def image_of(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    plan = safetensors.CachedPlan()
+    buffer = torch.empty(plan.of(tensors).total_bytes, dtype=torch.uint8)
+    plan.fill(buffer, tensors)
+    return buffer
 
 
 def equal(left: Any, right: Any) -> bool:
@@ -83,11 +87,8 @@ def test_tensors_of_every_dtype_and_shape_come_back_equal(
 
 def test_the_image_is_a_safetensors_file(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 5).t(), "b": torch.tensor(1), "c": torch.ones(7).bfloat16()}
-    layout = safetensors.plan(tensors)
-    buffer = torch.empty(layout.total_bytes, dtype=torch.uint8)
-    safetensors.fill(buffer, layout, tensors)
     path = tmp_path / "x.safetensors"
-    path.write_bytes(buffer.numpy().tobytes())
+    path.write_bytes(image_of(tensors).numpy().tobytes())
     read = load_file(path)
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_track.checkpoint.disk import copying
+from mlflow_track.checkpoint.disk import copying, safetensors
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=30)
 
@@ -82,3 +82,49 @@ def test_tensors_of_inference_mode_are_copied_by_every_thread(one_training_threa
         targets = [torch.empty_like(source) for source in sources]
         copying.copy_all(targets, sources)
     assert all(map(torch.equal, targets, sources))
+
+
+@st.composite
+def neighbours(draw: st.DrawFn) -> list[torch.Tensor]:
+    """Tensors of few shapes, some of them laid out otherwise, as `safetensors.plan` orders them."""
+    shapes = st.sampled_from([(), (0,), (3,), (2,), (2, 3), (4, 3), (3, 2), (1, 2, 3)])
+    dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool])
+    tensors = []
+    for shape, dtype, kind in draw(st.lists(st.tuples(shapes, dtypes, st.integers(0, 3)))):
+        made = torch.randint(0, 2, shape).to(dtype)
+        if kind == 0:
+            made = made.mT.contiguous().mT if made.dim() > 1 else made
+        if kind == 1 and made.is_floating_point():
+            made = torch.nn.Parameter(made)
+        tensors.append(made)
+    return tensors
+
+
+@given(sources=neighbours())
+def test_joined_tensors_arrive_as_each_on_its_own(sources):
+    named = {str(number): source for number, source in enumerate(sources)}
+    plan = safetensors.CachedPlan()
+    layout = plan.of(named)
+    buffer = torch.full((layout.total_bytes,), 255, dtype=torch.uint8)
+    for _ in range(2):
+        plan.fill(buffer, named)
+        for name, target in safetensors.views(buffer, layout).items():
+            assert torch.equal(target, named[name])
+        for source in sources:
+            source.detach().logical_not_()
+
+
+def test_small_neighbours_of_one_shape_are_copied_by_one_call(monkeypatch):
+    joined = []
+    cat = torch.cat
+    monkeypatch.setattr(torch, "cat", lambda t, out: [joined.append(len(t)), cat(t, out=out)])
+    tensors = {f"a{i}": torch.randn(4, 3) for i in range(9)}
+    tensors |= {f"b{i}": torch.randn(5, 2) for i in range(2)} | {"c": torch.randn(5, 7)}
+    tensors["other layout"] = torch.randn(3, 4).t()
+    tensors["large"] = torch.randn(copying._SMALL_BYTES, 3)
+    plan = safetensors.CachedPlan()
+    buffer = torch.zeros(plan.of(tensors).total_bytes, dtype=torch.uint8)
+    plan.fill(buffer, tensors)
+    assert sorted(joined) == [2, 9]
+    views = safetensors.views(buffer, plan.of(tensors))
+    assert all(torch.equal(views[name], tensor) for name, tensor in tensors.items())

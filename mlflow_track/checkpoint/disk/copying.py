@@ -7,18 +7,58 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
 # One core copies about 10 GB/s; a second thread for less than this costs more than it saves.
 _WORTH_A_THREAD_BYTES = 16 << 20
 _MOST_THREADS = 4
+# Larger ones are copied as fast by a call of their own, which torch may split among threads.
+_SMALL_BYTES = 64 << 10
+
+
+class Run(NamedTuple):
+    """Small tensors one behind the other in the target: torch.cat copies them in one call."""
+
+    whole: torch.Tensor
+    part: slice
+
+
+def runs_of(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> list[Run]:
+    """The stretches of `targets` that can be filled by joining `sources`, for `copy_all`.
+
+    They hold for all sources of the same class, dtype, shape, strides and device.
+    """
+    begins = [0]
+    for index in range(1, len(targets)):
+        last, target = targets[index - 1], targets[index]
+        if not (
+            (_is_joinable(sources[index - 1]) and _is_joinable(sources[index]))
+            and (last.dtype, last.shape[1:]) == (target.dtype, target.shape[1:])
+            and last.data_ptr() + last.nbytes == target.data_ptr()
+        ):
+            begins.append(index)
+    runs = []
+    for begin, end in pairwise([*begins, len(targets)]):
+        if end - begin > 1:
+            first = targets[begin]
+            rows = sum(target.shape[0] for target in targets[begin:end])
+            whole = first.as_strided((rows, *first.shape[1:]), first.stride())
+            runs.append(Run(whole, slice(begin, end)))
+    return runs
+
+
+def _is_joinable(source: torch.Tensor) -> bool:
+    is_plain = source.device.type == "cpu" and source.is_contiguous()
+    return is_plain and source.dim() > 0 and 0 < source.nbytes <= _SMALL_BYTES
 
 
 def copy_all(
     targets: Sequence[torch.Tensor],
     sources: Sequence[torch.Tensor],
     total_bytes: int | None = None,
+    runs: Sequence[Run] = (),
 ) -> None:
     """Copy each source into its target in CPU memory; all is there when this returns.
 
@@ -28,7 +68,16 @@ def copy_all(
 
     Args:
         total_bytes: The size of all sources, where it is known: adding it up takes time.
+        runs: What `runs_of` found for such tensors, where they are copied more than once.
     """
+    if runs:
+        total_bytes = None
+        with torch.no_grad():
+            for run in runs:
+                torch.cat(list(sources[run.part]), out=run.whole)
+        bounds = [0, *(bound for run in runs for bound in (run.part.start, run.part.stop)), None]
+        rest = list(map(slice, bounds[::2], bounds[1::2]))
+        targets, sources = ([t for part in rest for t in of[part]] for of in (targets, sources))
     if not sources:
         return
     if not torch.cuda.is_initialized():

@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import json
 import mmap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from mlflow_track.checkpoint.disk.copying import copy_all
+from mlflow_track.checkpoint.disk.copying import Run, copy_all, runs_of
 from mlflow_track.checkpoint.disk.metadata import Metadata
 from mlflow_track.checkpoint.disk.publish import PAGE_BYTES
 from mlflow_track.wording import expected
@@ -106,8 +106,9 @@ def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
     return Layout(header, places, len(header) + offset, _float_spans(places))
 
 
-def _place_of(tensor: torch.Tensor) -> tuple[int, str, int]:
-    return -tensor.element_size(), _NAMES[tensor.dtype], -tensor.numel()
+def _place_of(tensor: torch.Tensor) -> tuple[int | str, ...]:
+    # Of one size, one shape after the other: `copying.runs_of` joins them.
+    return -tensor.element_size(), _NAMES[tensor.dtype], -tensor.numel(), *tensor.shape
 
 
 def _float_spans(places: Iterable[tuple[Any, ...]]) -> tuple[tuple[int, int, str], ...]:
@@ -129,22 +130,6 @@ def views(buffer: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
         name: buffer[begin:end].view(dtype).view(shape)
         for name, dtype, shape, begin, end in layout.places
     }
-
-
-def fill(
-    buffer: torch.Tensor,
-    layout: Layout,
-    tensors: Mapping[str, torch.Tensor],
-    targets: Sequence[torch.Tensor] | None = None,
-) -> None:
-    """Copy header and `tensors` into `buffer` (uint8, at least `layout.total_bytes` long).
-
-    Args:
-        targets: The views of `buffer` for the places of `layout`, if they exist already.
-    """
-    buffer.numpy().data[: len(layout.header)] = layout.header
-    into = list(views(buffer, layout).values()) if targets is None else targets
-    copy_all(into, list(map(tensors.__getitem__, layout.names)), layout.total_bytes)
 
 
 def blocks(layout: Layout, tensors: Mapping[str, torch.Tensor], size: int) -> Iterator[memoryview]:
@@ -223,6 +208,7 @@ class CachedPlan:
         self._metadata = Metadata(())
         self._layout: Layout | None = None
         self._targets: list[torch.Tensor] = []
+        self._runs: list[Run] = []
         self._address = 0
 
     def of(self, tensors: Mapping[str, torch.Tensor]) -> Layout:
@@ -236,7 +222,11 @@ class CachedPlan:
     def fill(self, buffer: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy header and `tensors`, for which the layout is, into the flat uint8 `buffer`."""
         assert self._layout is not None
+        layout = self._layout
+        sources = list(map(tensors.__getitem__, layout.names))
         if not self._targets or self._address != buffer.data_ptr():
-            self._targets = list(views(buffer, self._layout).values())
+            self._targets = list(views(buffer, layout).values())
+            self._runs = runs_of(self._targets, sources)
             self._address = buffer.data_ptr()
-        fill(buffer, self._layout, tensors, self._targets)
+        buffer.numpy().data[: len(layout.header)] = layout.header
+        copy_all(self._targets, sources, layout.total_bytes, self._runs)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +11,7 @@ import orjson
 import torch
 
 from mlflow_track.checkpoint.state import codec
+from mlflow_track.checkpoint.state.collection import without_collection
 from mlflow_track.wording import expected, typed
 
 
@@ -48,7 +47,7 @@ def take_apart(
     """
     encoder = codec.Encoder(memory)
     parts = {}
-    with _without_collection():
+    with without_collection():
         for name, entry in request.state.items():
             if not isinstance(name, str) or not name:
                 raise TypeError(expected("a key of the state", "a non-empty string", typed(name)))
@@ -79,18 +78,6 @@ def require_object(name: str, entry: Any) -> None:
             f"state[{name!r}] is what state_dict() returned; give the object itself, so that "
             f"restore can load into it: {{{name!r}: {name}}}"
         )
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Thousands of small objects would set off the collector, which looks at all of torch."""
-    is_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if is_on:
-            gc.enable()
 
 
 def _json(content: Any) -> bytes:

@@ -16,6 +16,7 @@ import torch
 from mlflow_track.checkpoint.disk import safetensors
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.state import codec, kinds
+from mlflow_track.checkpoint.state.collection import without_collection
 from mlflow_track.checkpoint.state.compatibility import require_fit
 from mlflow_track.checkpoint.state.fill import Copies, Copy
 from mlflow_track.checkpoint.state.match import Load, loads_in, match
@@ -29,6 +30,7 @@ class UnreadableCheckpointError(CorruptCheckpointError):
     """A checkpoint matches its manifest, but its content cannot be decoded."""
 
 
+@without_collection()
 def read(checkpoint: Checkpoint) -> dict[str, Any]:
     """The content of a checkpoint: `state` by name, and the rest.
 
@@ -53,6 +55,7 @@ def read(checkpoint: Checkpoint) -> dict[str, Any]:
         ) from error
 
 
+@without_collection()
 def load_into(
     state: MutableMapping[str, Any],
     saved: Mapping[str, Any],
