@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Artifacts:
         # Those on the way from the runs to this one: any of them may be what is copied.
         inside = [root, *(p for p in root.parents if runs and p.is_relative_to(runs))]
         self._own = {os.path.realpath(path) for path in inside} if is_kept else set()
+        self._runs = os.path.realpath(runs) if runs and is_kept else ""
 
     @classmethod
     def of(cls, record: RunDirectory, tell: Callable[[str], None]) -> Artifacts:
@@ -148,7 +149,7 @@ class Artifacts:
 
     def _copy_folder(self, source: Path, target: Path) -> None:
         left_out: dict[str, str] = {}
-        for file in sorted(_files_in(source, self._own, left_out)):
+        for file in sorted(_files_in(source, self._holds_runs, left_out)):
             inside = (target / file.relative_to(source)).relative_to(self.root)
             try:
                 self._copy_file(file, self._path(str(inside)))
@@ -161,16 +162,23 @@ class Artifacts:
             start = "" if set(left_out.values()) == {_RUNS} else "WARNING: "
             self._tell(f"{start}the artifacts lack of {source}: {', '.join(named)}")
 
+    def _holds_runs(self, folder: str) -> bool:
+        """Whether a folder, by its real path, is one on the way to this run, or another run."""
+        is_below = bool(self._runs) and folder.startswith(self._runs + os.sep)
+        return folder in self._own or (is_below and os.path.exists(f"{folder}/{layout.RUN}"))
+
     def _copy_file(self, source: Path, target: Path) -> None:
         if self._is_kept:
             _copy_file(source, target)
 
 
-def _files_in(folder: Path, own: Set[str], left_out: dict[str, str]) -> Iterator[Path]:
+def _files_in(
+    folder: Path, holds_runs: Callable[[str], bool], left_out: dict[str, str]
+) -> Iterator[Path]:
     """The files in a folder and below it, also behind links.
 
     Args:
-        own: The real paths of folders to leave out.
+        holds_runs: Whether to leave a folder out, by its real path.
         left_out: Takes what else is there, with the reason.
     """
     folders = [(folder, frozenset({os.path.realpath(folder)}))]
@@ -180,7 +188,7 @@ def _files_in(folder: Path, own: Set[str], left_out: dict[str, str]) -> Iterator
             path = place / name
             if path.is_dir():
                 real = os.path.realpath(path)
-                if real in own:
+                if holds_runs(real):
                     left_out[str(path)] = _RUNS
                 elif real in around:
                     left_out[str(path)] = "a link to a folder around it"
