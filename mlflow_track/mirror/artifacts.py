@@ -29,6 +29,7 @@ _LOOKING_SHARE = 0.02
 # And this part into one file that changes again and again.
 _SENDING_SHARE = 0.1
 _MOST_FAILURES = 3
+_CHECKPOINTS = f"{layout.CHECKPOINTS}/"
 
 
 class Artifacts:
@@ -52,6 +53,13 @@ class Artifacts:
         Raises:
             Unavailable: The destination does not answer.
         """
+        self._send_pending(is_at_end=is_at_end)
+        again = self._ledger.again
+        while is_at_end and (files := {n for n in again if not n.startswith(_CHECKPOINTS)}):
+            again -= files
+            self._send_pending(is_at_end=is_at_end)
+
+    def _send_pending(self, *, is_at_end: bool) -> None:
         began = time.monotonic()
         if began < self._look_after and not is_at_end:
             return
@@ -75,6 +83,7 @@ class Artifacts:
                 self._look_after = 0.0
                 if not error.is_answer:
                     raise
+                self._ledger.doubts.failed(name)
                 if self.retries.failed(
                     _item(name), str(error), self._ledger.is_there, error.retry_after
                 ):

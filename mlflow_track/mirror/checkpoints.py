@@ -60,6 +60,7 @@ class Checkpoints:
         except Unavailable as error:
             if not error.is_answer:
                 raise
+            self._ledger.doubts.failed(f"{layout.CHECKPOINTS}/{name}")
             if self.retries.failed(item, str(error), self._ledger.is_there, error.retry_after):
                 self._ledger.set_aside(f"{layout.CHECKPOINTS}/{name}", [], item, str(error))
             return

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from mlflow_track.mirror.outage import MOST_RETRY_AFTER_SECONDS
 
 _MOST_ATTEMPTS = 8
+_MOST_DOUBTS = 3
 _LONGEST_PAUSE_SECONDS = 60.0
 
 
@@ -75,3 +77,35 @@ class Retries:
         """Forget those that are not pending any more."""
         for item in [item for item in self._attempts if item not in items]:
             self.done(item)
+
+
+class Doubts:
+    """What was set aside while the destination took no other file: it may have taken none at all.
+
+    Each is tried again when one arrives, a few times.
+    """
+
+    def __init__(self) -> None:
+        self._arrived = 0
+        # How many had arrived when a file failed first; what was set aside; how often.
+        self._since: dict[str, int] = {}
+        self._aside: list[str] = []
+        self._times: Counter[str] = Counter()
+
+    def failed(self, name: str) -> None:
+        """An attempt at a file has failed."""
+        self._since.setdefault(name, self._arrived)
+
+    def set_aside(self, name: str) -> None:
+        """A file is not tried any more."""
+        is_doubtful = self._since.pop(name, self._arrived) == self._arrived
+        if is_doubtful and self._times[name] < _MOST_DOUBTS:
+            self._times[name] += 1
+            self._aside.append(name)
+
+    def arrived(self, name: str) -> list[str]:
+        """A file has arrived; returns those to try again."""
+        self._arrived += 1
+        self._since.pop(name, None)
+        again, self._aside = self._aside, []
+        return again

@@ -74,7 +74,8 @@ class Shipper:
     def waiting(self) -> str | None:
         """What the destination does not take now, and gets later; None where there is nothing."""
         parts = self._artifacts, self._media, self._checkpoints
-        return next((why for part in parts if (why := part.retries.waiting)), None)
+        again = f"{min(self._ledger.again)} is tried once more" if self._ledger.again else None
+        return next((why for part in parts if (why := part.retries.waiting)), again)
 
     def try_again(self) -> None:
         """Send once more what was set aside."""
@@ -96,6 +97,7 @@ class Shipper:
             Gone: The run was deleted there; the next call begins another one.
         """
         info = self._ledger.read_info()
+        self._ledger.again.clear()
         is_drained = True
 
         def send_rows() -> None:

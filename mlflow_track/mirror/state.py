@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_track.backends.protocol import Backend, Refusals, RunRecord, Unavailable, has
 from mlflow_track.mirror.progress import MediaProgress, Position
+from mlflow_track.mirror.retries import Doubts
 from mlflow_track.record import layout
 from mlflow_track.record.files import make_folder, read_json, replace_file
 from mlflow_track.record.info import decode, read_config, read_info
@@ -144,6 +145,10 @@ class MirrorState:
         self.refused.append(text)
         return True
 
+    def has_refused(self, item: str) -> bool:
+        """Whether `refuse` has noted it."""
+        return any(text.startswith(f"{item}: ") for text in self.refused)
+
     def accept(self, item: str) -> None:
         """It has arrived after all."""
         before = len(self.refused)
@@ -187,11 +192,12 @@ class Ledger:
         path: The run's folder.
         name: The backend's name.
         backend: The backend.
-
         tell: Takes a line for the user.
 
     Attributes:
         state: The acknowledgements of the destination; `save` writes them.
+        doubts: Which files were set aside while the destination took no other one.
+        again: Those of them that are pending once more, since another one has arrived.
     """
 
     def __init__(
@@ -205,6 +211,8 @@ class Ledger:
         self.path = path
         self.name = name
         self.backend = backend
+        self.doubts = Doubts()
+        self.again: set[str] = set()
         self._adopt(MirrorState.read(path, name))
 
     def _adopt(self, state: MirrorState) -> None:
@@ -273,13 +281,18 @@ class Ledger:
     def set_aside(self, name: str, stamp: list[int], item: str, why: str) -> None:
         """Send a file no more, unless it changes or `sync` asks for it."""
         self.state.set_aside[name] = stamp
-        self.note_refused([(item, why)])
+        self.doubts.set_aside(name)
+        if not self.state.has_refused(item):
+            self.note_refused([(item, why)])
         self.save()
 
     def accept(self, name: str, item: str) -> None:
         """A file has arrived."""
-        if self.state.set_aside.pop(name, None) is not None:
-            self.state.accept(item)
+        self.state.set_aside.pop(name, None)
+        self.state.accept(item)
+        for other in self.doubts.arrived(name):
+            self.state.set_aside.pop(other, None)
+            self.again.add(other)
         self.save()
 
     def try_again(self) -> None:
