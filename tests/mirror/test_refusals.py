@@ -24,6 +24,7 @@ from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.status import read_status
 from tests.mirror.conftest import client_of, files_under, history, only_run, shipper_to
 from tests.mirror.gateway import Gateway, Reply, gateway_to
+from tests.mirror.test_checkpoints_there import WHOLE, publish, there
 from tests.servers.mlflow_server import MlflowServer
 
 pytestmark = pytest.mark.xdist_group("server")
@@ -116,6 +117,7 @@ def test_files_arrive_once_the_store_of_artifacts_is_back(
     )
     run = make_run(f"no-bucket-{status}-{doubts}")
     run.log_text("first", "first.txt")
+    publish(run, 1)
     shipper, clock = shipper_with_clock(run.path, gateway.uri)
     for _ in range(30):
         shipper._artifacts._look_after = 0.0
@@ -130,6 +132,7 @@ def test_files_arrive_once_the_store_of_artifacts_is_back(
     files = files_under(server.uri, shipper.state.run_id)
     assert "later.txt" in files and ("first.txt" in files) is (doubts > 0)
     assert (shipper.state.refused == []) is (doubts > 0)
+    assert list(there(shipper).values()) == ([WHOLE] if doubts else [])
     if doubts:
         assert not shipper.state.set_aside and read_status(run.path, "mlflow").is_complete
 
