@@ -28,7 +28,7 @@ from mlflow_track.record.system import SystemMonitor
 from mlflow_track.repeats import RepeatedSteps
 from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
-from mlflow_track.wording import count_text, expected, shown
+from mlflow_track.wording import count_text, shown, value_error
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.checkpointer import Checkpoints
@@ -209,8 +209,8 @@ class Attempt:
         checks.choice("upload", upload, UPLOADS)
         metric = keep.metric if keep is not None else None
         if upload == "best" and metric is None:
-            raise ValueError(
-                expected("keep", "Keep(metric=…) where upload is 'best'", "no metric to compare")
+            raise value_error(
+                "keep", "Keep(metric=…) where upload is 'best'", "no metric to compare"
             )
         if self.record.info.mirror is not None:
             what = {"upload": upload, "metric": metric, "mode": keep and keep.mode}

@@ -20,7 +20,7 @@ from mlflow_track.project import from_calling_folder
 from mlflow_track.record.console import say
 from mlflow_track.record.files import absolute
 from mlflow_track.record.masking import mask_options, mask_password
-from mlflow_track.wording import expected, shown, typed
+from mlflow_track.wording import shown, type_error, typed, value_error
 
 # Without a mirror; every other one is the name of a backend.
 _UNMIRRORED = ("local", "off")
@@ -92,10 +92,10 @@ class Settings:
     def __post_init__(self) -> None:
         for name, value in (("experiment", self.experiment), ("run_name", self.run_name)):
             if value is not None and not isinstance(value, str):
-                raise TypeError(expected(name, "a string", typed(value)))
+                raise type_error(name, "a string", typed(value))
         if not self.experiment.strip():
-            raise ValueError(
-                expected("experiment", "a name of at least one character", shown(self.experiment))
+            raise value_error(
+                "experiment", "a name of at least one character", shown(self.experiment)
             )
         for name, value, choices in (
             ("on_rewind", self.on_rewind, REWINDS),
@@ -103,13 +103,13 @@ class Settings:
         ):
             if value not in choices:
                 variable = f"MLFLOW_TRACK_{name.upper()}"
-                raise ValueError(
-                    expected(f"{name} ({variable})", f"one of {', '.join(choices)}", shown(value))
+                raise value_error(
+                    f"{name} ({variable})", f"one of {', '.join(choices)}", shown(value)
                 )
         if not isinstance(self.resume, str):
-            raise TypeError(expected("resume", _RESUME, typed(self.resume)))
+            raise type_error("resume", _RESUME, typed(self.resume))
         if not self.resume.strip():
-            raise ValueError(expected("resume", _RESUME, shown(self.resume)))
+            raise value_error("resume", _RESUME, shown(self.resume))
 
     def for_mirror(self) -> dict[str, object]:
         """What run.json has of them, for the mirror."""
@@ -219,24 +219,20 @@ def _backend_names(backend: str | Sequence[str]) -> list[str]:
     """
     names = backend.split(",") if isinstance(backend, str) else backend
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise TypeError(expected("backend", "a string or a list of strings", typed(backend)))
+        raise type_error("backend", "a string or a list of strings", typed(backend))
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     for name in names:
         if name not in _UNMIRRORED and find_backend(name) is None:
             known = backend_names()
-            raise ValueError(
-                expected(
-                    "backend", f"local, off, or one or more of {', '.join(known)}", shown(name)
-                )
-                + did_you_mean(name, [*_UNMIRRORED, *known])
+            raise value_error(
+                "backend",
+                f"local, off, or one or more of {', '.join(known)}",
+                shown(name),
+                did_you_mean(name, [*_UNMIRRORED, *known]),
             )
     if not names or (len(names) > 1 and {*names} & {*_UNMIRRORED}):
-        raise ValueError(
-            expected(
-                "backend",
-                "local, off, or names of backends with commas between them",
-                shown(backend),
-            )
+        raise value_error(
+            "backend", "local, off, or names of backends with commas between them", shown(backend)
         )
     return names
 
@@ -247,7 +243,7 @@ def _seconds(name: str, text: str) -> float:
     except ValueError:
         number = math.nan
     if math.isnan(number):
-        raise ValueError(expected(name, "a number of seconds", shown(text)))
+        raise value_error(name, "a number of seconds", shown(text))
     return number
 
 
@@ -255,8 +251,8 @@ def _require_niceness(text: str) -> None:
     try:
         int(text)
     except ValueError:
-        raise ValueError(
-            expected("MLFLOW_TRACK_MIRROR_NICE", "an integer from 0 to 19", shown(text))
+        raise value_error(
+            "MLFLOW_TRACK_MIRROR_NICE", "an integer from 0 to 19", shown(text)
         ) from None
 
 
@@ -266,9 +262,7 @@ def _future(deadline: str) -> float:
     ends_at = parse_deadline(deadline, now=now)
     if ends_at <= now:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ends_at))
-        raise ValueError(
-            expected("MLFLOW_TRACK_DEADLINE", "in the future", f"{deadline!r} ({when})")
-        )
+        raise value_error("MLFLOW_TRACK_DEADLINE", "in the future", f"{deadline!r} ({when})")
     return ends_at
 
 

@@ -26,6 +26,16 @@ def expected(name: str, what: str, got: str) -> str:
     return f"{name} must be {what}, got {got}"
 
 
+def value_error(name: str, what: str, got: str, more: str = "") -> ValueError:
+    """The error for a value of a valid type; see `expected`. `more` follows: what to do instead."""
+    return ValueError(expected(name, what, got) + more)
+
+
+def type_error(name: str, what: str, got: str, more: str = "") -> TypeError:
+    """The error for a value of another type; see `value_error`."""
+    return TypeError(expected(name, what, got) + more)
+
+
 def shown(value: Any) -> str:
     """A value as Python writes it, on one line; of a long one the beginning."""
     text = re.sub(r"\s*\n\s*", " ", repr(value))

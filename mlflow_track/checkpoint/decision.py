@@ -21,7 +21,7 @@ from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checks import did_you_mean
 from mlflow_track.record.metric import Directions
 from mlflow_track.stop import StopRequest
-from mlflow_track.wording import expected, typed
+from mlflow_track.wording import type_error, typed
 
 _REPLAYED, _DEADLINE, EARLY = 1000, 1001, 1002
 
@@ -181,12 +181,12 @@ class Policies:
         ):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
-                raise TypeError(expected(name, f"None or {example}", typed(value)))
+                raise type_error(name, f"None or {example}", typed(value))
         for name in ("require_same", "allow_changed"):
             patterns = getattr(self, name)
             is_list = isinstance(patterns, Collection) and not isinstance(patterns, str | Mapping)
             if not is_list or not all(isinstance(p, str) for p in patterns):
-                raise TypeError(expected(name, "a list of names or patterns", typed(patterns)))
+                raise type_error(name, "a list of names or patterns", typed(patterns))
 
     @property
     def watched(self) -> frozenset[str]:

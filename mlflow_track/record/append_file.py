@@ -18,7 +18,7 @@ from mlflow_track.record import layout
 from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
 from mlflow_track.record.row_format import step_of_line
 from mlflow_track.record.rows import MOST_LINE_BYTES, read_header
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 # With 25 characters for each number a row is still a line.
 MOST_COLUMNS = 100_000
@@ -216,12 +216,10 @@ class AppendFile:
             ValueError: It is longer than a reader would believe, or its rows would be.
         """
         if len(names) > MOST_COLUMNS or len(header) > MOST_LINE_BYTES:
-            raise ValueError(
-                expected(
-                    f"the header of {self.path.name}",
-                    f"at most {MOST_COLUMNS:,} columns in {MOST_LINE_BYTES:,} bytes",
-                    f"{len(names):,} in {len(header):,}",
-                )
+            raise value_error(
+                f"the header of {self.path.name}",
+                f"at most {MOST_COLUMNS:,} columns in {MOST_LINE_BYTES:,} bytes",
+                f"{len(names):,} in {len(header):,}",
             )
 
         def write(wider: BinaryIO) -> None:

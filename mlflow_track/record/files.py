@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlflow_track.record import layout
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 # For `os.open`, whose default is that of a program; what others may not do the umask takes away.
 FILE_MODE = 0o666
@@ -124,7 +124,7 @@ def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise ValueError(expected(f"the size of {path}", f"at most {most_bytes:,} bytes", "more"))
+        raise value_error(f"the size of {path}", f"at most {most_bytes:,} bytes", "more")
     return content
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow_track.record import layout
 from mlflow_track.record.files import MOST_JSON_BYTES
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 _Path = tuple[str, ...]
 
@@ -111,13 +111,11 @@ def change_params(
     content = {**config, "params": now, "changes": changes}
     size = len(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
     if size > MOST_JSON_BYTES:
-        raise ValueError(
-            expected(
-                f"the size of {layout.CONFIG}",
-                f"at most {MOST_JSON_BYTES:,} bytes",
-                f"{size:,} with these params",
-            )
-            + "; write large ones with log_dict"
+        raise value_error(
+            f"the size of {layout.CONFIG}",
+            f"at most {MOST_JSON_BYTES:,} bytes",
+            f"{size:,} with these params",
+            "; write large ones with log_dict",
         )
     config.update(content)
     return changed

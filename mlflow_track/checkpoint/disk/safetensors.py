@@ -19,7 +19,7 @@ import torch
 from mlflow_track.checkpoint.disk.copying import Run, copy_all, runs_of
 from mlflow_track.checkpoint.disk.metadata import Metadata
 from mlflow_track.checkpoint.disk.publish import PAGE_BYTES
-from mlflow_track.wording import expected
+from mlflow_track.wording import type_error
 
 _NAMES = {
     torch.float64: "F64",
@@ -73,8 +73,8 @@ def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
     """
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:
-            raise TypeError(
-                expected(f"state at {name!r}", "of a dtype that safetensors has", str(tensor.dtype))
+            raise type_error(
+                f"state at {name!r}", "of a dtype that safetensors has", str(tensor.dtype)
             )
     # Of one width, one type after the other: few stretches of floats. Scalars last: an odd address
     # slows the copy of a large tensor.

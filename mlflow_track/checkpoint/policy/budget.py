@@ -9,7 +9,7 @@ from typing import ClassVar
 from mlflow_track.checkpoint.policy.history import History, Moment
 from mlflow_track.checkpoint.policy.save_policy import SavePolicy
 from mlflow_track.checks import require_number
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 _RECENT_SAVES = 5
 
@@ -38,7 +38,7 @@ class Budget(SavePolicy):
     def __post_init__(self) -> None:
         require_number("max_overhead", self.max_overhead, above=0)
         if self.max_overhead >= 1:
-            raise ValueError(expected("max_overhead", "a share below 1", str(self.max_overhead)))
+            raise value_error("max_overhead", "a share below 1", str(self.max_overhead))
         if (mtbf := self.mean_time_between_failures) is not None:
             require_number("mean_time_between_failures", mtbf, above=0)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mlflow_track.checks import require_int, require_metric, require_mode
 from mlflow_track.record.metric import Claim, Direction, required_direction
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 
 class Candidate(NamedTuple):
@@ -73,9 +73,7 @@ class Keep:
         if self.metric is not None:
             require_metric(self.metric)
         if self.best and self.metric is None:
-            raise ValueError(
-                expected("metric", "the name of a metric where best is above 0", "None")
-            )
+            raise value_error("metric", "the name of a metric where best is above 0", "None")
         if self.max_bytes is not None:
             require_int("max_bytes", self.max_bytes, at_least=1)
 

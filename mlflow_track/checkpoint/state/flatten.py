@@ -12,7 +12,7 @@ import torch
 
 from mlflow_track.checkpoint.state import codec
 from mlflow_track.checkpoint.state.collection import without_collection
-from mlflow_track.wording import expected, typed
+from mlflow_track.wording import type_error, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def take_apart(
     with without_collection():
         for name, entry in request.state.items():
             if not isinstance(name, str) or not name:
-                raise TypeError(expected("a key of the state", "a non-empty string", typed(name)))
+                raise type_error("a key of the state", "a non-empty string", typed(name))
             require_object(name, entry)
             parts[name] = encoder.encode(entry, name)
         beside = {k: codec.Encoder().encode(value, k) for k, value in request.beside.items()}
@@ -64,12 +64,10 @@ def require_object(name: str, entry: Any) -> None:
             would fill that copy, and not the object. Or it cannot load what it saves.
     """
     if hasattr(entry, "state_dict") and not hasattr(entry, "load_state_dict"):
-        raise TypeError(
-            expected(
-                f"state[{name!r}]",
-                "plain data, or an object with state_dict and load_state_dict",
-                f"{typed(entry)} without load_state_dict: a restore could not fill it",
-            )
+        raise type_error(
+            f"state[{name!r}]",
+            "plain data, or an object with state_dict and load_state_dict",
+            f"{typed(entry)} without load_state_dict: a restore could not fill it",
         )
     if isinstance(entry, dict) and (
         hasattr(entry, "_metadata") or entry.keys() == {"state", "param_groups"}

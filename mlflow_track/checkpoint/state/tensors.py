@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mlflow_track.wording import expected
+from mlflow_track.wording import type_error
 
 # Whoever has another one is made of other tensors.
 _DISPATCH = getattr(torch.Tensor, "__torch_dispatch__")  # noqa: B009
@@ -20,7 +20,7 @@ def require_storable(tensor: torch.Tensor, path: str) -> torch.Tensor:
     """
     kind, advice = kind_of_refusal(tensor)
     if kind:
-        raise TypeError(expected(f"state at {path!r}", "a dense tensor", kind) + advice)
+        raise type_error(f"state at {path!r}", "a dense tensor", kind, advice)
     return tensor.detach().as_subclass(torch.Tensor)
 
 

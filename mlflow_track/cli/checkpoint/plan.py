@@ -12,7 +12,7 @@ from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import directory_option
 from mlflow_track.record import layout
 from mlflow_track.record.files import folder_size
-from mlflow_track.wording import expected
+from mlflow_track.wording import expected, value_error
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.policy.retention import Keep
@@ -100,9 +100,7 @@ def plan(
         save, keep = _save(max_steps, options), _keep(options)
         require_int("--from-step", from_step, at_least=0)
         if max_steps is not None and from_step >= max_steps:
-            raise ValueError(
-                expected("--from-step", f"below --max-steps {max_steps}", f"{from_step}")
-            )
+            raise value_error("--from-step", f"below --max-steps {max_steps}", f"{from_step}")
         if state_bytes is not None:
             require_int("--state-bytes", state_bytes, at_least=1)
             if checkpoint is not None:
