@@ -26,16 +26,6 @@ from mlflow_track.wording import type_error, typed
 _REPLAYED, _DEADLINE, EARLY = 1000, 1001, 1002
 
 
-class Clock:
-    """Unix time that never jumps: read once, then counted on by a clock that only goes forward."""
-
-    def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
-
-    def now(self) -> float:
-        return self._offset + time.monotonic()
-
-
 def decide(
     policies: Policies, now: Moment, memory: Memory, times: StepTimes
 ) -> tuple[tuple[Ask, ...], int, str]:
@@ -95,32 +85,8 @@ def stop_reason(ranks: Ranks, code: int, reason: str) -> str:
     return ranks.same(reason)
 
 
-class PatientLog:
-    """Says once, not at every step, that a save waits for the one in flight."""
-
-    def __init__(self, announce: Callable[[str], None]) -> None:
-        self._announce = announce
-        self._is_waiting = False
-
-    def waits(self, step: int, asks: Sequence[Ask], in_flight: int) -> None:
-        if not self._is_waiting:
-            reasons = "; ".join(ask.reason for ask in asks)
-            self._announce(
-                f"delaying the save of step {step} ({reasons}) until the save of step {in_flight} "
-                "has finished"
-            )
-        self._is_waiting = True
-
-    def goes(self) -> None:
-        self._is_waiting = False
-
-
 class Unseen:
-    """Finds watched metrics that were never logged: a typo must not cost all checkpoints.
-
-    Args:
-        policies: The policies.
-    """
+    """Finds watched metrics that were never logged: a typo must not cost all checkpoints."""
 
     def __init__(self, policies: Policies) -> None:
         # Compared at the boundary of the step that logged them; the others may come later.

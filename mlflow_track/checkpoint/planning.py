@@ -28,11 +28,7 @@ _FEW_LOOKS, _FEW_STEPS = 4000, 1000
 
 
 class Planner:
-    """Plans the saves of one run.
-
-    Args:
-        session: The run.
-    """
+    """Plans the saves of one run."""
 
     def __init__(self, session: Session) -> None:
         self._session, self._policies = session, session.policies

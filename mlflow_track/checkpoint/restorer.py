@@ -43,12 +43,7 @@ class Restored(NamedTuple):
 
 
 class Restorer:
-    """Takes the newest checkpoint that verifies, on rank 0, and gives its state to all ranks.
-
-    Args:
-        session: The run that this process writes.
-        recall: Gets the memory of policies back.
-    """
+    """Takes the newest checkpoint that verifies, on rank 0, and gives its state to all ranks."""
 
     def __init__(self, session: Session, recall: Recall) -> None:
         self._recall, self._session = recall, session

@@ -32,12 +32,6 @@ from mlflow_track.record.info import decode
 from mlflow_track.record.lock import FileLock
 from mlflow_track.record.schema import Manifest
 
-__all__ = [
-    "Checkpoint",
-    "CheckpointStore",
-    "CorruptCheckpointError",
-]
-
 # A writer that a killed trainer left has one checkpoint to finish.
 _MOST_SECONDS_TO_WAIT = 600.0
 

@@ -37,7 +37,6 @@ class Continuation:
     made the checkpoint: the same place of the loop.
 
     Args:
-        session: The run that this process writes.
         checkpoint: The checkpoint that was restored.
         found: What has not arrived from it.
         restored: The names of the restored entries.
@@ -138,7 +137,7 @@ class Continuation:
             differences += differences_of_classes(self._content, around)
             facts = Findings()
         else:
-            facts = Findings(*comparison.differences(self._then, now, state))
+            facts = comparison.differences(self._then, now, state)
         # Data that this attempt has not named is not necessarily other data.
         named = session.record.info.newest.data
         then = {f"data.{k}": v for k, v in manifest.data.items() if k in named}

@@ -19,7 +19,7 @@ def numbered(value: Any) -> dict[Any, Any]:
     return dict(enumerate(value))
 
 
-def refill_list(live: list[Any], value: list[Any]) -> list[Any]:
+def refill_list(live: Any, value: Any) -> Any:
     live[:] = value
     return live
 
@@ -67,14 +67,6 @@ def take_default(value: defaultdict[Any, Any], walk: Any) -> Any:
 def put_default(content: Any, walk: Any) -> defaultdict[Any, Any]:
     name, form = content
     return defaultdict(None if name is None else _FACTORIES[name], walk.value(form))
-
-
-def same_default(one: Any, other: Any) -> bool:
-    return one.default_factory is other.default_factory
-
-
-def take_deque(value: deque[Any], walk: Any) -> Any:
-    return [value.maxlen, walk.items(value)]
 
 
 def put_deque(content: Any, walk: Any) -> deque[Any]:
