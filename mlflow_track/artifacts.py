@@ -17,7 +17,7 @@ from mlflow_track.media.images import image_of, is_pil
 from mlflow_track.media.texts import text_of
 from mlflow_track.record import layout
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.files import legible, make_folder, replace_file
+from mlflow_track.record.files import legible, make_folder, removed_on_error, replace_file
 from mlflow_track.wording import count_text, expected, shown, type_error, typed, value_error
 
 _MOST_NAMED = 20
@@ -189,13 +189,10 @@ def _files_in(folder: Path, own: Set[str], left_out: dict[str, str]) -> Iterator
 def _copy_file(source: Path, target: Path) -> None:
     make_folder(target.parent)
     temporary = layout.temporary(target)
-    try:
+    with removed_on_error(temporary):
         with open(source, "rb") as original, open(temporary, "xb") as copy:
             shutil.copyfileobj(original, copy, 1 << 20)
         os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _columns(data: Any, name: str) -> dict[str, list[Any]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_track.checkpoint.policy.deadline import parse_deadline
-from mlflow_track.checks import did_you_mean
+from mlflow_track.checks import choice, did_you_mean
 from mlflow_track.plugins import backend_names, find_backend, options_of
 from mlflow_track.project import from_calling_folder
 from mlflow_track.record.console import say
@@ -97,15 +97,8 @@ class Settings:
             raise value_error(
                 "experiment", "a name of at least one character", shown(self.experiment)
             )
-        for name, value, choices in (
-            ("on_rewind", self.on_rewind, REWINDS),
-            ("upload", self.upload, UPLOADS),
-        ):
-            if value not in choices:
-                variable = f"MLFLOW_TRACK_{name.upper()}"
-                raise value_error(
-                    f"{name} ({variable})", f"one of {', '.join(choices)}", shown(value)
-                )
+        choice("on_rewind (MLFLOW_TRACK_ON_REWIND)", self.on_rewind, REWINDS)
+        choice("upload (MLFLOW_TRACK_UPLOAD)", self.upload, UPLOADS)
         if not isinstance(self.resume, str):
             raise type_error("resume", _RESUME, typed(self.resume))
         if not self.resume.strip():

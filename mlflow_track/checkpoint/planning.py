@@ -167,7 +167,7 @@ class Planner:
         """The steps of `EvenlySpaced` that are to come, in one line of the log."""
         save, saves = self._policies.save, memory.to_plain()
         own = _own_steps(saves)
-        for policy in members(save) if save is not None else ():
+        for policy in members(save):
             if isinstance(policy, EvenlySpaced):
                 steps = [step for step in policy.steps_after(own) if step >= first]
                 gap = "".join(f", interval {s.interval:g}" for s in spacings(policy, own))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mlflow_track.record import layout
-from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
+from mlflow_track.record.files import FILE_MODE, removed_on_error, replace_file, sync_folder
 from mlflow_track.record.row_format import step_of_line
 from mlflow_track.record.rows import MOST_LINE_BYTES, read_header
 from mlflow_track.wording import value_error
@@ -287,19 +287,18 @@ class AppendFile:
         """
         temporary = layout.temporary(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            with os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file:
-                write(file)
-                file.flush()
-                if self.may_be_durable:
-                    os.fsync(file.fileno())
-                else:
-                    self._replaced.append(os.dup(self.descriptor))
-                os.rename(temporary, self.path)
-                os.dup2(file.fileno(), self.descriptor, inheritable=False)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with (
+            removed_on_error(temporary),
+            os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file,
+        ):
+            write(file)
+            file.flush()
+            if self.may_be_durable:
+                os.fsync(file.fileno())
+            else:
+                self._replaced.append(os.dup(self.descriptor))
+            os.rename(temporary, self.path)
+            os.dup2(file.fileno(), self.descriptor, inheritable=False)
         if len(self._replaced) > _MOST_REPLACED:
             self._close_replaced()
         # What is written from here on lies in a file that the folder may not have yet.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -143,18 +144,26 @@ def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
     sync_folder(path.parent)
 
 
-def write_new(path: Path, *pieces: bytes | memoryview) -> None:
-    """Write `pieces` to a file that must not exist, and fsync it; after an error there is none."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+@contextlib.contextmanager
+def removed_on_error(path: Path) -> Iterator[None]:
+    """Leave no file at `path` if what writes it fails."""
     try:
-        for piece in pieces:
-            write_all(descriptor, piece)
-        os.fsync(descriptor)
+        yield
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(descriptor)
+
+
+def write_new(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write `pieces` to a file that must not exist, and fsync it; after an error there is none."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    with removed_on_error(path):
+        try:
+            for piece in pieces:
+                write_all(descriptor, piece)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def legible(text: str) -> str:

@@ -25,6 +25,7 @@ from mlflow_track.checkpoint.writer.outcome import Outcome
 from mlflow_track.checkpoint.writer.process import ProcessWriter
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.metrics import MetricsFile
+from mlflow_track.record.system import memory_groups, memory_of_groups
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -565,8 +566,9 @@ def test_the_limit_of_every_cgroup_around_the_process_counts(tmp_path: Path) -> 
         (folder / "memory.stat").write_text(f"anon 5\ninactive_file {cache}\n")
     membership = tmp_path / "membership"
     membership.write_text("0::/outer/inner\n")
-    assert shared_memory._of_cgroups(membership, tmp_path / "cgroup") == [350]
-    assert shared_memory._of_cgroups(tmp_path / "nowhere", tmp_path / "cgroup") == []
+    groups = memory_groups(membership, tmp_path / "cgroup")
+    assert memory_of_groups(groups, 1 << 62) == [(1000, 650)]
+    assert memory_groups(tmp_path / "nowhere", tmp_path / "cgroup") == []
     assert 0 < shared_memory.available_bytes() < 1 << 62
 
 

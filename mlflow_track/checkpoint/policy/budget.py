@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
+from statistics import median
 from typing import ClassVar
 
 from mlflow_track.checkpoint.policy.history import History, Moment
@@ -72,18 +74,15 @@ class Budget(SavePolicy):
 
 def recent_cost(history: History) -> tuple[float | None, float]:
     """The median stall, and the longest time until durable, in seconds, of the newest saves."""
-    stalls: list[float] = []
-    durable = 0.0
-    for save in reversed(history.saved):
-        if save.stall_seconds is not None:
-            stalls.append(save.stall_seconds)
-            durable = max(durable, save.durable_seconds or 0.0)
-            if len(stalls) == _RECENT_SAVES:
-                break
-    if not stalls:
+    costs = (
+        (save.stall_seconds, save.durable_seconds or 0.0)
+        for save in reversed(history.saved)
+        if save.stall_seconds is not None
+    )
+    recent = list(islice(costs, _RECENT_SAVES))
+    if not recent:
         return None, 0.0
-    stalls.sort()
-    return (stalls[len(stalls) // 2] + stalls[(len(stalls) - 1) // 2]) / 2, durable
+    return median(stall for stall, _ in recent), max(durable for _, durable in recent)
 
 
 def young_interval(cost: float, mean_time_between_failures: float) -> float:

@@ -16,7 +16,7 @@ from mlflow_track.checkpoint.policy.plan import (
     steps_text,
 )
 from mlflow_track.checkpoint.policy.retention import Keep
-from mlflow_track.checkpoint.policy.save_policy import Ask, SavePolicy, members
+from mlflow_track.checkpoint.policy.save_policy import SavePolicy, members, reasons_of
 from mlflow_track.checkpoint.policy.schedule import AtSteps, EvenlySpaced, EverySteps
 from mlflow_track.wording import count_text
 
@@ -59,7 +59,7 @@ def make_plan(
         saves.append(
             PlannedSave(
                 step=coming.step,
-                policies=_reasons(coming.asks),
+                policies=reasons_of(coming.asks),
                 is_milestone=coming.is_milestone,
                 size_bytes=size(coming.size_bytes),
                 kept=at.kept,
@@ -99,7 +99,7 @@ def make_plan(
 
 def _surprises(save: SavePolicy | None, last: int | None) -> Iterator[str]:
     """Where a policy saves less than its arguments ask for."""
-    for policy in members(save) if save is not None else ():
+    for policy in members(save):
         late: Sequence[int] = ()
         if isinstance(policy, EvenlySpaced) and len(policy.steps) < policy.max_checkpoints:
             if policy.warmup_steps >= policy.last_step:
@@ -117,13 +117,6 @@ def _surprises(save: SavePolicy | None, last: int | None) -> Iterator[str]:
             yield f"{policy.name}: {steps_text(late)} {verb} after the last step, {last}"
 
 
-def _reasons(asks: Sequence[Ask]) -> dict[str, str]:
-    reasons: dict[str, str] = {}
-    for ask in asks:
-        reasons[ask.policy] = "; ".join(filter(None, [reasons.get(ask.policy), ask.reason]))
-    return reasons
-
-
 def spacings(save: SavePolicy | None, own_steps: Sequence[int] = ()) -> Iterator[Spacing]:
     """The interval of each `EvenlySpaced`, as far as it has one.
 
@@ -131,7 +124,7 @@ def spacings(save: SavePolicy | None, own_steps: Sequence[int] = ()) -> Iterator
         save: The policy of a run.
         own_steps: The steps that it has saved before.
     """
-    for policy in members(save) if save is not None else ():
+    for policy in members(save):
         if not isinstance(policy, EvenlySpaced):
             continue
         last, (first, gaps) = policy.max_steps - 1, policy.gaps_after(own_steps)

@@ -133,7 +133,7 @@ def _divided(
     save: SavePolicy | None, asks_own: bool
 ) -> tuple[tuple[SavePolicy, ...], tuple[SavePolicy, ...]]:
     """The policies whose saves may follow from the steps, and those that may save at any step."""
-    every = members(save) if save is not None else ()
+    every = members(save)
     by_chance = [p for p in every if _speaks_for(p, "chance") and p.chance is not None]
     by_step = [p for p in every if p not in by_chance and _speaks_for(p, "next_step")]
     own = [p for p in every if p not in by_chance and p not in by_step]
