@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,18 +152,9 @@ def read_settings(
     if backend is None:
         backend = first("MLFLOW_TRACK_BACKEND") or ("mlflow" if uri or run_id else "local")
 
-    def seconds(name: str, default: str) -> float:
-        return _seconds(name, first(name) or default)
-
     # The mirror reads these two itself; it would report an invalid value only in its log.
-    seconds("MLFLOW_TRACK_MIRROR_LINGER", "0")
+    _seconds("MLFLOW_TRACK_MIRROR_LINGER", first, "0")
     _require_niceness(first("MLFLOW_TRACK_MIRROR_NICE") or "0")
-    system_name = "MLFLOW_TRACK_SYSTEM_METRICS"
-    if not first(system_name):
-        # MLflow's own variables; there sampling is off unless asked for, here on.
-        system_name = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
-        if (first("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING") or "true").lower() in ("false", "0"):
-            system_name = ""
     names = _backend_names(backend)
     backends = tuple(name for name in names if name not in _UNMIRRORED)
     is_mirrored = "mlflow" in backends
@@ -186,8 +177,8 @@ def read_settings(
         mlflow_experiment_id=first("MLFLOW_EXPERIMENT_ID") if has_only_id else None,
         on_rewind=on_rewind or first("MLFLOW_TRACK_ON_REWIND") or "continue",
         upload=first("MLFLOW_TRACK_UPLOAD") or "all",
-        finish_timeout_seconds=seconds("MLFLOW_TRACK_FINISH_TIMEOUT", "30"),
-        system_metrics_seconds=seconds(system_name, "10") if system_name else 0,
+        finish_timeout_seconds=_seconds("MLFLOW_TRACK_FINISH_TIMEOUT", first, "30"),
+        system_metrics_seconds=_sampling_seconds(first),
         mirror_environment=dotenv,
         deadline=_future(deadline) if deadline else None,
         replay_step=json.loads(replay)["step"] if replay else None,
@@ -230,7 +221,18 @@ def _backend_names(backend: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _seconds(name: str, text: str) -> float:
+def _sampling_seconds(first: Callable[[str], str | None]) -> float:
+    name = "MLFLOW_TRACK_SYSTEM_METRICS"
+    if not first(name):
+        # MLflow's own variables; there sampling is off unless asked for, here on.
+        name = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
+        if (first("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING") or "true").lower() in ("false", "0"):
+            return 0
+    return _seconds(name, first, "10")
+
+
+def _seconds(name: str, first: Callable[[str], str | None], default: str) -> float:
+    text = first(name) or default
     try:
         number = float(text)
     except ValueError:
@@ -270,12 +272,8 @@ def absolute_uri(uri: str) -> str:
     if meant := _meant_uri(uri):
         raise ValueError(f"the tracking URI is {mask_password(uri)!r}; did you mean {meant!r}?")
     scheme, separator, rest = uri.partition(":///")
-    if (
-        separator
-        and scheme.startswith("sqlite")
-        and rest
-        and not rest.startswith(("/", ":memory:"))
-    ):
+    is_sqlite = separator and scheme.startswith("sqlite")
+    if is_sqlite and rest and not rest.startswith(("/", ":memory:")):
         return f"{scheme}:///{absolute(rest)}"
     if "://" not in uri and not uri.startswith(("databricks", "file:")):
         return absolute(uri).as_uri()

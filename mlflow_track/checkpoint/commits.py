@@ -35,7 +35,7 @@ class Commits:
         self._session, self._announce = session, session.announce
         # It waits for the writer of an earlier process, whose folder must not be swept.
         self._saver = (
-            Saver(session)
+            Saver(self._store, session.metrics, self._announce)
             if self._record.is_kept
             else DiscardingSaver(is_checking=self._ranks.is_first)
         )

@@ -18,7 +18,6 @@ from mlflow_track.cli.output import (
 )
 from mlflow_track.cli.select import (
     direction_options,
-    directory_option,
     require_metrics,
     runs_argument,
     some_runs,
@@ -36,7 +35,6 @@ ADVICE = "give --min METRIC or --max METRIC, or call run.define_metric"
 
 @click.command()
 @runs_argument
-@directory_option
 @click.option(
     "--metric", "metrics", multiple=True, help="Only this metric; can be given more than once."
 )

@@ -226,14 +226,8 @@ def _latex(
     ]
     for r, row in enumerate(rows):
         cells = [_latex_text(cell) for cell in row]
-        lines.append(
-            _latex_row(
-                [
-                    rf"\textbf{{{cell}}}" if marked(r, c) and cell else cell
-                    for c, cell in enumerate(cells)
-                ]
-            )
-        )
+        bold = [rf"\textbf{{{c}}}" if c and marked(r, n) else c for n, c in enumerate(cells)]
+        lines.append(_latex_row(bold))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 

@@ -29,7 +29,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.store = CheckpointStore(path / "checkpoints")
         self.metrics, self.announce = MetricsFile(path / "metrics.csv"), print
-        self.saver = Saver(self)
+        self.saver = Saver(self.store, self.metrics, self.announce)
 
     def save(self, step: int, state: dict[str, Any]) -> Checkpoint:
         self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))

@@ -38,7 +38,7 @@ class Saving:
         self.store = CheckpointStore(path / "checkpoints")
         self.metrics = MetricsFile(path / "metrics.csv")
         self.announce = self.said.append
-        self.saver = Saver(self)
+        self.saver = Saver(self.store, self.metrics, self.announce)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
@@ -509,7 +509,7 @@ if sys.argv[1] == "a thread":
 metrics = MetricsFile(Path("metrics.csv"))
 from types import SimpleNamespace
 store = CheckpointStore(Path("checkpoints"))
-saver = Saver(SimpleNamespace(store=store, metrics=metrics, announce=print))
+saver = Saver(store, metrics, print)
 state = {"a": torch.arange(8_000_000.)}
 for step in range(2):
     saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))

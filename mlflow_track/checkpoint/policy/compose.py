@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 from mlflow_track.checkpoint.policy.disk_use import DiskUse
@@ -53,23 +53,7 @@ def make_plan(
     def size(value: int | None) -> int | None:
         return value if has_sizes else None
 
-    saves = []
-    for number, (coming, at) in enumerate(zip(seen.saves, use.uses, strict=False)):
-        most = use.most[number] if number < len(use.most) else at
-        saves.append(
-            PlannedSave(
-                step=coming.step,
-                policies=reasons_of(coming.asks),
-                is_milestone=coming.is_milestone,
-                size_bytes=size(coming.size_bytes),
-                kept=at.kept,
-                most_kept=len(most.kept),
-                disk_bytes=size(at.after_bytes),
-                most_disk_bytes=size(most.after_bytes),
-                peak_bytes=size(at.peak_bytes),
-                most_peak_bytes=size(most.peak_bytes),
-            )
-        )
+    saves = tuple(_planned_saves(seen, use, size))
     if len(saves) < len(seen.saves) or (not seen.is_whole and seen.last is not None):
         notes = [*notes, f"only the first {count_text(len(saves), 'save')} are listed"]
     largest = max([seen.size_bytes, *(coming.size_bytes for coming in seen.saves)])
@@ -79,7 +63,7 @@ def make_plan(
     return Plan(
         first_step=seen.first,
         last_step=seen.last,
-        saves=tuple(saves),
+        saves=saves,
         may=tuple(PossibleSaves(c.policy, c.when, c.most) for c in seen.chances),
         spacings=tuple(spacings(save, own_steps)),
         keep=None if keep is None else asdict(keep),
@@ -95,6 +79,25 @@ def make_plan(
         free_bytes=free_bytes,
         notes=tuple(notes),
     )
+
+
+def _planned_saves(
+    seen: Foresight, use: DiskUse, size: Callable[[int], int | None]
+) -> Iterator[PlannedSave]:
+    for number, (coming, at) in enumerate(zip(seen.saves, use.uses, strict=False)):
+        most = use.most[number] if number < len(use.most) else at
+        yield PlannedSave(
+            step=coming.step,
+            policies=reasons_of(coming.asks),
+            is_milestone=coming.is_milestone,
+            size_bytes=size(coming.size_bytes),
+            kept=at.kept,
+            most_kept=len(most.kept),
+            disk_bytes=size(at.after_bytes),
+            most_disk_bytes=size(most.after_bytes),
+            peak_bytes=size(at.peak_bytes),
+            most_peak_bytes=size(most.peak_bytes),
+        )
 
 
 def _surprises(save: SavePolicy | None, last: int | None) -> Iterator[str]:

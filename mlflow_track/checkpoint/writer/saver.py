@@ -13,7 +13,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -40,17 +40,6 @@ _SLACK_BYTES = 256 << 10
 _MOST_WRITERS_PER_SAVE = 3
 
 
-class Publishes(Protocol):
-    """The part of a session that a saver needs."""
-
-    @property
-    def store(self) -> CheckpointStore: ...
-    @property
-    def metrics(self) -> MetricsFile: ...
-    @property
-    def announce(self) -> Callable[[str], None]: ...
-
-
 class Saver:
     """Publishes checkpoints of one run; at most one is in flight.
 
@@ -58,16 +47,19 @@ class Saver:
     here until the writer of a killed trainer is done.
 
     Args:
-        session: The store of checkpoints, and the rows to make durable before they are counted.
+        store: The checkpoints.
+        metrics: The rows to make durable before they are counted.
+        announce: Takes one line of text for the log.
 
     Raises:
         TimeoutError: The writer of a previous process does not end.
     """
 
-    def __init__(self, session: Publishes) -> None:
-        self._store, self._metrics = session.store, session.metrics
-        self._announce = session.announce
-        self._lock = self._store.lock(self._announce)
+    def __init__(
+        self, store: CheckpointStore, metrics: MetricsFile, announce: Callable[[str], None]
+    ) -> None:
+        self._store, self._metrics, self._announce = store, metrics, announce
+        self._lock = store.lock(announce)
         self._memory = WarmMemory()
         self._writer: Writer | None = None
         self._planned = safetensors.CachedPlan()
