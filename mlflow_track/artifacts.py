@@ -29,7 +29,6 @@ class Artifacts:
     """Writes files below `root`, under names that cannot leave it.
 
     Args:
-        root: The folder.
         require_open: Called before anything is written; raises where nothing can be any more.
         runs: The folder of all runs, of which nothing is copied along with a folder around it.
         is_kept: Whether anything is written; arguments are checked in any case.

@@ -49,10 +49,7 @@ class Attempt:
         is_resumed: Whether earlier attempts are in the record.
 
     Attributes:
-        record: The run's folder.
-        metrics: Its rows.
         repeats: Removes earlier rows of repeated steps.
-        artifacts: Its artifacts.
         media: Its images, texts and histograms of steps.
         directions: The better direction of each metric.
         stop: The request to stop, by a signal or a policy.

@@ -126,12 +126,10 @@ class _Conversion:
         """Converts a value that holds other values."""
         if any(holder is value for holder in self._around):
             raise value_error(
-                f"param {path!r:.300}", "free of cycles", f"{described(value)} that contains itself"
+                _param(path), "free of cycles", f"{described(value)} that contains itself"
             )
         if len(self._around) >= MOST_DEPTH:
-            raise value_error(
-                f"param {path!r:.300}", f"nested at most {MOST_DEPTH} levels deep", "more"
-            )
+            raise value_error(_param(path), f"nested at most {MOST_DEPTH} levels deep", "more")
         self._around.append(value)
         try:
             return self._content(value, path)
@@ -142,7 +140,7 @@ class _Conversion:
         kind = type(value)
         if has_weights(value):
             raise type_error(
-                f"param {path!r:.300}",
+                _param(path),
                 "a torch module without weights",
                 f"one with weights ({described(value)})",
                 "; log its class or its settings instead",
@@ -163,10 +161,7 @@ class _Conversion:
         if isinstance(value, Sequence):
             return [self._value(*self._at(value, i, f"{path}.{i}")) for i in range(len(value))]
         raise type_error(
-            f"param {path!r:.300}",
-            _KINDS,
-            described(value),
-            "; log a name, a path or a number instead",
+            _param(path), _KINDS, described(value), "; log a name, a path or a number instead"
         )
 
     def _at(self, values: Any, key: Any, path: str) -> tuple[Any, str]:
@@ -185,7 +180,7 @@ class _Conversion:
                 continue
             if name in result:
                 raise value_error(
-                    f"param names in {path or 'params'!r:.300}",
+                    _names(path),
                     "different as text",
                     f"{kinds[name]} and {type(key).__name__} that both read {name!r:.300}",
                 )
@@ -199,17 +194,19 @@ class _Conversion:
             name = param_text(self._value(key, path))
         except TypeError:
             raise type_error(
-                f"param names in {path or 'params'!r:.300}",
-                "texts, numbers or of another kind that has a text",
-                described(key),
+                _names(path), "texts, numbers or of another kind that has a text", described(key)
             ) from None
         if not name:
-            raise value_error(
-                f"param names in {path or 'params'!r:.300}",
-                "at least 1 character long",
-                f"{key!r:.100}",
-            )
+            raise value_error(_names(path), "at least 1 character long", f"{key!r:.100}")
         return name
+
+
+def _param(path: str) -> str:
+    return f"param {path or 'params'!r:.300}"
+
+
+def _names(path: str) -> str:
+    return f"param names in {path or 'params'!r:.300}"
 
 
 def _read(get: Callable[[], Any], path: str) -> Any:
@@ -222,9 +219,7 @@ def _read(get: Callable[[], Any], path: str) -> Any:
         return get()
     except Exception as error:
         said = mask_password(next(iter(str(error).splitlines()), ""))
-        raise value_error(
-            f"param {path or 'params'!r:.300}", "readable", f"{type(error).__name__}: {said}"
-        ) from error
+        raise value_error(_param(path), "readable", f"{type(error).__name__}: {said}") from error
 
 
 def _read_item(get: Callable[[], Any], path: str) -> Any:
@@ -240,7 +235,7 @@ def _read_item(get: Callable[[], Any], path: str) -> Any:
 def _integer(value: int, path: str) -> int:
     if value.bit_length() > MOST_BITS:
         raise value_error(
-            f"param {path!r:.300}",
+            _param(path),
             f"an integer of at most {MOST_BITS:,} bits",
             f"one of {value.bit_length():,}",
         )
@@ -252,7 +247,7 @@ def _elements(array: Any, path: str) -> Any:
     count = _read(lambda: math.prod(array.shape), path)
     if count > MOST_ELEMENTS:
         raise value_error(
-            f"param {path!r:.300}",
+            _param(path),
             f"an array of at most {MOST_ELEMENTS:,} elements",
             f"{described(array)} of shape {tuple(array.shape)}",
             "; write it with log_artifact",

@@ -55,7 +55,6 @@ def count_text(count: int, noun: str) -> str:
     """1 run, 2 runs, 1,000 runs.
 
     Args:
-        count: The number.
         noun: The noun in the singular; its plural must end in s.
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -78,12 +77,7 @@ def escaped(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text on one line, escaped; of a long one the beginning and the end.
-
-    Args:
-        text: The text.
-        most: The most characters.
-    """
+    """The text on one line, escaped; of a long one the beginning and the end."""
     line = " ".join(escaped(text).split())
     if len(line) <= most:
         return line

@@ -61,7 +61,6 @@ def agree(
     """One answer for all ranks, by one exchange of three numbers.
 
     Args:
-        ranks: The job.
         stop: The signals to this rank: a signal to any rank stops all.
         stop_code: The code of `decide` on rank 0; 0 on the others.
         is_due: Whether policies ask, on rank 0; False on the others.

@@ -40,8 +40,6 @@ class Planner:
         """See `Checkpoints.plan`: rank 0 plans, and all get its plan.
 
         Args:
-            state: The state, or None.
-            memory: What the policies know.
             first: The first step to come.
             in_use: The step that the run continues, if any.
         """
@@ -70,7 +68,6 @@ class Planner:
         """At the start of a loop, name the steps to save, and warn where they do not fit.
 
         Args:
-            memory, first, in_use: As for `plan`.
             size: About the size of a checkpoint; None where it is not known.
         """
         if not self._session.ranks.is_first:

@@ -94,8 +94,6 @@ def judge(
     digests, and where they are damaged the earlier ones stay as well.
 
     Args:
-        store: The checkpoints.
-        keep: Which checkpoints to keep.
         in_use: Steps that must stay: the one resumed from.
         checked: Which steps are known to be whole, or damaged, and need not be read; what is found
             out here is added.

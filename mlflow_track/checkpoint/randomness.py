@@ -57,7 +57,6 @@ def restore_rank(states: Sequence[dict[str, Any]], rank: int) -> list[str]:
 
     Args:
         states: The captured states of all ranks of the job that saved them, in order.
-        rank: The rank of this process.
 
     Returns:
         What could not be restored here. A rank that is new keeps the generators that it has.

@@ -16,11 +16,7 @@ NO_SAVES: Mapping[str, Any] = {"saved": []}
 
 
 class Recall:
-    """Keeps the logged values up to each step boundary.
-
-    Attributes:
-        memory: The memory of policies.
-    """
+    """Keeps the logged values up to each step boundary."""
 
     def __init__(self, session: Session) -> None:
         self._record, self._metrics = session.record, session.metrics

@@ -32,7 +32,6 @@ class Restored(NamedTuple):
     """A restored checkpoint.
 
     Attributes:
-        step: Its step.
         random: The states of the generators of all ranks.
         continuation: What compares the run with it; None on ranks other than 0.
     """

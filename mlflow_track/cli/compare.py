@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli.drawing import group_option, sort_option, sorted_runs, told
-from mlflow_track.cli.output import (
-    duration_text,
-    echo,
-    output_options,
-    print_json,
-    print_rows,
-)
-from mlflow_track.cli.select import (
-    direction_options,
-    require_metrics,
-    runs_argument,
-    some_runs,
-)
+from mlflow_track.cli.output import duration_text, echo, output_options, print_json, print_rows
+from mlflow_track.cli.select import direction_options, require_metrics, runs_argument, some_runs
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.compare import Column

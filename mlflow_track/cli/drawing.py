@@ -113,8 +113,6 @@ def sorted_runs(
     """The runs in the order of `--sort`; as they come without it.
 
     Args:
-        runs: The runs.
-        sort: The option.
         directions: Which direction of a metric is better, where an option says it.
         is_reversed: Whether the order is the other way round.
 

@@ -13,12 +13,7 @@ import click
 from mlflow_track.cli.drawing import drawing_of, drawing_options, sort_option, sorted_runs, told
 from mlflow_track.cli.exit_codes import NotFound
 from mlflow_track.cli.output import echo, is_terminal, json_option, print_json
-from mlflow_track.cli.select import (
-    direction_options,
-    require_metrics,
-    runs_argument,
-    some_runs,
-)
+from mlflow_track.cli.select import direction_options, require_metrics, runs_argument, some_runs
 from mlflow_track.record.schema import RUNNING
 from mlflow_track.wording import expected
 

@@ -9,12 +9,7 @@ import click
 
 from mlflow_track.cli.drawing import drawing_of, drawing_options, sort_option, sorted_runs, told
 from mlflow_track.cli.output import echo, json_option, print_json
-from mlflow_track.cli.select import (
-    direction_options,
-    require_metrics,
-    runs_argument,
-    some_runs,
-)
+from mlflow_track.cli.select import direction_options, require_metrics, runs_argument, some_runs
 from mlflow_track.wording import count_text, size_text
 
 if TYPE_CHECKING:

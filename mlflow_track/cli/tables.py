@@ -85,9 +85,6 @@ def _pieces(
     The first column names the row and is in each piece.
 
     Args:
-        header, rows: The texts.
-        kept: The columns to print.
-        columns: The width of a line.
         least_width: As short as this a text may become.
     """
     wide = _widths(header, rows)
@@ -183,7 +180,6 @@ def markup(
     """A table as text of another program.
 
     Args:
-        header, rows: The texts of its cells.
         form: "md", or "latex" for a tabular of the package booktabs.
         marked: Whether a cell (row, column) is the best of its kind: it is bold.
     """

@@ -59,8 +59,6 @@ class EarlierRow(NamedTuple):
     """A row that stays after a restore, and gives way if it is logged again.
 
     Attributes:
-        step: Its step.
-        names: Its metrics.
         is_long: Whether it is in the long file.
         begin, end: The positions between which it lies in its file.
     """
@@ -114,7 +112,6 @@ class AppendFile:
     Args:
         path: The file; made with `header` if it does not exist. A torn last line, as a power loss
             leaves it, is cut off.
-        header: Its first line if it is made.
         tell: Called when the file is not readable: it is moved aside, and a new one started.
 
     Attributes:
@@ -197,8 +194,6 @@ class AppendFile:
         A crash in between leaves the lines in both files, never in neither.
 
         Args:
-            last_step: The last step that stays.
-            aside: A new file.
             before: Only lines before this position; None takes all.
             begin: Only lines from this position on.
         """
@@ -266,9 +261,7 @@ class AppendFile:
         while at > self._header_bytes and b"\n" not in tail:
             if len(tail) > MOST_LINE_BYTES:
                 raise OSError(
-                    errno.EINVAL,
-                    "its end is not a row; move it away to continue",
-                    str(self.path),
+                    errno.EINVAL, "its end is not a row; move it away to continue", str(self.path)
                 )
             start = max(self._header_bytes, at - max(65536, len(tail)))
             tail = os.pread(self.descriptor, at - start, start) + tail

@@ -101,7 +101,6 @@ def judge(name: str, mode: str | None = None, recorded: Iterable[str | None] = (
     """Decide which direction of the metric `name` is better.
 
     Args:
-        name: The metric.
         mode: "min" or "max", where the caller says it.
         recorded: The recorded mode of each run; None for one that recorded nothing.
     """
@@ -174,7 +173,6 @@ class Claim(NamedTuple):
 
     Attributes:
         who: "define_metric", or the policy's name.
-        metric: The metric.
         mode: "min", "max", for `define_metric` also "none"; None leaves it to the rule.
     """
 

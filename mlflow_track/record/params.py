@@ -88,8 +88,6 @@ def change_params(
 
     Args:
         config: {"params": …, "changes": […]}, which is changed.
-        params: Nested.
-        attempt: The attempt that changes them.
         is_start: They are the params that the attempt starts with: after a resume one that is new
             is also a change.
 

@@ -165,9 +165,6 @@ def last_row_time(path: Path, before: float) -> float:
 class Reader:
     """Follows a file of metrics.
 
-    Args:
-        path: The file.
-
     Attributes:
         names: The metrics that the header names.
     """

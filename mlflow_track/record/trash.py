@@ -44,7 +44,6 @@ def leftovers(root: Path, now: float) -> Iterator[Path]:
     """Finds what can be removed: runs in the trash, and temporary files after a crash.
 
     Args:
-        root: The folder of all runs.
         now: Unix seconds; nothing younger than an hour is a leftover.
     """
     yield from sorted((root / layout.TRASH).glob("*/*"))

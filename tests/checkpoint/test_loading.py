@@ -35,8 +35,8 @@ class Folder:
         self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
         self.saver.wait()
         (outcome,) = self.saver.outcomes()
-        assert outcome.checkpoint is not None, outcome.error
-        return outcome.checkpoint
+        assert outcome.error is None
+        return self.store.expected(outcome.step)
 
     def load(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         load.load_into(state, load.read(checkpoint)["state"], checkpoint)

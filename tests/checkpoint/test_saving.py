@@ -287,7 +287,7 @@ def test_a_writer_that_dies_again_and_again_is_an_error_and_the_next_save_works(
         os.kill(saving_here.writer_pid(), signal.SIGKILL)
         saving_here.save(1, state_of())
         outcome = saving_here.outcome()
-    assert outcome.checkpoint is None and "ended with" in str(outcome.error)
+    assert "ended with" in str(outcome.error)
     saving_here.save(2, state_of())
     assert saving_here.outcome().error is None
     assert [c.step for c in saving_here.store.list()] == [0, 2]

@@ -35,8 +35,6 @@ def read_values(
     Of a metric and a step the value that counts comes last.
 
     Args:
-        path: The file of metrics.
-        names: The metrics.
         ends: For each of the files a position from which on rows do not count; None reads all.
 
     Raises:

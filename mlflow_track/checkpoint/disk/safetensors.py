@@ -50,7 +50,6 @@ class Layout:
     Attributes:
         header: The bytes before the first tensor.
         places: The name, dtype, shape, first byte and the byte after the last of each tensor.
-        total_bytes: The size of the file.
         float_spans: The stretches that hold floats: begin, end, name of the dtype.
     """
 

@@ -35,12 +35,6 @@ class CorruptCheckpointError(ValueError):
 def map_verified(path: Path, entry: ManifestFile, algorithm: str, chunk_bytes: int) -> memoryview:
     """The bytes of a file as a private mapping; writes to it stay in memory.
 
-    Args:
-        path: The file, in the folder of its checkpoint.
-        entry: Its entry of the manifest.
-        algorithm: The algorithm of the digests.
-        chunk_bytes: The size of a chunk.
-
     Raises:
         CorruptCheckpointError: Size or digest differ; the message says where.
     """

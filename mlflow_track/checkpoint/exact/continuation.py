@@ -37,7 +37,6 @@ class Continuation:
     made the checkpoint: the same place of the loop.
 
     Args:
-        checkpoint: The checkpoint that was restored.
         found: What has not arrived from it.
         restored: The names of the restored entries.
 
@@ -69,7 +68,6 @@ class Continuation:
         """The report right after the load.
 
         Args:
-            state: The live objects.
             code: The settings that the code gave them before it.
         """
         then = None if self._then is None else self._then.settings
@@ -91,7 +89,6 @@ class Continuation:
         """Compare again at the first steps; the report where it is another one than before.
 
         Args:
-            state: The live objects.
             verb: The method that the loop has called.
             is_saving: Whether a checkpoint is made here.
         """

@@ -102,12 +102,7 @@ class Fingerprints:
             self._settings.setdefault(path, value)
 
     def take(self, state: Mapping[str, Any], verb: str = "") -> Facts:
-        """The facts of the live objects of `state`.
-
-        Args:
-            state: The state.
-            verb: The method that asks for them.
-        """
+        """The facts of the live objects of `state`."""
         if not self._settings:
             self.note_settings(state)
         self.devices = {item.device for item in state.values() if isinstance(item, torch.Tensor)}

@@ -34,7 +34,6 @@ def surroundings(state: Mapping[str, Any], session: Session) -> dict[str, Any]:
 
     Args:
         state: A state whose facts were taken last.
-        session: The run.
     """
     device = ", ".join(sorted({_describe(d) for d in session.fingerprints.devices})) or "none"
     return {
@@ -59,12 +58,7 @@ def surroundings(state: Mapping[str, Any], session: Session) -> dict[str, Any]:
 
 
 def arrived(state: Mapping[str, Any], saved: Mapping[str, Any]) -> Findings:
-    """Take the live objects apart again after loading, and compare them with the checkpoint.
-
-    Args:
-        state: Live objects and plain data by name, loaded.
-        saved: Their data in the checkpoint.
-    """
+    """Take the live objects apart again after loading, and compare them with the checkpoint."""
     arrivals = Arrivals()
     differences: list[str] = []
     unknown: list[str] = []

@@ -40,7 +40,6 @@ class Place(NamedTuple):
     """Where an iteration begins.
 
     Attributes:
-        epoch: The epoch.
         offset: Samples, of all ranks, that other numbers of ranks have read of it.
         batch: Batches of each rank that were read after those.
     """
@@ -108,12 +107,7 @@ class Order:
         }
 
     def problem_with(self, state_dict: Any, seed: int) -> str | None:
-        """The reason why the place of a state is not one here; None if it is.
-
-        Args:
-            state_dict: The state of a resumable loader.
-            seed: The seed here.
-        """
+        """The reason why the place of a state is not one here; None if it is."""
         wanted = ("seed", *Place._fields, "ranks")
         if not isinstance(state_dict, Mapping) or not {*wanted, *_MUST_MATCH} <= set(state_dict):
             return expected("the state of a resumable loader", "from one", shown(state_dict))

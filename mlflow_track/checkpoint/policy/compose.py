@@ -40,9 +40,6 @@ def make_plan(
     """The plan of a run.
 
     Args:
-        save, keep: The policies of the run.
-        seen: The saves to come.
-        use: What they take on the disk.
         has_sizes: Whether the size of a checkpoint is known.
         own_steps: The steps that `EvenlySpaced` has saved before.
         present_bytes: The size of what is in the folder now.
@@ -124,7 +121,6 @@ def spacings(save: SavePolicy | None, own_steps: Sequence[int] = ()) -> Iterator
     """The interval of each `EvenlySpaced`, as far as it has one.
 
     Args:
-        save: The policy of a run.
         own_steps: The steps that it has saved before.
     """
     for policy in members(save):

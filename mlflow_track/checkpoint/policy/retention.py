@@ -16,14 +16,11 @@ class Candidate(NamedTuple):
     """A checkpoint as retention sees it.
 
     Attributes:
-        step: Its step.
-        metrics: The metrics of its step.
         is_finite: Whether no value of its tensors is NaN or infinite, but for what is so by design:
             see `finite_steps`.
         is_milestone: Whether a policy planned this step.
         is_pinned: Whether a person pinned it.
         is_verified: Whether it is intact, as far as that was checked: sizes, or digests as well.
-        size_bytes: Its size on disk.
     """
 
     step: int

@@ -14,6 +14,7 @@ from mlflow_track.checkpoint.disk.copying import on_cores
 from mlflow_track.checkpoint.state import kinds
 from mlflow_track.checkpoint.state.names import fit_plain
 from mlflow_track.checkpoint.state.plain import describe
+from mlflow_track.checkpoint.state.tensors import form_of
 from mlflow_track.checkpoint.state.values import dtype_text
 from mlflow_track.wording import shown
 
@@ -53,8 +54,6 @@ class Arrivals:
         that differ can change what follows.
 
         Args:
-            name: The name of the entry.
-            saved: Its plain data in the checkpoint.
             here: The live object as plain data, taken apart after loading.
             may_be_tied: Whether it matters which of its tensors are one, as in a model. The live
                 tensors must stay alive until `ties` has been called.
@@ -96,7 +95,7 @@ class Arrivals:
         # A tensor without elements has no memory.
         if not pair.saved.numel():
             return
-        there, here = pair.saved.data_ptr(), _memory_of(pair.here)
+        there, here = pair.saved.data_ptr(), (pair.here.data_ptr(), *form_of(pair.here))
         self._here_of[there].setdefault(here, pair.path)
         self._saved_of[here].setdefault(there, pair.path)
 
@@ -116,10 +115,6 @@ def _under_new_names(saved: Any, here: Any) -> Any:
         return saved
     names = dict(zip(gone, new, strict=True))
     return {names.get(key, key): value for key, value in saved.items()}
-
-
-def _memory_of(tensor: torch.Tensor) -> Any:
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device
 
 
 def _differences(path: str, saved: Any, here: Any, pairs: list[_Pair]) -> Iterator[str]:

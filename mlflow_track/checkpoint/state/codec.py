@@ -16,8 +16,7 @@ from mlflow_track.checkpoint.disk.metadata import Metadata
 from mlflow_track.checkpoint.state import kinds
 from mlflow_track.checkpoint.state.classes import Absent
 from mlflow_track.checkpoint.state.objects import is_object, state_of
-from mlflow_track.checkpoint.state.strides import dense_stride, is_dense, is_same_memory
-from mlflow_track.checkpoint.state.tensors import require_storable
+from mlflow_track.checkpoint.state.tensors import dense_stride, form_of, is_dense, require_storable
 from mlflow_track.wording import type_error, typed
 
 _PLAIN = frozenset((type(None), bool, int, str))
@@ -189,9 +188,9 @@ class Encoder:
         # no address.
         address = value.data_ptr()
         if address and (first := self._seen.setdefault(address, name)) is not name:
-            if is_same_memory(self.tensors[first], value):
+            if form_of(self.tensors[first]) == form_of(value):
                 return first
-            view = (address, value.dtype, value.shape, value.stride(), value.device)
+            view = (address, *form_of(value))
             if (first := self._views.setdefault(view, name)) is not name:
                 return first
         self.tensors[name] = value

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +13,6 @@ import orjson
 import torch
 
 from mlflow_track.checkpoint.state import codec
-from mlflow_track.checkpoint.state.collection import without_collection
 from mlflow_track.wording import type_error, typed
 
 
@@ -20,7 +21,6 @@ class SaveRequest:
     """One save.
 
     Attributes:
-        step: The step just done.
         state: Objects with `state_dict`, or plain data, by name.
         beside: Plain data by name that goes into state.json beside the state (generators, history).
         manifest: JSON that the manifest says; the saver adds what it knows itself: `is_finite`,
@@ -33,13 +33,24 @@ class SaveRequest:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Thousands of small objects would set off the collector, which looks at all of torch."""
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_on:
+            gc.enable()
+
+
 def take_apart(
     request: SaveRequest, memory: dict[str, Any] | None = None
 ) -> tuple[dict[str, torch.Tensor], bytes]:
     """The tensors of a request by path, and everything else as the bytes of state.json.
 
     Args:
-        request: The request to save.
         memory: Given to each call, it makes the next one quicker.
 
     Raises:

@@ -18,12 +18,7 @@ import numpy as np
 import torch
 
 from mlflow_track.checkpoint.state import containers, values
-from mlflow_track.checkpoint.state.classes import (
-    Absent,
-    is_named_tuple,
-    member_form,
-    member_from,
-)
+from mlflow_track.checkpoint.state.classes import Absent, is_named_tuple, member_form, member_from
 from mlflow_track.checkpoint.state.tensors import same_tensors
 
 
@@ -151,11 +146,7 @@ _ENUM = Kind(
     same=lambda one, other: member_form(one)[1:] == member_form(other)[1:],
 )
 _SCALAR = Kind(
-    tag="$scalar",
-    types=(),
-    take=values.take_scalar,
-    put=values.put_scalar,
-    same=values.same_arrays,
+    tag="$scalar", types=(), take=values.take_scalar, put=values.put_scalar, same=values.same_arrays
 )
 KINDS = (
     MAPPING,

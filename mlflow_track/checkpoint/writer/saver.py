@@ -22,12 +22,7 @@ from mlflow_track.checkpoint.disk.publish import Content, publish
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
 from mlflow_track.checkpoint.writer.outcome import Outcome, Pending, as_error
-from mlflow_track.checkpoint.writer.process import (
-    ProcessWriter,
-    ThreadWriter,
-    Writer,
-    WriterDiedError,
-)
+from mlflow_track.checkpoint.writer.process import ProcessWriter, ThreadWriter, WriterDiedError
 from mlflow_track.checkpoint.writer.shared_memory import WarmMemory, available_bytes
 from mlflow_track.record import layout
 from mlflow_track.record.metrics import MetricsFile
@@ -47,9 +42,7 @@ class Saver:
     here until the writer of a killed trainer is done.
 
     Args:
-        store: The checkpoints.
         metrics: The rows to make durable before they are counted.
-        announce: Takes one line of text for the log.
 
     Raises:
         TimeoutError: The writer of a previous process does not end.
@@ -61,7 +54,7 @@ class Saver:
         self._store, self._metrics, self._announce = store, metrics, announce
         self._lock = store.lock(announce)
         self._memory = WarmMemory()
-        self._writer: Writer | None = None
+        self._writer: ProcessWriter | ThreadWriter | None = None
         self._planned = safetensors.CachedPlan()
         self._memory_of_state: dict[str, Any] = {}
         self._pending: deque[Pending] = deque()
@@ -108,11 +101,7 @@ class Saver:
         tensors, document = take_apart(request, self._memory_of_state)
         plan = self._planned.of(tensors)
         wide, long = self._metrics.positions(are_kept=True)
-        manifest = {
-            **request.manifest,
-            "metrics_position": wide,
-            "metrics_long_position": long,
-        }
+        manifest = {**request.manifest, "metrics_position": wide, "metrics_long_position": long}
         order = self._order(request.step, plan, manifest)
         if not self._has_memory(plan.total_bytes + len(document) + len(order)):
             return self._stream(request.step, plan, tensors, document, manifest, started)
@@ -259,7 +248,6 @@ class Saver:
         self._ended.append(
             Outcome(
                 step=pending.step,
-                checkpoint=None if error else self._store.expected(pending.step),
                 error=error,
                 size_bytes=pending.size_bytes,
                 stall_seconds=pending.stall_seconds,

@@ -11,12 +11,7 @@ import click
 import msgspec
 
 from mlflow_track.cli import exit_codes
-from mlflow_track.cli.checkpoint.rows import (
-    best_step,
-    checkpoint_rows,
-    logged_values,
-    metrics_text,
-)
+from mlflow_track.cli.checkpoint.rows import best_step, checkpoint_rows, logged_values, metrics_text
 from mlflow_track.cli.output import (
     cell_text,
     echo,

@@ -9,13 +9,7 @@ import click
 
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import echo, json_option, print_json
-from mlflow_track.cli.select import (
-    checkpoint_argument,
-    one_run,
-    own_keep,
-    run_argument,
-    store_of,
-)
+from mlflow_track.cli.select import checkpoint_argument, one_run, own_keep, run_argument, store_of
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore

@@ -25,11 +25,7 @@ _BACKEND_HELP = "A backend, can be given more than once; else those of the run."
 # The fields of a row of a run and a backend, beside those of its status.
 _NAMED_ABOVE = ("backend", "path")
 # The worst one decides how the command ends.
-_ENDS = {
-    "failed": exit_codes.NO,
-    "pending": exit_codes.PENDING,
-    "complete": exit_codes.YES,
-}
+_ENDS = {"failed": exit_codes.NO, "pending": exit_codes.PENDING, "complete": exit_codes.YES}
 
 
 def _with_backends(command: Callable[..., Any]) -> Callable[..., Any]:
