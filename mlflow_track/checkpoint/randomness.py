@@ -14,13 +14,12 @@ from mlflow_track.wording import count_text
 
 def capture() -> dict[str, Any]:
     """The states of Python's, NumPy's, torch's and every CUDA device's global generator."""
+    on_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "cuda": [s.numpy().tobytes() for s in torch.cuda.get_rng_state_all()]
-        if torch.cuda.is_available()
-        else [],
+        "cuda": [state.numpy().tobytes() for state in on_cuda],
     }
 
 

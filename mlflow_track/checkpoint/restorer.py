@@ -186,9 +186,9 @@ class Restorer:
         if manifest.is_finite or (checkpoint.step in finite and not has_nans):
             return
         before = [step for step in finite if step < checkpoint.step]
-        healthy = (
-            f"; use restore(state, step={max(before)}) for the newest without" if before else ""
-        )
+        healthy = ""
+        if before:
+            healthy = f"; use restore(state, step={max(before)}) for the newest without"
         names = sorted(manifest.not_finite or ())
         where = f" in {', '.join(names[:_MOST_NAMED])}{' …' * (len(names) > _MOST_NAMED)}"
         self._announce(

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -205,12 +206,10 @@ def read_json(path: Path) -> Any:
 def _is_deep(content: Any) -> bool:
     level = [content]
     for _ in range(_MOST_DEPTH):
-        level = [
-            item
-            for holder in level
-            if isinstance(holder, dict | list)
-            for item in (holder.values() if isinstance(holder, dict) else holder)
+        holders = [
+            x.values() if isinstance(x, dict) else x for x in level if isinstance(x, dict | list)
         ]
+        level = list(chain.from_iterable(holders))
         if not level:
             return False
     return True
@@ -228,5 +227,5 @@ def folder_size(path: Path | str) -> int:
                 elif stat.S_ISREG(status.st_mode):
                     total += status.st_size
     except OSError:
-        return total
+        pass
     return total

@@ -112,12 +112,9 @@ class Machine:
         self._values_of("CPU")
         self._values_of("network")
         try:
-            gpus = _find_gpus()
+            self._sources |= {f"GPU {n}": gpu.sample for n, gpu in enumerate(_find_gpus())}
         except Exception as error:
             self._name("GPUs", error)
-            gpus = []
-        for index, gpu in enumerate(gpus):
-            self._sources[f"GPU {index}"] = gpu.sample
 
     def sample(self) -> dict[str, float]:
         """Values by name: percentages, megabytes (10**6 bytes), watts.

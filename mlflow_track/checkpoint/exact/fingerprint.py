@@ -6,6 +6,7 @@ import base64
 import weakref
 import zlib
 from collections.abc import Collection, Mapping
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -224,11 +225,5 @@ def _of_lost(path: str, module: torch.nn.Module, facts: Facts) -> None:
 
 def _run_lengths(flags: list[bool]) -> str:
     """[True, True, False] as "2T1F": short where all are the same."""
-    pieces, at = [], 0
-    while at < len(flags):
-        end = at
-        while end < len(flags) and flags[end] == flags[at]:
-            end += 1
-        pieces.append(f"{end - at}{'T' if flags[at] else 'F'}")
-        at = end
-    return "".join(pieces)
+    groups = ((flag, sum(1 for _ in same)) for flag, same in groupby(flags))
+    return "".join(f"{count}{'T' if flag else 'F'}" for flag, count in groups)

@@ -140,14 +140,9 @@ class Order:
         sampler = self._sampler
         if self._is_batched and type(self._root) is not BatchSampler:
             return False
-        return (
-            type(sampler) in _OF_TORCH
-            or isinstance(sampler, list | tuple | range)
-            or (
-                isinstance(sampler, DistributedSampler)
-                and type(sampler).__iter__ is DistributedSampler.__iter__
-            )
-        )
+        if isinstance(sampler, DistributedSampler):
+            return type(sampler).__iter__ is DistributedSampler.__iter__
+        return type(sampler) in _OF_TORCH or isinstance(sampler, list | tuple | range)
 
     def batches_from(self, place: Place, seed: int) -> Iterator[tuple[int, Any]]:
         """The rest of an epoch: for each batch the seed of its reads, and its indices."""
@@ -276,16 +271,11 @@ class _CustomSampler:
 
 
 _NEVER = object()
-_CONTAINERS = (list, dict, set, np.ndarray, torch.Tensor)
+_CONTAINERS = (list, dict, set, np.ndarray)
 
 
 def _copied(contents: dict[str, Any]) -> dict[str, Any]:
     """Attributes, with own copies of what is likely to be changed in place."""
-    return {
-        name: value.clone()
-        if isinstance(value, torch.Tensor)
-        else copy.copy(value)
-        if isinstance(value, _CONTAINERS)
-        else value
-        for name, value in contents.items()
-    }
+    copied = {name: v.clone() for name, v in contents.items() if isinstance(v, torch.Tensor)}
+    copied |= {name: copy.copy(v) for name, v in contents.items() if isinstance(v, _CONTAINERS)}
+    return {**contents, **copied}

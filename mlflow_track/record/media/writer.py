@@ -156,9 +156,8 @@ class MediaIndex:
         self._cut_torn_line()
 
     def _count(self, index: Path) -> None:
-        for entry, _ in lines_of(index):
-            if entry is not None:
-                self.number = max(self.number, entry.number + 1)
+        numbers = (entry.number + 1 for entry, _ in lines_of(index) if entry is not None)
+        self.number = max(self.number, max(numbers, default=0))
 
     def _cut_torn_line(self) -> None:
         try:
