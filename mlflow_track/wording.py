@@ -26,6 +26,16 @@ def expected(name: str, what: str, got: str) -> str:
     return f"{name} must be {what}, got {got}"
 
 
+def value_error(name: str, what: str, got: str, more: str = "") -> ValueError:
+    """The error for a value of a valid type; see `expected`. `more` follows: what to do instead."""
+    return ValueError(expected(name, what, got) + more)
+
+
+def type_error(name: str, what: str, got: str, more: str = "") -> TypeError:
+    """The error for a value of another type; see `value_error`."""
+    return TypeError(expected(name, what, got) + more)
+
+
 def shown(value: Any) -> str:
     """A value as Python writes it, on one line; of a long one the beginning."""
     text = re.sub(r"\s*\n\s*", " ", repr(value))
@@ -45,7 +55,6 @@ def count_text(count: int, noun: str) -> str:
     """1 run, 2 runs, 1,000 runs.
 
     Args:
-        count: The number.
         noun: The noun in the singular; its plural must end in s.
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -68,12 +77,7 @@ def escaped(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text on one line, escaped; of a long one the beginning and the end.
-
-    Args:
-        text: The text.
-        most: The most characters.
-    """
+    """The text on one line, escaped; of a long one the beginning and the end."""
     line = " ".join(escaped(text).split())
     if len(line) <= most:
         return line

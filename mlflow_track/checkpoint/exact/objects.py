@@ -13,6 +13,7 @@ import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from mlflow_track.checkpoint.state.compatibility import class_of
+from mlflow_track.checkpoint.state.plain import describe
 
 LAZY = "lazy"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -154,7 +155,7 @@ def compilation_of(module: Any) -> str:
 
 def digest_of(tensor: torch.Tensor) -> str:
     """Form and digest; of a large one the digest of a sample."""
-    form = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+    form = describe(tensor)
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return form
     try:

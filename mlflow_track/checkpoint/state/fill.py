@@ -10,18 +10,13 @@ import torch
 
 from mlflow_track.checkpoint.disk.copying import copy_all
 from mlflow_track.checkpoint.state import kinds
-from mlflow_track.checkpoint.state.strides import once
-from mlflow_track.checkpoint.state.tensors import same_tensors
+from mlflow_track.checkpoint.state.tensors import once, same_tensors
 
 _LARGE_BYTES = 4 << 20
 
 
 class Place:
-    """Stands in a plan for what will be there.
-
-    Attributes:
-        here: The live object or tensor.
-    """
+    """Stands in a plan for what will be there."""
 
     here: Any
 
@@ -30,8 +25,6 @@ class Copy(Place):
     """A tensor that will be copied: where from, and where to once that is known.
 
     Attributes:
-        path: Its place in the state.
-        source: The saved tensor.
         here: The live tensor that is filled; None where new memory is made.
         is_left: Whether a model fills it itself.
     """
