@@ -15,13 +15,13 @@ from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
 from mlflow_track.formats.leveldb_log import HEADER, read_records
+from mlflow_track.formats.protobuf import read_parts
 from mlflow_track.formats.wandb_records import (
     HISTORY,
     MEDIA_POSITION_KEY,
     OUR_KEYS,
     RUN,
     items,
-    parts_of,
     value,
 )
 from mlflow_track.record.files import open_regular
@@ -82,11 +82,11 @@ class Tail:
         newest: dict[bytes, bytes] = {}
         for data, end in read_records(file, self.end):
             try:
-                self.has_run = self.has_run or any(True for _ in parts_of(data, RUN))
+                self.has_run = self.has_run or any(True for _ in read_parts(data, RUN))
                 # A summary holds the keys as well.
                 if _PREFIX in data:
                     kind = _MEDIA if _MEDIA in data else _PREFIX
-                    newest[kind] = next(parts_of(data, HISTORY), newest.get(kind, b""))
+                    newest[kind] = next(read_parts(data, HISTORY), newest.get(kind, b""))
             except ValueError:
                 break  # whole, but not a message: as good as the end
             self.end = end
