@@ -82,6 +82,14 @@ def shortened(text: str, most: int) -> str:
     return f"{line[: most - 1 - end]}…{line[-end:]}"
 
 
+def missing_text(item: str) -> str:
+    """What is wrong with a server that lacks what it acknowledged."""
+    return (
+        f"the server acknowledged {item} and does not have it: something before the server answers "
+        "in its place, or it was lost there"
+    )
+
+
 def verdict_text(differences: Sequence[str], unknown: Sequence[str]) -> str:
     """Whether a continuation is exact, with the first of the reasons where it is not."""
     doubt = f"unknown: {first_of(unknown, _MOST_REASONS)}" if unknown else ""

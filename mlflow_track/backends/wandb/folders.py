@@ -54,9 +54,6 @@ def number_and_position(text: str) -> tuple[int, str]:
 class Tail:
     """Follows a `.wandb` file while the client writes it.
 
-    Args:
-        path: The file.
-
     Attributes:
         place: The last row that is in it.
         end: The end of the last whole record.
