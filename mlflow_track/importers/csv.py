@@ -176,10 +176,6 @@ def _header(content: BinaryIO) -> bytes:
 
 
 def _cells(line: bytes) -> list[str]:
-    """
-    Raises:
-        ValueError: The line is not UTF-8, or not CSV.
-    """
     text = line.decode("utf-8-sig").rstrip("\r\n")
     if '"' not in text:
         return text.split(",")

@@ -35,8 +35,10 @@ def placed_media(
             ending, step = layout.MEDIA_ENDINGS[item.kind][0], checks.step_number(item.step)
             folder = checks.artifact_path(root, legible(item.key)).relative_to(root)
             file = _free(folder, step, ending, placed)
-            what = {"kind": item.kind, "key": folder.as_posix(), "step": step, "time": item.time}
-            entry = MediaEntry(number=number, file=file, **what)
+            key = folder.as_posix()
+            entry = MediaEntry(
+                number=number, kind=item.kind, key=key, step=step, time=item.time, file=file
+            )
         except (TypeError, ValueError) as error:
             tell(f"left out {item.kind} {shown(item.key)} of step {item.step}: {error}")
             continue

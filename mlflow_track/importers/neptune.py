@@ -249,11 +249,7 @@ class _Reading:
 
 
 def _moment(row: dict[str, Any]) -> tuple[int, float]:
-    """The step and the Unix time of an item of a series.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """The step and the Unix time of an item of a series; raises ValueError where it has none."""
     if row["step"] is None or row["timestamp"] is None:
         raise ValueError("it has no step or no time")
     return int(row["step"]), row["timestamp"].timestamp()

@@ -169,11 +169,7 @@ class _Log:
             self.problems.append(f"{file.name}: {first_of(damage, _MOST_SHOWN)}")
 
     def _add(self, file: Path, record: Record) -> None:
-        """Take in an event.
-
-        Raises:
-            ValueError: It is damaged; what it has beside that is taken in.
-        """
+        """Take in an event; of one that is damaged, which raises ValueError, what is intact."""
         try:
             event = self._event.FromString(record.data)
         except self._values.DecodeError:
@@ -210,11 +206,7 @@ class _Log:
         numbers.append(value)
 
     def _add_value(self, value: Any, step: int, time: float, place: _Place) -> None:
-        """Take in a value that is not a plain number.
-
-        Raises:
-            ValueError: It is damaged.
-        """
+        """Take in a value that is not a plain number; raises ValueError where it is damaged."""
         values, tag = self._values, value.tag
         plugin = value.metadata.plugin_data
         if plugin.plugin_name:
