@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.checks import artifact_path as checked_path
-from mlflow_track.media.figures import figure_of
-from mlflow_track.media.images import image_of, is_pil
-from mlflow_track.media.texts import text_of
+from mlflow_track.media.images import figure_of, image_of, is_pil
+from mlflow_track.media.values import text_of
 from mlflow_track.record import layout
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.files import legible, make_folder, removed_on_error, replace_file

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.attempt import Attempt
-from mlflow_track.media.figures import figure_of
 from mlflow_track.media.histograms import histogram_of
-from mlflow_track.media.images import image_of
-from mlflow_track.media.texts import text_of
+from mlflow_track.media.images import figure_of, image_of
+from mlflow_track.media.values import text_of
 from mlflow_track.param_values import plain_params
 
 if TYPE_CHECKING:

@@ -86,14 +86,24 @@ def shortened(text: str, most: int) -> str:
     return f"{line[: most - 1 - end]}…{line[-end:]}"
 
 
+def missing_text(item: str) -> str:
+    """What is wrong with a server that lacks what it acknowledged."""
+    return (
+        f"the server acknowledged {item} and does not have it: something before the server answers "
+        "in its place, or it was lost there"
+    )
+
+
 def verdict_text(differences: Sequence[str], unknown: Sequence[str]) -> str:
     """Whether a continuation is exact, with the first of the reasons where it is not."""
-    doubt = f"unknown: {_first(unknown)}" if unknown else ""
+    doubt = f"unknown: {first_of(unknown, _MOST_REASONS)}" if unknown else ""
     if differences:
-        return f"exact: no ({_first(differences)})" + (f"; {doubt}" if doubt else "")
+        reasons = first_of(differences, _MOST_REASONS)
+        return f"exact: no ({reasons})" + (f"; {doubt}" if doubt else "")
     return f"exact: {doubt or 'yes'}"
 
 
-def _first(reasons: Sequence[str]) -> str:
-    more = len(reasons) - _MOST_REASONS
-    return "; ".join([*reasons[:_MOST_REASONS], *([f"and {more} more"] if more > 0 else [])])
+def first_of(reasons: Sequence[str], most: int) -> str:
+    """The first reasons, and how many more there are."""
+    more = len(reasons) - most
+    return "; ".join([*reasons[:most], *([f"and {more:,} more"] if more > 0 else [])])
