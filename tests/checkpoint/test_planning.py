@@ -393,6 +393,15 @@ def test_what_may_come_counts_only_where_keep_limits_it(monkeypatch: pytest.Monk
             assert ("do not fit" in log_of(run)) == is_warned, keep
 
 
+class Milestones(mt.SavePolicy):
+    """All of its saves are kept, as far as `max_bytes` allows."""
+
+    is_milestone = True
+
+    def due(self, now: Any, history: Any) -> str | None:
+        return "always"
+
+
 @pytest.mark.parametrize("max_steps", [None, 1000])
 def test_saves_that_nothing_limits_are_warned_of_where_few_fit(
     max_steps: int | None, monkeypatch: pytest.MonkeyPatch
@@ -405,6 +414,7 @@ def test_saves_that_nothing_limits_are_warned_of_where_few_fit(
         (mt.EverySteps(5), None, few, max_steps is None),  # Else it does not fit, which is said.
         (mt.Continuous(), mt.Keep(last=2), few, False),
         (mt.Continuous(), mt.Keep(max_bytes=few), few, False),
+        (Milestones(), mt.Keep(max_bytes=few), few, False),
         (mt.Continuous(), None, many, False),
         (mt.AtSteps([1, 2, 3]), None, few, False),
     ):
