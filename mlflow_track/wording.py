@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +61,15 @@ def size_text(size: int) -> str:
     while value >= 999.95 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
     return f"{value:,.1f} {_UNITS[unit]}"
+
+
+def command_text(arguments: Sequence[str] | None) -> str:
+    """The command that starts Python with these arguments, to paste into a shell; "" without any.
+
+    Args:
+        arguments: The command line as run.json has it: without the interpreter.
+    """
+    return shlex.join(["python", *arguments]) if arguments else ""
 
 
 def escaped(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlflow_track.wording import expected, shown, typed
+from mlflow_track.wording import command_text, expected, shown, typed
 
 
 def test_expected_names_what_was_wanted_and_given() -> None:
@@ -34,3 +34,8 @@ def test_typed_shows_the_type_unless_the_value_does(value: object, text: str) ->
 
 def test_typed_is_the_same_in_every_process() -> None:
     assert typed(object()) == "object"
+
+
+def test_command_text_is_a_line_for_a_shell() -> None:
+    assert command_text(["-m", "train", "--run-name", "a b"]) == "python -m train --run-name 'a b'"
+    assert command_text([]) == command_text(None) == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from html import escape
 
@@ -12,7 +11,7 @@ from mlflow_track.analysis.summary import Summary
 from mlflow_track.draw.artifacts import pictures, texts
 from mlflow_track.record.params import param_text
 from mlflow_track.record.schema import Attempt, Git
-from mlflow_track.wording import count_text
+from mlflow_track.wording import command_text, count_text
 
 # Of more runs the page would be too large to send.
 _MOST_RUNS = 20
@@ -77,7 +76,7 @@ def provenance_as_html(
         changed = {True: " + uncommitted changes", None: " (uncommitted changes: unknown)"}
         cells = (
             f"{git.commit[:12]}{changed.get(git.is_dirty, '')}" if git.commit else "",
-            shlex.join(run.info.command),
+            command_text(run.info.command),
             f"{attempt.host or ''} {provenance.platform or ''}",
             f"Python {attempt.python or '?'}, torch {attempt.torch or '?'}",
             ", ".join(f"{item.name} {item.sha256[:12]}" for item in run.info.inputs),

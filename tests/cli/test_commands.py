@@ -401,6 +401,8 @@ def test_show_prints_all_of_a_run(two_runs: list[mt.LoadedRun]) -> None:
     rows = list(csv.DictReader(io.StringIO(invoke("show", "@last", "--csv").stdout)))
     assert {row["metric"]: row["count"] for row in rows}["val/loss"] == "4"
     assert "no run in runs is called" in invoke("show", "nobody", status=3).output
+    command = next(line for line in text.splitlines() if line.startswith("  command "))
+    assert shlex.split(command)[1:] == ["python", *sys.orig_argv[1:]]
     assert invoke("show").output == text
     assert invoke("tail", "--no-follow").output == invoke("tail", "@last", "--no-follow").output
 
