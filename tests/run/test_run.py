@@ -175,7 +175,8 @@ def test_swapped_or_foreign_arguments_are_refused_with_what_was_expected(backend
         for words, call, first, second in calls:
             with pytest.raises(TypeError, match=words):
                 call(first, second)
-        run.set_tags({"a": 1.5, "b": Path("b"), "c": "an address at 0x1"})
+        values: Any = {"a": 1.5, "b": Path("b"), "c": "an address at 0x1"}
+        run.set_tags(values)
     if backend == "local":
         assert mt.load_run(run.path).tags == {"a": "1.5", "b": "b", "c": "an address at 0x1"}
 
