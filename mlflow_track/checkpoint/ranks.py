@@ -121,6 +121,7 @@ class Ranks:
             return value
         import torch
 
+        from mlflow_track.checkpoint.disk import safetensors
         from mlflow_track.checkpoint.state import codec
 
         encoder = codec.Encoder()
@@ -137,8 +138,7 @@ class Ranks:
             else:
                 tensor = torch.empty(shape, dtype=getattr(torch, dtype))
             if tensor.numel():
-                flat = tensor.view(-1).view(torch.uint8)
-                torch.distributed.broadcast(flat, FIRST, group=self._group)
+                torch.distributed.broadcast(safetensors.as_bytes(tensor), FIRST, group=self._group)
             tensors[name] = tensor
         return value if self.is_first else codec.decode(form, tensors)
 

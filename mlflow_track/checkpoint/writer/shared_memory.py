@@ -62,7 +62,9 @@ class WarmMemory:
             mapped = mmap.mmap(self.descriptor, whole)
         else:
             mapped = mmap.mmap(-1, whole)
-        self.tensor = torch.frombuffer(mapped, dtype=torch.uint8)
+        # A save in inference mode may be the first to need memory, and one outside the next.
+        with torch.inference_mode(False):
+            self.tensor = torch.frombuffer(mapped, dtype=torch.uint8)
         self._warming = threading.Thread(
             target=_touch, args=(self.tensor.data_ptr(), whole), daemon=True, name="warm-up"
         )
