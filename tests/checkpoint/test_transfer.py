@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 from mlflow_track.checkpoint.disk import copying, safetensors
 from mlflow_track.checkpoint.state.tensors import same_tensors
@@ -113,6 +114,19 @@ def test_joined_tensors_arrive_as_each_on_its_own(sources):
             assert torch.equal(target, named[name])
         for source in sources:
             source.detach().logical_not_()
+
+
+def test_joined_tensors_may_carry_derivatives_of_either_kind():
+    with forward_ad.dual_level():
+        carriers = [torch.nn.Parameter(torch.randn(3)) for _ in range(2)]
+        carriers += [forward_ad.make_dual(torch.randn(3), torch.randn(3)) for _ in range(2)]
+        named = {str(number): tensor for number, tensor in enumerate(carriers)}
+        plan = safetensors.CachedPlan()
+        layout = plan.of(named)
+        buffer = torch.zeros(layout.total_bytes, dtype=torch.uint8)
+        plan.fill(buffer, named)
+    for name, target in safetensors.views(buffer, layout).items():
+        assert torch.equal(target, named[name])
 
 
 def test_small_neighbours_of_one_shape_are_copied_by_one_call(monkeypatch):
