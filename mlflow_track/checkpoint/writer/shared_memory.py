@@ -33,7 +33,7 @@ class WarmMemory:
 
     def __init__(self) -> None:
         self.descriptor = _make_memfd()
-        self.tensor = torch.empty(0, dtype=torch.uint8)
+        self.tensor = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._warming: threading.Thread | None = None
         self._pinned = 0
         self._close = weakref.finalize(self, _close_memfd, self.descriptor)
@@ -93,7 +93,7 @@ class WarmMemory:
         """Give the memory back. Views of it that are still held keep their pages."""
         self.ready()
         self.unpin()
-        self.tensor = torch.empty(0, dtype=torch.uint8)
+        self.tensor = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._close()
         self.descriptor = -1
 
