@@ -68,6 +68,7 @@ def state_of(size: int = 5000) -> dict[str, Any]:
         "a": torch.randn(size),
         "b": {"half": torch.randn(77, 3, dtype=torch.bfloat16), "n": 3, "int": torch.arange(9)},
         "strided": torch.randn(6, 8).t()[::2],
+        "one of a column": torch.randn(6, 2)[:1, 0],
     }
 
 
@@ -76,6 +77,7 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert torch.equal(found["b"]["half"], expected["b"]["half"])
     assert torch.equal(found["b"]["int"], expected["b"]["int"]) and found["b"]["n"] == 3
     assert torch.equal(found["strided"], expected["strided"])
+    assert torch.equal(found["one of a column"], expected["one of a column"])
 
 
 def without_memfd(patch: pytest.MonkeyPatch) -> None:
@@ -232,6 +234,19 @@ def test_a_state_that_grows_or_changes_its_types_is_saved_as_it_is(saving_here: 
         assert saving_here.outcome().error is None
         found = saving_here.content(step)["t"]
         assert found.dtype == tensor.dtype and torch.equal(found, tensor)
+
+
+def test_saves_in_inference_mode_and_outside_follow_each_other(saving_here: Saving) -> None:
+    state = {"few": torch.randn(3), "many": {str(i): torch.randn(4) for i in range(20)}}
+    for step, is_inside in enumerate([True, False, True, True, False]):
+        with torch.inference_mode(is_inside):
+            saving_here.save(step, state)
+        assert saving_here.outcome().error is None
+        found = saving_here.content(step)
+        assert torch.equal(found["few"], state["few"])
+        assert all(torch.equal(found["many"][name], t) for name, t in state["many"].items())
+        for tensor in (state["few"], *state["many"].values()):
+            tensor.add_(1)
 
 
 def test_a_writer_that_dies_is_replaced_and_the_save_repeated(saving_here: Saving) -> None:

@@ -73,7 +73,8 @@ def copy_all(
     """
     if runs:
         total_bytes = None
-        with torch.no_grad():
+        # Without derivatives of either kind: with out=, torch knows none.
+        with torch.inference_mode():
             for run in runs:
                 torch.cat(list(sources[run.part]), out=run.whole)
         bounds = [0, *(bound for run in runs for bound in (run.part.start, run.part.stop)), None]

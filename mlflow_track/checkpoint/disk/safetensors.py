@@ -121,6 +121,13 @@ def views(buffer: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
     }
 
 
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a dense tensor as flat uint8: a view where it is contiguous, else a copy."""
+    whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    # One element is contiguous whatever its stride, and torch refuses to view it as bytes then.
+    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8)
+
+
 def blocks(layout: Layout, tensors: Mapping[str, torch.Tensor], size: int) -> Iterator[memoryview]:
     """The file of `tensors` in pieces of `size` bytes, with two pieces in memory at a time.
 
@@ -140,7 +147,7 @@ def blocks(layout: Layout, tensors: Mapping[str, torch.Tensor], size: int) -> It
                 break
             lower, upper = max(begin, first), min(end, last)
             if lower < upper:
-                flat = tensor.detach().reshape(-1).view(torch.uint8)
+                flat = as_bytes(tensor)
                 piece[lower - first : upper - first].copy_(flat[lower - begin : upper - begin])
             if end > last:
                 break
@@ -213,9 +220,11 @@ class CachedPlan:
         assert self._layout is not None
         layout = self._layout
         sources = list(map(tensors.__getitem__, layout.names))
-        if not self._targets or self._address != buffer.data_ptr():
-            self._targets = list(views(buffer, layout).values())
-            self._runs = runs_of(self._targets, sources)
-            self._address = buffer.data_ptr()
-        buffer.numpy().data[: len(layout.header)] = layout.header
-        copy_all(self._targets, sources, layout.total_bytes, self._runs)
+        # What is made in inference mode cannot be filled outside of it, as by the next save.
+        with torch.inference_mode(False):
+            if not self._targets or self._address != buffer.data_ptr():
+                self._targets = list(views(buffer, layout).values())
+                self._runs = runs_of(self._targets, sources)
+                self._address = buffer.data_ptr()
+            buffer.numpy().data[: len(layout.header)] = layout.header
+            copy_all(self._targets, sources, layout.total_bytes, self._runs)

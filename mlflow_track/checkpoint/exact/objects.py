@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from mlflow_track.checkpoint.disk.safetensors import as_bytes
 from mlflow_track.checkpoint.state.compatibility import class_of
 from mlflow_track.checkpoint.state.plain import describe
 
@@ -163,7 +164,7 @@ def digest_of(tensor: torch.Tensor) -> str:
             flat = tensor.detach().reshape(-1)
             if flat.nbytes > _WHOLE_BYTES:
                 flat = flat[:: max(1, flat.numel() // _SAMPLES)]
-            raw = flat.resolve_conj().resolve_neg().contiguous().view(torch.uint8).cpu()
+            raw = as_bytes(flat).cpu()
         return f"{form} {zlib.crc32(raw.numpy().tobytes()):08x}"
     except (RuntimeError, TypeError, NotImplementedError):
         return form  # What is only compared must never stop a save.

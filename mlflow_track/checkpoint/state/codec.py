@@ -297,7 +297,7 @@ class _Decoder:
             tensor = self.value(form)
             if not is_dense(tensor.shape, stride):
                 raise ValueError(f"{stride!r} are not the strides of a tensor of {tensor.shape}")
-            made = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype)
+            made = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device="cpu")
             self._strided[name] = made.copy_(tensor)
         return self._strided[name]
 

@@ -188,7 +188,7 @@ def _agree(group: Sequence[Copy]) -> bool:
     if len({id(copy.source) for copy in group}) == 1 and len({c.stretch for c in group}) == 1:
         return True
     first = min(copy.stretch[0] for copy in group)
-    scratch = torch.empty(max(c.stretch[1] for c in group) - first, dtype=torch.uint8)
+    scratch = torch.empty(max(c.stretch[1] for c in group) - first, dtype=torch.uint8, device="cpu")
     trials = []
     for copy in group:
         assert copy.here is not None
@@ -211,7 +211,7 @@ def _fresh(like: torch.Tensor, stride: tuple[int, ...]) -> torch.Tensor:
     """
     size = like.numel() * like.element_size()
     if size < _LARGE_BYTES:
-        return torch.empty_strided(like.shape, stride, dtype=like.dtype)
+        return torch.empty_strided(like.shape, stride, dtype=like.dtype, device="cpu")
     # Private: writes of a forked data loader must not reach the parent.
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:

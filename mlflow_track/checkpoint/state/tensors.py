@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mlflow_track.checkpoint.disk.safetensors import as_bytes
 from mlflow_track.wording import type_error
 
 # Whoever has another one is made of other tensors.
@@ -49,10 +50,7 @@ def same_tensors(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors are equal to the last bit."""
     if (one.dtype, one.shape, one.device) != (other.dtype, other.shape, other.device):
         return False
-    if one.dtype.is_complex:
-        one, other = (torch.view_as_real(t.detach().resolve_conj()) for t in (one, other))
-    flat = (t.detach().resolve_neg().contiguous().view(-1).view(torch.uint8) for t in (one, other))
-    return torch.equal(*flat)
+    return torch.equal(as_bytes(one), as_bytes(other))
 
 
 def dense_stride(tensor: torch.Tensor) -> list[int] | None:

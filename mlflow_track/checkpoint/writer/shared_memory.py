@@ -35,7 +35,7 @@ class WarmMemory:
 
     def __init__(self) -> None:
         self.descriptor = _make_memfd()
-        self.tensor = torch.empty(0, dtype=torch.uint8)
+        self.tensor = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._warming: threading.Thread | None = None
         self._pinned = 0
         self._close = weakref.finalize(self, _close_memfd, self.descriptor)
@@ -64,7 +64,9 @@ class WarmMemory:
             mapped = mmap.mmap(self.descriptor, whole)
         else:
             mapped = mmap.mmap(-1, whole)
-        self.tensor = torch.frombuffer(mapped, dtype=torch.uint8)
+        # A save in inference mode may be the first to need memory, and one outside the next.
+        with torch.inference_mode(False):
+            self.tensor = torch.frombuffer(mapped, dtype=torch.uint8)
         self._warming = threading.Thread(
             target=_touch, args=(self.tensor.data_ptr(), whole), daemon=True, name="warm-up"
         )
@@ -93,7 +95,7 @@ class WarmMemory:
         """Give the memory back. Views of it that are still held keep their pages."""
         self.ready()
         self.unpin()
-        self.tensor = torch.empty(0, dtype=torch.uint8)
+        self.tensor = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._close()
         self.descriptor = -1
 
