@@ -109,7 +109,7 @@ def summary(values: Any) -> dict[str, bool | int | float | str]:
         raise type_error("summary", "a mapping of names to values", typed(values))
     checked: dict[str, bool | int | float | str] = {}
     for name, value in values.items():
-        metric_name(name)
+        name = mask_password(metric_name(name))
         if isinstance(value, str):
             checked[name] = _tag_value(name, legible(value))
         elif isinstance(value, bool | int) and abs(value) <= MOST_STEP:
@@ -129,7 +129,7 @@ def tags(values: Any) -> dict[str, str]:
             raise value_error(
                 "a tag's name", "a non-empty string without control characters", typed(key)
             )
-    return {key: _tag_value(key, _text(key, value)) for key, value in values.items()}
+    return {mask_password(key): _tag_value(key, _text(key, value)) for key, value in values.items()}
 
 
 def _text(name: str, value: Any) -> str:
@@ -155,13 +155,8 @@ def input_description(
         size = operator.index(size_bytes)
     except TypeError:
         raise type_error(f"size_bytes of input {name!r}", "an integer", typed(size_bytes)) from None
-    return {
-        "name": name,
-        "sha256": sha256,
-        "size_bytes": size,
-        "source": mask_password(source),
-        "context": context,
-    }
+    masked = {key: mask_password(text) for key, text in texts.items()}
+    return {**masked, "size_bytes": size}
 
 
 def choice(name: str, value: Any, choices: Sequence[str]) -> str:

@@ -161,6 +161,8 @@ def read_settings(
     if experiment is None:
         experiment = first("MLFLOW_EXPERIMENT_NAME", "EXPERIMENT_NAME")
     has_only_id = experiment is None and is_mirrored
+    if run_name is None:
+        run_name = first("MLFLOW_RUN_NAME")
     if resume is None:
         resume = first("MLFLOW_TRACK_RESUME") or "never"
     return Settings(
@@ -169,7 +171,7 @@ def read_settings(
         options={name: mask_options(options_of(name, environment)) for name in backends},
         directory=from_calling_folder(directory or first("MLFLOW_TRACK_DIR") or "runs"),
         experiment=experiment if experiment is not None else "default",
-        run_name=run_name if run_name is not None else first("MLFLOW_RUN_NAME"),
+        run_name=mask_password(run_name) if isinstance(run_name, str) else run_name,
         resume="auto" if resume == "allow" else resume,
         tracking_uri=absolute_uri(uri or _MLFLOW_DEFAULT_STORE) if is_mirrored else None,
         named_tracking_uri=absolute_uri(uri) if uri and is_mirrored else None,

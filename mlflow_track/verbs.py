@@ -137,7 +137,7 @@ class RecordVerbs:
         item = checks.input_description(name, sha256, size_bytes, source, context)
         record = self._attempt.open_record()
         record.add("inputs", item, once=True)
-        record.note_in_attempt(data={**record.info.newest.data, name: sha256})
+        record.note_in_attempt(data={**record.info.newest.data, item["name"]: item["sha256"]})
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Write a line to training.log and, unless `is_shown` is False, to stderr.

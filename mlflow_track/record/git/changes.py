@@ -12,6 +12,7 @@ from mlflow_track.record import layout
 from mlflow_track.record.files import legible, read_file, replace_file
 from mlflow_track.record.git.ask import Git, GitError, answer_of, end
 from mlflow_track.record.git.patch import masked, sections, unquoted
+from mlflow_track.record.masking import mask_password
 from mlflow_track.wording import count_text, size_text
 
 # Of one file, before or after: git takes a larger one for binary, without reading it.
@@ -92,7 +93,7 @@ def describe_code(start: Start, folder: Path) -> dict[str, Any] | None:
     git = Git(root, start.environment, git.configured_filters(), start.until)
     described: dict[str, Any] = {
         "commit": commit,
-        "branch": legible(branch),
+        "branch": legible(mask_password(branch)),
         "root": legible(root),
         "is_dirty": None,
         "left_out": {},
