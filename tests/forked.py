@@ -46,6 +46,8 @@ _STARTED_BY_THE_PACKAGE = ("mlflow", "mlflow_track.mirror", "mlflow_track.mirror
 # which a fork has made already.
 _WRITER = ["-I", "-S"]
 _WRITER_FILE = "/mlflow_track/checkpoint/writer/main.py"
+# A test may name another one.
+_INTERPRETER = sys.executable
 _LIMITS = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
 # The one option that a forked interpreter can follow; torchrun gives it.
 _UNBUFFERED = "-u"
@@ -202,7 +204,7 @@ def program_of(args: Any) -> list[str] | None:
         del words[1]
     if words[1:3] == _WRITER and words[3].endswith(_WRITER_FILE):
         del words[1:3]
-    if len(words) < 2 or words[0] != sys.executable:
+    if len(words) < 2 or words[0] != _INTERPRETER:
         return None
     if words[1] == "-m" and len(words) > 2:
         return words[1:] if words[2].startswith(_MODULES) else None
