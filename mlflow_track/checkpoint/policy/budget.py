@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import islice
 from statistics import median
 from typing import ClassVar
 
@@ -74,15 +73,15 @@ class Budget(SavePolicy):
 
 def recent_cost(history: History) -> tuple[float | None, float]:
     """The median stall, and the longest time until durable, in seconds, of the newest saves."""
-    costs = (
-        (save.stall_seconds, save.durable_seconds or 0.0)
-        for save in reversed(history.saved)
-        if save.stall_seconds is not None
-    )
-    recent = list(islice(costs, _RECENT_SAVES))
-    if not recent:
-        return None, 0.0
-    return median(stall for stall, _ in recent), max(durable for _, durable in recent)
+    # Asked at each step: no generators.
+    stalls, longest = [], 0.0
+    for save in reversed(history.saved):
+        if save.stall_seconds is not None:
+            stalls.append(save.stall_seconds)
+            longest = max(longest, save.durable_seconds or 0.0)
+            if len(stalls) == _RECENT_SAVES:
+                break
+    return median(stalls) if stalls else None, longest
 
 
 def young_interval(cost: float, mean_time_between_failures: float) -> float:
