@@ -53,12 +53,14 @@ def _find_here(settings: Settings) -> Path | None:
 def _describe_absence(settings: Settings, searched: list[str]) -> str:
     place = str(settings.directory)
     if searched:
-        named = f" ({mask_password(settings.tracking_uri)})" if settings.tracking_uri else ""
-        place += f" or at {' or '.join(searched)}{named}"
+        uri = f" ({mask_password(settings.tracking_uri)})" if settings.tracking_uri else ""
+        place += f" or at {' or '.join(searched)}{uri}"
     if settings.resume == "must":
+        name = settings.run_name
+        named = f" named {name!r}" if name is not None else " without a name"
         return (
             f"resume='must', but there is no unfinished run of experiment "
-            f"{settings.experiment!r}{_named(settings)} in {place}"
+            f"{settings.experiment!r}{named} in {place}"
         )
     return expected(
         "resume", f'"never", "auto", "must" or the id of a run in {place}', shown(settings.resume)
@@ -118,11 +120,10 @@ def _newest_unfinished(settings: Settings) -> Path | None:
         except UnreadableRun as error:
             say(f"WARNING: skipped {path}: {error}")
             continue
-        if info.status == FINISHED or not _has_name(info, settings.run_name):
-            continue
-        if not _has_experiment(info, settings.mlflow_experiment_id):
-            continue
-        if newest is None or info.created > newest[0]:
+        is_meant = _has_name(info, settings.run_name) and _has_experiment(
+            info, settings.mlflow_experiment_id
+        )
+        if info.status != FINISHED and is_meant and (newest is None or info.created > newest[0]):
             newest = (info.created, path)
     return newest[1] if newest else None
 
@@ -135,7 +136,3 @@ def _has_experiment(info: RunInfo, mlflow_id: str | None) -> bool:
     """Under `mlflow run` all records are of "default"; the number tells their experiments apart."""
     own = info.mirror.experiment_id if info.mirror is not None else None
     return mlflow_id is None or own is None or own == mlflow_id
-
-
-def _named(settings: Settings) -> str:
-    return f" named {settings.run_name!r}" if settings.run_name is not None else " without a name"

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.attempt import Attempt
-from mlflow_track.media.figures import figure_of
 from mlflow_track.media.histograms import histogram_of
-from mlflow_track.media.images import image_of
-from mlflow_track.media.texts import text_of
+from mlflow_track.media.images import figure_of, image_of
+from mlflow_track.media.values import text_of
 from mlflow_track.param_values import plain_params
 from mlflow_track.wording import expected, typed
 
@@ -138,7 +137,7 @@ class RecordVerbs:
         item = checks.input_description(name, sha256, size_bytes, source, context)
         record = self._attempt.open_record()
         record.add("inputs", item, once=True)
-        record.note_in_attempt(data={**record.info.newest.data, name: sha256})
+        record.note_in_attempt(data={**record.info.newest.data, item["name"]: item["sha256"]})
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Write a line to training.log and, unless `is_shown` is False, to stderr.

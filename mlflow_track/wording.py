@@ -30,6 +30,16 @@ def expected(name: str, what: str, got: str) -> str:
     return f"{name} must be {what}, got {got}"
 
 
+def value_error(name: str, what: str, got: str, more: str = "") -> ValueError:
+    """The error for a value of a valid type; see `expected`. `more` follows: what to do instead."""
+    return ValueError(expected(name, what, got) + more)
+
+
+def type_error(name: str, what: str, got: str, more: str = "") -> TypeError:
+    """The error for a value of another type; see `value_error`."""
+    return TypeError(expected(name, what, got) + more)
+
+
 def shown(value: Any) -> str:
     """A value as Python writes it, on one line; of a long one the beginning."""
     text = re.sub(r"\s*\n\s*", " ", repr(value))
@@ -49,7 +59,6 @@ def count_text(count: int, noun: str) -> str:
     """1 run, 2 runs, 1,000 runs.
 
     Args:
-        count: The number.
         noun: The noun in the singular; its plural must end in s.
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -101,12 +110,7 @@ def escaped(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text on one line, escaped; of a long one the beginning and the end.
-
-    Args:
-        text: The text.
-        most: The most characters.
-    """
+    """The text on one line, escaped; of a long one the beginning and the end."""
     line = " ".join(escaped(text).split())
     if len(line) <= most:
         return line
@@ -115,14 +119,24 @@ def shortened(text: str, most: int) -> str:
     return f"{line[: most - 1 - end]}…{line[-end:]}"
 
 
+def missing_text(item: str) -> str:
+    """What is wrong with a server that lacks what it acknowledged."""
+    return (
+        f"the server acknowledged {item} and does not have it: something before the server answers "
+        "in its place, or it was lost there"
+    )
+
+
 def verdict_text(differences: Sequence[str], unknown: Sequence[str]) -> str:
     """Whether a continuation is exact, with the first of the reasons where it is not."""
-    doubt = f"unknown: {_first(unknown)}" if unknown else ""
+    doubt = f"unknown: {first_of(unknown, _MOST_REASONS)}" if unknown else ""
     if differences:
-        return f"exact: no ({_first(differences)})" + (f"; {doubt}" if doubt else "")
+        reasons = first_of(differences, _MOST_REASONS)
+        return f"exact: no ({reasons})" + (f"; {doubt}" if doubt else "")
     return f"exact: {doubt or 'yes'}"
 
 
-def _first(reasons: Sequence[str]) -> str:
-    more = len(reasons) - _MOST_REASONS
-    return "; ".join([*reasons[:_MOST_REASONS], *([f"and {more} more"] if more > 0 else [])])
+def first_of(reasons: Sequence[str], most: int) -> str:
+    """The first reasons, and how many more there are."""
+    more = len(reasons) - most
+    return "; ".join([*reasons[:most], *([f"and {more:,} more"] if more > 0 else [])])

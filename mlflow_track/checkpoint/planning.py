@@ -30,11 +30,7 @@ _MANY_SAVES = 100
 
 
 class Planner:
-    """Plans the saves of one run.
-
-    Args:
-        session: The run.
-    """
+    """Plans the saves of one run."""
 
     def __init__(self, session: Session) -> None:
         self._session, self._policies = session, session.policies
@@ -46,8 +42,6 @@ class Planner:
         """See `Checkpoints.plan`: rank 0 plans, and all get its plan.
 
         Args:
-            state: The state, or None.
-            memory: What the policies know.
             first: The first step to come.
             in_use: The step that the run continues, if any.
         """
@@ -76,7 +70,6 @@ class Planner:
         """At the start of a loop, name the steps to save, and warn where they do not fit.
 
         Args:
-            memory, first, in_use: As for `plan`.
             size: About the size of a checkpoint; None where it is not known.
         """
         if not self._session.ranks.is_first:
@@ -173,7 +166,7 @@ class Planner:
         """The steps of `EvenlySpaced` that are to come, in one line of the log."""
         save, saves = self._policies.save, memory.to_plain()
         own = _own_steps(saves)
-        for policy in members(save) if save is not None else ():
+        for policy in members(save):
             if isinstance(policy, EvenlySpaced):
                 steps = [step for step in policy.steps_after(own) if step >= first]
                 gap = "".join(f", interval {s.interval:g}" for s in spacings(policy, own))

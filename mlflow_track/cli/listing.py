@@ -241,9 +241,8 @@ def _as_tree(runs: Sequence[Summary]) -> tuple[list[Summary], list[str]]:
     children: dict[str | None, list[Summary]] = {}
     for run in runs:
         parent = run.tags.get(PARENT_TAG)
-        children.setdefault(parent if parent in by_id and parent != run.id else None, []).append(
-            run
-        )
+        is_child = parent in by_id and parent != run.id
+        children.setdefault(parent if is_child else None, []).append(run)
     ordered: list[Summary] = []
     indents: list[str] = []
 

@@ -18,7 +18,7 @@ from mlflow_track.cli.output import (
     print_rows,
     time_text,
 )
-from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
+from mlflow_track.cli.select import one_run, run_or_last_argument
 from mlflow_track.record import layout
 from mlflow_track.record.files import files_below
 from mlflow_track.record.info import read_plain
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 @click.command()
 @run_or_last_argument
-@directory_option
 @output_options
 def show(run: str, root: Path, form: str | None) -> None:
     """Show one RUN: status, attempts, params, tags, provenance, metrics, checkpoints, artifacts.

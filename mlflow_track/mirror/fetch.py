@@ -21,21 +21,23 @@ from typing import Any
 
 from mlflow_track.backends.protocol import Backend, Found, Query, Unavailable, has
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
-from mlflow_track.mirror.history import write_history
 from mlflow_track.mirror.process import open_backend
+from mlflow_track.mirror.progress import Position
 from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
-from mlflow_track.record.files import sync_folder, write_json
+from mlflow_track.record.files import replace_file, sync_folder, write_json
 from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import read_content, to_info
 from mlflow_track.record.masking import mask_values
 from mlflow_track.record.schema import FINISHED, RUNNING
+from mlflow_track.series import metrics_contents, series_of_points
 from mlflow_track.wording import size_text
 
 _POLL_SECONDS = 1.0
 # What the search may last, in limits of one request.
 _SEARCH_REQUESTS = 6
+_SYSTEM_PREFIX = "system/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +245,37 @@ def _download_one(path: Path, step: int, found: Found, backend: Backend) -> None
         except FileNotFoundError:
             raise CorruptCheckpointError(f"{path.name}/{file} is not at the server") from None
     checkpoint.verify()
+
+
+def write_history(path: Path, found: Found, backend: Backend) -> dict[str, Position]:
+    """Write metrics.csv, and where there are any metrics.long.csv and system_metrics.csv.
+
+    Returns:
+        For each file the position that says: the backend has all of it.
+    """
+    names = sorted(found.last_steps)
+    system = [name for name in names if name.startswith(_SYSTEM_PREFIX)]
+    own = [name for name in names if name not in system]
+    positions = _write_metrics(path / layout.METRICS, own, found, backend)
+    if system:
+        positions |= _write_metrics(path / layout.SYSTEM_METRICS, system, found, backend)
+    return positions
+
+
+def _write_metrics(
+    path: Path, names: list[str], found: Found, backend: Backend
+) -> dict[str, Position]:
+    series = [
+        series_of_points(name, ((p.timestamp, p.step, p.value) for p in history))
+        for name in names
+        for history in [backend.history(found.id, name)]
+    ]
+    positions = {}
+    for content in metrics_contents(path, series):
+        replace_file(content.path, content.header, content.body)
+        size = len(content.body)
+        positions[content.path.name] = Position(acknowledged=size, sending=size)
+    return positions
 
 
 # --- the process ---

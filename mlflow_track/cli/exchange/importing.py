@@ -140,7 +140,6 @@ class _Import:
     """Imports runs one by one.
 
     Args:
-        writer: Makes the records.
         only: The experiments to import; empty for all.
         no_artifacts: Whether files stay at the source.
 
