@@ -26,6 +26,7 @@ from mlflow_track.checkpoint.writer.process import ProcessWriter
 from mlflow_track.checkpoint.writer.saver import Saver
 from mlflow_track.record.metrics import MetricsFile
 from mlflow_track.record.system import memory_groups, memory_of_groups
+from tests import forked
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -153,10 +154,14 @@ def test_every_way_of_saving_gives_the_same_file(
 
 
 def test_the_writer_process_holds_no_torch_and_has_a_session_of_its_own(
-    saving_here: Saving,
+    saving_here: Saving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saving_here.save(0, state_of())
+    # As everywhere but in the suite, where it is forked.
+    monkeypatch.setattr(subprocess, "Popen", forked.Popen.__base__)
+    state = state_of()
+    saving_here.save(0, state)
     assert saving_here.outcome().error is None
+    assert_equal(saving_here.content(0), state)
     pid = saving_here.writer_pid()
     assert os.getsid(pid) == pid
     maps = Path(f"/proc/{pid}/maps").read_text()
