@@ -259,7 +259,7 @@ class Attempt:
             with self._warned("the server may lack some of the run"):
                 there = self.companion.close(self._settings.finish_timeout_seconds)
                 # Not into training.log: the server has that already.
-                say(str(there))
+                self.companion.report(there)
 
     def end_with(self, error: BaseException | None) -> None:
         """End as the exception says that ended the program, or the way its loop was left."""

@@ -154,11 +154,17 @@ class MediaLog:
     # --- inside ---
 
     def _free(self, folder: Path, step: int, ending: str) -> Path:
-        """A file that is not there: of a step that is logged twice the later item counts."""
+        """A file that no item has: of a step that is logged twice the later item counts.
+
+        One that a kill has left unlisted is replaced, as an artifact that is logged again.
+        """
         root, number = self._record.artifacts_path, 1
         while True:
             path = folder / layout.media_file(step, ending, number)
-            if not os.path.lexists(path) and path.relative_to(root).as_posix() not in self._files:
+            file = path.relative_to(root).as_posix()
+            is_listed = self._index is None or self._index.is_listed(file)
+            is_taken = path.is_dir() or (is_listed and os.path.lexists(path))
+            if not is_taken and file not in self._files:
                 return path
             number += 1
 

@@ -46,6 +46,7 @@ class MediaIndex:
         # Another one: a call must not wait for the disk.
         self._numbering = threading.RLock()
         self._descriptor = -1
+        self._listed: set[str] | None = None
         self.number = 0
         self._continue()
 
@@ -70,6 +71,16 @@ class MediaIndex:
                 size = os.fstat(self._descriptor).st_size
                 os.ftruncate(self._descriptor, size - written)
                 raise OSError(f"no space for a line in {self._index}")
+            if self._listed is not None:
+                self._listed.add(entry.file)
+
+    def is_listed(self, file: str) -> bool:
+        """Whether a file below artifacts/ is that of a listed item."""
+        with self._lock:
+            if self._listed is None:
+                entries = (entry for entry, _ in lines_of(self._index))
+                self._listed = {entry.file for entry in entries if entry is not None}
+            return file in self._listed
 
     def sync(self) -> None:
         """Make all lines survive a power loss."""
