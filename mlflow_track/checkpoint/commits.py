@@ -236,7 +236,7 @@ class Commits:
         }
 
     def _known(self, now: Moment) -> Moment:
-        """With all that the record holds of the step, as far as it has arrived there."""
+        """The moment with every value of its step that has reached the record."""
         if not self._record.is_kept:
             return now
         try:

@@ -230,7 +230,6 @@ def _as_json(
     directions: dict[str, Direction],
     group_by: str | None,
 ) -> list[dict[str, Any]]:
-    """A row for each metric."""
     from mlflow_track.analysis.compare import (
         best_run,
         compared_value,

@@ -63,7 +63,6 @@ def drawing_options(command: _F) -> _F:
 
 
 def group_option(command: _F) -> _F:
-    """`--group-by`."""
     return click.option(
         "--group-by",
         metavar="params.NAME",
@@ -73,7 +72,6 @@ def group_option(command: _F) -> _F:
 
 
 def sort_option(command: _F) -> _F:
-    """`--sort`."""
     return click.option(
         "--sort",
         metavar="[-]NAME[:best|last]",

@@ -38,7 +38,6 @@ def output_options(command: _F) -> _F:
 
 
 def json_option(command: _F) -> _F:
-    """`--json` alone."""
     return click.option("--json", "as_json", is_flag=True, help=_JSON_HELP)(command)
 
 
