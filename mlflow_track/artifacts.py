@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_track.checks import artifact_path as checked_path
-from mlflow_track.media.figures import figure_of
-from mlflow_track.media.images import image_of, is_pil
-from mlflow_track.media.texts import text_of
+from mlflow_track.media.images import figure_of, image_of, is_pil
+from mlflow_track.media.values import text_of
 from mlflow_track.record import layout
 from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.files import legible, make_folder, removed_on_error, replace_file
@@ -64,11 +63,13 @@ class Artifacts:
         )
 
     def copy(self, source: str | os.PathLike[str], folder: str | None) -> Path:
-        source = Path(source)
+        source = _source(source)
         if not source.exists():
             raise FileNotFoundError(f"there is no file or folder {source} to log as an artifact")
         # Not source.name: that of `data/..` is `..`.
         name = os.path.basename(os.path.abspath(source))
+        if folder:
+            self._path(folder)
         target = self._path(os.path.join(folder or "", name))
         if source.is_dir():
             self._copy_folder(source, target)
@@ -78,7 +79,7 @@ class Artifacts:
 
     def copy_content(self, source: str | os.PathLike[str], folder: str | None) -> None:
         self._require_open()
-        source = Path(source)
+        source = _source(source)
         if not source.is_dir():
             raise NotADirectoryError(
                 expected("the source", "a folder", str(source))
@@ -100,11 +101,11 @@ class Artifacts:
         return self._write(name, text.encode(errors="backslashreplace"))
 
     def write_figure(self, figure: Any, name: str) -> Path:
-        kind = Path(name).suffix.lstrip(".") or "png"
+        kind = self._path(name).suffix.lstrip(".") or "png"
         return self._write(name, figure_of(figure, name, kind).encode())
 
     def write_image(self, image: Any, name: str) -> Path:
-        kind = Path(name).suffix.lstrip(".").lower()
+        kind = self._path(name).suffix.lstrip(".").lower()
         if is_pil(image) and kind != "png":
             buffer = io.BytesIO()
             image.save(buffer, format={"jpg": "jpeg", "": "png"}.get(kind, kind))
@@ -114,8 +115,8 @@ class Artifacts:
         return self._write(name, image_of(image, name).encode())
 
     def write_table(self, data: Any, name: str) -> Path:
+        suffix = self._path(name).suffix
         columns = _columns(data, name)
-        suffix = Path(name).suffix
         if suffix == ".json":
             return self.write_json(columns, name)
         if suffix != ".csv":
@@ -155,6 +156,12 @@ class Artifacts:
     def _copy_file(self, source: Path, target: Path) -> None:
         if self._is_kept:
             _copy_file(source, target)
+
+
+def _source(given: Any) -> Path:
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(expected("the source", "the path of a file or folder", typed(given)))
+    return Path(given)
 
 
 def _files_in(folder: Path, own: Set[str], left_out: dict[str, str]) -> Iterator[Path]:

@@ -58,6 +58,7 @@ def metric_value(name: str, value: Any) -> float | Arriving:
     One that lies on a CUDA device is not waited for.
     """
     if isinstance(value, str | bytes | bytearray) or value is None:
+        metric_name(name)  # Of arguments in the wrong order the name is what to correct.
         raise type_error(
             f"metric {name!r}", "a number", typed(value), "; log text with log_text or set_tag"
         )
@@ -128,7 +129,14 @@ def tags(values: Any) -> dict[str, str]:
             raise value_error(
                 "a tag's name", "a non-empty string without control characters", typed(key)
             )
-    return {key: _tag_value(key, str(value)) for key, value in values.items()}
+    return {key: _tag_value(key, _text(key, value)) for key, value in values.items()}
+
+
+def _text(name: str, value: Any) -> str:
+    text = str(value)
+    if not isinstance(value, str) and " at 0x" in text:
+        raise type_error(f"tag {name!r}", "a string, or a value with a text", typed(value))
+    return text
 
 
 def _tag_value(name: str, value: str) -> str:

@@ -57,7 +57,7 @@ def start_run(
         run_name: The run's name; without one the run is named by its id.
         params: A mapping, a dataclass or another configuration object, with values of any kind
             that has a text (docs/logging.md).
-        tags: Strings by name.
+        tags: Values by name; they become strings.
         resume: "never" starts a new run; "auto" continues the newest unfinished run of this
             experiment and run name, if there is one, and "allow" means the same; "must" requires
             one; a run id names it.
@@ -76,8 +76,8 @@ def start_run(
     Raises:
         ValueError: An unknown backend or resume word, a negative rank, two params of one name, a
             param that is too large; the message says what is valid.
-        TypeError: A param without a faithful text, a rank that is not an integer; the message
-            names it.
+        TypeError: A param without a faithful text, a tag without a text, a rank that is not an
+            integer; the message names it.
         RunHeldError: Another live process writes the run to continue.
         LookupError: resume="must" or an id, but there is no such run.
         OSError: The folder cannot be written.
@@ -94,7 +94,7 @@ def start_run(
     )
     checked_params = plain_params(params) if params is not None else {}
     parent = {PARENT_TAG: settings.parent_run_id} if settings.parent_run_id else {}
-    checked_tags = {**parent, **checks.tags(tags or {})}
+    checked_tags = {**parent, **checks.tags({} if tags is None else tags)}
     record, is_resumed = _record_of(settings, checked_tags, rank)
     run = Run(record, settings, checked_params, checked_tags, is_resumed=is_resumed)
     active_run()  # Forgets runs that have ended.

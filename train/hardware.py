@@ -91,10 +91,8 @@ def compiled(model: nn.Module, device: torch.device) -> tuple[nn.Module, str | N
         torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
     except Exception as error:  # Whatever is missing: a compiler, Triton, headers of Python.
         reason = str(error).strip().splitlines()[0]
-        return (
-            model,
-            f"WARNING: torch.compile does not work here, so the model runs eager: {reason}",
-        )
+        warning = f"WARNING: torch.compile does not work here, so the model runs eager: {reason}"
+        return model, warning
     return cast(nn.Module, torch.compile(model)), None
 
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from mlflow_track.analysis.compare import metric_of
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.checks import did_you_mean
 from mlflow_track.record.params import param_text
@@ -69,20 +70,11 @@ class Filter(NamedTuple):
         return all(holds(run) for holds in self.conditions)
 
     def require_names(self, runs: Sequence[Summary]) -> None:
-        """
-        Raises:
-            UnknownName: There are runs, and none of them has one of the names.
-        """
+        """Raise `UnknownName` where there are runs, and none of them has one of the names."""
         for kind, name in self.names if runs else ():
             of_metrics = kind in _OF_METRICS
-            known = {
-                key
-                for run in runs
-                for names in (
-                    (run.metrics, run.system_metrics) if of_metrics else (getattr(run, kind),)
-                )
-                for key in names
-            }
+            kinds = ("metrics", "system_metrics") if of_metrics else (kind,)
+            known = {key for run in runs for each in kinds for key in getattr(run, each)}
             if name not in known:
                 what = "metric" if of_metrics else kind.removesuffix("s")
                 raise UnknownName(
@@ -148,10 +140,7 @@ def _condition(match: re.Match[str], field: str, key: str | None) -> Callable[[S
 
 
 def _check(condition: str, field: str, word: str, wanted: Any, is_quoted: bool) -> None:
-    """
-    Raises:
-        ValueError: No run could ever match, or by chance only.
-    """
+    """Raise ValueError where no run could ever match, or by chance only."""
     is_like = word in ("like", "ilike")
     if field in _OF_METRICS or field in _NUMBERS:
         if is_like or not isinstance(wanted, float):
@@ -170,12 +159,9 @@ def _check(condition: str, field: str, word: str, wanted: Any, is_quoted: bool) 
 def _value(run: Summary, field: str, key: str | None) -> Any:
     if key is None:
         return getattr(run, field)
-    if field == "params":
-        return run.params.get(key)
-    if field == "tags":
-        return run.tags.get(key)
-    metric = run.metrics.get(key) or run.system_metrics.get(key)
-    return getattr(metric, _OF_METRICS[field]) if metric is not None and metric.count else None
+    if field in ("params", "tags"):
+        return getattr(run, field).get(key)
+    return getattr(metric_of(run, key), _OF_METRICS[field], None)
 
 
 def _compares(compare: Callable[[Any, Any], bool], value: Any, wanted: Any) -> bool:

@@ -48,12 +48,10 @@ def usage_text(found: Usage) -> str:
     parts = []
     if found.gpu_percentage is not None:
         parts.append(f"GPU {found.gpu_percentage:.0f} % (peak {found.gpu_percentage_peak:.0f} %)")
-    for name, megabytes in (
-        ("GPU memory", found.gpu_memory_megabytes_peak),
-        ("memory", found.memory_megabytes_peak),
-    ):
-        if megabytes is not None:
-            parts.append(f"{name} peak {megabytes / 1000:.1f} GB")
+    if found.gpu_memory_megabytes_peak is not None:
+        parts.append(f"GPU memory peak {found.gpu_memory_megabytes_peak / 1000:.1f} GB")
+    if found.memory_megabytes_peak is not None:
+        parts.append(f"memory peak {found.memory_megabytes_peak / 1000:.1f} GB")
     if found.cpu_percentage is not None:
         parts.append(f"CPU {found.cpu_percentage:.0f} %")
     return ", ".join(parts)

@@ -173,9 +173,8 @@ class RunSelector:
     @staticmethod
     def _some(runs: Sequence[Summary]) -> str:
         newest = runs[-_MOST_NAMED:]
-        if len({run.id for run in newest}) < len(newest):
-            shown = [f"{run.path} ({run.experiment}/{run.name})" for run in newest]
-        else:
-            shown = [f"{run.id} ({run.experiment}/{run.name})" for run in newest]
+        has_copies = len({run.id for run in newest}) < len(newest)
+        words = [run.path if has_copies else run.id for run in newest]
+        shown = [f"{w} ({r.experiment}/{r.name})" for w, r in zip(words, newest, strict=True)]
         more = len(runs) - len(shown)
         return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -25,6 +25,8 @@ from mlflow_track.wording import count_text, size_text
 
 # At the start of a run: what costs a few milliseconds.
 _FEW_LOOKS, _FEW_STEPS = 4000, 1000
+# Where as many fit, a disk that may become full is far off.
+_MANY_SAVES = 100
 
 
 class Planner:
@@ -78,9 +80,9 @@ class Planner:
         if size is None or self._has_warned or not self._session.record.is_kept:
             return
         plan = self._plan(Size(size), memory, first, self._present(in_use), is_quick=True)
-        if plan.fits is False:
+        if warning := _warning(plan):
             self._has_warned = True
-            self._session.announce(_warning(plan))
+            self._session.announce(warning)
 
     def _plan(
         self,
@@ -174,11 +176,23 @@ def _own_steps(saves: Mapping[str, Any]) -> list[int]:
     return [step for step, names, *_ in saves["saved"] if "EvenlySpaced" in names]
 
 
-def _warning(plan: Plan) -> str:
-    assert plan.needed_bytes is not None and plan.free_bytes is not None
+def _warning(plan: Plan) -> str | None:
+    """Where the saves are too large for the disk, or will be: none of them is ever removed."""
+    size, free, peak = plan.checkpoint_bytes, plan.free_bytes, plan.peak_bytes
+    if not size or free is None or plan.needed_bytes is None:
+        return None
+    if plan.fits is False:
+        return (
+            f"WARNING: the planned checkpoints do not fit: they need {size_text(plan.needed_bytes)}"
+            f" at the peak ({size_text(size)} each), but only {size_text(free)} are free in "
+            f"{plan.folder}; save or keep fewer (checkpoints.plan(state) shows them), or free that "
+            "much"
+        )
+    may_fill = plan.keep is None and (peak is None or peak - plan.present_bytes > free)
+    if not may_fill or free // size >= _MANY_SAVES:
+        return None
     return (
-        f"WARNING: the planned checkpoints do not fit: they need {size_text(plan.needed_bytes)} "
-        f"at the peak ({size_text(plan.checkpoint_bytes or 0)} each), but only "
-        f"{size_text(plan.free_bytes)} are free in {plan.folder}; save or keep fewer "
-        "(checkpoints.plan(state) shows them), or free that much"
+        f"WARNING: all checkpoints stay, and each takes {size_text(size)}: the {size_text(free)} "
+        f"that are free in {plan.folder} are enough for only {count_text(free // size, 'save')}; "
+        "run.checkpoints(keep=mt.Keep(last=2)) removes older ones"
     )

@@ -92,7 +92,7 @@ def ls(
     Examples:
       mlflow-track ls
       mlflow-track ls runs --experiment demo --sort val/loss --limit 5
-      mlflow-track ls --filter "params.learning_rate >= 0.001 and status = 'FINISHED'"
+      mlflow-track ls --filter "params.batch_size >= 2 and status = 'FINISHED'"
       mlflow-track ls --watch
       mlflow-track ls --watch 5 runs
       mlflow-track ls --json

@@ -68,7 +68,7 @@ def plot(
     Examples:
       mlflow-track plot @last --metric train/loss --smooth 0.9
       mlflow-track plot demo --group-by params.learning_rate --metric val/loss
-      mlflow-track plot demo --color-by params.learning_rate --x seconds --log-y -o curves.png
+      mlflow-track plot demo --color-by params.learning_rate --x seconds --log-y
       mlflow-track plot demo --kind parallel -o params.svg
     """
     from mlflow_track.draw.matplotlib_plot import SUFFIXES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,8 +56,7 @@ def parallel_columns(
     kept = [
         None if value is None or value != value else min(max(value, low), high) for value in values
     ]
-    word = {"min": " (best)", "max": " (best)"}.get(direction or "", "")
-    return [*columns, _column(metric + word, kept)]
+    return [*columns, _column(metric + (" (best)" if direction else ""), kept)]
 
 
 def _column(title: str, values: Sequence[Any]) -> Column:
@@ -113,19 +113,15 @@ def _parallel(columns: Sequence[Column], direction: Direction | None, ink: str) 
     segments, colors = [], []
     # The best are drawn last, on top, in the bright end of the scale.
     for run in sorted(range(len(last)), key=lambda n: _goodness(last[n], direction)):
-        line: list[tuple[float, float]] = []
-        for x, column in enumerate(columns):
-            place = column.places[run]
-            if place is not None:
-                line.append((x, place))
-            elif len(line) > 1:
+        points = [(x, column.places[run]) for x, column in enumerate(columns)]
+        # A line ends where the run lacks a value.
+        for is_there, part in groupby(points, lambda point: point[1] is not None):
+            line = list(part)
+            if is_there and len(line) > 1:
                 segments.append(line)
-                colors.append(_line_color(last[run], direction))
-            if place is None:
-                line = []
-        if len(line) > 1:
-            segments.append(line)
-            colors.append(_line_color(last[run], direction))
+                place = last[run]
+                goodness = _goodness(place, direction)
+                colors.append(GREY if place is None else blend(SCALE, goodness))
     pale = 0.85 if len(last) <= 50 else 0.4
     ax.add_collection(LineCollection(segments, colors=colors, alpha=pale, linewidths=1.3))
     for x, column in enumerate(columns):
@@ -164,10 +160,6 @@ def _goodness(place: float | None, direction: Direction | None) -> float:
     if place is None:
         return -1.0
     return 1 - place if direction == "min" else place
-
-
-def _line_color(place: float | None, direction: Direction | None) -> str:
-    return GREY if place is None else blend(SCALE, _goodness(place, direction))
 
 
 def importance_as_text(found: Sequence[Importance], metric: str) -> list[str]:

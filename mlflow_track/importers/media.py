@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy
 
 from mlflow_track import checks
-from mlflow_track.importers.source import ForeignFile, ForeignMedia
+from mlflow_track.importers.source import ForeignFile, ForeignMedia, made_file
 from mlflow_track.record import layout
 from mlflow_track.record.files import legible
 from mlflow_track.record.media.index import MediaEntry
@@ -38,8 +37,7 @@ def placed_media(
             file = _free(folder, step, ending, placed)
             key = folder.as_posix()
             entry = MediaEntry(
-                **{"number": number, "kind": item.kind, "key": key, "step": step},
-                **{"time": item.time, "file": file},
+                number=number, kind=item.kind, key=key, step=step, time=item.time, file=file
             )
         except (TypeError, ValueError) as error:
             tell(f"left out {item.kind} {shown(item.key)} of step {item.step}: {error}")
@@ -50,12 +48,7 @@ def placed_media(
 
 def media_of(kind: str, key: str, step: int, time: float, content: bytes) -> ForeignMedia:
     """An item whose file has this content; see `ForeignMedia`."""
-
-    def save(target: Path) -> None:
-        target.write_bytes(content)
-
-    version = hashlib.sha256(content).hexdigest()
-    return ForeignMedia(kind, key, step, time, version, save)
+    return ForeignMedia(kind, key, step, time, *made_file(key, content)[1:])
 
 
 def histogram_json(edges: Any, counts: Any) -> bytes:

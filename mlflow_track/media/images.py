@@ -1,4 +1,4 @@
-"""Turns arrays, tensors and PIL images into PNG files."""
+"""Turns arrays, tensors and PIL images into PNG files, and figures of matplotlib into files."""
 
 from __future__ import annotations
 
@@ -43,19 +43,35 @@ def image_of(image: Any, name: str) -> Encodable:
         return _of_pil(image, name)
     taken = take(image, name, "a PIL image, or an array or tensor of numbers")
     is_channel_first = _channel_axis(taken.shape, name) == 0
-
-    def encode() -> bytes:
-        return _png(_pixels(taken.array(), is_channel_first))
-
     if taken.is_here:
         _require_range(taken.array(), name)
-        return Encodable(taken.size_bytes, encode)
 
-    def check_and_encode() -> bytes:
-        _require_range(taken.array(), name)
-        return encode()
+    def encode() -> bytes:
+        array = taken.array()
+        if not taken.is_here:
+            _require_range(array, name)
+        return _png(_pixels(array, is_channel_first))
 
-    return Encodable(taken.size_bytes, check_and_encode)
+    return Encodable(taken.size_bytes, encode)
+
+
+def figure_of(figure: Any, name: str, kind: str = "png") -> Encodable:
+    """A figure as a file; it is drawn here, as matplotlib allows for one thread only.
+
+    Args:
+        figure: A figure of matplotlib.
+        name: The file's name, for a message.
+        kind: The format: png, svg, pdf.
+
+    Raises:
+        TypeError: It is not a figure.
+    """
+    if not hasattr(figure, "savefig"):
+        what = f"the figure for {shown(name)}"
+        raise TypeError(expected(what, "a matplotlib Figure", type(figure).__name__))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight")
+    return Encodable(buffer.tell(), buffer.getvalue)
 
 
 def _of_pil(image: Any, name: str) -> Encodable:

@@ -241,11 +241,7 @@ class MediaLog:
 
 
 def _place(root: Path, kind: str, name: Any, step: int) -> tuple[str, Path, str]:
-    """The key that a name stands for, the folder of its files, and their ending.
-
-    Raises:
-        TypeError, ValueError: The name is invalid.
-    """
+    """The key that a name stands for, the folder of its files, and their ending."""
     if kind == "histogram" and not _is_name(name):
         # Unlike the other verbs: as `add_histogram` of TensorBoard has them.
         message = expected("a histogram's name", "a string", typed(name))

@@ -1,4 +1,4 @@
-"""Takes arrays, tensors and lists of numbers from a caller, who may change them afterwards."""
+"""Takes texts, arrays, tensors and lists of numbers from a caller, who may change them later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_track.record.device_values import CudaCopy
-from mlflow_track.wording import expected
+from mlflow_track.record.files import legible
+from mlflow_track.wording import expected, shown
 
 if TYPE_CHECKING:
     import numpy
@@ -22,6 +23,21 @@ class Encodable(NamedTuple):
 
     size_bytes: int
     encode: Callable[[], bytes]
+
+
+def text_of(text: Any, name: str) -> Encodable:
+    """A text as UTF-8; half characters become legible.
+
+    Args:
+        text: The text.
+        name: The file's name, for a message.
+
+    Raises:
+        TypeError: It is not a string.
+    """
+    if not isinstance(text, str):
+        raise TypeError(expected(f"the text for {shown(name)}", "a string", type(text).__name__))
+    return Encodable(len(text), lambda: legible(text).encode())
 
 
 class Taken(NamedTuple):

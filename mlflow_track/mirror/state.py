@@ -183,23 +183,13 @@ def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Ledger:
     """One run on its way to one backend.
 
-    Args:
-        path: The run's folder.
-        name: The backend's name.
-        backend: The backend.
-
-        tell: Takes a line for the user.
-
     Attributes:
         state: The acknowledgements of the destination; `save` writes them.
+        tell: Takes a line for the user.
     """
 
     def __init__(
-        self,
-        path: Path,
-        name: str,
-        backend: Backend,
-        tell: Callable[[str], None] = lambda text: None,
+        self, path: Path, name: str, backend: Backend, tell: Callable[[str], None] = lambda _: None
     ) -> None:
         self.tell = tell
         self.path = path
@@ -251,14 +241,13 @@ class Ledger:
         """Note what the destination will never take, and tell the user of it."""
         for item, why in refused:
             why = mask_values(why, self.backend.options)
-            if self.state.refuse(item, why):
-                self._tell_refused(item, why)
-
-    def _tell_refused(self, item: str, why: str) -> None:
-        if len(self.state.refused) <= _MOST_TOLD:
-            self.tell(f"WARNING: {self.name} does not accept {item}: {why}; the rest is sent")
-        elif len(self.state.refused) == _MOST_TOLD + 1:
-            self.tell(f"WARNING: {self.name} does not accept more; mlflow-track doctor lists all")
+            is_new, count = self.state.refuse(item, why), len(self.state.refused)
+            if is_new and count <= _MOST_TOLD:
+                self.tell(f"WARNING: {self.name} does not accept {item}: {why}; the rest is sent")
+            elif is_new and count == _MOST_TOLD + 1:
+                self.tell(
+                    f"WARNING: {self.name} does not accept more; mlflow-track doctor lists all"
+                )
 
     def is_there(self) -> bool:
         """Whether the destination answers a small question."""
@@ -281,7 +270,3 @@ class Ledger:
         if self.state.set_aside.pop(name, None) is not None:
             self.state.accept(item)
         self.save()
-
-    def try_again(self) -> None:
-        """What was set aside is pending once more."""
-        self.state.set_aside = {}

@@ -36,12 +36,7 @@ class _Batch(NamedTuple):
 
 
 class Batches:
-    """Sends items to runs of a server.
-
-    Args:
-        client: The client.
-        attach: The run of an id; raises Gone where it was deleted.
-    """
+    """Sends items to runs of a server; `attach` gives one, or raises Gone where it was deleted."""
 
     def __init__(self, client: MlflowClient, attach: Callable[[str], Target]) -> None:
         self._client = client
@@ -139,11 +134,7 @@ class Batches:
         return refused
 
     def _is_to_blame(self, run_id: str, kind: str, batch: _Batch) -> bool:
-        """Whether the server fails at a batch, and not at everything.
-
-        Raises:
-            Unavailable: At everything.
-        """
+        """Whether the server fails at a batch; raises `Unavailable` where it does at everything."""
         first = repr(batch.items[0])
         self._failed[first] = self._failed.get(first, 0) + 1
         if self._failed[first] < _MOST_ERRORS and not batch.is_suspect:
@@ -154,11 +145,8 @@ class Batches:
     def _require_others(self, run_id: str, kind: str = "") -> None:
         """Return where the server takes something else now: then it is the item that it refuses.
 
-        Of the same kind, if possible: a table that is being migrated takes nothing.
-
-        Raises:
-            Unavailable: It accepts nothing.
-            Gone: The run was deleted there.
+        Of the same kind, if possible: a table that is being migrated takes nothing. Otherwise it
+        raises `Unavailable`, or `Gone` where the run was deleted.
         """
         tags = self._attach(run_id).tags
         if RECORD_TAG in tags:

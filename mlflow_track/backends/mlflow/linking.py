@@ -25,10 +25,7 @@ def link(
         destination: The server's name, without a password.
 
     Returns:
-        The run there, and whether it was made.
-
-    Raises:
-        Gone: The run was deleted there.
+        The run there, and whether it was made. It raises `Gone` where the run was deleted.
     """
     memory = there.memory
     wanted = run.mirror or MirrorSettings()

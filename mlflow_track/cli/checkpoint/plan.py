@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli import exit_codes
+from mlflow_track.cli.checkpoint.retention import Size
 from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import directory_option
 from mlflow_track.record import layout
@@ -60,8 +61,8 @@ class _Steps(click.ParamType):
 @click.option(
     "--milestones/--no-milestones", default=None, help="Keep: also the planned ones (default: yes)."
 )
-@click.option("--max-bytes", type=int, help="Keep: the most bytes that all of them may take.")
-@click.option("--state-bytes", type=int, help="The size of one checkpoint.")
+@click.option("--max-bytes", type=Size(), help="Keep: the most bytes that all may take: 10GB.")
+@click.option("--state-bytes", type=Size(), help="The size of one checkpoint: 2GB.")
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
@@ -91,7 +92,7 @@ def plan(
     Examples:
       mlflow-track plan --max-steps 1000 --warmup-steps 100 --max-checkpoints 5
       mlflow-track plan --max-steps 9000 --every 500 --keep-last 2
-      mlflow-track plan --max-steps 1000 --state-bytes 2000000000
+      mlflow-track plan --max-steps 1000 --state-bytes 2GB
     """
     from mlflow_track.checkpoint.disk.publish import free_bytes
     from mlflow_track.checkpoint.policy.compose import make_plan

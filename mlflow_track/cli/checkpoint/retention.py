@@ -10,12 +10,25 @@ import click
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import checkpoint_argument, one_run, own_keep, run_argument, store_of
+from mlflow_track.wording import size_of
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.pruning import Verdict
     from mlflow_track.record.directory import RunDirectory
+
+
+class Size(click.ParamType):
+    """A number of bytes, with or without a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return size_of("the value", value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command()
@@ -27,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--milestones/--no-milestones", default=None, help="Keep those that a policy planned."
 )
-@click.option("--max-bytes", type=int, help="The most bytes that all of them may use.")
+@click.option("--max-bytes", type=Size(), help="The most bytes that all of them may use: 10GB.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed, and why.")
 @json_option
 def prune(run: str, root: Path, dry_run: bool, as_json: bool, **rules: Any) -> None:
