@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.drawing import group_option, sort_option, sorted_runs, told
+from mlflow_track.cli.drawing import group_option, reported, sort_option, sorted_runs
 from mlflow_track.cli.output import duration_text, echo, output_options, print_json, print_rows
 from mlflow_track.cli.select import direction_options, require_metrics, runs_argument, some_runs
 
@@ -145,7 +145,7 @@ def print_comparison(
 
 
 def _is_shown(column: Column, runs: Sequence[Summary]) -> bool:
-    """Whether a person learns something from a column."""
+    """Whether a reader learns something from a column."""
     # The memory of the machine is that of all its processes.
     if column.title in ("id", "name", "system.memory_megabytes_peak"):
         return False
@@ -173,7 +173,7 @@ def _print_groups(
     from mlflow_track.analysis.groups import grouped, spread_text, verdict
 
     names = metrics if metrics is not None else metric_names(runs)
-    with told():
+    with reported():
         groups = grouped(runs, by)
     verdicts = {name: judged(name, runs, directions.get(name)) for name in names}
     found = {name: _statistics(runs, groups, name, verdicts[name].direction) for name in names}
@@ -241,7 +241,7 @@ def _as_json(
     from mlflow_track.analysis.naming import labels
 
     names, rows = labels(runs), []
-    with told():
+    with reported():
         groups = grouped(runs, group_by) if group_by is not None else []
     for metric in metrics if metrics is not None else metric_names(runs):
         direction, why = judged(metric, runs, directions.get(metric))

@@ -88,7 +88,7 @@ def drawing_of(arguments: dict[str, Any]) -> Options:
 
 
 @contextmanager
-def told(*failures: type[Exception]) -> Iterator[None]:
+def reported(*failures: type[Exception]) -> Iterator[None]:
     """Ends the command where the runs lack what the options ask for, and at these failures."""
     from mlflow_track.analysis.groups import UnknownGroup
     from mlflow_track.analysis.ordering import UnknownOrder
@@ -123,7 +123,7 @@ def sorted_runs(
     if sort is None:
         return list(reversed(runs)) if is_reversed else list(runs)
     order = parse_order(sort, known_metrics(runs))
-    with told():
+    with reported():
         return in_order(
             runs, order._replace(is_reversed=order.is_reversed != is_reversed), directions
         )

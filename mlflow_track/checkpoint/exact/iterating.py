@@ -95,7 +95,7 @@ def _holds(entry: Any, iterator: Any) -> bool:
     holds = getattr(entry, "holds_loader_iterator", None)
     if holds is not None:
         return bool(holds(iterator))
-    # A loader with a state of its own keeps its iterator, as torchdata's does.
+    # A loader with its own state keeps its iterator, as torchdata's does.
     return getattr(entry, "_iterator", None) is iterator
 
 

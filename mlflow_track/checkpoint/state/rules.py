@@ -1,4 +1,4 @@
-"""Modules with loading rules of their own, and how torch loads them."""
+"""Modules with their own loading rules, and how torch loads them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _USUAL = {
 
 
 def prefixes_with_rules(module: nn.Module) -> tuple[str, ...]:
-    """The prefixes of names that a module loads by rules of its own: hooks, overridden methods."""
+    """The prefixes of names that a module loads by its own rules: hooks, overridden methods."""
     found: list[str] = []
     for name, part in module.named_modules(remove_duplicate=False):
         prefix = f"{name}." if name else ""
