@@ -160,7 +160,7 @@ class Artifacts:
 
 def _source(given: Any) -> Path:
     if not isinstance(given, str | os.PathLike):
-        raise TypeError(expected("the source", "the path of a file or folder", typed(given)))
+        raise type_error("the source", "the path of a file or folder", typed(given))
     return Path(given)
 
 

@@ -120,9 +120,8 @@ def _newest_unfinished(settings: Settings) -> Path | None:
         except UnreadableRun as error:
             say(f"WARNING: skipped {path}: {error}")
             continue
-        is_meant = _has_name(info, settings.run_name) and _has_experiment(
-            info, settings.mlflow_experiment_id
-        )
+        is_named = _has_name(info, settings.run_name)
+        is_meant = is_named and _has_experiment(info, settings.mlflow_experiment_id)
         if info.status != FINISHED and is_meant and (newest is None or info.created > newest[0]):
             newest = (info.created, path)
     return newest[1] if newest else None

@@ -143,7 +143,7 @@ def read_settings(
 
     replay = first("MLFLOW_TRACK_REPLAY")
     if replay is not None:
-        # A replay runs a recorded command, whose arguments must not lead it to the original.
+        # A replay runs a recorded command, whose arguments must not direct it to the original.
         target = json.loads(replay)
         backend, directory, resume = "local", target["directory"], target["run_id"]
     deadline = first("MLFLOW_TRACK_DEADLINE") if replay is None else None

@@ -13,7 +13,7 @@ from mlflow_track.media.histograms import histogram_of
 from mlflow_track.media.images import figure_of, image_of
 from mlflow_track.media.values import text_of
 from mlflow_track.param_values import plain_params
-from mlflow_track.wording import expected, typed
+from mlflow_track.wording import type_error, typed
 
 if TYPE_CHECKING:
     import logging
@@ -64,7 +64,7 @@ class RecordVerbs:
                 too large.
         """
         if not isinstance(key, str):
-            raise TypeError(expected("a param's name", "a string", typed(key)))
+            raise type_error("a param's name", "a string", typed(key))
         self.log_params({key: value})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

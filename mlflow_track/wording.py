@@ -92,7 +92,7 @@ def size_of(name: str, text: str) -> int:
         if size.denominator == 1 and size <= _MOST_BYTES:
             return int(size)
     wanted = "a number of bytes, like 500000, 1e9, 1.5GB or 10GiB"
-    raise ValueError(expected(name, wanted, shown(text)))
+    raise value_error(name, wanted, shown(text))
 
 
 def command_text(arguments: Sequence[str] | None) -> str:

@@ -124,23 +124,13 @@ class Commits:
             self.settle(memory)
         # Of those that go, none is there beside the new one: a plan counts on it.
         self._pruning.wait()
-        checkpoints = []
-        for existing in self._store.list():
-            if not self._is_own(existing):
-                if existing.step >= now.step:
-                    moved = self._store.move_aside(existing, self._record.attempt)
-                    self._announce(
-                        f"moved checkpoint of step {existing.step} to {moved}: it belongs to an "
-                        "earlier attempt that this run did not restore from"
-                    )
-                    continue
-            elif existing.step == now.step:
-                return existing
-            checkpoints.append(existing.step)
+        present = {existing.step: existing for existing in self._not_passed_over(now.step)}
+        if now.step in present:
+            return present[now.step]
         names, is_milestone = tuple(a.policy for a in asks), any(a.is_milestone for a in asks)
         memory.save(now, Saved(now.step, names, is_milestone))
         # Retention uses the values known here, however slow the disk is.
-        values = self._values(memory, [*checkpoints, now.step])
+        values = self._values(memory, [*present, now.step])
         try:
             self._saver.save(
                 SaveRequest(
@@ -226,6 +216,20 @@ class Commits:
         except CorruptCheckpointError:
             return False
 
+    def _not_passed_over(self, step: int) -> list[Checkpoint]:
+        """The checkpoints beside which `step` is saved; others from it on are moved aside."""
+        kept = []
+        for existing in self._store.list():
+            if existing.step < step or self._is_own(existing):
+                kept.append(existing)
+                continue
+            moved = self._store.move_aside(existing, self._record.attempt)
+            self._announce(
+                f"moved checkpoint of step {existing.step} to {moved}: it belongs to an earlier "
+                "attempt that this run did not restore from"
+            )
+        return kept
+
     def _values(self, memory: Memory, steps: Sequence[int]) -> Values:
         """The known values of the metric that retention compares, at the steps of checkpoints."""
         if self._metric is None or self._metric not in memory.series:
@@ -236,7 +240,7 @@ class Commits:
         }
 
     def _known(self, now: Moment) -> Moment:
-        """With all that the record holds of the step, as far as it has arrived there."""
+        """The moment with every value of its step that has reached the record."""
         if not self._record.is_kept:
             return now
         try:

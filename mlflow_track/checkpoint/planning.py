@@ -1,4 +1,4 @@
-"""The plan of a run's saves from where it is now, and the look at the disk before they are made."""
+"""Plans a run's saves from its current step on, and checks beforehand whether they fit the disk."""
 
 from __future__ import annotations
 
@@ -124,7 +124,6 @@ class Planner:
         )
 
     def _present(self, in_use: Collection[int]) -> Present:
-        """The folder of checkpoints as it is."""
         store, attempt = self._session.store, self._session.record.attempt
         checkpoints = store.list()
         finite = pruning.finite_of(checkpoints)
@@ -153,14 +152,11 @@ class Planner:
             )
         if self._policies.limits.replay_step is not None:
             notes.append(f"a replay saves at step {self._policies.limits.replay_step} alone")
-        ends = [name for name, is_there in self._ends() if is_there]
+        ends = ["early stopping"] * (self._policies.stop is not None)
+        ends += ["a deadline"] * (self._policies.limits.deadline is not None)
         if ends:
             notes.append(f"{' and '.join(ends)} may end the run, with one more save, before")
         return notes
-
-    def _ends(self) -> list[tuple[str, bool]]:
-        stop, limits = self._policies.stop, self._policies.limits
-        return [("early stopping", stop is not None), ("a deadline", limits.deadline is not None)]
 
     def _announce_steps(self, memory: Memory, first: int) -> None:
         """The steps of `EvenlySpaced` that are to come, in one line of the log."""

@@ -121,20 +121,15 @@ def judge(
 
 
 def prune(
-    store: CheckpointStore,
-    keep: Keep,
-    in_use: Collection[int] = (),
-    checked: MutableMapping[int, bool] | None = None,
-    values: Values | None = None,
-    checkpoints: Sequence[Checkpoint] | None = None,
+    store: CheckpointStore, verdicts: Iterable[Verdict]
 ) -> tuple[list[Verdict], list[Verdict]]:
-    """Remove what `judge` does not keep. Call it after a commit, never before.
+    """Remove what these verdicts of `judge` do not keep. Call it after a commit, never before.
 
     Returns:
         The removed ones, and those that stay because another process reads them.
     """
     removed, busy = [], []
-    for verdict in judge(store, keep, in_use, checked, values, checkpoints):
+    for verdict in verdicts:
         if verdict.is_kept:
             continue
         with free_to_remove(verdict.checkpoint.path) as is_free:
@@ -206,7 +201,8 @@ class BackgroundPruning:
         checkpoints = self._store.list()
 
         def work() -> None:
-            removed, busy = prune(self._store, keep, in_use, checked, values, checkpoints)
+            verdicts = judge(self._store, keep, in_use, checked, values, checkpoints)
+            removed, busy = prune(self._store, verdicts)
             for verdict in removed:
                 self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
             for verdict in busy:

@@ -43,7 +43,7 @@ class Recall:
         self.memory = Memory.replay(saves, rows, self._names, since=self._now())
 
     def moment(self, step: int, given: Mapping[str, float]) -> Moment:
-        """A step boundary that is now; watched values on their way to it are waited for."""
+        """The step boundary of now, once watched values on their way have arrived."""
         self.take()
         if given:
             self.memory.give(step, given)
@@ -56,7 +56,7 @@ class Recall:
 
     def logged_names(self) -> set[str]:
         """The metrics that this process has logged."""
-        return {name for names in self._metrics.known for name in names}
+        return set().union(*self._metrics.known)
 
     def _now(self) -> float:
         return self._offset + time.monotonic()

@@ -123,7 +123,6 @@ class Restorer:
         return answer["state"]
 
     def _receive(self, state: MutableMapping[str, Any], *, generators: bool) -> Restored | None:
-        """Receives the state that rank 0 has read."""
         answer = self._ranks.same(None)
         if "error" in answer:
             raise CorruptCheckpointError(f"rank 0 could not restore: {answer['error']}")

@@ -81,10 +81,12 @@ def _measured(
     random = [generators] * session.ranks.world_size
     beside = {"random": random, "history": memory.to_plain()}
     tensors, document = take_apart(SaveRequest(step=_STEP, state=whole, beside=beside))
-    # Facts of their own: those of the run compare what the loop changes.
+    # The metrics that a manifest will have: those watched, and those that were ever logged.
+    names = set(session.policies.watched).union(*session.metrics.known)
+    # Separate facts: those of the run compare what the loop changes.
     facts = facts_of_save(
         replace(session, fingerprints=Fingerprints()),
-        Moment(_STEP, 0.0, dict.fromkeys(_logged_names(session), _VALUE)),
+        Moment(_STEP, 0.0, dict.fromkeys(names, _VALUE)),
         state,
         (),
     )
@@ -94,11 +96,6 @@ def _measured(
     size = expected_bytes(_STEP, {**facts, "is_milestone": False, **positions}, sizes)
     allowance = max(_ALLOWANCE_BYTES, int(size * _ALLOWANCE_SHARE))
     return Size(size + allowance, tuple(notes))
-
-
-def _logged_names(session: Session) -> set[str]:
-    """The metrics that a manifest will have: those watched, and those that were ever logged."""
-    return {*session.policies.watched, *(name for names in session.metrics.known for name in names)}
 
 
 def _notes(state: Mapping[str, Any]) -> list[str]:

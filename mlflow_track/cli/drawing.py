@@ -63,7 +63,6 @@ def drawing_options(command: _F) -> _F:
 
 
 def group_option(command: _F) -> _F:
-    """`--group-by`."""
     return click.option(
         "--group-by",
         metavar="params.NAME",
@@ -73,7 +72,6 @@ def group_option(command: _F) -> _F:
 
 
 def sort_option(command: _F) -> _F:
-    """`--sort`."""
     return click.option(
         "--sort",
         metavar="[-]NAME[:best|last]",
@@ -90,7 +88,7 @@ def drawing_of(arguments: dict[str, Any]) -> Options:
 
 
 @contextmanager
-def told(*failures: type[Exception]) -> Iterator[None]:
+def reported(*failures: type[Exception]) -> Iterator[None]:
     """Ends the command where the runs lack what the options ask for, and at these failures."""
     from mlflow_track.analysis.groups import UnknownGroup
     from mlflow_track.analysis.ordering import UnknownOrder
@@ -125,7 +123,7 @@ def sorted_runs(
     if sort is None:
         return list(reversed(runs)) if is_reversed else list(runs)
     order = parse_order(sort, known_metrics(runs))
-    with told():
+    with reported():
         return in_order(
             runs, order._replace(is_reversed=order.is_reversed != is_reversed), directions
         )

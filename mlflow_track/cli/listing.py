@@ -236,7 +236,7 @@ def _print(
 
 
 def _as_tree(runs: Sequence[Summary]) -> tuple[list[Summary], list[str]]:
-    """Children after their parents, and how far each is set in."""
+    """Children after their parents, and the indentation of each."""
     by_id = {run.id: run for run in runs}
     children: dict[str | None, list[Summary]] = {}
     for run in runs:

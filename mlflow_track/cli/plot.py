@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.drawing import drawing_of, drawing_options, sort_option, sorted_runs, told
+from mlflow_track.cli.drawing import drawing_of, drawing_options, reported, sort_option, sorted_runs
 from mlflow_track.cli.exit_codes import NotFound
 from mlflow_track.cli.output import echo, is_terminal, json_option, print_json
 from mlflow_track.cli.select import direction_options, require_metrics, runs_argument, some_runs
@@ -107,7 +107,7 @@ def _plot_curves(
     from mlflow_track.draw.picture import figure_of, read_series
 
     names = _metrics(runs, metrics)
-    with told(ValueError):
+    with reported(ValueError):
         drawn = read_series(runs, names, options, directions)
         figure = figure_of(runs, drawn, options, directions)
         if output is not None:
@@ -192,7 +192,7 @@ def _plot_params(
             f"fewer than {FEWEST_RUNS} runs have {metric} and a param that differs between them"
         )
     if output is not None:
-        with told(ValueError):
+        with reported(ValueError):
             if kind == "importance":
                 draw_importance(found, metric, output)
             else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.drawing import drawing_of, drawing_options, sort_option, sorted_runs, told
+from mlflow_track.cli.drawing import drawing_of, drawing_options, reported, sort_option, sorted_runs
 from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import direction_options, require_metrics, runs_argument, some_runs
 from mlflow_track.wording import count_text, size_text
@@ -66,7 +66,7 @@ def report(
     require_metrics(found, (*metrics, *directions))
     found = sorted_runs(found, sort, directions)
     options = drawing_of(drawing)
-    with told(ValueError):
+    with reported(ValueError):
         html = render_report(
             found,
             metrics=list(metrics) or None,

@@ -69,7 +69,6 @@ def plain_lines(
 
 
 def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """The width of the longest cell of each column."""
     return [max(map(text_width, column)) for column in zip(header, *rows, strict=True)]
 
 

@@ -194,7 +194,8 @@ def du(runs: tuple[str, ...], root: Path, form: str | None) -> None:
     }
     if form is None:
         cells: list[list[Any]] = [
-            [row["label"], *(_size(row[name]) for name in names)] for row in rows
+            [row["label"], *("" if row[n] is None else size_text(row[n]) for n in names)]
+            for row in rows
         ]
         cells.append(["all", *(size_text(data[name]) for name in names)])
         print_rows(["run", *names], cells, spare=("artifacts", "record"))
@@ -206,10 +207,6 @@ def du(runs: tuple[str, ...], root: Path, form: str | None) -> None:
     else:
         header = ["run", "label", "path", *names]
         print_rows(header, [[row[name] for name in header] for row in rows], form, data=data)
-
-
-def _size(size: int | None) -> str:
-    return "" if size is None else size_text(size)
 
 
 def _prunable(run: Summary) -> int | None:

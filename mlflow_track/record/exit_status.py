@@ -83,7 +83,7 @@ class UnknownExit(SystemExit):
 
 
 class _Exits:
-    """Remembers what the program was left with: a SystemExit leaves no other trace."""
+    """Remembers how the program was left: a SystemExit leaves no other trace."""
 
     def __init__(self, module: FrameType) -> None:
         self._module = module

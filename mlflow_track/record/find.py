@@ -62,7 +62,7 @@ def find_folders(root: Path, experiment: str | None = None) -> tuple[list[Path],
 
 
 def _take(folder: Path, found: list[Path], skipped: list[Skipped]) -> bool:
-    """Whether a folder is a run, or was one: then one of the lists gets it."""
+    """Add a folder that is or was a run to one of the lists; return whether it is one."""
     if (folder / layout.RUN).exists():
         found.append(folder)
     elif any((folder / name).exists() for name in _LEFTOVERS):

@@ -48,8 +48,7 @@ class MetricsFile:
     Args:
         path: The CSV file; made with an empty header if it does not exist. The one beside it, for
             calls that name few of many metrics, is made by the first of these.
-        tell: Is told where a file is not readable, and once, at a checkpoint, that one has gone
-            from its path.
+        tell: Called where a file is unreadable, and once, at a checkpoint, where one is gone.
 
     Attributes:
         lock: Its holder has exclusive access to the file.

@@ -15,7 +15,7 @@ from mlflow_track.checkpoint.disk.verify import core_count
 # One core copies about 10 GB/s; a second thread for less than this costs more than it saves.
 _WORTH_A_THREAD_BYTES = 16 << 20
 _MOST_THREADS = 4
-# Larger ones are copied as fast by a call of their own, which torch may split among threads.
+# Larger ones copy as fast one by one: torch may split such a call among threads.
 _SMALL_BYTES = 64 << 10
 
 

@@ -185,7 +185,7 @@ def _form(entry: Entry | None) -> str | None:
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:
     """The encoded state flat, by dotted names; an object whose key begins with `$` is a leaf.
 
-    What is inside of dicts, lists and tuples of any kind has a name of its own.
+    Items of dicts, lists and tuples of any kind get separate names.
     """
     items = _inside(value)
     if items is None:

@@ -36,7 +36,7 @@ class Content:
     Attributes:
         size: Bytes in all.
         blocks: The bytes in pieces of `verify.CHUNK_BYTES`, the last one shorter. A block must
-            stay as it is until the next but one is asked for.
+            stay as it is until the next but one is requested.
         spans: The ranges of the floats that decide whether the checkpoint is finite.
     """
 

@@ -131,7 +131,7 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
 def blocks(layout: Layout, tensors: Mapping[str, torch.Tensor], size: int) -> Iterator[memoryview]:
     """The file of `tensors` in pieces of `size` bytes, with two pieces in memory at a time.
 
-    A piece is overwritten when the next but one is asked for.
+    A piece is overwritten when the next but one is requested.
     """
     staging = [mmap.mmap(-1, size) for _ in range(2)]
     header = torch.frombuffer(bytearray(layout.header), dtype=torch.uint8)

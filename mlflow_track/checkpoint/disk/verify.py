@@ -1,4 +1,4 @@
-"""Do a file's bytes match the digests of its manifest? Asked on all cores, before anything else."""
+"""Checks a file's bytes against the digests of its manifest, on all cores."""
 
 from __future__ import annotations
 

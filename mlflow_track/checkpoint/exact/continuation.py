@@ -116,7 +116,7 @@ class Continuation:
         return report if is_news else None
 
     def _with_what_moves(self, now: Facts) -> Facts:
-        """The facts of here, but of what a step changes those from before the first one."""
+        """The facts here; for what a step changes, those from before the first step."""
         then, loaded = self._then or Facts(), self._loaded
         moving = {p: v for p, v in loaded.attributes.items() if p in then.changing}
         return structs.replace(

@@ -90,7 +90,7 @@ class Fingerprints:
         self._modes: dict[str, None] = {}
         # The params of each group of an optimizer, and their names.
         self._groups: dict[str, tuple[list[weakref.ref[Any]], str]] = {}
-        torch.get_num_threads()  # A DataLoader that pins memory sets it for who asks first later.
+        torch.get_num_threads()  # Before a DataLoader that pins memory changes a first answer.
 
     @property
     def settings(self) -> Mapping[str, Any]:

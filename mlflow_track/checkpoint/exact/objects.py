@@ -116,7 +116,7 @@ def names_of_params(state: Mapping[str, Any], objects: Mapping[str, Any]) -> dic
 
 
 def text_of(module: torch.nn.Module) -> str:
-    """The line of a module in its repr, without memory addresses; LAZY before its first batch."""
+    """A module's line in its repr, without memory addresses; LAZY before its first batch."""
     if isinstance(module, LazyModuleMixin):
         return LAZY
     try:

@@ -142,10 +142,6 @@ def fingerprint_of(params: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
 
 
-def _json_number(value: float) -> float | str:
-    return value if math.isfinite(value) else repr(value)
-
-
 def facts_of_save(
     session: Session, now: Moment, state: Mapping[str, Any], asks: Sequence[Ask]
 ) -> dict[str, Any]:
@@ -159,7 +155,8 @@ def facts_of_save(
         "run_id": directory.info.id,
         "attempt": directory.attempt,
         "time": time.time(),
-        "metrics": {name: _json_number(value) for name, value in now.metrics.items()},
+        # JSON has no number for NaN and infinities.
+        "metrics": {k: v if math.isfinite(v) else repr(v) for k, v in now.metrics.items()},
         "policies": policies,
         **surroundings(state, session),
         "fingerprint": fingerprint.packed(facts),

@@ -223,7 +223,7 @@ def _shared(root: Any) -> Any:
 
 
 class _CustomSampler:
-    """A sampler of the user's: it may draw from anywhere, and remember what it did.
+    """A custom sampler: it may draw from anywhere, and remember what it did.
 
     It iterates in a stream that belongs to the epoch. One that changes from epoch to epoch by
     itself is brought to an epoch by iterating it through those before, which reads no data.

@@ -183,7 +183,7 @@ class ResumableLoader:
             with nullcontext() if self._loader.num_workers else self._reads.aside():
                 batch = next(self._batches)
         except Exception as error:
-            # A batch that cannot be read is behind us as well.
+            # A batch that cannot be read counts as read.
             if not isinstance(error, StopIteration):
                 self._count()
             raise

@@ -1,4 +1,4 @@
-"""The saves to come: policies are asked beforehand, and what they cannot know yet is named."""
+"""Foresees the saves to come: asks policies beforehand, and names what they cannot know yet."""
 
 from __future__ import annotations
 

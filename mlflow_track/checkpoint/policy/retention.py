@@ -152,7 +152,6 @@ def best_first(values: Mapping[int, float], direction: Direction) -> list[int]:
 
 
 def _protected(by_step: Sequence[Candidate], in_use: Collection[int]) -> Iterator[tuple[int, str]]:
-    """The steps that stay whatever the rules say."""
     for candidate in by_step:
         if candidate.step in in_use:
             yield candidate.step, "the one resumed from"

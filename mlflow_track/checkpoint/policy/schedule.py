@@ -196,7 +196,7 @@ class EvenlySpaced(SavePolicy):
         return max(before), self.max_checkpoints - len(before)
 
     def _before_plan(self, saved: Sequence[int]) -> Sequence[int]:
-        """The saves that were there when the plan was made in which the later ones are."""
+        """The saves made before the plan that the later ones belong to."""
         before: Sequence[int] = ()
         planned = self._planned
         for count, step in enumerate(saved, 1):

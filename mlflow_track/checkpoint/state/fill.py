@@ -81,7 +81,7 @@ class Copies:
 
     def _tensor(self, path: str, source: torch.Tensor, existing: Any) -> Copy:
         here = existing if _can_be_filled(existing, source) else None
-        # Tied tensors stay one; those that are two here stay two, as whoever holds them has them.
+        # Tied tensors stay one; those that are two here stay two, because their holders have two.
         known = self._by_source.get(id(source))
         if known is None or (here is not None and here is not known.here):
             copy = Copy(path, source, here)

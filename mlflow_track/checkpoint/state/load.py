@@ -143,7 +143,7 @@ def _load_by_rules(loads: Sequence[Load]) -> None:
 def _load(load: Load, copies: Copies) -> None:
     target = load.here
     if load.prefixes:
-        return  # It is loaded already.
+        return  # By `_load_by_rules`.
     if isinstance(target, torch.nn.Module):
         _load_module(target, load.saved)
     elif isinstance(target, torch.Generator):

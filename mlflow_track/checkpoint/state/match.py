@@ -18,7 +18,7 @@ class Load(Place):
 
     Attributes:
         saved: Its saved state, under the names that it has here.
-        prefixes: Of a module, the prefixes of the names that it loads by rules of its own.
+        prefixes: Of the names that a module loads by its own rules; None for another object.
         planned: The saved state with a place for each tensor.
     """
 

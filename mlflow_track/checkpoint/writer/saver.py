@@ -118,7 +118,9 @@ class Saver:
             plan.total_bytes,
             started,
         )
-        self._send(pending)
+        assert self._writer is not None
+        self._pending.append(pending)
+        self._writer.send(pending.request)
         pending.stall_seconds = time.monotonic() - started
         return pending.stall_seconds
 
@@ -200,11 +202,6 @@ class Saver:
             "writing checkpoints in a thread (no writer process available): a save survives a "
             "kill only after wait()"
         )
-
-    def _send(self, pending: Pending) -> None:
-        assert self._writer is not None
-        self._pending.append(pending)
-        self._writer.send(pending.request)
 
     def _take_answer(self, timeout_seconds: float | None) -> bool:
         """Take one answer of the writer, if one comes in time; replaces a writer that died."""

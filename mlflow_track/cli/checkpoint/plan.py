@@ -189,7 +189,6 @@ def _require_companions(values: dict[str, Any]) -> None:
 
 
 def _save(max_steps: int | None, options: dict[str, Any]) -> SavePolicy:
-    """The policies that the options name."""
     import mlflow_track as mt
 
     makers: dict[str, Callable[[Any], SavePolicy]] = {

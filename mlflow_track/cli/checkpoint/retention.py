@@ -76,7 +76,7 @@ def prune(run: str, root: Path, dry_run: bool, as_json: bool, **rules: Any) -> N
     except RunHeldError as error:
         raise click.ClickException(str(error)) from None
     try:
-        removed, busy = prune_store(store, keep, _resumed_from(directory))
+        removed, busy = prune_store(store, judge(store, keep, _resumed_from(directory)))
     finally:
         directory.release()
     if as_json:

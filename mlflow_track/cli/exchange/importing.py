@@ -170,7 +170,7 @@ class _Import:
                     raise
                 row["problems"] = [str(error)]
             except Unavailable as error:
-                # The others are there no more than this one.
+                # The others cannot be read either.
                 row["problems"] = [f"{error}; this run and those after it are not imported"]
                 self.rows.append(row)
                 return

@@ -29,7 +29,6 @@ _ENDS = {"failed": exit_codes.NO, "pending": exit_codes.PENDING, "complete": exi
 
 
 def _with_backends(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that select backends."""
     for option in (
         click.option("--as-recorded", is_flag=True, help=_RECORDED_HELP),
         click.option("--tracking-uri", help=_URI_HELP),
@@ -230,7 +229,6 @@ class _Backends:
 def _pairs(
     runs: list[LoadedRun], backends: tuple[str, ...], tracking_uri: str | None
 ) -> list[tuple[LoadedRun, str]]:
-    """Each run with each of its selected backends."""
     from mlflow_track.settings import read_settings
 
     _require_backends(backends)

@@ -159,7 +159,7 @@ class MediaIndex:
         self.close()
 
     def _continue(self) -> None:
-        """Complete what an earlier writer began, and go on behind its last number."""
+        """Complete what an earlier writer began, and continue after its last number."""
         for aside in layout.media_indexes_aside(self._path):
             self._count(aside)
             self._take_out(aside)
