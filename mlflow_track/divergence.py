@@ -32,12 +32,7 @@ class Turn(NamedTuple):
 
 
 class Divergence:
-    """Counts values that are not finite: the writer of metrics hands them over, and no others.
-
-    Args:
-        path: The file of metrics.
-        announce: Takes one line of text for the log.
-    """
+    """Counts values that are not finite: the writer of metrics hands them over, and no others."""
 
     def __init__(self, path: Path, announce: Callable[[str], None]) -> None:
         self._path, self._announce = path, announce

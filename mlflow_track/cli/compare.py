@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_track.cli.drawing import group_option, sort_option, sorted_runs, told
-from mlflow_track.cli.output import (
-    duration_text,
-    echo,
-    output_options,
-    print_json,
-    print_rows,
-)
-from mlflow_track.cli.select import (
-    direction_options,
-    directory_option,
-    require_metrics,
-    runs_argument,
-    some_runs,
-)
+from mlflow_track.cli.output import duration_text, echo, output_options, print_json, print_rows
+from mlflow_track.cli.select import direction_options, require_metrics, runs_argument, some_runs
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.compare import Column
@@ -36,7 +24,6 @@ ADVICE = "give --min METRIC or --max METRIC, or call run.define_metric"
 
 @click.command()
 @runs_argument
-@directory_option
 @click.option(
     "--metric", "metrics", multiple=True, help="Only this metric; can be given more than once."
 )

@@ -46,7 +46,6 @@ def echo(text: object = "", *, nl: bool = True, err: bool = False, bold: bool = 
     """Print text for people.
 
     Args:
-        text: The text to print.
         nl: Whether a new line follows.
         err: Print to stderr, for people, while a program reads stdout.
         bold: Whether it stands out.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shlex
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -18,7 +17,7 @@ from mlflow_track.record.media.content import read_text
 from mlflow_track.record.media.index import listed_files
 from mlflow_track.record.params import param_text
 from mlflow_track.record.schema import Git
-from mlflow_track.wording import count_text
+from mlflow_track.wording import command_text, count_text
 
 # Of more runs the page would be too large to send.
 _MOST_RUNS = 20
@@ -99,7 +98,7 @@ def provenance_as_html(page: Page) -> str:
         changed = {True: " + uncommitted changes", None: " (uncommitted changes: unknown)"}
         cells = (
             f"{git.commit[:12]}{changed.get(git.is_dirty, '')}" if git.commit else "",
-            shlex.join(run.info.command),
+            command_text(run.info.command),
             f"{attempt.host or ''} {provenance.platform or ''}",
             f"Python {attempt.python or '?'}, torch {attempt.torch or '?'}",
             ", ".join(f"{item.name} {item.sha256[:12]}" for item in run.info.inputs),

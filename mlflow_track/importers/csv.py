@@ -47,6 +47,13 @@ class CsvSource(FolderSource):
             yield FoundRun(str(file), partial(_read, file))
 
 
+def single_files(folder: Path) -> list[Path]:
+    """The exported files that lie in a folder: only the user knows which of them are runs."""
+    names = [] if (folder / layout.RUN).exists() else sorted(os.listdir(folder))
+    files = [folder / n for n in names if n.lower().endswith(".csv") and n != layout.METRICS]
+    return [file for file in files if _has_steps(file)]
+
+
 def _has_steps(file: Path) -> bool:
     try:
         with open_regular(file) as content:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from mlflow_track.backends.protocol import Backend, Found, Query, Unavailable, has
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
@@ -73,7 +74,7 @@ def fetch(request: FetchRequest, name: str, backend: Backend) -> Path | None:
     Args:
         request: The wanted run.
         name: The backend's name.
-        backend: The backend.
+        backend: The backend; it has `find`.
 
     Returns:
         The run's new folder: config, the history of its metrics, the newest checkpoint that
@@ -84,8 +85,6 @@ def fetch(request: FetchRequest, name: str, backend: Backend) -> Path | None:
         CorruptCheckpointError: The backend has checkpoints of it, and none verifies.
         Unavailable: The backend does not answer.
     """
-    if not has(backend, "find"):
-        return None
     with _limited():
         found = _wanted(request, backend)
     if found is None:
@@ -289,13 +288,18 @@ def main() -> None:
     os.write(answer, json.dumps(_answer(request)).encode())
 
 
-def _answer(request: FetchRequest) -> dict[str, str | None]:
+def _answer(request: FetchRequest) -> dict[str, Any]:
     """The path of the fetched run, or why it was not fetched; the first backend with it counts."""
+    searched: list[str] = []
     silent: list[str] = []
     for name in request.backends:
         backend: Backend | None = None
         try:
             backend = open_backend(name)
+            if not has(backend, "find"):
+                continue
+            print(f"looking for a run to continue at {name}", file=sys.stderr, flush=True)
+            searched.append(name)
             path = fetch(request, name, backend)
             if path is not None:
                 return {"path": str(path)}
@@ -309,7 +313,7 @@ def _answer(request: FetchRequest) -> dict[str, str | None]:
                 "broken": f"the run at {name} cannot be continued here: "
                 f"{type(error).__name__}: {error}"
             }
-    return {"path": None, **({"unreachable": "; ".join(silent)} if silent else {})}
+    return {"path": None, "searched": searched, "unreachable": "; ".join(silent)}
 
 
 if __name__ == "__main__":

@@ -58,7 +58,6 @@ def missing_in(folder: Path, lock: int) -> list[str]:
     """What the file system of `folder` cannot do, with the consequence for a run in it.
 
     Args:
-        folder: The folder of a run.
         lock: The descriptor of its lock file, taken by this process.
     """
     found = []
@@ -102,7 +101,6 @@ class FileLock:
     """A lock that a child process shares when it inherits the descriptor: free when both are gone.
 
     Attributes:
-        path: The lock file.
         descriptor: The open file; -1 where the lock is not held.
     """
 

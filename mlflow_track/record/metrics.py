@@ -84,7 +84,6 @@ class MetricsFile:
         """Write one row, or keep it until its values have arrived and those before it.
 
         Args:
-            step: The row's step.
             names: Names of metrics, each once.
             values: One for each name. Ints are below 2**64.
 
@@ -193,7 +192,6 @@ class MetricsFile:
         Ctrl-C arrives: see `undisturbed`.
 
         Args:
-            span: The rows.
             aside: A new file; what is moved out of the long file goes to the one beside it.
             only: Only in files that still end at this position: a crash came before their turn.
         """

@@ -99,10 +99,8 @@ def compare_values(first: Checkpoint, second: Checkpoint) -> Iterator[Difference
     for name in ours:
         if name not in theirs or _form(ours[name]) != _form(theirs[name]):
             continue
-        a, b = (
-            view[entry.begin : entry.end]
-            for view, entry in ((left, ours[name]), (right, theirs[name]))
-        )
+        a = left[ours[name].begin : ours[name].end]
+        b = right[theirs[name].begin : theirs[name].end]
         if a != b:
             yield Difference(f"tensor {name}", "", _distance(a, b, ours[name].dtype))
     documents = [json.loads(bytes(c.read(layout.STATE_JSON))) for c in (first, second)]

@@ -17,7 +17,7 @@ from mlflow_track.checkpoint import randomness
 from mlflow_track.checkpoint.exact import fingerprint, kernels
 from mlflow_track.checkpoint.exact.report import Findings
 from mlflow_track.checkpoint.policy.history import Moment
-from mlflow_track.checkpoint.policy.save_policy import Ask
+from mlflow_track.checkpoint.policy.save_policy import Ask, reasons_of
 from mlflow_track.checkpoint.policy.stopping import EarlyStopping
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state.arrived import Arrivals
@@ -34,7 +34,6 @@ def surroundings(state: Mapping[str, Any], session: Session) -> dict[str, Any]:
 
     Args:
         state: A state whose facts were taken last.
-        session: The run.
     """
     device = ", ".join(sorted({_describe(d) for d in session.fingerprints.devices})) or "none"
     return {
@@ -59,12 +58,7 @@ def surroundings(state: Mapping[str, Any], session: Session) -> dict[str, Any]:
 
 
 def arrived(state: Mapping[str, Any], saved: Mapping[str, Any]) -> Findings:
-    """Take the live objects apart again after loading, and compare them with the checkpoint.
-
-    Args:
-        state: Live objects and plain data by name, loaded.
-        saved: Their data in the checkpoint.
-    """
+    """Take the live objects apart again after loading, and compare them with the checkpoint."""
     arrivals = Arrivals()
     differences: list[str] = []
     unknown: list[str] = []
@@ -158,9 +152,7 @@ def facts_of_save(
     """The content of the manifest of a save, apart from what the saver adds."""
     directory = session.record
     params = flatten(directory.read_params())
-    policies: dict[str, str] = {}
-    for ask in asks:
-        policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
+    policies = reasons_of(asks)
     verb = "save" if "save" in policies else "step"
     facts = session.fingerprints.take(state, verb)
     return {

@@ -17,9 +17,6 @@ _FIRST_STEPS = 8
 class Verdict:
     """What is said of the newest restore: after it, and at the first steps.
 
-    Args:
-        session: The run that this process writes.
-
     Attributes:
         report: The newest report; None where nothing was restored, and on ranks other than 0.
     """

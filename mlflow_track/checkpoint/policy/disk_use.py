@@ -16,7 +16,6 @@ class Present(NamedTuple):
     """The folder of checkpoints from which a plan is made.
 
     Attributes:
-        checkpoints: Its checkpoints.
         in_use: Steps that must stay: the one resumed from.
         others_bytes: The size of what else is in it, and stays.
         is_foreign: Whether the checkpoints are of an attempt that this one does not continue: a
@@ -51,7 +50,6 @@ class _Folder:
     """The folder of checkpoints while saves are made.
 
     Args:
-        present: What is in it.
         keep: Which checkpoints stay; None: all.
     """
 
@@ -88,9 +86,7 @@ class DiskUse:
     """What the saves of a run take on the disk.
 
     Args:
-        seen: The saves to come.
         keep: Which checkpoints stay; None: all.
-        present: The folder as it is.
         most_looks: At how many checkpoints retention looks one save after the other; the saves
             after that are judged at once.
 

@@ -56,7 +56,6 @@ def _renamed(saved: Mapping[str, Any], own: Mapping[str, str]) -> Mapping[str, A
     """`saved` with its names replaced.
 
     Args:
-        saved: Content by name.
         own: The names here by what they are without wrappers.
     """
     if saved.keys() == own.keys() and all(bare_name == name for bare_name, name in own.items()):

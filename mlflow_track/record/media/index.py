@@ -33,8 +33,6 @@ class MediaEntry(Struct, frozen=True, kw_only=True):
     Attributes:
         number: Its place among the calls of the run, from 0 on.
         kind: "image", "text" or "histogram"; a newer version may have others.
-        key: Its name.
-        step: Its step.
         time: The time of the call, in seconds of Unix time.
         file: Its file below artifacts/.
     """

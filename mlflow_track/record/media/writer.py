@@ -22,7 +22,6 @@ class MediaRewind(NamedTuple):
     """What a rewind takes out of an index.
 
     Attributes:
-        moved: The lines.
         last_kept: The largest step of those that stay.
     """
 
@@ -35,9 +34,6 @@ class MediaIndex:
 
     A rewind writes the list of what moves first, then moves the files, then takes the lines out: a
     crash in between is completed by the next writer.
-
-    Args:
-        path: The run's folder.
 
     Attributes:
         number: The number of the next item.
@@ -92,7 +88,6 @@ class MediaIndex:
 
         Args:
             begin: The number of the next item when the checkpoint of this step was saved.
-            step: The step of the checkpoint.
         """
         with self._numbering:
             # A crash may have taken items that were counted, but not complete.
@@ -161,9 +156,8 @@ class MediaIndex:
         self._cut_torn_line()
 
     def _count(self, index: Path) -> None:
-        for entry, _ in lines_of(index):
-            if entry is not None:
-                self.number = max(self.number, entry.number + 1)
+        numbers = (entry.number + 1 for entry, _ in lines_of(index) if entry is not None)
+        self.number = max(self.number, max(numbers, default=0))
 
     def _cut_torn_line(self) -> None:
         try:
