@@ -64,7 +64,7 @@ def choose_hardware(device: str, precision: str) -> Hardware:
 
 
 def peak_flops(hardware: Hardware) -> float | None:
-    """The operations per second that the device can do at most; None where nobody knows.
+    """The operations per second that the device can do at most; None where that is unknown.
 
     A slice of a device (MIG), or one that is not in the table, has no known peak: none is guessed.
     """

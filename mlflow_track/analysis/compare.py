@@ -149,12 +149,10 @@ def compare_columns(
 
 
 def compare_rows(
-    runs: Sequence[Summary],
-    metrics: Sequence[str] | None = None,
-    directions: Mapping[str, Direction] | None = None,
+    runs: Sequence[Summary], metrics: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """The same as one mapping per run."""
-    columns = compare_columns(runs, metrics, directions)
+    columns = compare_columns(runs, metrics)
     return [{column.title: column.values[n] for column in columns} for n in range(len(runs))]
 
 

@@ -20,7 +20,7 @@ class Usage(NamedTuple):
             GPUs, and its largest value on any.
         gpu_memory_megabytes_peak: The most memory in use on one GPU.
         cpu_percentage: The mean utilisation of all cores.
-        memory_megabytes_peak: The most memory in use on the machine, by whomever.
+        memory_megabytes_peak: The most memory in use on the machine, by all processes.
     """
 
     gpu_percentage: float | None = None

@@ -126,7 +126,7 @@ class RunSelector:
             if not find_folders(path)[0]:
                 return []
         except (OSError, RuntimeError):
-            # Longer than a path may be, or ~ of nobody: a name at best.
+            # Too long for a path, or ~ of an unknown user: at most a name.
             return []
         found, skipped = self._cache.read_all(path)
         if not found:

@@ -75,7 +75,7 @@ class Panel(NamedTuple):
 
     Attributes:
         lines: In the order of drawing: what matters most is last.
-        notes: What the panel leaves out or marks, for people.
+        notes: What the panel leaves out or marks, as readable lines.
     """
 
     title: str
@@ -90,7 +90,7 @@ class Figure(NamedTuple):
 
     Attributes:
         legend: Empty where one line needs no name, and where a scale replaces it.
-        notes: For people, below the legend.
+        notes: Readable lines below the legend.
     """
 
     panels: list[Panel]

@@ -75,7 +75,7 @@ def artifacts_as_html(page: Page) -> str:
 
 def _files(run: Path, suffixes: Sequence[str], most_bytes: int) -> Iterator[tuple[Path, str]]:
     root, count = run / layout.ARTIFACTS, 0
-    # Those of steps have a place of their own.
+    # Those of steps are shown in a separate part.
     listed = listed_files(run)
     for file in files_below(root):
         name = file.relative_to(root).as_posix()

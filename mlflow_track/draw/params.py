@@ -109,20 +109,8 @@ def _parallel(columns: Sequence[Column], direction: Direction | None, ink: str) 
     ax.set_axis_off()
     ax.set_xlim(-0.6, len(columns) - 0.2)
     ax.set_ylim(-0.06, 1.24)
-    last = columns[-1].places
-    segments, colors = [], []
-    # The best are drawn last, on top, in the bright end of the scale.
-    for run in sorted(range(len(last)), key=lambda n: _goodness(last[n], direction)):
-        points = [(x, column.places[run]) for x, column in enumerate(columns)]
-        # A line ends where the run lacks a value.
-        for is_there, part in groupby(points, lambda point: point[1] is not None):
-            line = list(part)
-            if is_there and len(line) > 1:
-                segments.append(line)
-                place = last[run]
-                goodness = _goodness(place, direction)
-                colors.append(GREY if place is None else blend(SCALE, goodness))
-    pale = 0.85 if len(last) <= 50 else 0.4
+    segments, colors = _segments(columns, direction)
+    pale = 0.85 if len(columns[-1].places) <= 50 else 0.4
     ax.add_collection(LineCollection(segments, colors=colors, alpha=pale, linewidths=1.3))
     for x, column in enumerate(columns):
         ax.plot([x, x], [0, 1], color=ink, linewidth=1, alpha=0.6)
@@ -154,6 +142,25 @@ def _parallel(columns: Sequence[Column], direction: Direction | None, ink: str) 
             **PLAIN,
         )
     return canvas
+
+
+def _segments(
+    columns: Sequence[Column], direction: Direction | None
+) -> tuple[list[Any], list[str]]:
+    """The lines of the runs and their colours; a line ends where the run lacks a value."""
+    segments, colors = [], []
+    last = columns[-1].places
+    # The best are drawn last, on top, in the bright end of the scale.
+    for run in sorted(range(len(last)), key=lambda n: _goodness(last[n], direction)):
+        points = [(x, column.places[run]) for x, column in enumerate(columns)]
+        goodness = _goodness(last[run], direction)
+        color = GREY if last[run] is None else blend(SCALE, goodness)
+        for is_there, part in groupby(points, lambda point: point[1] is not None):
+            line = list(part)
+            if is_there and len(line) > 1:
+                segments.append(line)
+                colors.append(color)
+    return segments, colors
 
 
 def _goodness(place: float | None, direction: Direction | None) -> float:

@@ -35,7 +35,7 @@ from mlflow_track.record.metric import Direction, Verdict
 from mlflow_track.record.params import param_text
 from mlflow_track.wording import count_text
 
-# With many runs a chart is large, and a table, too.
+# With many runs charts and tables are large.
 _MOST_CHARTS, _MOST_CHARTS_OF_MANY, _MANY = 24, 8, 100
 # The curves must not be below a screen of rows.
 _MOST_ROWS, _ROWS_AT_ONCE = 200, 20

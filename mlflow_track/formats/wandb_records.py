@@ -75,7 +75,7 @@ def value(text: str) -> Any:
 
 
 def _number(text: str) -> int | float:
-    # W&B writes -0.0 this way. More digits than Python takes are not an integer of anybody.
+    # W&B writes -0.0 this way. Nobody logs an integer of more digits than Python parses.
     return -0.0 if text == "-0" else int(text) if len(text) < _MOST_DIGITS else float(text)
 
 

@@ -271,7 +271,7 @@ def _config(params: Mapping[str, Any], told: _Told) -> dict[str, Any]:
     try:
         add(params)
     except (TypeError, ValueError, RecursionError):
-        # One by one: the others are as good as they were.
+        # One by one, so that the others are kept.
         for key, value in params.items():
             told.attempted(f"param {key!r:.300}", partial(add, {key: value}), None)
     return {**config, "changes": []}

@@ -25,7 +25,7 @@ def placed_media(
     Args:
         media: The items, in the order in which they were logged: of those of the same kind, key and
             step the last counts.
-        tell: Takes what is left out, for people.
+        tell: Takes a readable line about what is left out.
     """
     newest = {(item.kind, item.key, item.step): item for item in media}
     placed: dict[str, tuple[MediaEntry, ForeignFile]] = {}

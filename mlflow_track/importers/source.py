@@ -71,7 +71,7 @@ def file_inside(root: Path, name: str) -> Path:
     """The path of a file below a folder, that a source names.
 
     Raises:
-        ValueError: The name leads out of the folder, be it by a link.
+        ValueError: The name leads out of the folder, by itself or by a link.
     """
     path = root / name
     if os.path.realpath(path) != str(path) or not path.is_relative_to(root):
@@ -140,8 +140,8 @@ class ForeignRun:
         attempt: What else is known of the process: host, command, python.
         provenance: User, script, commit.
         directions: "min" or "max" for a metric, where the source says it.
-        problems: What could not be read, for people; what lies behind the damage is read.
-        notes: What is different here than at the source, for people.
+        problems: What could not be read, in readable lines; what lies behind the damage is read.
+        notes: What is different here than at the source, in readable lines.
     """
 
     identity: str
@@ -173,7 +173,7 @@ class FoundRun(NamedTuple):
     """A run in a source, not read yet.
 
     Attributes:
-        label: Where it is, for people: a path, or an id.
+        label: Where it is, to be shown: a path, or an id.
         read: Reads it. An OSError or a ValueError says why it cannot be; the others are imported.
         experiment: Its experiment, where that is known before it is read.
     """
@@ -188,7 +188,7 @@ class Source:
 
     Attributes:
         format: The name of the format, as `--format` has it.
-        what: What it looks for, for people: "TensorBoard event files".
+        what: What it looks for, to be shown: "TensorBoard event files".
         as_recorded: Whether the user confirms folders elsewhere that the source names.
     """
 

@@ -255,7 +255,7 @@ class _Log:
 
 
 def _save(values: Any, page: str, place: _Place, target: Path) -> None:
-    """Write an image, a text or a histogram to a file of its own."""
+    """Write an image, a text or a histogram to a separate file."""
     with open_regular(place.file) as file:
         event = values.Event.FromString(read_again(file, place.begin, place.end))
     value = event.summary.value[place.value]

@@ -37,7 +37,7 @@ class WandbSource(FolderSource):
         groups: dict[tuple[str, ...], list[_File]] = {}
         for path in self.files(self._root):
             file = _File.of(path)
-            # One that says no more than that it is one is a run of its own, to be named.
+            # A file without an identity is a separate run, so that it is reported.
             key = file.identity or (str(path),)
             groups.setdefault(key, []).append(file)
         for key, files in groups.items():

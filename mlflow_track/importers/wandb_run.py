@@ -70,7 +70,7 @@ class RunReader:
         # Whether this package has sent it: then there may be a record of it.
         self._is_ours = False
         self._damaged: list[str] = []
-        # A run that was resumed offline counts its steps from 0 once more.
+        # A run that was resumed offline counts its steps from 0 again.
         self._offset, self._next_step, self._is_first = 0, 0, True
 
     def read(self, path: Path) -> None:

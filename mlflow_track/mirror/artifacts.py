@@ -33,7 +33,7 @@ _MOST_FAILURES = 3
 
 
 class Artifacts:
-    """Sends files that are new or have changed; a file that changes meanwhile comes once more."""
+    """Sends files that are new or have changed; a file that changes meanwhile is sent again."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

@@ -91,7 +91,7 @@ class Companion:
                 break
             progress.show(left)
         progress.clear()
-        # If it continues alone, nobody waits for it, by design.
+        # A mirror that continues alone is not waited for, by design.
         self._process.returncode = self._process.returncode or 0
         return self.status()
 

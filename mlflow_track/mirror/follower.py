@@ -171,7 +171,7 @@ class Follower:
             if self._outage.failures >= _IDLE_AFTER_FAILURES:
                 self.is_idle = self._is_silent()
             while (left := deadline - time.monotonic()) > 0 and not self._is_replaced():
-                # The end of the trainer is a reason for another attempt, and for no more than one.
+                # The end of the trainer is a reason for exactly one more attempt.
                 if self._end.wait(min(left, _LOOK_SECONDS)):
                     break
         finally:
@@ -210,7 +210,7 @@ class Follower:
         return found.st_ino, found.st_mtime_ns
 
     def _round(self, *, has_ended: bool) -> bool:
-        """Send what there is; whether that was all, for ever."""
+        """Send what there is; returns whether that was all, and the run has ended."""
         if self._backend is None:
             self._backend = self._open_backend(self.name)
         if self._shipper is None:

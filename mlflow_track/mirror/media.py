@@ -1,7 +1,7 @@
 """Sends the images, texts and histograms of a record to a backend: each once, despite rewinds.
 
 Their numbers never come twice, so the number of the next one is all there is to remember. What a
-rewind moved aside is listed in an index of its own: it is taken out of the destination as well.
+rewind moved aside is listed in a separate index: it is removed from the destination as well.
 Where nothing can be taken out, what an attempt logs again is not sent a second time.
 """
 

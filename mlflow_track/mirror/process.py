@@ -59,7 +59,7 @@ def open_backend(name: str, options: Mapping[str, str] | None = None) -> Backend
 def sync_run(path: Path, name: str, backend: Backend) -> BackendStatus:
     """Send the missing parts of a run to a backend, now, from this process.
 
-    What was set aside, because the destination did not take it, is tried once more.
+    What was set aside, because the destination did not accept it, is tried again.
 
     Raises:
         AlreadyMirrored: Another process is doing so.
@@ -105,11 +105,11 @@ def _ship_all(shipper: Shipper) -> None:
             shipper.finish()
             return
         except Lost:
-            # What was acknowledged is not there: once more, all of it.
+            # What was acknowledged is not there: send all of it again.
             if is_last_try:
                 raise
         except Gone as error:
-            # The run at the server was deleted: once more, into a new one.
+            # The run at the server was deleted: send all of it to a new one.
             if is_last_try:
                 raise Unavailable(str(error)) from error
 

@@ -21,9 +21,9 @@ class Recovery:
         self._rows = rows
 
     def find_foreign(self, last_steps: Mapping[str, int]) -> None:
-        """Steps that somebody else logged, or that were lost here, are not sent once more.
+        """Steps that were logged elsewhere, or that were lost here, are not sent again.
 
-        Another machine may have gone on with the run, and a power loss may have taken rows that
+        Another machine may have continued the run, and a power loss may have taken rows that
         had been sent already.
 
         Args:

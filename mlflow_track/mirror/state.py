@@ -41,7 +41,7 @@ class MirrorState:
         uploading: Files sent of checkpoints that are not complete there, by the folder's name.
         elsewhere: Checkpoints at the destination that this record never held: left alone.
         set_aside: What the destination does not take, by its path there: the stamp of the file,
-            an empty list for a checkpoint. Only `mlflow-track sync` tries it once more.
+            an empty list for a checkpoint. Only `mlflow-track sync` tries it again.
         takes_files: Whether the backend takes artifacts and checkpoints.
         media: The progress with images, texts and histograms of steps.
         refused: The first items that the destination refused permanently, readable.
@@ -260,7 +260,7 @@ class Ledger:
         return True
 
     def set_aside(self, name: str, stamp: list[int], item: str, why: str) -> None:
-        """Send a file no more, unless it changes or `sync` asks for it."""
+        """Stop sending a file until it changes or `sync` asks for it."""
         self.state.set_aside[name] = stamp
         self.note_refused([(item, why)])
         self.save()

@@ -211,7 +211,7 @@ class MlflowBackend(Backend):
 
     @contextlib.contextmanager
     def _existing(self) -> Iterator[ServerRun]:
-        """The run that was opened; one that turns out to be deleted is not opened once more."""
+        """The run that was opened; one that turns out to be deleted is not opened again."""
         there = self._there
         assert there is not None, "open must be called first"
         try:
@@ -229,7 +229,7 @@ class MlflowBackend(Backend):
             if target.metrics.get(point.key, -(2**63)) < point.step
         }
         absent = missing_description(there.memory, target)
-        # What is missing again after it was sent once more is refused, as the record says.
+        # What is missing again after it was sent again is refused, as the record says.
         missing |= absent - self._absent
         self._absent = absent
         if missing:

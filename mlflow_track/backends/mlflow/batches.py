@@ -43,7 +43,7 @@ class Batches:
         self._attach = attach
         # How often a batch that begins with this item was answered with an error.
         self._failed: dict[str, int] = {}
-        # Of each kind of a run what has arrived last, and how to send it once more: what is there
+        # Of each kind of a run what has arrived last, and how to send it again: what is there
         # does not come twice.
         self._taken: dict[tuple[str, str], Callable[[], object]] = {}
         # How many single items in a row were refused to the last attempt.
@@ -91,7 +91,7 @@ class Batches:
     ) -> list[tuple[_Item, str]]:
         """Send in batches. One bad item rejects its batch: then halves find it.
 
-        A server may say so with an error of its own as well. Where such an error comes again for
+        A server may also report it as an internal error. Where such an error comes again for
         the same batch, and the server takes something else in between, the batch is to blame.
 
         Args:

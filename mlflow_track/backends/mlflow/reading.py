@@ -11,7 +11,7 @@ from mlflow_track.backends.mlflow.errors import translated
 from mlflow_track.backends.mlflow.store import MlflowStore
 
 _RUNS_AT_ONCE = 200
-# Folders in folders; an artifact store that answers for ever has no end.
+# Folders in folders; a broken artifact store may list them endlessly.
 _MOST_DEPTH = 50
 
 

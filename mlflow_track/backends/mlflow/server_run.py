@@ -200,7 +200,7 @@ class ServerRun:
         others: Callable[[], Iterable[str]],
         legal_name: Callable[[str], str] | None = None,
     ) -> str:
-        """The nearest legal name that no other name of the kind has; the same for ever.
+        """The nearest legal name that no other name of the kind has; it never changes.
 
         Names that differ by case alone are one for MySQL: the first of them has it.
 

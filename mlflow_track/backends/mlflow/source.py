@@ -129,7 +129,7 @@ class MlflowSource(Source):
     def _may_read(self, folder: str) -> bool:
         """Whether artifacts are read in a folder of this machine, which the store alone names.
 
-        A store may come from anybody, and could name any folder.
+        A store may come from anyone, and could name any folder.
         """
         is_inside = bool(self._home) and Path(folder).is_relative_to(self._home)
         return is_inside or self.as_recorded

@@ -208,7 +208,7 @@ class Session:
         Raises:
             FileNotFoundError: It is gone.
         """
-        # At the top W&B has files of its own.
+        # The top level holds W&B's own files.
         target = Path(self.run.dir) / (name if name.startswith("record/") else f"artifacts/{name}")
         link(file, target)
         self.run.save(str(target), base_path=self.run.dir, policy="now", glob=False)
@@ -246,7 +246,7 @@ def tear_down() -> None:
 
 
 def end_processes(processes: Sequence[Sequence[float]]) -> None:
-    """End processes of the client that an earlier mirror has left, so that nobody writes its files.
+    """End processes of the client that an earlier mirror has left: they would write its files.
 
     Raises:
         Unavailable: One does not end.
