@@ -175,7 +175,8 @@ def mirror_run(
             if _trainer_ended(_POLL_SECONDS):
                 end.set()
             continue
-        time.sleep(0.02)
+        # Until then nothing is to be done, for an hour perhaps.
+        next((each for each in threads if each.is_alive()), threads[0]).join(_POLL_SECONDS)
         newest = max((each.updated for each in busy), default=0.0)
         if time.time() > max((end.at or 0.0) + max(linger, waits), newest) + _GRACE_SECONDS:
             write_log("a call of a backend does not return; mlflow-track sync sends the rest")
