@@ -20,7 +20,7 @@ from mlflow_track.analysis.summary import Summary
 from mlflow_track.checks import did_you_mean
 from mlflow_track.record.params import param_text
 from mlflow_track.record.schema import STATUSES
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -95,7 +95,7 @@ def parse_filter(text: str) -> Filter:
     while True:
         match = _CONDITION.match(text, at)
         if match is None:
-            raise ValueError(expected("filter", _FORM, f"{text!r}, invalid at {text[at:]!r}"))
+            raise value_error("filter", _FORM, f"{text!r}, invalid at {text[at:]!r}")
         field, key = _left_side(match, text)
         if key is not None:
             names.append((field, key))
@@ -105,7 +105,7 @@ def parse_filter(text: str) -> Filter:
             return Filter(tuple(conditions), tuple(names))
         joined = _AND.match(text, at)
         if joined is None:
-            raise ValueError(expected("filter", _FORM, f"{text!r}, invalid at {text[at:]!r}"))
+            raise value_error("filter", _FORM, f"{text!r}, invalid at {text[at:]!r}")
         at = joined.end()
 
 
@@ -118,9 +118,11 @@ def _left_side(match: re.Match[str], text: str) -> tuple[str, str | None]:
     field = _ALIASES.get(field, field)
     if (key is None) == (field in _KINDS) or field not in (*_KINDS, *_FIELDS):
         word = match["field"]
-        raise ValueError(
-            expected("filter", _FORM, f"{text!r} with the unknown field {word!r}")
-            + did_you_mean(word, {*_KINDS, *_FIELDS} - {word})
+        raise value_error(
+            "filter",
+            _FORM,
+            f"{text!r} with the unknown field {word!r}",
+            did_you_mean(word, {*_KINDS, *_FIELDS} - {word}),
         )
     return field, key
 
@@ -145,14 +147,16 @@ def _check(condition: str, field: str, word: str, wanted: Any, is_quoted: bool) 
     if field in _OF_METRICS or field in _NUMBERS:
         if is_like or not isinstance(wanted, float):
             what = "a comparison with a number, as < 0.5"
-            raise ValueError(expected("a filter of numbers", what, repr(condition)))
+            raise value_error("a filter of numbers", what, repr(condition))
     elif word in ("<", "<=", ">", ">=") and not isinstance(wanted, float) and not is_quoted:
         what = "with a number or a text in quotes on the right"
-        raise ValueError(expected("a filter", what, repr(condition)))
+        raise value_error("a filter", what, repr(condition))
     elif field == "status" and not is_like and wanted not in STATUSES:
-        raise ValueError(
-            expected("a filter's status", f"one of {', '.join(STATUSES)}", repr(wanted))
-            + did_you_mean(str(wanted), STATUSES)
+        raise value_error(
+            "a filter's status",
+            f"one of {', '.join(STATUSES)}",
+            repr(wanted),
+            did_you_mean(str(wanted), STATUSES),
         )
 
 

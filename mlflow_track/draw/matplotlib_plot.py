@@ -15,7 +15,7 @@ from mlflow_track.draw.axes import Axis, short_number
 from mlflow_track.draw.colors import Scale
 from mlflow_track.draw.figure import Figure, Line, Panel
 from mlflow_track.extras import extra
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def draw(figure: Figure, path: Path) -> None:
 def save(canvas: Canvas, path: Path) -> None:
     """Write a figure of matplotlib as a file; see `draw`."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(expected("path", f"a file ending in {' or '.join(SUFFIXES)}", str(path)))
+        raise value_error("path", f"a file ending in {' or '.join(SUFFIXES)}", str(path))
     _save(canvas, path, path.suffix.lower()[1:], dpi=130)
 
 

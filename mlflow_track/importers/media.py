@@ -14,7 +14,7 @@ from mlflow_track.importers.source import ForeignFile, ForeignMedia, made_file
 from mlflow_track.record import layout
 from mlflow_track.record.files import legible
 from mlflow_track.record.media.index import MediaEntry
-from mlflow_track.wording import expected, shown
+from mlflow_track.wording import shown, value_error
 
 
 def placed_media(
@@ -62,8 +62,8 @@ def histogram_json(edges: Any, counts: Any) -> bytes:
     except (TypeError, ValueError) as error:
         raise ValueError(f"a histogram has edges or counts that are not numbers: {error}") from None
     if edges.ndim != 1 or counts.ndim != 1 or len(edges) != len(counts) + 1:
-        raise ValueError(
-            expected("a histogram", "one edge more than counts", f"{edges.size} and {counts.size}")
+        raise value_error(
+            "a histogram", "one edge more than counts", f"{edges.size} and {counts.size}"
         )
     if not (numpy.isfinite(edges).all() and numpy.isfinite(counts).all()):
         raise ValueError("a histogram has edges or counts that are not finite")

@@ -31,7 +31,7 @@ from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import UnreadableRun, decode, new_content, read_content, to_info
 from mlflow_track.record.tags import PARENT_TAG
 from mlflow_track.record.trash import move_to_trash
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 # The field of run.json about the import.
 _IMPORTED = "imported"
@@ -238,7 +238,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     data = json_bytes(content)
     if len(data) > MOST_JSON_BYTES:
         most = f"at most {MOST_JSON_BYTES:,} bytes"
-        raise ValueError(expected(f"the size of {path.name}", most, f"{len(data):,}"))
+        raise value_error(f"the size of {path.name}", most, f"{len(data):,}")
     write_new(path, data)
 
 

@@ -8,7 +8,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track.media.values import Encodable, take
-from mlflow_track.wording import expected, shown
+from mlflow_track.wording import shown, type_error, value_error
 
 if TYPE_CHECKING:
     import numpy
@@ -68,7 +68,7 @@ def figure_of(figure: Any, name: str, kind: str = "png") -> Encodable:
     """
     if not hasattr(figure, "savefig"):
         what = f"the figure for {shown(name)}"
-        raise TypeError(expected(what, "a matplotlib Figure", type(figure).__name__))
+        raise type_error(what, "a matplotlib Figure", type(figure).__name__)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight")
     return Encodable(buffer.tell(), buffer.getvalue)
@@ -77,9 +77,9 @@ def figure_of(figure: Any, name: str, kind: str = "png") -> Encodable:
 def _of_pil(image: Any, name: str) -> Encodable:
     mode = _AS_PNG_MODE.get(image.mode, image.mode)
     if mode not in _PNG_MODES:
-        raise ValueError(expected(name, "of a mode that PNG has, like RGB or L", f"{image.mode}"))
+        raise value_error(name, "of a mode that PNG has, like RGB or L", f"{image.mode}")
     if 0 in image.size:
-        raise ValueError(expected(name, "of one pixel or more", f"the size {image.size}"))
+        raise value_error(name, "of one pixel or more", f"the size {image.size}")
     copy = image.copy()
 
     def encode() -> bytes:
@@ -100,7 +100,7 @@ def _channel_axis(shape: tuple[int, ...], name: str) -> int | None:
         if len(shape) == 3 and shape[0] in _CHANNELS:
             return 0
     what = "of rows, columns and 1, 3 or 4 channels"
-    raise ValueError(expected(name, what, f"the shape {shape}"))
+    raise value_error(name, what, f"the shape {shape}")
 
 
 def _require_range(array: numpy.ndarray[Any, Any], name: str) -> None:
@@ -109,7 +109,7 @@ def _require_range(array: numpy.ndarray[Any, Any], name: str) -> None:
     low, high, most = array.min(), array.max(), 255 if array.dtype.kind in "ui" else 1
     if not (low >= 0 and high <= most):
         what = f"{array.dtype} values from 0 to {most}"
-        raise ValueError(expected(name, what, f"{low} to {high}"))
+        raise value_error(name, what, f"{low} to {high}")
 
 
 def _pixels(array: numpy.ndarray[Any, Any], is_channel_first: bool) -> numpy.ndarray[Any, Any]:

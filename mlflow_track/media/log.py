@@ -23,7 +23,7 @@ from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.files import legible, make_folder, replace_file
 from mlflow_track.record.media.index import MediaEntry
 from mlflow_track.record.media.writer import MediaIndex, MediaRewind
-from mlflow_track.wording import count_text, expected, shown, typed
+from mlflow_track.wording import count_text, expected, shown, typed, value_error
 
 _MOST_WAITING, _MOST_WAITING_BYTES = 1000, 64 << 20
 _MOST_KEY = 500
@@ -257,7 +257,7 @@ def _place(root: Path, kind: str, name: Any, step: int) -> tuple[str, Path, str]
     ending = ending.lower()
     if kind == "image" and ending in _OTHER_IMAGES:
         what = "one ending in .png, or without an ending"
-        raise ValueError(expected("the name of the images of steps", what, shown(name)))
+        raise value_error("the name of the images of steps", what, shown(name))
     if kind == "histogram" or ending not in endings:
         stem, ending = text, endings[0]
     file = os.path.join(stem, layout.media_file(step, ending))
@@ -266,7 +266,7 @@ def _place(root: Path, kind: str, name: Any, step: int) -> tuple[str, Path, str]
     key = folder.relative_to(root).as_posix()
     if legible(key) != key or not 1 <= len(key) <= _MOST_KEY or key == ".":
         what = f"1 to {_MOST_KEY} characters of text"
-        raise ValueError(expected("the name of media of steps", what, shown(name)))
+        raise value_error("the name of media of steps", what, shown(name))
     return key, folder, ending
 
 

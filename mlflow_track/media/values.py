@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_track.record.device_values import CudaCopy
 from mlflow_track.record.files import legible
-from mlflow_track.wording import expected, shown
+from mlflow_track.wording import shown, type_error
 
 if TYPE_CHECKING:
     import numpy
@@ -36,7 +36,7 @@ def text_of(text: Any, name: str) -> Encodable:
         TypeError: It is not a string.
     """
     if not isinstance(text, str):
-        raise TypeError(expected(f"the text for {shown(name)}", "a string", type(text).__name__))
+        raise type_error(f"the text for {shown(name)}", "a string", type(text).__name__)
     return Encodable(len(text), lambda: legible(text).encode())
 
 
@@ -85,8 +85,8 @@ def take(values: Any, name: str, what: str) -> Taken:
     try:
         array = (values.cpu().numpy() if is_tensor else numpy.asarray(values)).copy()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(expected(name, what, f"{type(values).__name__}: {error}")) from None
+        raise type_error(name, what, f"{type(values).__name__}: {error}") from None
     if array.dtype.kind not in "buif":
-        raise TypeError(expected(name, what, f"{type(values).__name__} of {array.dtype}"))
+        raise type_error(name, what, f"{type(values).__name__} of {array.dtype}")
     kind = array.dtype.kind.replace("u", "i")
     return Taken(array.shape, kind, array.nbytes, True, lambda: array)
