@@ -45,8 +45,9 @@ class Recall:
     def moment(self, step: int, given: Mapping[str, float]) -> Moment:
         """The step boundary of now, once watched values on their way have arrived."""
         self.take()
-        if given:
-            self.memory.give(step, given)
+        if not given:  # Mostly.
+            return Moment(step, self._now(), self.memory.at(step))
+        self.memory.give(step, given)
         return Moment(step, self._now(), {**given, **self.memory.at(step)})
 
     def take(self) -> None:
