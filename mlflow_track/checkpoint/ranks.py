@@ -22,7 +22,6 @@ def rank_and_size(
     A rank without a size, as a job script may leave it, is not a job.
 
     Args:
-        variables: The environment.
         joined: Rank and size in torch.distributed; None where the process has not joined a job.
         rank: The rank given by the user, which overrides the others.
     """
@@ -111,7 +110,7 @@ class Ranks:
             return list(numbers)
         import torch
 
-        tensor = torch.tensor(numbers, dtype=torch.int64)
+        tensor = torch.tensor(numbers, dtype=torch.int64, device="cpu")
         torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=self._group)
         return tensor.tolist()
 
@@ -121,6 +120,7 @@ class Ranks:
             return value
         import torch
 
+        from mlflow_track.checkpoint.disk import safetensors
         from mlflow_track.checkpoint.state import codec
 
         encoder = codec.Encoder()
@@ -135,10 +135,9 @@ class Ranks:
             if self.is_first:
                 tensor = encoder.tensors[name].cpu().contiguous()
             else:
-                tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+                tensor = torch.empty(shape, dtype=getattr(torch, dtype), device="cpu")
             if tensor.numel():
-                flat = tensor.view(-1).view(torch.uint8)
-                torch.distributed.broadcast(flat, FIRST, group=self._group)
+                torch.distributed.broadcast(safetensors.as_bytes(tensor), FIRST, group=self._group)
             tensors[name] = tensor
         return value if self.is_first else codec.decode(form, tensors)
 
@@ -161,7 +160,7 @@ class Ranks:
         import torch
 
         (size,) = self.largest([len(data)])
-        tensor = torch.empty(size, dtype=torch.uint8)
+        tensor = torch.empty(size, dtype=torch.uint8, device="cpu")
         if self.is_first:
             tensor.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         torch.distributed.broadcast(tensor, FIRST, group=self._group)

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from mlflow_track.backends.protocol import Unavailable
 from mlflow_track.mirror.outage import MOST_RETRY_AFTER_SECONDS
 
 _MOST_ATTEMPTS = 8
@@ -14,11 +15,7 @@ _LONGEST_PAUSE_SECONDS = 60.0
 
 
 class Retries:
-    """Remembers attempts at items, so that one that fails holds up nothing else.
-
-    Args:
-        clock: Seconds of a clock that only goes forward.
-    """
+    """Remembers attempts at items, so that one that fails holds up nothing else."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -42,30 +39,23 @@ class Retries:
         """How often it has failed."""
         return self._attempts.get(item, 0)
 
-    def failed(
-        self,
-        item: str,
-        why: str,
-        is_there: Callable[[], bool],
-        retry_after_seconds: float = 0.0,
-    ) -> bool:
+    def failed(self, item: str, error: Unavailable, is_there: Callable[[], bool]) -> bool:
         """Note a failed attempt; returns whether another one is useless.
 
         Args:
             item: The item.
-            why: The reason.
+            error: The answer to it.
             is_there: Asks whether the destination answers something else: where it refuses all that
                 it is asked, that says nothing of the item.
-            retry_after_seconds: For how long it asked to be left alone.
         """
         attempts = self._attempts[item] = self._attempts.get(item, 0) + 1
         if attempts >= _MOST_ATTEMPTS and is_there():
             self.done(item)
             return True
         pause = min(_LONGEST_PAUSE_SECONDS, 2.0 ** min(attempts - 1, 10))
-        asked = min(retry_after_seconds, MOST_RETRY_AFTER_SECONDS)
+        asked = min(error.retry_after, MOST_RETRY_AFTER_SECONDS)
         self._due[item] = self._clock() + max(pause, asked)
-        self._why[item] = why
+        self._why[item] = str(error)
         return False
 
     def done(self, item: str) -> None:

@@ -34,14 +34,7 @@ HEARTBEAT_SECONDS = 15.0
 
 
 class Shipper:
-    """Sends the record of one run to one backend. The caller holds the lock of the mirror.
-
-    Args:
-        path: The run's folder.
-        name: The backend's name.
-        backend: The backend.
-        tell: Takes a line for the user.
-    """
+    """Sends the record of one run to one backend. The caller holds the lock of the mirror."""
 
     def __init__(
         self,
@@ -76,10 +69,6 @@ class Shipper:
         parts = self._artifacts, self._media, self._checkpoints
         again = f"{min(self._ledger.again)} is tried once more" if self._ledger.again else None
         return next((why for part in parts if (why := part.retries.waiting)), again)
-
-    def try_again(self) -> None:
-        """Send once more what was set aside."""
-        self._ledger.try_again()
 
     def ship(self, *, is_alive: bool = False) -> bool:
         """Send everything so far.

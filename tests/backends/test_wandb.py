@@ -397,8 +397,9 @@ def test_a_rewind_is_told_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_fork", [False, True])
-def test_a_rewind_that_w_and_b_need_not_take_is_not_told(is_fork: bool, tmp_path: Path) -> None:
+def test_what_w_and_b_need_not_take_is_not_told(is_fork: bool, tmp_path: Path) -> None:
     trainer = Trainer(tmp_path)
+    trainer.directory.add("inputs", {"name": "corpus", "sha256": "00"})
     for _ in range(3):
         trainer.log(("a",))
     if is_fork:

@@ -1,5 +1,6 @@
 """Loading: what does not fit is named before anything changes; nothing is ever executed."""
 
+import ast
 import copy
 import io
 import os
@@ -29,14 +30,14 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.store = CheckpointStore(path / "checkpoints")
         self.metrics, self.announce = MetricsFile(path / "metrics.csv"), print
-        self.saver = Saver(self)
+        self.saver = Saver(self.store, self.metrics, self.announce)
 
     def save(self, step: int, state: dict[str, Any]) -> Checkpoint:
         self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
         self.saver.wait()
         (outcome,) = self.saver.outcomes()
-        assert outcome.checkpoint is not None, outcome.error
-        return outcome.checkpoint
+        assert outcome.error is None
+        return self.store.expected(outcome.step)
 
     def load(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         load.load_into(state, load.read(checkpoint)["state"], checkpoint)
@@ -176,6 +177,36 @@ def test_tied_tensors_stay_tied(folder: Folder, tensor: torch.Tensor) -> None:
     state: dict[str, Any] = {"plain": None}
     folder.load(folder.save(0, {"plain": {"one": tensor, "two": tensor}}), state)
     assert state["plain"]["one"] is state["plain"]["two"]
+
+
+def test_another_default_device_gets_no_tensor_of_ours(folder: Folder) -> None:
+    memory = torch.arange(9.0)
+    was = {"one": {"a": memory[:6], "b": memory[3:]}, "two": {"t": torch.randn(3, 5).t()}}
+    there = torch.zeros(9)
+    now: dict[str, Any] = {"one": {"a": there[:6], "b": there[3:]}, "two": {}}
+    with torch.device("meta"):  # As "cuda" would be, but nothing can be read from it.
+        committed = folder.save(0, was)
+        folder.load(committed, now)
+        loaded = own_copy(load.read(committed)["state"])
+    assert torch.equal(there, memory)
+    assert torch.equal(now["two"]["t"], was["two"]["t"])
+    assert torch.equal(loaded["two"]["t"], was["two"]["t"])
+
+
+FACTORIES = ("empty", "empty_strided", "tensor", "zeros", "ones", "full", "arange", "as_tensor")
+
+
+def test_each_new_tensor_of_a_checkpoint_names_its_device() -> None:
+    calls = [
+        (path.name, node)
+        for path in Path(load.__file__).parents[1].rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).removeprefix("torch.") in FACTORIES
+        if ast.unparse(node.func).startswith("torch.")
+    ]
+    named = [[keyword.arg for keyword in call.keywords] for _, call in calls]
+    assert len(calls) > 5
+    assert [n for n, keys in zip(calls, named, strict=True) if "device" not in keys] == []
 
 
 class Alternating(torch.optim.Optimizer):

@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 from mlflow_track.checkpoint.disk import copying, safetensors
+from mlflow_track.checkpoint.state.tensors import same_tensors
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=30)
 
@@ -17,7 +19,7 @@ SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=30)
 @pytest.fixture
 def one_training_thread(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(copying, "_WORTH_A_THREAD_BYTES", 64)
-    monkeypatch.setattr(copying, "_cores", lambda: 4)
+    monkeypatch.setattr(copying, "core_count", lambda: 4)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -114,6 +116,19 @@ def test_joined_tensors_arrive_as_each_on_its_own(sources):
             source.detach().logical_not_()
 
 
+def test_joined_tensors_may_carry_derivatives_of_either_kind():
+    with forward_ad.dual_level():
+        carriers = [torch.nn.Parameter(torch.randn(3)) for _ in range(2)]
+        carriers += [forward_ad.make_dual(torch.randn(3), torch.randn(3)) for _ in range(2)]
+        named = {str(number): tensor for number, tensor in enumerate(carriers)}
+        plan = safetensors.CachedPlan()
+        layout = plan.of(named)
+        buffer = torch.zeros(layout.total_bytes, dtype=torch.uint8)
+        plan.fill(buffer, named)
+    for name, target in safetensors.views(buffer, layout).items():
+        assert torch.equal(target, named[name])
+
+
 def test_small_neighbours_of_one_shape_are_copied_by_one_call(monkeypatch):
     joined = []
     cat = torch.cat
@@ -128,3 +143,23 @@ def test_small_neighbours_of_one_shape_are_copied_by_one_call(monkeypatch):
     assert sorted(joined) == [2, 9]
     views = safetensors.views(buffer, plan.of(tensors))
     assert all(torch.equal(views[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(6.0)[::2][:1],  # One element, with the stride of its column.
+        torch.arange(6.0).view(2, 3).t(),
+        torch.arange(3.0).expand(4, 3),
+        torch.tensor([1 + 2j, 3 - 4j]).conj().imag,
+        torch.tensor([1 + 2j, 3 - 4j]).conj(),
+        torch.tensor(7, dtype=torch.int16),
+        torch.zeros(2, 0),
+        torch.ones(3, requires_grad=True),
+    ],
+    ids=str,
+)
+def test_as_bytes_gives_the_elements_in_order(tensor):
+    numbers = tensor.detach().resolve_conj().resolve_neg().numpy()
+    assert safetensors.as_bytes(tensor).numpy().tobytes() == numbers.tobytes()
+    assert same_tensors(tensor, tensor.detach().clone(memory_format=torch.contiguous_format))

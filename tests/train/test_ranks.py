@@ -79,7 +79,7 @@ AT = """
 import train.loop as loop
 step_of = loop._step
 def _step(*a):
-    if a[5] == {step} and rank == {rank}:
+    if a[-1] == {step} and rank == {rank}:
         os.kill(os.getpid(), {signal})
     return step_of(*a)
 loop._step = _step

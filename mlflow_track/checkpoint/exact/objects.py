@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from mlflow_track.checkpoint.disk.safetensors import as_bytes
 from mlflow_track.checkpoint.state.compatibility import class_of
+from mlflow_track.checkpoint.state.plain import describe
 
 LAZY = "lazy"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -114,7 +116,7 @@ def names_of_params(state: Mapping[str, Any], objects: Mapping[str, Any]) -> dic
 
 
 def text_of(module: torch.nn.Module) -> str:
-    """The line of a module in its repr, without memory addresses; LAZY before its first batch."""
+    """A module's line in its repr, without memory addresses; LAZY before its first batch."""
     if isinstance(module, LazyModuleMixin):
         return LAZY
     try:
@@ -154,7 +156,7 @@ def compilation_of(module: Any) -> str:
 
 def digest_of(tensor: torch.Tensor) -> str:
     """Form and digest; of a large one the digest of a sample."""
-    form = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+    form = describe(tensor)
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return form
     try:
@@ -162,7 +164,7 @@ def digest_of(tensor: torch.Tensor) -> str:
             flat = tensor.detach().reshape(-1)
             if flat.nbytes > _WHOLE_BYTES:
                 flat = flat[:: max(1, flat.numel() // _SAMPLES)]
-            raw = flat.resolve_conj().resolve_neg().contiguous().view(torch.uint8).cpu()
+            raw = as_bytes(flat).cpu()
         return f"{form} {zlib.crc32(raw.numpy().tobytes()):08x}"
     except (RuntimeError, TypeError, NotImplementedError):
         return form  # What is only compared must never stop a save.

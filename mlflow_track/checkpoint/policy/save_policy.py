@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
@@ -24,6 +24,14 @@ class Ask(NamedTuple):
     reason: str
     is_milestone: bool = False
     may_wait: bool = False
+
+
+def reasons_of(asks: Iterable[Ask]) -> dict[str, str]:
+    """The reasons by policy; those of one name are joined."""
+    reasons: dict[str, str] = {}
+    for ask in asks:
+        reasons[ask.policy] = "; ".join(filter(None, [reasons.get(ask.policy), ask.reason]))
+    return reasons
 
 
 class SavePolicy:
@@ -151,6 +159,8 @@ class AnyOf(SavePolicy):
         return " | ".join(map(str, self.policies))
 
 
-def members(policy: SavePolicy) -> tuple[SavePolicy, ...]:
+def members(policy: SavePolicy | None) -> tuple[SavePolicy, ...]:
     """The policies that were combined with `|`; of another one itself."""
+    if policy is None:
+        return ()
     return policy.policies if isinstance(policy, AnyOf) else (policy,)

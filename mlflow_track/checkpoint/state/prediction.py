@@ -100,4 +100,4 @@ def _real(value: Any) -> Any:
     """A tensor that a checkpoint could hold; its memory is never touched."""
     if not isinstance(value, torch.Tensor):
         return value
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu")

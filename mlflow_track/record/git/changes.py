@@ -253,15 +253,12 @@ def _untracked(git: Git, root: str, folder: Path) -> list[str]:
     found = [n for n in names if os.path.realpath(os.path.join(root, n)) not in runs]
     found.sort(key=lambda name: (PurePosixPath(name).suffix.lower() not in _CODE, name))
     more = len(found) - _MOST_NAMED
-    return [
-        *map(legible, found[:_MOST_NAMED]),
-        *([f"and {count_text(more, 'other')}"] if more > 0 else ()),
-    ]
+    others = [f"and {count_text(more, 'other')}"] if more > 0 else []
+    return [*map(legible, found[:_MOST_NAMED]), *others]
 
 
 def _bounded(left_out: Mapping[str, str]) -> dict[str, str]:
     items = [(legible(path), legible(why)) for path, why in left_out.items()]
-    more = len(items) - _MOST_NAMED
-    return dict(items[:_MOST_NAMED]) | (
-        {"…": f"and {count_text(more, 'other')}"} if more > 0 else {}
-    )
+    if (more := len(items) - _MOST_NAMED) > 0:
+        items[_MOST_NAMED:] = [("…", f"and {count_text(more, 'other')}")]
+    return dict(items)
