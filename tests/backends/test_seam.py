@@ -236,7 +236,7 @@ with mt.start_run(experiment="e", resume="auto") as run:
             run.log_text(f"at {step}", "text", step=step)
         os.write(1, b"%d\\n" % step)
         if step % 20 == 19:
-            time.sleep(0.02)  # The backends have to take all of them.
+            time.sleep(0.08)  # The backends have to take all of them.
 """
 
 
