@@ -31,7 +31,6 @@ import threading
 import time
 import types
 import weakref
-from importlib.machinery import ModuleSpec
 from typing import Any, NamedTuple
 
 from tests.forked import Popen, read_at_start, receive, send
@@ -327,7 +326,7 @@ def run(request: dict[str, Any], base_path: list[str]) -> None:
     sys.path_importer_cache = {
         place: finder for place, finder in _finders.items() if place in base_path and finder
     }
-    if all(_file_of(importlib.util.find_spec(name)) == _own[name].__file__ for name in _OWN):
+    if all(map(_is_preloaded, _OWN)):
         sys.modules.update(_own)
     if kind == "-m":
         runpy.run_module(program, run_name="__main__", alter_sys=True)
@@ -339,8 +338,12 @@ def run(request: dict[str, Any], base_path: list[str]) -> None:
         exec(compile(program, "<string>", "exec"), main.__dict__)
 
 
-def _file_of(spec: ModuleSpec | None) -> str | None:
-    return None if spec is None else spec.origin
+def _is_preloaded(name: str) -> bool:
+    """Whether an import would find the file that the server has imported."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return False
+    return os.path.samefile(spec.origin, str(_own[name].__file__))
 
 
 def main() -> None:

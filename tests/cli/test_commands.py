@@ -126,10 +126,9 @@ def test_the_examples_of_the_help_about_checkpoints_do_what_they_say(
 
 
 def test_the_examples_of_the_help_about_a_server_do_what_they_say(
-    monkeypatch: pytest.MonkeyPatch,
+    store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run("lr-1e-3", experiment="digits")
-    store = f"sqlite:///{Path.cwd()}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     for name, came in (("sync", "mlflow has everything"), ("doctor", "status       sent")):
         for line in examples_of(main, name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def run_leaky(script: str, run_script: Script) -> Path:
 
 
 def test_no_secret_reaches_the_record_or_the_server(
-    run_script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run_script: Script, migrated_database: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = run_leaky(LEAKY, run_script)
     record = contents(path)
@@ -97,6 +98,7 @@ def test_no_secret_reaches_the_record_or_the_server(
     assert b"code.py" in record["code.patch"] and b"postgresql://u:***@h/d" in record["code.patch"]
     assert b"no answer from postgresql://u:***@h/d" in record["run.json"]
     (tmp_path / "server").mkdir()
+    shutil.copy(migrated_database, tmp_path / "server/mlflow.db")
     monkeypatch.chdir(tmp_path / "server")
     assert sync_run(
         path,

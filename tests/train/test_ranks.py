@@ -161,7 +161,7 @@ def test_a_rank_that_is_done_leaves_without_taking_python_apart(world_size: str,
         "import atexit; from train.ranks import leave; "
         "atexit.register(print, 'taken apart', end=''); leave(0)"
     )
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", code],
         env={**os.environ, "WORLD_SIZE": world_size, "PYTHONPATH": str(ROOT)},
         capture_output=True,
