@@ -3,9 +3,9 @@
 `Popen` and `run` are those of `subprocess`, and what they start is a process of its own: it has its
 own session, folder, environment, descriptors and signals, it can be killed, and its exit status and
 output are those of the program. The interpreter itself is forked from `tests/fork_server.py`, which
-has imported the large packages: 0.03 CPU-seconds instead of three. What a forked interpreter cannot
-be is started as usual: one with options, with another locale, with variables that are read when an
-interpreter or torch starts.
+has imported the large packages and this one: 0.03 CPU-seconds instead of three. What a forked
+interpreter cannot be is started as usual: one with options, with another locale, with variables
+that are read when an interpreter or torch starts.
 
 Tests of the start itself (what an import takes and loads, signals before the first line, closed
 descriptors) use `subprocess`.
