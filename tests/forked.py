@@ -155,14 +155,17 @@ class Popen(subprocess.Popen):
 
 
 class PopenOfThePackage(Popen):
-    """In the place of `subprocess.Popen`: forks only what the package starts."""
+    """In the place of `subprocess.Popen`: forks only what the package starts.
+
+    These are modules, and files: what writes checkpoints, and the program of a replay.
+    """
 
     @staticmethod
     def _program_of(args: Any) -> list[str] | None:
         program = program_of(args)
         if program is None:
             return None
-        is_ours = program[1] in _STARTED_BY_THE_PACKAGE or program[1].endswith(_WRITER_FILE)
+        is_ours = program[0] == "file" or program[1] in _STARTED_BY_THE_PACKAGE
         return program if is_ours else None
 
 
