@@ -21,6 +21,7 @@ import mlflow_track as mt
 from mlflow_track.checkpoint import pruning
 from mlflow_track.checkpoint.disk.store import held_for_reading
 from mlflow_track.cli import main
+from tests import forked
 
 
 class Tied(torch.nn.Module):
@@ -298,11 +299,15 @@ def whole(folder: Path) -> dict[str, bytes]:
 
 
 def test_replay_comes_to_the_recorded_state_and_touches_nothing(
-    tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+    tmp_path: Path,
+    run_script: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert run_script(SCRIPT).returncode == 0
     before = whole(tmp_path / "runs")
     assert "equal: step 15 to step 17" in call("replay", "again")
+    # The first one started as anywhere.
+    monkeypatch.setattr(subprocess, "Popen", forked.Popen)
     assert "equal: step 5 to step 15" in call("replay", "again", "--from", 5, "--to", 15)
     assert whole(tmp_path / "runs") == before
     assert "no checkpoint of step 4" in call("replay", "again", "--from", 4, code=3)
