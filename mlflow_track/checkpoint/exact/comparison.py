@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from mlflow_track.checkpoint.exact.changed_params import is_harmless
 from mlflow_track.checkpoint.exact.fingerprint import Facts
 from mlflow_track.checkpoint.exact.objects import LAZY, module_names, parameter_names
 
@@ -58,6 +59,28 @@ def differences(then: Facts, now: Facts, state: Mapping[str, Any]) -> FactsCompa
         found.differences.append(f"{path} of a metric is not in the state and has another value")
     names = parameter_names(state)
     found.differences.extend(_flags("requires_grad", then.grads, now.grads, names))
+    return found
+
+
+def differences_of_given(
+    then: Facts | None, now: Facts, used: Mapping[str, str]
+) -> FactsComparison:
+    """Compare what the code gave to objects beside their state at the save with what it gives here.
+
+    Args:
+        then, now: The facts of the save and of here.
+        used: What is there after the load: a `load_state_dict` may have put the saved one back.
+    """
+    found = FactsComparison([], [], [])
+    if then is None:
+        return found
+    for path, here in now.given.items():
+        before, (owner, _, key) = then.given.get(path, here), path.rpartition(".")
+        is_said = any(p in then.attributes and p in now.attributes for p in (path, owner))
+        if before == here or used.get(path) != here or is_said:
+            continue
+        words = f"{path}, not in the state, {before} -> {here}"
+        (found.may_matter if is_harmless(key) else found.unknown).append(words)
     return found
 
 
