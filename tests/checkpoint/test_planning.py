@@ -136,6 +136,18 @@ def test_plan_after_a_restore_is_about_the_rest() -> None:
     assert "EvenlySpaced saves 5 steps: 44, 58, 71, 85, 99, interval 13.8" in log_of(run)
 
 
+def test_several_evenly_spaced_follow_each_its_own_saves() -> None:
+    sparse = mt.EvenlySpaced(21, max_checkpoints=3)
+    dense = mt.EvenlySpaced(21, warmup_steps=12, max_checkpoints=3)
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(save=sparse | dense)
+        steps = checkpoints.plan({}).steps
+        assert steps == (0, 10, 12, 16, 20)
+        assert steps == tuple(step for step in range(21) if checkpoints.step(step, {}))
+        assert "EvenlySpaced 2 saves 3 steps: 12, 16, 20" in log_of(run)
+    assert (sparse.name, dense.name) == ("EvenlySpaced", "EvenlySpaced")
+
+
 def test_steps_of_evenly_spaced_stand_in_the_log_in_one_short_line() -> None:
     with mt.start_run() as run:
         checkpoints = run.checkpoints(save=mt.EvenlySpaced(10**6, 100, 5000) | mt.EverySteps(9999))
