@@ -61,13 +61,14 @@ def take(values: Any, name: str, what: str) -> Taken:
         if values.is_floating_point() and values.element_size() < 4:
             values = values.float()  # NumPy has no bfloat16.
         if values.is_cuda and not (values.is_complex() or values.is_sparse):
-            copy, dtype = CudaCopy(values), str(values.dtype)
+            copy, dtype = CudaCopy(values.resolve_neg()), str(values.dtype)
             kind = "b" if dtype == "torch.bool" else "f" if values.is_floating_point() else "i"
             size_bytes = values.numel() * values.element_size()
             shape = tuple(values.shape)
             return Taken(shape, kind, size_bytes, False, lambda: copy.wait_for_tensor().numpy())
     try:
-        array = (values.cpu().numpy() if is_tensor else numpy.asarray(values)).copy()
+        # NumPy knows no negative sign that waits to be applied, as of a conjugate's imaginary part.
+        array = (values.cpu().resolve_neg().numpy() if is_tensor else numpy.asarray(values)).copy()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(expected(name, what, f"{type(values).__name__}: {error}")) from None
     if array.dtype.kind not in "buif":
