@@ -100,6 +100,7 @@ def test_plan_without_an_end_says_how_it_begins() -> None:
         plan = run.checkpoints(save=mt.EverySteps(100)).plan(small_state())
         assert plan.steps[:3] == (100, 200, 300) and not plan.is_complete
         assert plan.last_step is plan.peak_bytes is plan.final_bytes is None
+        assert str(plan).startswith(f"the first {len(plan)} saves in steps 0 to an unknown end")
         plan = run.checkpoints(save=mt.EverySteps(100), keep=mt.Keep(last=30)).plan(small_state())
         assert plan.peak_bytes == pytest.approx(31 * (plan.checkpoint_bytes or 0), rel=0.02)
         assert not run.checkpoints().plan().saves
