@@ -9,7 +9,6 @@ from pydoc_data.topics import topics
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 import mlflow_track as mt
 
@@ -32,13 +31,14 @@ class GPT(nn.Module):
 
 torch.manual_seed(1337)
 text = Path(sys.argv[1]).read_bytes() if sys.argv[1:] else "".join(topics.values()).encode()
+if len(text) <= 2 * context:
+    sys.exit(f"the text must be longer than {2 * context} bytes, got {len(text)}")
 windows = torch.tensor(list(text)).unfold(0, context + 1, context)
 train, val = windows[: len(windows) * 9 // 10], windows[len(windows) * 9 // 10 :: 5]
-data = mt.resumable(DataLoader(train, batch_size=16, shuffle=True))
+data = mt.resumable(torch.utils.data.DataLoader(train, batch_size=16, shuffle=True))
 model, max_steps = GPT(), len(data)  # One epoch.
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 state = {"model": model, "optimizer": optimizer, "data": data}
-
 with mt.start_run(experiment="nanogpt", params={"width": width}, resume="auto") as run:
     checkpoints = run.checkpoints(
         save=mt.EvenlySpaced(max_steps, warmup) | mt.OnImprovement("val/loss", min_delta=0.01),

@@ -7,18 +7,17 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow_track.checks import artifact_path as checked_path
-from mlflow_track.media.figures import figure_of
-from mlflow_track.media.images import image_of, is_pil
-from mlflow_track.media.texts import text_of
+from mlflow_track.media.images import figure_of, image_of, is_pil
+from mlflow_track.media.values import text_of
 from mlflow_track.record import layout
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.files import legible, make_folder, replace_file
-from mlflow_track.wording import count_text, expected, shown, typed
+from mlflow_track.record.files import legible, make_folder, removed_on_error, replace_file
+from mlflow_track.wording import count_text, expected, shown, type_error, typed, value_error
 
 _MOST_NAMED = 20
 _RUNS = "it holds runs"
@@ -29,7 +28,6 @@ class Artifacts:
     """Writes files below `root`, under names that cannot leave it.
 
     Args:
-        root: The folder.
         require_open: Called before anything is written; raises where nothing can be any more.
         runs: The folder of all runs, of which nothing is copied along with a folder around it.
         is_kept: Whether anything is written; arguments are checked in any case.
@@ -52,6 +50,7 @@ class Artifacts:
         # Those on the way from the runs to this one: any of them may be what is copied.
         inside = [root, *(p for p in root.parents if runs and p.is_relative_to(runs))]
         self._own = {os.path.realpath(path) for path in inside} if is_kept else set()
+        self._runs = os.path.realpath(runs) if runs and is_kept else ""
 
     @classmethod
     def of(cls, record: RunDirectory, tell: Callable[[str], None]) -> Artifacts:
@@ -65,11 +64,13 @@ class Artifacts:
         )
 
     def copy(self, source: str | os.PathLike[str], folder: str | None) -> Path:
-        source = Path(source)
+        source = _source(source)
         if not source.exists():
             raise FileNotFoundError(f"there is no file or folder {source} to log as an artifact")
         # Not source.name: that of `data/..` is `..`.
         name = os.path.basename(os.path.abspath(source))
+        if folder:
+            self._path(folder)
         target = self._path(os.path.join(folder or "", name))
         if source.is_dir():
             self._copy_folder(source, target)
@@ -79,7 +80,7 @@ class Artifacts:
 
     def copy_content(self, source: str | os.PathLike[str], folder: str | None) -> None:
         self._require_open()
-        source = Path(source)
+        source = _source(source)
         if not source.is_dir():
             raise NotADirectoryError(
                 expected("the source", "a folder", str(source))
@@ -94,41 +95,33 @@ class Artifacts:
         try:
             text = json.dumps(content, indent=2, ensure_ascii=False, default=_plain)
         except (TypeError, ValueError) as error:
-            raise TypeError(
-                expected(
-                    f"the content for {name!r}",
-                    "valid as JSON",
-                    f"{type(content).__name__}: {error}",
-                )
+            raise type_error(
+                f"the content for {name!r}", "valid as JSON", f"{type(content).__name__}: {error}"
             ) from None
         # Half a character becomes an escape of JSON, which brings it back.
         return self._write(name, text.encode(errors="backslashreplace"))
 
     def write_figure(self, figure: Any, name: str) -> Path:
-        kind = Path(name).suffix.lstrip(".") or "png"
+        kind = self._path(name).suffix.lstrip(".") or "png"
         return self._write(name, figure_of(figure, name, kind).encode())
 
     def write_image(self, image: Any, name: str) -> Path:
-        kind = Path(name).suffix.lstrip(".").lower()
+        kind = self._path(name).suffix.lstrip(".").lower()
         if is_pil(image) and kind != "png":
             buffer = io.BytesIO()
             image.save(buffer, format={"jpg": "jpeg", "": "png"}.get(kind, kind))
             return self._write(name, buffer.getvalue())
         if kind != "png":
-            raise ValueError(
-                expected("the name of an image of numbers", "one ending in .png", shown(name))
-            )
+            raise value_error("the name of an image of numbers", "one ending in .png", shown(name))
         return self._write(name, image_of(image, name).encode())
 
     def write_table(self, data: Any, name: str) -> Path:
+        suffix = self._path(name).suffix
         columns = _columns(data, name)
-        suffix = Path(name).suffix
         if suffix == ".json":
             return self.write_json(columns, name)
         if suffix != ".csv":
-            raise ValueError(
-                expected("the name of a table", "one ending in .csv or .json", shown(name))
-            )
+            raise value_error("the name of a table", "one ending in .csv or .json", shown(name))
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(columns)
@@ -148,7 +141,7 @@ class Artifacts:
 
     def _copy_folder(self, source: Path, target: Path) -> None:
         left_out: dict[str, str] = {}
-        for file in sorted(_files_in(source, self._own, left_out)):
+        for file in sorted(_files_in(source, self._holds_runs, left_out)):
             inside = (target / file.relative_to(source)).relative_to(self.root)
             try:
                 self._copy_file(file, self._path(str(inside)))
@@ -161,16 +154,29 @@ class Artifacts:
             start = "" if set(left_out.values()) == {_RUNS} else "WARNING: "
             self._tell(f"{start}the artifacts lack of {source}: {', '.join(named)}")
 
+    def _holds_runs(self, folder: str) -> bool:
+        """Whether a folder, by its real path, is one on the way to this run, or another run."""
+        is_below = bool(self._runs) and folder.startswith(self._runs + os.sep)
+        return folder in self._own or (is_below and os.path.exists(f"{folder}/{layout.RUN}"))
+
     def _copy_file(self, source: Path, target: Path) -> None:
         if self._is_kept:
             _copy_file(source, target)
 
 
-def _files_in(folder: Path, own: Set[str], left_out: dict[str, str]) -> Iterator[Path]:
+def _source(given: Any) -> Path:
+    if not isinstance(given, str | os.PathLike):
+        raise type_error("the source", "the path of a file or folder", typed(given))
+    return Path(given)
+
+
+def _files_in(
+    folder: Path, holds_runs: Callable[[str], bool], left_out: dict[str, str]
+) -> Iterator[Path]:
     """The files in a folder and below it, also behind links.
 
     Args:
-        own: The real paths of folders to leave out.
+        holds_runs: Whether to leave a folder out, by its real path.
         left_out: Takes what else is there, with the reason.
     """
     folders = [(folder, frozenset({os.path.realpath(folder)}))]
@@ -180,7 +186,7 @@ def _files_in(folder: Path, own: Set[str], left_out: dict[str, str]) -> Iterator
             path = place / name
             if path.is_dir():
                 real = os.path.realpath(path)
-                if real in own:
+                if holds_runs(real):
                     left_out[str(path)] = _RUNS
                 elif real in around:
                     left_out[str(path)] = "a link to a folder around it"
@@ -197,30 +203,23 @@ def _files_in(folder: Path, own: Set[str], left_out: dict[str, str]) -> Iterator
 def _copy_file(source: Path, target: Path) -> None:
     make_folder(target.parent)
     temporary = layout.temporary(target)
-    try:
+    with removed_on_error(temporary):
         with open(source, "rb") as original, open(temporary, "xb") as copy:
             shutil.copyfileobj(original, copy, 1 << 20)
         os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _columns(data: Any, name: str) -> dict[str, list[Any]]:
     if hasattr(data, "to_dict") and hasattr(data, "columns"):
         data = data.to_dict(orient="list")
     if not isinstance(data, Mapping):
-        raise TypeError(
-            expected(
-                f"the table for {name!r}",
-                "a mapping of columns or a DataFrame",
-                type(data).__name__,
-            )
+        raise type_error(
+            f"the table for {name!r}", "a mapping of columns or a DataFrame", type(data).__name__
         )
     columns = {str(key): _values(column, str(key)) for key, column in data.items()}
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(expected(f"the columns of {name!r}", "equally long", f"lengths {lengths}"))
+        raise value_error(f"the columns of {name!r}", "equally long", f"lengths {lengths}")
     return columns
 
 
@@ -230,9 +229,7 @@ def _values(column: Any, name: str) -> list[Any]:
     try:
         return [_plain(value) if hasattr(value, "tolist") else value for value in values]
     except TypeError:
-        raise TypeError(
-            expected(f"column {name!r} of a table", "a list of values", typed(column))
-        ) from None
+        raise type_error(f"column {name!r} of a table", "a list of values", typed(column)) from None
 
 
 def _plain(value: Any) -> Any:

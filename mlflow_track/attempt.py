@@ -28,7 +28,7 @@ from mlflow_track.record.system import SystemMonitor
 from mlflow_track.repeats import RepeatedSteps
 from mlflow_track.settings import UPLOADS, Settings
 from mlflow_track.stop import StopRequest
-from mlflow_track.wording import count_text, expected, shown
+from mlflow_track.wording import count_text, shown, value_error
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.checkpointer import Checkpoints
@@ -49,10 +49,7 @@ class Attempt:
         is_resumed: Whether earlier attempts are in the record.
 
     Attributes:
-        record: The run's folder.
-        metrics: Its rows.
         repeats: Removes earlier rows of repeated steps.
-        artifacts: Its artifacts.
         media: Its images, texts and histograms of steps.
         directions: The better direction of each metric.
         stop: The request to stop, by a signal or a policy.
@@ -209,8 +206,8 @@ class Attempt:
         checks.choice("upload", upload, UPLOADS)
         metric = keep.metric if keep is not None else None
         if upload == "best" and metric is None:
-            raise ValueError(
-                expected("keep", "Keep(metric=…) where upload is 'best'", "no metric to compare")
+            raise value_error(
+                "keep", "Keep(metric=…) where upload is 'best'", "no metric to compare"
             )
         if self.record.info.mirror is not None:
             what = {"upload": upload, "metric": metric, "mode": keep and keep.mode}
@@ -262,7 +259,7 @@ class Attempt:
             with self._warned("the server may lack some of the run"):
                 there = self.companion.close(self._settings.finish_timeout_seconds)
                 # Not into training.log: the server has that already.
-                say(str(there))
+                self.companion.report(there)
 
     def end_with(self, error: BaseException | None) -> None:
         """End as the exception says that ended the program, or the way its loop was left."""

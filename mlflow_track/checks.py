@@ -17,7 +17,7 @@ from mlflow_track.record.device_values import Arriving, CudaNumber
 from mlflow_track.record.files import legible
 from mlflow_track.record.masking import MASK, is_secret, mask_password
 from mlflow_track.record.metric import DIRECTIONS, MODES, Claim
-from mlflow_track.wording import expected, shown, typed
+from mlflow_track.wording import shown, type_error, typed, value_error
 
 MOST_STEP = 2**53
 _RESERVED = ("step", "time")
@@ -30,23 +30,19 @@ _MOST_FILE_NAME = 200
 
 def metric_name(name: Any) -> str:
     if not isinstance(name, str):
-        raise TypeError(expected("a metric's name", "a string", typed(name)))
+        raise type_error("a metric's name", "a string", typed(name))
     if not name.strip() or _UNWRITABLE.search(name) or len(name) > _MOST_NAME:
-        raise ValueError(
-            expected(
-                "a metric's name",
-                f"1 to {_MOST_NAME} characters, not all blank, without control characters and "
-                "half characters (surrogates)",
-                shown(name),
-            )
+        raise value_error(
+            "a metric's name",
+            f"1 to {_MOST_NAME} characters, not all blank, without control characters and "
+            "half characters (surrogates)",
+            shown(name),
         )
     if name in _RESERVED:
-        raise ValueError(
-            expected(
-                "a metric's name",
-                "other than 'step' and 'time', the columns of metrics.csv",
-                shown(name),
-            )
+        raise value_error(
+            "a metric's name",
+            "other than 'step' and 'time', the columns of metrics.csv",
+            shown(name),
         )
     return name
 
@@ -62,9 +58,9 @@ def metric_value(name: str, value: Any) -> float | Arriving:
     One that lies on a CUDA device is not waited for.
     """
     if isinstance(value, str | bytes | bytearray) or value is None:
-        raise TypeError(
-            expected(f"metric {name!r}", "a number", typed(value))
-            + "; log text with log_text or set_tag"
+        metric_name(name)  # Of arguments in the wrong order the name is what to correct.
+        raise type_error(
+            f"metric {name!r}", "a number", typed(value), "; log text with log_text or set_tag"
         )
     try:
         if getattr(value, "is_cuda", False):
@@ -74,13 +70,9 @@ def metric_value(name: str, value: Any) -> float | Arriving:
         # NumPy's float() of a complex number or of an array only warns; item() tells them apart.
         return float(value.item() if hasattr(value, "item") else value)
     except OverflowError:
-        raise ValueError(
-            expected(f"metric {name!r}", "small enough for a float", shown(value))
-        ) from None
+        raise value_error(f"metric {name!r}", "small enough for a float", shown(value)) from None
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            expected(f"metric {name!r}", "one number", f"{typed(value)}: {error}")
-        ) from None
+        raise type_error(f"metric {name!r}", "one number", f"{typed(value)}: {error}") from None
 
 
 def _is_masked(value: Any) -> bool:
@@ -105,19 +97,19 @@ def step_number(step: Any) -> int:
     except TypeError:
         number = None
     if number is None:
-        raise TypeError(expected("step", "an integer of 0 or more", typed(step)))
+        raise type_error("step", "an integer of 0 or more", typed(step))
     if not 0 <= number <= MOST_STEP:
-        raise ValueError(expected("step", "an integer from 0 to 2**53", str(number)))
+        raise value_error("step", "an integer from 0 to 2**53", str(number))
     return number
 
 
 def summary(values: Any) -> dict[str, bool | int | float | str]:
     """Values that stand for a whole run, as JSON."""
     if not isinstance(values, Mapping):
-        raise TypeError(expected("summary", "a mapping of names to values", typed(values)))
+        raise type_error("summary", "a mapping of names to values", typed(values))
     checked: dict[str, bool | int | float | str] = {}
     for name, value in values.items():
-        metric_name(name)
+        name = mask_password(metric_name(name))
         if isinstance(value, str):
             checked[name] = _tag_value(name, legible(value))
         elif isinstance(value, bool | int) and abs(value) <= MOST_STEP:
@@ -131,15 +123,20 @@ def summary(values: Any) -> dict[str, bool | int | float | str]:
 
 def tags(values: Any) -> dict[str, str]:
     if not isinstance(values, Mapping):
-        raise TypeError(expected("tags", "a mapping of strings", type(values).__name__))
+        raise type_error("tags", "a mapping of strings", type(values).__name__)
     for key in values:
         if not isinstance(key, str) or not key.strip() or _CONTROL.search(key):
-            raise ValueError(
-                expected(
-                    "a tag's name", "a non-empty string without control characters", typed(key)
-                )
+            raise value_error(
+                "a tag's name", "a non-empty string without control characters", typed(key)
             )
-    return {key: _tag_value(key, str(value)) for key, value in values.items()}
+    return {mask_password(key): _tag_value(key, _text(key, value)) for key, value in values.items()}
+
+
+def _text(name: str, value: Any) -> str:
+    text = str(value)
+    if not isinstance(value, str) and " at 0x" in text:
+        raise type_error(f"tag {name!r}", "a string, or a value with a text", typed(value))
+    return text
 
 
 def _tag_value(name: str, value: str) -> str:
@@ -153,20 +150,13 @@ def input_description(
     texts = {"name": name, "sha256": sha256, "source": source, "context": context}
     for key, text in texts.items():
         if not isinstance(text, str):
-            raise TypeError(expected(f"{key} of an input", "a string", typed(text)))
+            raise type_error(f"{key} of an input", "a string", typed(text))
     try:
         size = operator.index(size_bytes)
     except TypeError:
-        raise TypeError(
-            expected(f"size_bytes of input {name!r}", "an integer", typed(size_bytes))
-        ) from None
-    return {
-        "name": name,
-        "sha256": sha256,
-        "size_bytes": size,
-        "source": mask_password(source),
-        "context": context,
-    }
+        raise type_error(f"size_bytes of input {name!r}", "an integer", typed(size_bytes)) from None
+    masked = {key: mask_password(text) for key, text in texts.items()}
+    return {**masked, "size_bytes": size}
 
 
 def choice(name: str, value: Any, choices: Sequence[str]) -> str:
@@ -176,7 +166,7 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
         ValueError: It is not; the message lists the choices.
     """
     if value not in choices:
-        raise ValueError(expected(name, f"one of {', '.join(choices)}", shown(value)))
+        raise value_error(name, f"one of {', '.join(choices)}", shown(value))
     return value
 
 
@@ -188,9 +178,8 @@ def artifact_path(root: Path, name: Any) -> Path:
         ValueError: The name would leave the folder, or is not valid as the name of a file.
     """
     if not isinstance(name, str | os.PathLike):
-        raise TypeError(
-            expected("an artifact's name", "a string", typed(name))
-            + " (arguments are content, name)"
+        raise type_error(
+            "an artifact's name", "a string", typed(name), " (arguments are content, name)"
         )
     text = os.fspath(name)
     pure = PurePath(text) if isinstance(text, str) else PurePath()
@@ -202,20 +191,16 @@ def artifact_path(root: Path, name: Any) -> Path:
         or not all(map(_is_file_name, pure.parts))
         or any(part.startswith(layout.TEMPORARY) for part in pure.parts)
     ):
-        raise ValueError(
-            expected(
-                "an artifact's name",
-                "a relative path inside the run's artifacts, with parts of at most "
-                f"{_MOST_FILE_NAME} bytes that do not begin with {layout.TEMPORARY}",
-                f"{name!r:.300}",
-            )
+        raise value_error(
+            "an artifact's name",
+            "a relative path inside the run's artifacts, with parts of at most "
+            f"{_MOST_FILE_NAME} bytes that do not begin with {layout.TEMPORARY}",
+            f"{name!r:.300}",
         )
     path = root / pure
     if not path.parent.resolve().is_relative_to(root.resolve()):
-        raise ValueError(
-            expected(
-                "an artifact's name", f"inside {root}", f"{name!r}, which leads out through a link"
-            )
+        raise value_error(
+            "an artifact's name", f"inside {root}", f"{name!r}, which leads out through a link"
         )
     return path
 
@@ -237,31 +222,31 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def require_int(name: str, value: object, *, at_least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(expected(name, "an integer", typed(value)))
+        raise type_error(name, "an integer", typed(value))
     if value < at_least:
-        raise ValueError(expected(name, f"an integer of at least {at_least}", str(value)))
+        raise value_error(name, f"an integer of at least {at_least}", str(value))
 
 
 def require_number(name: str, value: object, *, above: float, or_equal: bool = False) -> None:
     """A finite number above a bound, or at least it."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(expected(name, "a number", typed(value)))
+        raise type_error(name, "a number", typed(value))
     if not math.isfinite(value) or value < above or (value == above and not or_equal):
         bound = f"of at least {above:g}" if or_equal else f"above {above:g}"
-        raise ValueError(expected(name, f"a finite number {bound}", shown(value)))
+        raise value_error(name, f"a finite number {bound}", shown(value))
 
 
 def require_metric(value: object) -> None:
     wanted = "the name of a metric, like 'val/loss'"
     if not isinstance(value, str):
-        raise TypeError(expected("metric", wanted, typed(value)))
+        raise type_error("metric", wanted, typed(value))
     if not value:
-        raise ValueError(expected("metric", wanted, shown(value)))
+        raise value_error("metric", wanted, shown(value))
 
 
 def require_mode(value: object) -> None:
     if value is not None and value not in DIRECTIONS:
-        raise ValueError(expected("mode", "'min', 'max' or None", shown(value)))
+        raise value_error("mode", "'min', 'max' or None", shown(value))
 
 
 def step_and_state(step: Any, state: Any) -> int:
@@ -281,12 +266,10 @@ def mapping_of_state(state: Any) -> None:
         TypeError: `state` is not a mapping.
     """
     if not isinstance(state, Mapping):
-        raise TypeError(
-            expected(
-                "state",
-                'a mapping of names to objects, like {"model": model, "optimizer": optimizer}',
-                type(state).__name__,
-            )
+        raise type_error(
+            "state",
+            'a mapping of names to objects, like {"model": model, "optimizer": optimizer}',
+            type(state).__name__,
         )
 
 
@@ -302,5 +285,5 @@ def metric_numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
             number = value.detach() if hasattr(value, "detach") else value
             checked[name] = math.nan if _is_masked(number) else float(number)
         except (TypeError, ValueError, RuntimeError):
-            raise TypeError(expected(f"metric {name!r}", "a number", typed(value))) from None
+            raise type_error(f"metric {name!r}", "a number", typed(value)) from None
     return checked

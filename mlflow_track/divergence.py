@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mlflow_track.record.rows import files_of, read_end
 from mlflow_track.wording import count_text
 
-# So many in a row are said at once; it is looked for them at the tenth, hundredth, … of a metric.
+# So many in a row are reported at once; checked at the tenth, hundredth, … value of a metric.
 _MANY = 10
 _END_BYTES = 1 << 20
 _MOST_NAMES = 3
@@ -32,12 +32,7 @@ class Turn(NamedTuple):
 
 
 class Divergence:
-    """Counts values that are not finite: the writer of metrics hands them over, and no others.
-
-    Args:
-        path: The file of metrics.
-        announce: Takes one line of text for the log.
-    """
+    """Counts values that are not finite: the writer of metrics hands them over, and no others."""
 
     def __init__(self, path: Path, announce: Callable[[str], None]) -> None:
         self._path, self._announce = path, announce
@@ -85,7 +80,7 @@ class Divergence:
                     for row, value in zip(rows, found, strict=True)
                 ]
         except (OSError, ValueError):
-            return None  # The rows are there; what is said of them can wait for a reader.
+            return None  # The rows are there; a reader can report on them later.
         values.sort(key=lambda value: value[0])
         count = 0
         while count < len(values) and values[-1 - count][2] - values[-1 - count][2] != 0:

@@ -17,9 +17,6 @@ class LogHandler(logging.Handler):
 
     It never raises: a record that cannot be formatted is written as it is, and one that cannot be
     written is lost. Messages logged while it writes, in the same thread, are dropped.
-
-    Args:
-        write: Takes one line.
     """
 
     def __init__(self, write: Callable[[str], None]) -> None:

@@ -158,14 +158,6 @@ def _path_text(value: os.PathLike[Any]) -> str:
     return text if masked == whole else masked
 
 
-def _isoformat(value: Any) -> str:
-    return value.isoformat()
-
-
-def _bytes(value: Any) -> str:
-    return repr(bytes(value))
-
-
 def _pattern(value: re.Pattern[Any]) -> str:
     flags = re.RegexFlag(value.flags & ~re.UNICODE)
     return f"re.compile({value.pattern!r}{f', {flags!r}' if flags else ''})"
@@ -186,34 +178,20 @@ def _annotation(value: Any) -> str:
 
 # By the full name of a class or of one that it is derived from.
 _TEXTS: dict[str, Callable[[Any], str]] = {
-    "builtins.bytes": _bytes,
-    "builtins.bytearray": _bytes,
-    "builtins.memoryview": _bytes,
-    "builtins.complex": lambda value: repr(complex(value)),
-    "builtins.ellipsis": repr,
-    "builtins.range": repr,
-    "builtins.module": lambda value: value.__name__,
-    "datetime.datetime": _isoformat,
-    "datetime.date": _isoformat,
-    "datetime.time": _isoformat,
-    "datetime.timedelta": str,
-    "datetime.timezone": str,
-    "decimal.Decimal": str,
-    "fractions.Fraction": str,
-    "ipaddress._IPAddressBase": str,
-    "numpy.datetime64": str,
-    "numpy.timedelta64": str,
-    "numpy.dtype": str,
-    "re.Pattern": _pattern,
-    "torch.device": str,
-    "torch.dtype": str,
-    "torch.layout": str,
-    "torch.memory_format": str,
-    "types.GenericAlias": _annotation,
-    "types.UnionType": _annotation,
-    "typing._BaseGenericAlias": _annotation,
-    "typing._SpecialForm": _annotation,
-    "typing.Union": _annotation,
-    "uuid.UUID": str,
-    "zoneinfo.ZoneInfo": _zone,
+    name: write
+    for write, names in (
+        (str, "datetime.timedelta datetime.timezone decimal.Decimal fractions.Fraction uuid.UUID"),
+        (str, "ipaddress._IPAddressBase numpy.datetime64 numpy.timedelta64 numpy.dtype"),
+        (str, "torch.device torch.dtype torch.layout torch.memory_format"),
+        (repr, "builtins.ellipsis builtins.range"),
+        (lambda value: repr(bytes(value)), "builtins.bytes builtins.bytearray builtins.memoryview"),
+        (lambda value: repr(complex(value)), "builtins.complex"),
+        (lambda value: value.__name__, "builtins.module"),
+        (lambda value: value.isoformat(), "datetime.datetime datetime.date datetime.time"),
+        (_pattern, "re.Pattern"),
+        (_annotation, "types.GenericAlias types.UnionType typing._BaseGenericAlias"),
+        (_annotation, "typing._SpecialForm typing.Union"),
+        (_zone, "zoneinfo.ZoneInfo"),
+    )
+    for name in names.split()
 }

@@ -22,7 +22,7 @@ from mlflow_track.param_kinds import (
 from mlflow_track.record.files import legible
 from mlflow_track.record.masking import MASK, is_secret, mask_password
 from mlflow_track.record.params import named_leaves, param_text
-from mlflow_track.wording import expected
+from mlflow_track.wording import type_error, value_error
 
 MOST_ELEMENTS = 1_000
 MOST_VALUES = 100_000
@@ -52,9 +52,11 @@ def plain_params(params: Any) -> dict[str, Any]:
     names = collections.Counter(name for name, _ in named_leaves(nested))
     name, count = next(iter(names.most_common(1)), ("", 0))
     if count > 1:
-        raise ValueError(
-            expected(f"param {name!r:.300}", "given once", f"{count} values")
-            + ": a key with a dot names the same param as a nested mapping"
+        raise value_error(
+            f"param {name!r:.300}",
+            "given once",
+            f"{count} values",
+            ": a key with a dot names the same param as a nested mapping",
         )
     return nested
 
@@ -71,23 +73,21 @@ class _Conversion:
         self._around.append(params)
         members = None if has_weights(params) else _read(lambda: members_of(params), "")
         if members is None:
-            raise TypeError(
-                expected(
-                    "params",
-                    "a mapping, a dataclass or another configuration object",
-                    described(params),
-                )
+            raise type_error(
+                "params",
+                "a mapping, a dataclass or another configuration object",
+                described(params),
             )
         return self._mapping(members, "")
 
     def _value(self, value: Any, path: str) -> Any:
         self._values += 1
         if self._values > MOST_VALUES:
-            raise ValueError(
-                expected(
-                    "the number of params", f"at most {MOST_VALUES:,}", f"more, with {path!r:.300}"
-                )
-                + "; write large ones with log_dict"
+            raise value_error(
+                "the number of params",
+                f"at most {MOST_VALUES:,}",
+                f"more, with {path!r:.300}",
+                "; write large ones with log_dict",
             )
         if value is None or isinstance(value, bool):
             return value
@@ -107,13 +107,11 @@ class _Conversion:
     def _text(self, text: str, path: str) -> str:
         self._characters += len(text)
         if self._characters > MOST_CHARACTERS:
-            raise ValueError(
-                expected(
-                    "params",
-                    f"at most {MOST_CHARACTERS:,} characters long",
-                    f"more, with {path!r:.300}",
-                )
-                + "; write long texts with log_text"
+            raise value_error(
+                "params",
+                f"at most {MOST_CHARACTERS:,} characters long",
+                f"more, with {path!r:.300}",
+                "; write long texts with log_text",
             )
         return legible(mask_password(text))
 
@@ -127,17 +125,11 @@ class _Conversion:
     def _holder(self, value: Any, path: str) -> Any:
         """Converts a value that holds other values."""
         if any(holder is value for holder in self._around):
-            raise ValueError(
-                expected(
-                    f"param {path!r:.300}",
-                    "free of cycles",
-                    f"{described(value)} that contains itself",
-                )
+            raise value_error(
+                _param(path), "free of cycles", f"{described(value)} that contains itself"
             )
         if len(self._around) >= MOST_DEPTH:
-            raise ValueError(
-                expected(f"param {path!r:.300}", f"nested at most {MOST_DEPTH} levels deep", "more")
-            )
+            raise value_error(_param(path), f"nested at most {MOST_DEPTH} levels deep", "more")
         self._around.append(value)
         try:
             return self._content(value, path)
@@ -147,13 +139,11 @@ class _Conversion:
     def _content(self, value: Any, path: str) -> Any:
         kind = type(value)
         if has_weights(value):
-            raise TypeError(
-                expected(
-                    f"param {path!r:.300}",
-                    "a torch module without weights",
-                    f"one with weights ({described(value)})",
-                )
-                + "; log its class or its settings instead"
+            raise type_error(
+                _param(path),
+                "a torch module without weights",
+                f"one with weights ({described(value)})",
+                "; log its class or its settings instead",
             )
         if is_root_model(value):
             return self._value(value.root, path)
@@ -170,9 +160,8 @@ class _Conversion:
             return [self._value(item, f"{path}.{index}") for index, item in enumerate(value)]
         if isinstance(value, Sequence):
             return [self._value(*self._at(value, i, f"{path}.{i}")) for i in range(len(value))]
-        raise TypeError(
-            expected(f"param {path!r:.300}", _KINDS, described(value))
-            + "; log a name, a path or a number instead"
+        raise type_error(
+            _param(path), _KINDS, described(value), "; log a name, a path or a number instead"
         )
 
     def _at(self, values: Any, key: Any, path: str) -> tuple[Any, str]:
@@ -190,12 +179,10 @@ class _Conversion:
             if item is UNSET:
                 continue
             if name in result:
-                raise ValueError(
-                    expected(
-                        f"param names in {path or 'params'!r:.300}",
-                        "different as text",
-                        f"{kinds[name]} and {type(key).__name__} that both read {name!r:.300}",
-                    )
+                raise value_error(
+                    _names(path),
+                    "different as text",
+                    f"{kinds[name]} and {type(key).__name__} that both read {name!r:.300}",
                 )
             kinds[name] = type(key).__name__
             checked = self._value(item, below)
@@ -206,22 +193,20 @@ class _Conversion:
         try:
             name = param_text(self._value(key, path))
         except TypeError:
-            raise TypeError(
-                expected(
-                    f"param names in {path or 'params'!r:.300}",
-                    "texts, numbers or of another kind that has a text",
-                    described(key),
-                )
+            raise type_error(
+                _names(path), "texts, numbers or of another kind that has a text", described(key)
             ) from None
         if not name:
-            raise ValueError(
-                expected(
-                    f"param names in {path or 'params'!r:.300}",
-                    "at least 1 character long",
-                    f"{key!r:.100}",
-                )
-            )
+            raise value_error(_names(path), "at least 1 character long", f"{key!r:.100}")
         return name
+
+
+def _param(path: str) -> str:
+    return f"param {path or 'params'!r:.300}"
+
+
+def _names(path: str) -> str:
+    return f"param names in {path or 'params'!r:.300}"
 
 
 def _read(get: Callable[[], Any], path: str) -> Any:
@@ -234,11 +219,7 @@ def _read(get: Callable[[], Any], path: str) -> Any:
         return get()
     except Exception as error:
         said = mask_password(next(iter(str(error).splitlines()), ""))
-        raise ValueError(
-            expected(
-                f"param {path or 'params'!r:.300}", "readable", f"{type(error).__name__}: {said}"
-            )
-        ) from error
+        raise value_error(_param(path), "readable", f"{type(error).__name__}: {said}") from error
 
 
 def _read_item(get: Callable[[], Any], path: str) -> Any:
@@ -253,12 +234,10 @@ def _read_item(get: Callable[[], Any], path: str) -> Any:
 
 def _integer(value: int, path: str) -> int:
     if value.bit_length() > MOST_BITS:
-        raise ValueError(
-            expected(
-                f"param {path!r:.300}",
-                f"an integer of at most {MOST_BITS:,} bits",
-                f"one of {value.bit_length():,}",
-            )
+        raise value_error(
+            _param(path),
+            f"an integer of at most {MOST_BITS:,} bits",
+            f"one of {value.bit_length():,}",
         )
     return int(value)
 
@@ -267,13 +246,11 @@ def _elements(array: Any, path: str) -> Any:
     """The content of an array, a tensor or a scalar, as numbers and nested lists."""
     count = _read(lambda: math.prod(array.shape), path)
     if count > MOST_ELEMENTS:
-        raise ValueError(
-            expected(
-                f"param {path!r:.300}",
-                f"an array of at most {MOST_ELEMENTS:,} elements",
-                f"{described(array)} of shape {tuple(array.shape)}",
-            )
-            + "; write it with log_artifact"
+        raise value_error(
+            _param(path),
+            f"an array of at most {MOST_ELEMENTS:,} elements",
+            f"{described(array)} of shape {tuple(array.shape)}",
+            "; write it with log_artifact",
         )
     kind = getattr(array.dtype, "kind", "")
     if kind in ("M", "m"):

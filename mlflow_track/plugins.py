@@ -17,8 +17,6 @@ _OURS = (
     ),
     EntryPoint("wandb", "mlflow_track.backends.wandb.backend:WandbBackend", GROUP),
 )
-# The package that a backend needs, and the extra that installs it.
-_NEEDS = {name: (name, name) for name in ("mlflow", "tensorboard", "wandb")}
 _NAME = re.compile(BACKEND_NAME)
 
 
@@ -39,10 +37,10 @@ def backend_names() -> list[str]:
 
 def why_missing(name: str) -> str:
     """The reason why a backend cannot be used (a missing package); "" where it can."""
-    if name in _NEEDS:
-        needed, extra = _NEEDS[name]
+    if any(entry.name == name for entry in _OURS):
         try:
-            require_extra(extra, needed)
+            # Backend, package and the extra that installs it have one name.
+            require_extra(name, name)
         except MissingExtra as error:
             return str(error)
     return ""

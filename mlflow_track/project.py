@@ -103,7 +103,7 @@ def _ancestors() -> Iterator[Ancestor]:
         while (process := process.parent()) is not None:
             yield Ancestor(Path(process.cwd()), process.cmdline())
     except psutil.Error:
-        return  # Those of other users do not tell.
+        return  # Processes of other users cannot be inspected.
 
 
 def _is_mlflow_run(command: Sequence[str]) -> bool:

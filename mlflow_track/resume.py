@@ -28,15 +28,17 @@ def find_run_to_continue(settings: Settings) -> RunDirectory | None:
     if word == "never":
         return None
     path = _find_here(settings)
-    why_not = ""
+    why_not, searched = "", []
     if path is None and settings.backends:
-        path, why_not = _fetch(settings)
+        path, why_not, searched = _fetch(settings)
     if path is None and word == "auto":
         if why_not:
             say(f"WARNING: {why_not}; starting a new run")
         return None
     if path is None:
-        raise LookupError(_describe_absence(settings) + (f"; {why_not}" if why_not else ""))
+        raise LookupError(
+            _describe_absence(settings, searched) + (f"; {why_not}" if why_not else "")
+        )
     directory = RunDirectory(path)
     directory.acquire()
     return directory
@@ -48,23 +50,25 @@ def _find_here(settings: Settings) -> Path | None:
     return next((p for p in find_folders(settings.directory)[0] if p.name == settings.resume), None)
 
 
-def _describe_absence(settings: Settings) -> str:
+def _describe_absence(settings: Settings, searched: list[str]) -> str:
     place = str(settings.directory)
-    if settings.backends:
-        named = f" ({mask_password(settings.tracking_uri)})" if settings.tracking_uri else ""
-        place += f" or at {' or '.join(settings.backends)}{named}"
+    if searched:
+        uri = f" ({mask_password(settings.tracking_uri)})" if settings.tracking_uri else ""
+        place += f" or at {' or '.join(searched)}{uri}"
     if settings.resume == "must":
+        name = settings.run_name
+        named = f" named {name!r}" if name is not None else " without a name"
         return (
             f"resume='must', but there is no unfinished run of experiment "
-            f"{settings.experiment!r}{_named(settings)} in {place}"
+            f"{settings.experiment!r}{named} in {place}"
         )
     return expected(
         "resume", f'"never", "auto", "must" or the id of a run in {place}', shown(settings.resume)
     )
 
 
-def _fetch(settings: Settings) -> tuple[Path | None, str]:
-    """The run as a backend has it, brought here; or None, and why no backend can say.
+def _fetch(settings: Settings) -> tuple[Path | None, str, list[str]]:
+    """The run as a backend has it, brought here; or None, why none can say, and who was asked.
 
     Raises:
         RunHeldError: It is alive on another machine.
@@ -81,8 +85,6 @@ def _fetch(settings: Settings) -> tuple[Path | None, str]:
         word=settings.resume,
         experiment_id=settings.mlflow_experiment_id,
     )
-    names = ", ".join(settings.backends)
-    say(f"looking for a run to continue at {names}")
     done = subprocess.run(
         [sys.executable, "-m", "mlflow_track.mirror.fetch", request.to_json()],
         stdin=subprocess.DEVNULL,
@@ -95,15 +97,16 @@ def _fetch(settings: Settings) -> tuple[Path | None, str]:
     try:
         answer = json.loads(done.stdout)
     except ValueError:
-        return None, f"the search at {names} ended with status {done.returncode}"
+        names = ", ".join(settings.backends)
+        return None, f"the search at {names} ended with status {done.returncode}", []
     if "held" in answer:
         raise RunHeldError(answer["held"])
     if "broken" in answer:
         # A silent fresh start would hide the lost work.
         raise LookupError(answer["broken"])
-    if "unreachable" in answer:
-        return None, answer["unreachable"]
-    return (Path(answer["path"]) if answer["path"] else None), ""
+    if answer["path"]:
+        return Path(answer["path"]), "", []
+    return None, answer["unreachable"], answer["searched"]
 
 
 def _newest_unfinished(settings: Settings) -> Path | None:
@@ -117,11 +120,9 @@ def _newest_unfinished(settings: Settings) -> Path | None:
         except UnreadableRun as error:
             say(f"WARNING: skipped {path}: {error}")
             continue
-        if info.status == FINISHED or not _has_name(info, settings.run_name):
-            continue
-        if not _has_experiment(info, settings.mlflow_experiment_id):
-            continue
-        if newest is None or info.created > newest[0]:
+        is_named = _has_name(info, settings.run_name)
+        is_meant = is_named and _has_experiment(info, settings.mlflow_experiment_id)
+        if info.status != FINISHED and is_meant and (newest is None or info.created > newest[0]):
             newest = (info.created, path)
     return newest[1] if newest else None
 
@@ -134,7 +135,3 @@ def _has_experiment(info: RunInfo, mlflow_id: str | None) -> bool:
     """Under `mlflow run` all records are of "default"; the number tells their experiments apart."""
     own = info.mirror.experiment_id if info.mirror is not None else None
     return mlflow_id is None or own is None or own == mlflow_id
-
-
-def _named(settings: Settings) -> str:
-    return f" named {settings.run_name!r}" if settings.run_name is not None else " without a name"

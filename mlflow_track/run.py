@@ -14,7 +14,7 @@ from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.schema import FAILED, FINISHED, KILLED
 from mlflow_track.settings import Settings
 from mlflow_track.verbs import RecordVerbs
-from mlflow_track.wording import expected, shown
+from mlflow_track.wording import shown, value_error
 
 if TYPE_CHECKING:
     import pandas
@@ -249,7 +249,7 @@ class Run(RecordVerbs):
             ValueError: The status is not one of these.
         """
         if status not in (FINISHED, FAILED, KILLED):
-            raise ValueError(expected("status", "FINISHED, FAILED or KILLED", shown(status)))
+            raise value_error("status", "FINISHED, FAILED or KILLED", shown(status))
         if status == FINISHED and error is None:
             self._attempt.end_with(None)
         else:

@@ -109,7 +109,6 @@ def metrics_contents(path: Path, series: Sequence[Series]) -> list[MetricsConten
 
 
 def _part(column: int, series: Sequence[Series]) -> _Values:
-    """The values of one metric."""
     steps = _joined([one.steps for one in series], numpy.int64)
     times = _joined([one.times for one in series], numpy.float64)
     values = _joined([one.values for one in series], numpy.float64)
@@ -150,7 +149,6 @@ def _wide_lines(found: _Values, starts: _Array) -> bytes:
 
 
 def _long_lines(found: _Values, names: Sequence[str]) -> bytes:
-    """A line per value."""
     cells = [orjson.dumps(cell_of_name(name)) for name in names]
     columns = (
         _texts(found.steps),

@@ -9,18 +9,18 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_track.checkpoint.policy.deadline import parse_deadline
-from mlflow_track.checks import did_you_mean
+from mlflow_track.checks import choice, did_you_mean
 from mlflow_track.plugins import backend_names, find_backend, options_of
 from mlflow_track.project import from_calling_folder
 from mlflow_track.record.console import say
 from mlflow_track.record.files import absolute
 from mlflow_track.record.masking import mask_options, mask_password
-from mlflow_track.wording import expected, shown, typed
+from mlflow_track.wording import shown, type_error, typed, value_error
 
 # Without a mirror; every other one is the name of a backend.
 _UNMIRRORED = ("local", "off")
@@ -92,24 +92,17 @@ class Settings:
     def __post_init__(self) -> None:
         for name, value in (("experiment", self.experiment), ("run_name", self.run_name)):
             if value is not None and not isinstance(value, str):
-                raise TypeError(expected(name, "a string", typed(value)))
+                raise type_error(name, "a string", typed(value))
         if not self.experiment.strip():
-            raise ValueError(
-                expected("experiment", "a name of at least one character", shown(self.experiment))
+            raise value_error(
+                "experiment", "a name of at least one character", shown(self.experiment)
             )
-        for name, value, choices in (
-            ("on_rewind", self.on_rewind, REWINDS),
-            ("upload", self.upload, UPLOADS),
-        ):
-            if value not in choices:
-                variable = f"MLFLOW_TRACK_{name.upper()}"
-                raise ValueError(
-                    expected(f"{name} ({variable})", f"one of {', '.join(choices)}", shown(value))
-                )
+        choice("on_rewind (MLFLOW_TRACK_ON_REWIND)", self.on_rewind, REWINDS)
+        choice("upload (MLFLOW_TRACK_UPLOAD)", self.upload, UPLOADS)
         if not isinstance(self.resume, str):
-            raise TypeError(expected("resume", _RESUME, typed(self.resume)))
+            raise type_error("resume", _RESUME, typed(self.resume))
         if not self.resume.strip():
-            raise ValueError(expected("resume", _RESUME, shown(self.resume)))
+            raise value_error("resume", _RESUME, shown(self.resume))
 
     def for_mirror(self) -> dict[str, object]:
         """What run.json has of them, for the mirror."""
@@ -150,7 +143,7 @@ def read_settings(
 
     replay = first("MLFLOW_TRACK_REPLAY")
     if replay is not None:
-        # A replay runs a recorded command, whose arguments must not lead it to the original.
+        # A replay runs a recorded command, whose arguments must not direct it to the original.
         target = json.loads(replay)
         backend, directory, resume = "local", target["directory"], target["run_id"]
     deadline = first("MLFLOW_TRACK_DEADLINE") if replay is None else None
@@ -159,24 +152,17 @@ def read_settings(
     if backend is None:
         backend = first("MLFLOW_TRACK_BACKEND") or ("mlflow" if uri or run_id else "local")
 
-    def seconds(name: str, default: str) -> float:
-        return _seconds(name, first(name) or default)
-
     # The mirror reads these two itself; it would report an invalid value only in its log.
-    seconds("MLFLOW_TRACK_MIRROR_LINGER", "0")
+    _seconds("MLFLOW_TRACK_MIRROR_LINGER", first, "0")
     _require_niceness(first("MLFLOW_TRACK_MIRROR_NICE") or "0")
-    system_name = "MLFLOW_TRACK_SYSTEM_METRICS"
-    if not first(system_name):
-        # MLflow's own variables; there sampling is off unless asked for, here on.
-        system_name = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
-        if (first("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING") or "true").lower() in ("false", "0"):
-            system_name = ""
     names = _backend_names(backend)
     backends = tuple(name for name in names if name not in _UNMIRRORED)
     is_mirrored = "mlflow" in backends
     if experiment is None:
         experiment = first("MLFLOW_EXPERIMENT_NAME", "EXPERIMENT_NAME")
     has_only_id = experiment is None and is_mirrored
+    if run_name is None:
+        run_name = first("MLFLOW_RUN_NAME")
     if resume is None:
         resume = first("MLFLOW_TRACK_RESUME") or "never"
     return Settings(
@@ -185,7 +171,7 @@ def read_settings(
         options={name: mask_options(options_of(name, environment)) for name in backends},
         directory=from_calling_folder(directory or first("MLFLOW_TRACK_DIR") or "runs"),
         experiment=experiment if experiment is not None else "default",
-        run_name=run_name if run_name is not None else first("MLFLOW_RUN_NAME"),
+        run_name=mask_password(run_name) if isinstance(run_name, str) else run_name,
         resume="auto" if resume == "allow" else resume,
         tracking_uri=absolute_uri(uri or _MLFLOW_DEFAULT_STORE) if is_mirrored else None,
         named_tracking_uri=absolute_uri(uri) if uri and is_mirrored else None,
@@ -193,8 +179,8 @@ def read_settings(
         mlflow_experiment_id=first("MLFLOW_EXPERIMENT_ID") if has_only_id else None,
         on_rewind=on_rewind or first("MLFLOW_TRACK_ON_REWIND") or "continue",
         upload=first("MLFLOW_TRACK_UPLOAD") or "all",
-        finish_timeout_seconds=seconds("MLFLOW_TRACK_FINISH_TIMEOUT", "30"),
-        system_metrics_seconds=seconds(system_name, "10") if system_name else 0,
+        finish_timeout_seconds=_seconds("MLFLOW_TRACK_FINISH_TIMEOUT", first, "30"),
+        system_metrics_seconds=_sampling_seconds(first),
         mirror_environment=dotenv,
         deadline=_future(deadline) if deadline else None,
         replay_step=json.loads(replay)["step"] if replay else None,
@@ -219,35 +205,42 @@ def _backend_names(backend: str | Sequence[str]) -> list[str]:
     """
     names = backend.split(",") if isinstance(backend, str) else backend
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise TypeError(expected("backend", "a string or a list of strings", typed(backend)))
+        raise type_error("backend", "a string or a list of strings", typed(backend))
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     for name in names:
         if name not in _UNMIRRORED and find_backend(name) is None:
             known = backend_names()
-            raise ValueError(
-                expected(
-                    "backend", f"local, off, or one or more of {', '.join(known)}", shown(name)
-                )
-                + did_you_mean(name, [*_UNMIRRORED, *known])
+            raise value_error(
+                "backend",
+                f"local, off, or one or more of {', '.join(known)}",
+                shown(name),
+                did_you_mean(name, [*_UNMIRRORED, *known]),
             )
     if not names or (len(names) > 1 and {*names} & {*_UNMIRRORED}):
-        raise ValueError(
-            expected(
-                "backend",
-                "local, off, or names of backends with commas between them",
-                shown(backend),
-            )
+        raise value_error(
+            "backend", "local, off, or names of backends with commas between them", shown(backend)
         )
     return names
 
 
-def _seconds(name: str, text: str) -> float:
+def _sampling_seconds(first: Callable[[str], str | None]) -> float:
+    name = "MLFLOW_TRACK_SYSTEM_METRICS"
+    if not first(name):
+        # MLflow's own variables; there sampling is off unless asked for, here on.
+        name = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
+        if (first("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING") or "true").lower() in ("false", "0"):
+            return 0
+    return _seconds(name, first, "10")
+
+
+def _seconds(name: str, first: Callable[[str], str | None], default: str) -> float:
+    text = first(name) or default
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if math.isnan(number):
-        raise ValueError(expected(name, "a number of seconds", shown(text)))
+        raise value_error(name, "a number of seconds", shown(text))
     return number
 
 
@@ -255,8 +248,8 @@ def _require_niceness(text: str) -> None:
     try:
         int(text)
     except ValueError:
-        raise ValueError(
-            expected("MLFLOW_TRACK_MIRROR_NICE", "an integer from 0 to 19", shown(text))
+        raise value_error(
+            "MLFLOW_TRACK_MIRROR_NICE", "an integer from 0 to 19", shown(text)
         ) from None
 
 
@@ -266,9 +259,7 @@ def _future(deadline: str) -> float:
     ends_at = parse_deadline(deadline, now=now)
     if ends_at <= now:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ends_at))
-        raise ValueError(
-            expected("MLFLOW_TRACK_DEADLINE", "in the future", f"{deadline!r} ({when})")
-        )
+        raise value_error("MLFLOW_TRACK_DEADLINE", "in the future", f"{deadline!r} ({when})")
     return ends_at
 
 
@@ -283,12 +274,8 @@ def absolute_uri(uri: str) -> str:
     if meant := _meant_uri(uri):
         raise ValueError(f"the tracking URI is {mask_password(uri)!r}; did you mean {meant!r}?")
     scheme, separator, rest = uri.partition(":///")
-    if (
-        separator
-        and scheme.startswith("sqlite")
-        and rest
-        and not rest.startswith(("/", ":memory:"))
-    ):
+    is_sqlite = separator and scheme.startswith("sqlite")
+    if is_sqlite and rest and not rest.startswith(("/", ":memory:")):
         return f"{scheme}:///{absolute(rest)}"
     if "://" not in uri and not uri.startswith(("databricks", "file:")):
         return absolute(uri).as_uri()

@@ -16,7 +16,7 @@ from mlflow_track.record.discard import DiscardedRecord
 from mlflow_track.record.tags import PARENT_TAG
 from mlflow_track.resume import find_run_to_continue
 from mlflow_track.run import Run
-from mlflow_track.settings import read_settings
+from mlflow_track.settings import Settings, read_settings
 
 # The runs of this process, in the order of their starts.
 _started: list[weakref.ref[Run]] = []
@@ -57,7 +57,7 @@ def start_run(
         run_name: The run's name; without one the run is named by its id.
         params: A mapping, a dataclass or another configuration object, with values of any kind
             that has a text (docs/logging.md).
-        tags: Strings by name.
+        tags: Values by name; they become strings.
         resume: "never" starts a new run; "auto" continues the newest unfinished run of this
             experiment and run name, if there is one, and "allow" means the same; "must" requires
             one; a run id names it.
@@ -76,8 +76,8 @@ def start_run(
     Raises:
         ValueError: An unknown backend or resume word, a negative rank, two params of one name, a
             param that is too large; the message says what is valid.
-        TypeError: A param without a faithful text, a rank that is not an integer; the message
-            names it.
+        TypeError: A param without a faithful text, a tag without a text, a rank that is not an
+            integer; the message names it.
         RunHeldError: Another live process writes the run to continue.
         LookupError: resume="must" or an id, but there is no such run.
         OSError: The folder cannot be written.
@@ -94,22 +94,24 @@ def start_run(
     )
     checked_params = plain_params(params) if params is not None else {}
     parent = {PARENT_TAG: settings.parent_run_id} if settings.parent_run_id else {}
-    checked_tags = {**parent, **checks.tags(tags or {})}
+    checked_tags = {**parent, **checks.tags({} if tags is None else tags)}
+    record, is_resumed = _record_of(settings, checked_tags, rank)
+    run = Run(record, settings, checked_params, checked_tags, is_resumed=is_resumed)
+    active_run()  # Forgets runs that have ended.
+    _started.append(weakref.ref(run))
+    return run
+
+
+def _record_of(
+    settings: Settings, tags: Mapping[str, str], rank: int | None
+) -> tuple[RunDirectory, bool]:
+    """The record that this process writes, and whether it continues an earlier one."""
     if rank is not None:
         checks.require_int("rank", rank, at_least=FIRST)
     own_rank, _ = rank_and_size(os.environ, joined_job(), rank)
     if settings.is_off or own_rank != FIRST:
-        record = DiscardedRecord(settings.experiment, checked_tags, is_shown=settings.is_off)
-        found = None
-    else:
-        found = find_run_to_continue(settings)
-        record = found or RunDirectory.create(
-            settings.directory,
-            experiment=settings.experiment,
-            name=settings.run_name,
-            tags=checked_tags,
-        )
-    run = Run(record, settings, checked_params, checked_tags, is_resumed=found is not None)
-    active_run()  # Forgets runs that have ended.
-    _started.append(weakref.ref(run))
-    return run
+        return DiscardedRecord(settings.experiment, tags, is_shown=settings.is_off), False
+    if found := find_run_to_continue(settings):
+        return found, True
+    names = {"experiment": settings.experiment, "name": settings.run_name}
+    return RunDirectory.create(settings.directory, **names, tags=tags), False

@@ -87,7 +87,7 @@ class StopRequest:
         return self.reason or (self.arrived.name if self.arrived is not None else None)
 
     def take(self, number: int) -> bool:
-        """Note a signal; whether it insists on one before."""
+        """Note a signal; return whether it repeats an earlier one, so that the process ends now."""
         if self.arrived is None:
             self.arrived = signal.Signals(number)
             if not self._is_shared:
@@ -143,8 +143,8 @@ class _Handler:
     def restore(self) -> None:
         """Put the previous handlers back where no other came meanwhile.
 
-        In a thread nobody can. What stays then, or what a script that had kept it puts back, does
-        as they do.
+        Only the main thread can. Where this handler stays, or a script puts it back, it passes
+        signals on to the previous ones.
         """
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._previous.items():
@@ -242,7 +242,7 @@ def _guard_forks() -> None:
 
 @functools.cache
 def _guard_spawns() -> None:
-    """The same for children that start as new interpreters: what they are made from says it."""
+    """The same for children that start as new interpreters: their pickled state carries it."""
     # Whoever starts one has imported it.
     if (reduction := sys.modules.get("multiprocessing.reduction")) is not None:
         import multiprocessing.context as context
@@ -260,7 +260,7 @@ def _reduce_process(process: Any) -> tuple[Any, ...]:
 
 
 class _Apart:
-    """Is None where it arrives, which then stands apart."""
+    """Unpickles to None, in a process that from then on stands apart."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _stand_apart, ()

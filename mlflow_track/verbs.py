@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_track import checks
 from mlflow_track.attempt import Attempt
-from mlflow_track.media.figures import figure_of
 from mlflow_track.media.histograms import histogram_of
-from mlflow_track.media.images import image_of
-from mlflow_track.media.texts import text_of
+from mlflow_track.media.images import figure_of, image_of
+from mlflow_track.media.values import text_of
 from mlflow_track.param_values import plain_params
+from mlflow_track.wording import type_error, typed
 
 if TYPE_CHECKING:
     import logging
@@ -60,8 +60,11 @@ class RecordVerbs:
             value: Its value; see `log_params`.
 
         Raises:
-            TypeError, ValueError: The value has no faithful text, or is too large.
+            TypeError, ValueError: `key` is not a string, or the value has no faithful text, or is
+                too large.
         """
+        if not isinstance(key, str):
+            raise type_error("a param's name", "a string", typed(key))
         self.log_params({key: value})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -71,7 +74,7 @@ class RecordVerbs:
             tags: Values by name; they become strings.
 
         Raises:
-            TypeError, ValueError: `tags` is not a mapping, or a name is empty.
+            TypeError, ValueError: `tags` is not a mapping, a name is empty, or a value has no text.
         """
         self._attempt.open_record().set_tags(checks.tags(tags))
 
@@ -83,7 +86,7 @@ class RecordVerbs:
             value: Its value, which becomes a string.
 
         Raises:
-            ValueError: The name is empty.
+            TypeError, ValueError: The name is empty, or the value has no text.
         """
         self.set_tags({key: value})
 
@@ -134,7 +137,7 @@ class RecordVerbs:
         item = checks.input_description(name, sha256, size_bytes, source, context)
         record = self._attempt.open_record()
         record.add("inputs", item, once=True)
-        record.note_in_attempt(data={**record.info.newest.data, name: sha256})
+        record.note_in_attempt(data={**record.info.newest.data, item["name"]: item["sha256"]})
 
     def print(self, message: str, *, is_shown: bool = True) -> None:
         """Write a line to training.log and, unless `is_shown` is False, to stderr.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from typing import Any
+
+import pytest
 
 
 def seeds(few: int) -> list[int]:
@@ -16,6 +19,14 @@ def seeds(few: int) -> list[int]:
     count = max(few, int(os.environ.get("FAULT_COUNT") or 0))
     generator = random.Random(int(os.environ.get("FAULT_SEED") or 0))
     return [generator.randrange(2**32) for _ in range(count)]
+
+
+def sampled(few: int, many: int) -> list[Any]:
+    """`seeds(many)` as parameters: the suite tries the first `few`, `make faults` all of them."""
+    return [
+        pytest.param(seed, marks=[] if number < few else [pytest.mark.slow])
+        for number, seed in enumerate(seeds(many))
+    ]
 
 
 def again(case: int, words: str) -> str:

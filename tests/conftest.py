@@ -18,18 +18,27 @@ from tests.environment import (
     pytest_sessionstart,
     pytest_terminal_summary,
 )
-from tests.servers.fixtures import postgres, postgres_server, s3, sqlite_server
+from tests.servers.fixtures import (
+    migrated_database,
+    postgres,
+    postgres_server,
+    s3,
+    sqlite_server,
+    store,
+)
 
 pytest_plugins = ["tests.leftovers", "tests.cpu_budget"]
 __all__ = [
     "as_from_a_terminal",
     "ctrl_c",
+    "migrated_database",
     "postgres",
     "postgres_server",
     "pytest_sessionstart",
     "pytest_terminal_summary",
     "s3",
     "sqlite_server",
+    "store",
 ]
 
 # What sends runs elsewhere, or says that this process is one of several.

@@ -14,8 +14,12 @@ import ctypes
 import fcntl
 import gc
 import importlib
+import importlib.util
 import io
 import os
+import pkgutil
+import re
+import resource
 import runpy
 import selectors
 import signal
@@ -26,12 +30,12 @@ import sys
 import threading
 import time
 import types
+import weakref
 from typing import Any, NamedTuple
 
 from tests.forked import Popen, read_at_start, receive, send
 
-# What takes long to import, of other people's: nothing of this checkout, whose modules every child
-# imports for itself.
+# What takes long to import, of other people's.
 PRELOADED = """
     numpy torch torch._dynamo torch.distributed.run pandas
     mlflow mlflow.store.tracking.sqlalchemy_store mlflow.store.tracking.rest_store
@@ -40,7 +44,13 @@ PRELOADED = """
     matplotlib.figure matplotlib.backends.backend_agg pydoc_data.topics
     orjson xxhash safetensors.torch psutil click email.policy
 """.split()
+# Of this checkout all that changes nothing but the modules that are there, and is not run as a
+# program. A child whose path leads to another checkout imports that one.
 _OWN = ("mlflow_track", "train")
+_NOT_PRELOADED = re.compile(r".*\.__main__|mlflow_track\.(backends|importers|ui|mirror\.fetch)\b.*")
+_own: dict[str, types.ModuleType] = {}
+# Kept whole: in a child, to free them would be to copy the memory that they are in.
+_finders = sys.path_importer_cache
 _PEER = struct.Struct("3i")
 
 
@@ -132,13 +142,13 @@ class Server:
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
         )
         request, descriptors = receive(connection)
-        if user != os.getuid() or not request:
+        if not request:
             connection.close()
         elif "costs_of" in request:
             self._reap()
             _tell(connection, {"seconds": self._costs.setdefault(request["costs_of"], 0.0)})
             connection.close()
-        elif read_at_start(request["environment"]) != self._at_start:
+        elif user != os.getuid() or read_at_start(request["environment"]) != self._at_start:
             _tell(connection, {})
             connection.close()
         else:
@@ -212,12 +222,25 @@ def preload() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     # MLflow imports its plugins, of which we are one.
-    for name in [name for name in sys.modules if name.partition(".")[0] in _OWN]:
-        del sys.modules[name]
+    _take_own()
+    for package in map(importlib.import_module, _OWN):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not _NOT_PRELOADED.fullmatch(module.name):
+                importlib.import_module(module.name)
+    _own.update(_take_own())
+    # Libraries of operators of torch, which the end of a process need not take apart.
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
     # A thread would not be there in a child, and what it holds would be held for ever.
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
     gc.freeze()
+
+
+def _take_own() -> dict[str, types.ModuleType]:
+    """Unload the modules of this checkout; returns them."""
+    names = [name for name in sys.modules if name.partition(".")[0] in _OWN]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 # --- in a child ---
@@ -238,6 +261,8 @@ def settle(job: Job) -> None:
     job.connection.close()
     _place(dict(zip(request["descriptors"], job.descriptors, strict=True)))
     os.umask(request["umask"])
+    for number, limits in request["limits"]:
+        resource.setrlimit(number, limits)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -298,7 +323,11 @@ def run(request: dict[str, Any], base_path: list[str]) -> None:
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     first = {"-c": "", "-m": os.getcwd(), "file": os.path.dirname(os.path.abspath(program))}[kind]
     sys.path[:] = [first, *filter(None, path), *base_path]
-    sys.path_importer_cache.clear()
+    sys.path_importer_cache = {
+        place: finder for place, finder in _finders.items() if place in base_path and finder
+    }
+    if all(map(_is_preloaded, _OWN)):
+        sys.modules.update(_own)
     if kind == "-m":
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     elif kind == "file":
@@ -307,6 +336,14 @@ def run(request: dict[str, Any], base_path: list[str]) -> None:
         main = types.ModuleType("__main__")
         sys.modules["__main__"] = main
         exec(compile(program, "<string>", "exec"), main.__dict__)
+
+
+def _is_preloaded(name: str) -> bool:
+    """Whether an import would find the file that the server has imported."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return False
+    return os.path.samefile(spec.origin, str(_own[name].__file__))
 
 
 def main() -> None:

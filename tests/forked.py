@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -41,6 +42,13 @@ _READ_AT_START = (
 )
 _SETTLED = ("PYTHONPATH",)
 _STARTED_BY_THE_PACKAGE = ("mlflow", "mlflow_track.mirror", "mlflow_track.mirror.fetch", "train")
+# The process that writes checkpoints, and how it is started. What is isolated there are imports,
+# which a fork has made already.
+_WRITER = ["-I", "-S"]
+_WRITER_FILE = "/mlflow_track/checkpoint/writer/main.py"
+# A test may name another one.
+_INTERPRETER = sys.executable
+_LIMITS = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
 # The one option that a forked interpreter can follow; torchrun gives it.
 _UNBUFFERED = "-u"
 # Others may depend on how they were started.
@@ -84,6 +92,7 @@ class Popen(subprocess.Popen):
                 "folder": os.path.abspath(os.fsdecode(cwd or ".")),
                 "environment": environment,
                 "umask": _umask(),
+                "limits": [(n, resource.getrlimit(n)) for n in _LIMITS],
                 "ignored": [n for n in signal.valid_signals() if _is_ignored(n)],
                 "blocked": [int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
                 "descriptors": [0, 1, 2, *pass_fds],
@@ -151,7 +160,10 @@ class PopenOfThePackage(Popen):
     @staticmethod
     def _program_of(args: Any) -> list[str] | None:
         program = program_of(args)
-        return program if program and program[1] in _STARTED_BY_THE_PACKAGE else None
+        if program is None:
+            return None
+        is_ours = program[1] in _STARTED_BY_THE_PACKAGE or program[1].endswith(_WRITER_FILE)
+        return program if is_ours else None
 
 
 def run(
@@ -190,7 +202,9 @@ def program_of(args: Any) -> list[str] | None:
     words = [os.fsdecode(word) for word in args]
     if words[1:2] == [_UNBUFFERED]:
         del words[1]
-    if len(words) < 2 or words[0] != sys.executable:
+    if words[1:3] == _WRITER and words[3].endswith(_WRITER_FILE):
+        del words[1:3]
+    if len(words) < 2 or words[0] != _INTERPRETER:
         return None
     if words[1] == "-m" and len(words) > 2:
         return words[1:] if words[2].startswith(_MODULES) else None

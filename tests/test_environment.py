@@ -68,7 +68,9 @@ def suite(
     """Run pytest on a file with this text, started after the lines of `shell`; what it printed."""
     (folder / "test_it.py").write_text(text)
     pytest_words = ["-p", plugin, "-p", "no:cacheprovider", "--color=no"]
-    program = [sys.executable, "-m", "pytest", "-c", os.devnull, *pytest_words, *words, str(folder)]
+    # Otherwise it looks at all that lies in the folders above.
+    place = ["-c", os.devnull, f"--confcutdir={folder}"]
+    program = [sys.executable, "-m", "pytest", *place, *pytest_words, *words, str(folder)]
     return subprocess.run(
         ["sh", "-c", f'{shell}\nexec "$@"', "sh", *program],
         env={**os.environ, "CI": "", "PYTHONPATH": str(ROOT), **variables},

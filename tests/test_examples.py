@@ -62,6 +62,19 @@ def run_example(script: Path, folder: str, killed_at: int = -1) -> subprocess.Co
     )
 
 
+def test_nanogpt_refuses_a_text_that_is_too_short_in_one_line(tmp_path):
+    (tmp_path / "tiny.txt").write_bytes(bytes(128))
+    answer = forked.run(
+        [sys.executable, forked.ROOT / "examples" / "nanogpt.py", "tiny.txt"],
+        env={**os.environ, "PYTHONPATH": str(forked.ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 1
+    assert answer.stderr == "the text must be longer than 128 bytes, got 128\n"
+
+
 def result(folder: str) -> tuple[list[str], dict[int, str], str]:
     """The rows but for their times, the digest of the tensors of each checkpoint, the status."""
     (run,) = mt.load_runs(folder)

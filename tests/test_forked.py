@@ -40,7 +40,7 @@ def test_a_program_does_forked_what_it_does_otherwise() -> None:
     assert other.stdout == started.stdout and other.stdout.endswith("thread\nexit function\n")
     assert other.returncode == started.returncode == 7
     # The one difference that is meant.
-    assert (started.stderr, other.stderr) == ("False False\n", "True False\n")
+    assert (started.stderr, other.stderr) == ("False False\n", "True True\n")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,9 @@ def test_a_program_does_forked_what_it_does_otherwise() -> None:
         "import os, signal; print([signal.getsignal(n) for n in signal.valid_signals()])",
         "import os; print(os.listdir('/proc/self/fd'), os.getcwd(), os.umask(0))",
         "import os; print(sorted(os.environ.items()))",
+        "import resource; resource.setrlimit(7, (99, 99)); import os, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', 'import resource; print(resource.getrlimit(7))'])",
+        "import mlflow_track.wording; print(mlflow_track.__file__, mlflow_track.wording.__file__)",
         "import os, sys; sys.stdout.flush(); os.execvp('sh', ['sh', '-c', 'env | sort'])",
         "import sys; print(sys.path, sys.executable, sys.stdout.encoding, sys.stderr.errors)",
         "import sys; sys.stdout.close(); print(1)",
@@ -76,6 +79,18 @@ def test_modules_and_files_are_run_as_main(tmp_path: Path) -> None:
     assert other.stdout == started.stdout and "__main__" in other.stdout
     started, other = both(["-m", "mlflow_track.cli", "--help"])
     assert other.stdout == started.stdout and "Usage" in other.stdout
+
+
+def test_the_package_of_another_checkout_is_the_one_that_is_imported(tmp_path: Path) -> None:
+    package = tmp_path / "site" / "mlflow_track"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("print('another')")
+    program = ["-c", "import sys, mlflow_track; print('mlflow_track.run' in sys.modules)"]
+    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    started, other = both(program, env=environment)
+    assert other.stdout == started.stdout == "another\nFalse\n"
+    started, other = both(program, env=dict(os.environ), cwd=package.parent)
+    assert other.stdout == started.stdout == "another\nFalse\n"
 
 
 def test_a_forked_program_is_killed_waited_for_and_in_a_session_of_its_own() -> None:

@@ -441,11 +441,6 @@ def test_a_mirrored_frozen_run_needs_nothing_and_its_store_is_not_asked(
     invoke("doctor", run.path, status=1)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/mlflow.db"
-
-
 # What the server's files hold that it has.
 SENT_BEFORE = b"sent before"
 

@@ -81,7 +81,12 @@ TRACKERS = {
     "tensorboard": ("mlflow_track/backends/tensorboard", "mlflow_track/importers/tensorboard"),
 }
 # Under `mlflow run` a sweep has the id of an experiment and needs its name; no public name asks.
-TRAIN_MAY = {("train/sweep.py", "mlflow_track.backends.mlflow.store")}
+# Sizes are read and written by one pair of functions.
+TRAIN_MAY = {
+    ("train/sweep.py", "mlflow_track.backends.mlflow.store"),
+    ("train/flags.py", "mlflow_track.wording"),
+    ("train/memory.py", "mlflow_track.wording"),
+}
 
 
 def name_of(path: Path, root: Path) -> str:

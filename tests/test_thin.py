@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import mlflow_track as mt
+from tests.forking import ForkingInterpreter
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRA = ("mlflow", "pandas", "matplotlib", "rich", "safetensors", "IPython", "sqlalchemy", "flask")
@@ -79,18 +80,24 @@ def test_the_base_install_records_resumes_and_lists(
     done = run_interpreter(JOB)
     assert done.returncode == 0, done.stderr
     assert "exact: yes" in done.stderr
-    for line in WORKS:
-        shown = command(line)
-        assert shown.returncode == 0, (line, shown.stderr)
-    assert "thin" in command("ls").stdout
-    for line, said in NEEDS_MORE.items():
-        shown = command(line)
-        assert shown.returncode == 1, (line, shown)
-        assert said in shown.stderr and "Traceback" not in shown.stderr, (line, shown.stderr)
+    path = {"PYTHONPATH": os.environ["PYTHONPATH"]}
+    with ForkingInterpreter("import mlflow_track.cli", environment=path) as interpreter:
+
+        def command_here(line: str) -> subprocess.CompletedProcess[str]:
+            return interpreter.run(f"mlflow_track.cli.main({line.split()})")
+
+        for line in WORKS:
+            shown = command_here(line)
+            assert shown.returncode == 0, (line, shown.stderr)
+        assert "thin" in command_here("ls").stdout
+        for line, said in NEEDS_MORE.items():
+            shown = command_here(line)
+            assert shown.returncode == 1, (line, shown)
+            assert said in shown.stderr and "Traceback" not in shown.stderr, (line, shown.stderr)
 
 
 def test_a_run_whose_backend_is_not_installed_is_recorded_and_synced_later(
-    thin: None, run_interpreter: Callable[..., Any], tmp_path: Path, monkeypatch: Any
+    thin: None, run_interpreter: Callable[..., Any], store: str, monkeypatch: Any
 ) -> None:
     code = """
     import mlflow_track as mt
@@ -98,7 +105,6 @@ def test_a_run_whose_backend_is_not_installed_is_recorded_and_synced_later(
         run.log_metric("a", 1.0, step=0)
         assert not run.sync_status().is_complete and run.url is None
     """
-    store = f"sqlite:///{tmp_path}/mlflow.db"
     done = run_interpreter(code, MLFLOW_TRACKING_URI=store)
     assert done.returncode == 0, done.stderr
     said = 'WARNING: mlflow is not installed: pip install "mlflow-track[mlflow]"'

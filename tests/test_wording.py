@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlflow_track.wording import expected, shown, typed
+from mlflow_track.wording import command_text, expected, shown, size_of, size_text, typed
 
 
 def test_expected_names_what_was_wanted_and_given() -> None:
@@ -34,3 +34,26 @@ def test_typed_shows_the_type_unless_the_value_does(value: object, text: str) ->
 
 def test_typed_is_the_same_in_every_process() -> None:
     assert typed(object()) == "object"
+
+
+def test_command_text_is_a_line_for_a_shell() -> None:
+    assert command_text(["-m", "train", "--run-name", "a b"]) == "python -m train --run-name 'a b'"
+    assert command_text([]) == command_text(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        *(("0", 0), ("500000", 500_000), ("1e9", 10**9), ("1.5 GB", 1_500_000_000)),
+        *(("10gb", 10**10), ("10GiB", 10 * 2**30), ("2k", 2000), ("7 B", 7), (" 1PB ", 10**15)),
+        *((size_text(n), n) for n in (999, 1500, 2_000_000)),
+    ],
+)
+def test_size_of_reads_what_size_text_writes_and_more(text: str, size: int) -> None:
+    assert size_of("x", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "1.5", "1e99", "1e999999999", "10 XB", "1,000"])
+def test_size_of_refuses_other_texts_with_examples(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^x must be a number of bytes, like .*1e9.*10GiB, got"):
+        size_of("x", text)

@@ -16,6 +16,7 @@ from train.data import Corpus, load_corpus, require_length
 from train.flags import parse
 from train.hardware import Hardware, choose_hardware, slow_precision
 from train.loop import describe, open_checkpoints, optimizer_and_state, train
+from train.memory import require_memory, shortage
 from train.model import Shape, Transformer
 from train.ranks import Ranks, joined, leave, own_device, ranks_of_environment
 from train.sample import sample_text
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         require_length(corpus, config.context_length)
         ranks = ranks_of_environment(config.batch_size)
         hardware = choose_hardware(own_device(config.device, ranks), config.precision)
+        require_memory(config, corpus, hardware, ranks)
         with _deadline(config.deadline):
             run = mt.start_run(
                 experiment=config.experiment,
@@ -44,30 +46,36 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"train: {error}", file=sys.stderr)
         return 2
     torch.set_float32_matmul_precision("medium" if hardware.is_bf16 else "highest")
-    if config.plan:
+    try:
         with run, joined(ranks, hardware.device):
-            _show_plan(run, config, corpus, hardware, ranks)
-        return 0
-    with run, joined(ranks, hardware.device):
-        run.print(describe(sources, config))
-        run.log_input(
-            corpus.name,
-            sha256=corpus.sha256,
-            size_bytes=corpus.size_bytes,
-            source=corpus.source,
-        )
-        if warning := slow_precision(hardware):
-            run.print(warning)
-        torch.manual_seed(config.seed)
-        model = Transformer(_shape(config, corpus)).to(hardware.device)
-        run.print(
-            f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(corpus.train):,} "
-            f"tokens of {corpus.name}, {hardware.device}, {'bf16' if hardware.is_bf16 else 'fp32'}"
-        )
-        train(run, config, corpus, model, hardware, ranks)
-        if ranks.rank == 0 and not run.should_stop:
-            _finish(run, config, corpus, model, hardware)
+            if config.plan:
+                _show_plan(run, config, corpus, hardware, ranks)
+            else:
+                run.print(describe(sources, config))
+                _train(run, config, corpus, hardware, ranks)
+    except (MemoryError, RuntimeError) as error:
+        if (message := shortage(error, config)) is None:
+            raise
+        print(f"train: {message}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _train(run: mt.Run, config: Config, corpus: Corpus, hardware: Hardware, ranks: Ranks) -> None:
+    run.log_input(
+        corpus.name, sha256=corpus.sha256, size_bytes=corpus.size_bytes, source=corpus.source
+    )
+    if warning := slow_precision(hardware):
+        run.print(warning)
+    torch.manual_seed(config.seed)
+    model = Transformer(_shape(config, corpus)).to(hardware.device)
+    run.print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(corpus.train):,} "
+        f"tokens of {corpus.name}, {hardware.device}, {'bf16' if hardware.is_bf16 else 'fp32'}"
+    )
+    train(run, config, corpus, model, hardware, ranks)
+    if ranks.rank == 0 and not run.should_stop:
+        _finish(run, config, corpus, model, hardware)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,9 @@ class Config:
     max_steps: int = _setting(1000, "optimizer steps of the whole run", group="training")
     warmup_steps: int = _setting(100, "steps of linear warm-up", group="training")
     learning_rate: float = _setting(3e-3, "peak learning rate", group="training")
-    min_learning_rate: float = _setting(1e-4, "learning rate at the last step", group="training")
+    min_learning_rate: float = _setting(
+        None, "learning rate at the last step; a 30th of the peak by default", group="training"
+    )
     weight_decay: float = _setting(0.1, "AdamW's decay of matrices", group="training")
     grad_clip: float = _setting(1.0, "largest norm of the gradient; 0: none", group="training")
     batch_size: int = _setting(16, "sequences in a step", group="training")
@@ -102,7 +104,7 @@ class Config:
         True, "keep the evenly spaced and the given steps", group="what to keep"
     )
     keep_max_bytes: int = _setting(
-        0, "most bytes that checkpoints may take; 0: no limit", group="what to keep"
+        0, "most bytes that checkpoints may take, like 10GB; 0: no limit", group="what to keep"
     )
     early_stopping_patience: int = _setting(
         0, "evaluations without a better val/loss before stopping; 0: off", group="when to stop"
@@ -112,12 +114,17 @@ class Config:
     )
 
     def __post_init__(self) -> None:
+        if self.min_learning_rate is None and isinstance(self.learning_rate, int | float):
+            object.__setattr__(self, "min_learning_rate", self.learning_rate / 30)
         for item in fields(self):
             _check_type(item.name, getattr(self, item.name), TYPES[item.name])
         positive = "max_steps batch_size context_length d_model num_layers num_heads d_ff"
         for name in (*positive.split(), *"eval_interval log_interval".split()):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         _require(self.max_steps <= 2**53, "max_steps", self.max_steps, "at most 2**53")
+        # A block costs a millisecond before the first step, and a planned save 100 bytes.
+        for name, most in (("num_layers", 10_000), ("max_checkpoints", 1_000_000)):
+            _require(getattr(self, name) <= most, name, getattr(self, name), f"at most {most}")
         counts = (
             "warmup_steps eval_batches sample_tokens max_checkpoints save_every_steps keep_last"
         )

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from mlflow_track.wording import size_of
 from train.config import TYPES, Config, wanted
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -112,13 +113,14 @@ def _parser() -> _Parser:
         groups[title] = group
         default = "" if item.default is None else f" (default: {_show(item.default)})"
         kind = TYPES[item.name]
+        word = "size" if item.name.endswith("_bytes") else _word(kind)
         choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
         alone: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is bool else {}
         group.add_argument(
             f"--{item.name.replace('_', '-')}",
             action=_Once,
             **alone,
-            metavar="{" + ",".join(choices) + "}" if choices else _word(kind).upper(),
+            metavar="{" + ",".join(choices) + "}" if choices else word.upper(),
             help=item.metadata["help"] + default,
         )
     return parser
@@ -140,6 +142,8 @@ def _read_file(path: str) -> dict[str, Any]:
             raise ValueError(f"--config {path} has the unknown setting {name!r}{hint}")
         if isinstance(value, float) and TYPES[name] is int and value.is_integer():
             content[name] = int(value)
+        elif isinstance(value, str) and name.endswith("_bytes"):
+            content[name] = size_of(f"--config {path}: {name}", value)
         elif type(value) is int and TYPES[name] in (float, float | None):
             content[name] = float(value)
     return content
@@ -147,6 +151,8 @@ def _read_file(path: str) -> dict[str, Any]:
 
 def _convert(flag: str, text: str, kind: Any) -> Any:
     """The value that `text` stands for. An empty text is an unset string."""
+    if flag.endswith("-bytes"):
+        return size_of(flag, text)
     if kind is bool:
         if text.lower() in (*_TRUE, *_FALSE):
             return text.lower() in _TRUE

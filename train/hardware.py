@@ -64,7 +64,7 @@ def choose_hardware(device: str, precision: str) -> Hardware:
 
 
 def peak_flops(hardware: Hardware) -> float | None:
-    """The operations per second that the device can do at most; None where nobody knows.
+    """The operations per second that the device can do at most; None where that is unknown.
 
     A slice of a device (MIG), or one that is not in the table, has no known peak: none is guessed.
     """
@@ -91,10 +91,8 @@ def compiled(model: nn.Module, device: torch.device) -> tuple[nn.Module, str | N
         torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
     except Exception as error:  # Whatever is missing: a compiler, Triton, headers of Python.
         reason = str(error).strip().splitlines()[0]
-        return (
-            model,
-            f"WARNING: torch.compile does not work here, so the model runs eager: {reason}",
-        )
+        warning = f"WARNING: torch.compile does not work here, so the model runs eager: {reason}"
+        return model, warning
     return cast(nn.Module, torch.compile(model)), None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -34,6 +34,16 @@ _ALLOW_CHANGED = "eval_interval eval_batches sample_tokens log_interval max_chec
 _ALLOW_CHANGED += ["save_*", "keep_*", "mean_time_between_failures"]
 
 
+class _Job(NamedTuple):
+    """What all parts of the loop need."""
+
+    run: mt.Run
+    config: Config
+    corpus: Corpus
+    hardware: Hardware
+    ranks: Ranks
+
+
 def train(
     run: mt.Run,
     config: Config,
@@ -50,6 +60,7 @@ def train(
         FloatingPointError: A loss or gradient is not finite; the weights are those of the step
             before.
     """
+    job = _Job(run, config, corpus, hardware, ranks)
     forward: nn.Module = model
     if config.compile:
         forward, warning = compiled(model, hardware.device)
@@ -57,18 +68,7 @@ def train(
             run.print(warning)
     optimizer, state = optimizer_and_state(config, corpus, model)
     checkpoints = open_checkpoints(run, config)
-    # The generators of a checkpoint beat the seed. Each rank drops out its own activations.
-    torch.manual_seed(config.seed + ranks.rank)
-    decays = [group["weight_decay"] for group in optimizer.param_groups]
-    first_step = checkpoints.restore(state)
-    # The checkpoint brings its own: what was asked for here is used.
-    for group, decay in zip(optimizer.param_groups, decays, strict=True):
-        group["weight_decay"] = decay
-    if state["data_sha256"] != corpus.sha256:
-        raise ValueError(
-            f"the sha256 of {corpus.name} must be {state['data_sha256']}, as at the checkpoint, "
-            f"got {corpus.sha256}; use the same data or start a new run"
-        )
+    first_step = _restore(job, checkpoints, optimizer, state)
     for name, mode in _DIRECTIONS.items():
         run.define_metric(name, mode=mode)
     model.train()
@@ -76,18 +76,17 @@ def train(
     pace = Pace(tokens_per_step, flops_per_token(model), hardware, ranks.world_size)
     with Progress(first_step, config.max_steps, run, ranks.rank == 0) as progress:
         for step in range(first_step, config.max_steps):
-            tokens = _batch(config, corpus, step, ranks)
+            tokens = _batch(job, step)
             pace.lap("data")
-            loss, trained = _step(forward, optimizer, config, tokens, hardware, step, ranks)
+            loss, trained = _step(job, forward, optimizer, tokens, step)
             pace.lap("step")
             pace.count()
             row = trained | pace.metrics() if _is_due(config, step, config.log_interval) else {}
             is_evaluated = _is_due(config, step, config.eval_interval)
             if is_evaluated or (config.keep_best and checkpoints.due(step)):
-                row |= _evaluate(run, forward, config, corpus, hardware, step, ranks)
-                row |= pace.shares() | pace.memory()
+                row |= _evaluate(job, forward, step) | pace.shares() | pace.memory()
                 if is_evaluated and config.sample_tokens and ranks.rank == 0:
-                    _log_sample(run, model, config, corpus, hardware, step)
+                    _log_sample(job, model, step)
                 pace.lap("evaluate")
             if row:
                 run.log_metrics(row, step=step)
@@ -124,64 +123,70 @@ def open_checkpoints(run: mt.Run, config: Config) -> mt.Checkpoints:
     )
 
 
+def _restore(
+    job: _Job,
+    checkpoints: mt.Checkpoints,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> int:
+    """The first step: that after the checkpoint which the run resumes from, or 0."""
+    # The generators of a checkpoint beat the seed. Each rank drops out its own activations.
+    torch.manual_seed(job.config.seed + job.ranks.rank)
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    first_step = checkpoints.restore(state)
+    # The checkpoint brings its own: what was asked for here is used.
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+    if state["data_sha256"] != job.corpus.sha256:
+        raise ValueError(
+            f"the sha256 of {job.corpus.name} must be {state['data_sha256']}, as at the "
+            f"checkpoint, got {job.corpus.sha256}; use the same data or start a new run"
+        )
+    return first_step
+
+
 def _is_due(config: Config, step: int, interval: int) -> bool:
     return (step + 1) % interval == 0 or step == config.max_steps - 1
 
 
-def _evaluate(
-    run: mt.Run,
-    forward: nn.Module,
-    config: Config,
-    corpus: Corpus,
-    hardware: Hardware,
-    step: int,
-    ranks: Ranks,
-) -> dict[str, float]:
+def _evaluate(job: _Job, forward: nn.Module, step: int) -> dict[str, float]:
+    run, config, corpus, hardware, ranks = job
+    length, windows = config.context_length, config.eval_batches * config.batch_size
     evaluated = evaluate(
-        forward,
-        corpus,
-        hardware,
-        context_length=config.context_length,
-        windows=config.eval_batches * config.batch_size,
-        ranks=ranks,
+        forward, corpus, hardware, context_length=length, windows=windows, ranks=ranks
     )
     run.print(f"step {step}  " + "  ".join(f"{k} {v:.4f}" for k, v in evaluated.items()))
     return evaluated
 
 
-def _log_sample(
-    run: mt.Run, model: nn.Module, config: Config, corpus: Corpus, hardware: Hardware, step: int
-) -> None:
+def _log_sample(job: _Job, model: nn.Module, step: int) -> None:
     """What the model writes at this step: a series of texts. Draws from a separate generator."""
-    length = config.sample_tokens
-    text = sample_text(model, config, corpus, length=length, device=hardware.device)
-    run.log_text(text, "samples", step=step)
+    length, device = job.config.sample_tokens, job.hardware.device
+    text = sample_text(model, job.config, job.corpus, length=length, device=device)
+    job.run.log_text(text, "samples", step=step)
 
 
-def _batch(
-    config: Config, corpus: Corpus, step: int, ranks: Ranks
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(job: _Job, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return batch(
-        corpus.train,
-        seed=config.seed,
+        job.corpus.train,
+        seed=job.config.seed,
         step=step,
-        batch_size=config.batch_size,
-        context_length=config.context_length,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        batch_size=job.config.batch_size,
+        context_length=job.config.context_length,
+        rank=job.ranks.rank,
+        world_size=job.ranks.world_size,
     )
 
 
 def _step(
+    job: _Job,
     forward: Any,
     optimizer: torch.optim.Optimizer,
-    config: Config,
     tokens: tuple[torch.Tensor, torch.Tensor],
-    hardware: Hardware,
     step: int,
-    ranks: Ranks,
 ) -> tuple[float, dict[str, float]]:
     """One optimizer step; returns the loss, and with it what a row says of the step."""
+    _, config, _, hardware, ranks = job
     inputs, targets = tokens
     with hardware.autocast():
         logits = forward(inputs.to(hardware.device))

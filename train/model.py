@@ -88,15 +88,9 @@ class _RMSNorm(torch.autograd.Function):
         wide_weight = weight.to(wide.dtype)
         # LayerNorm's derivative, which torch has in one pass. With a mean of 0 and 1 / rms in the
         # place of 1 / std it is RMSNorm's but for one term, -mean(g w) / rms, which is added back.
+        mean, wanted = torch.zeros_like(scale), (True, True, False)
         grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward.default(
-            grad,
-            wide,
-            weight.shape,
-            torch.zeros_like(scale),
-            scale,
-            wide_weight,
-            None,
-            (True, True, False),
+            grad, wide, weight.shape, mean, scale, wide_weight, None, wanted
         )
         sums = (grad @ wide_weight).unsqueeze(-1)
         grad_x.add_(sums.mul_(scale), alpha=1 / grad.shape[-1])
@@ -260,11 +254,9 @@ class Transformer(nn.Module):
         self.shape = shape
         std = shape.d_model**-0.5 if shape.tie_embeddings else 1.0
         self.token_embeddings = Embedding(shape.vocab_size, shape.d_model, std)
-        self.position_embeddings = (
-            Embedding(shape.context_length, shape.d_model, 0.02)
-            if shape.position == "learned"
-            else None
-        )
+        self.position_embeddings = None
+        if shape.position == "learned":
+            self.position_embeddings = Embedding(shape.context_length, shape.d_model, 0.02)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.ln_final = _norm(shape)
         self.lm_head = Linear(shape.d_model, shape.vocab_size, shape.d_model**-0.5)

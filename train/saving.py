@@ -33,10 +33,8 @@ def policies_of(config: Config) -> Policies:
 
 def _save_policies(config: Config) -> list[mt.SavePolicy]:
     policies: list[mt.SavePolicy] = []
-    if config.max_checkpoints:
-        policies.append(
-            mt.EvenlySpaced(config.max_steps, config.warmup_steps, config.max_checkpoints)
-        )
+    if count := config.max_checkpoints:
+        policies.append(mt.EvenlySpaced(config.max_steps, config.warmup_steps, count))
     if config.steps_to_save:
         policies.append(mt.AtSteps(config.steps_to_save))
     if config.save_every_steps:

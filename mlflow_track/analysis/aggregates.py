@@ -44,9 +44,6 @@ class MetricSummary:
 class Fold:
     """The summary of one file of metrics, as far as it was read.
 
-    Args:
-        path: The file.
-
     Attributes:
         metrics: The summary of each metric; one without a value in any row counts zero.
         rows, damaged: Lines that were read, and that could not be.

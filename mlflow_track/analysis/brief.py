@@ -21,10 +21,6 @@ _NAN = float("nan")
 def read_brief(path: Path, metrics: Sequence[str] = ()) -> Summary:
     """A summary whose metrics are only those asked for, and of them only the last value is there.
 
-    Args:
-        path: The run's folder.
-        metrics: Names; one that the run lacks is not in the summary.
-
     Raises:
         UnreadableRun: The folder is not, or not legibly, the record of a run.
     """

@@ -24,10 +24,7 @@ FIXED = (
 def judged(metric: str, runs: Sequence[Summary], mode: Direction | None = None) -> Verdict:
     """The better direction of a metric in these runs, or why it is unknown.
 
-    Args:
-        metric: The metric.
-        runs: The runs; what they recorded counts where they agree.
-        mode: "min" or "max", where the caller says it.
+    What the runs recorded counts where they agree, and `mode`, where it is given, before that.
     """
     having = [run for run in runs if metric in run.metrics]
     return judge(metric, mode, [run.info.directions.get(metric) for run in having])
@@ -152,12 +149,10 @@ def compare_columns(
 
 
 def compare_rows(
-    runs: Sequence[Summary],
-    metrics: Sequence[str] | None = None,
-    directions: Mapping[str, Direction] | None = None,
+    runs: Sequence[Summary], metrics: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """The same as one mapping per run."""
-    columns = compare_columns(runs, metrics, directions)
+    columns = compare_columns(runs, metrics)
     return [{column.title: column.values[n] for column in columns} for n in range(len(runs))]
 
 
@@ -188,13 +183,7 @@ def metric_of(run: Summary, name: str) -> MetricSummary | None:
 def best_run(
     runs: Sequence[Summary], metric: str, direction: Direction | None = None
 ) -> int | None:
-    """The number of the run with the best value of the metric; None where no run is better.
-
-    Args:
-        runs: The runs.
-        metric: The metric.
-        direction: The result of `judged`.
-    """
+    """The number of the run with the best value of the metric; None where no run is better."""
     found = [(best(run, metric, direction), number) for number, run in enumerate(runs)]
     values = [(reached[0], number) for reached, number in found if reached is not None]
     logged = sum(metric_of(run, metric) is not None for run in runs)

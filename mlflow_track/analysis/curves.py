@@ -14,7 +14,7 @@ from mlflow_track.analysis.summary import Summary
 from mlflow_track.analysis.times import active_at, spans
 from mlflow_track.record import layout
 from mlflow_track.record.metric import Direction
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 Axis = Literal["step", "seconds", "wall_seconds", "tokens"]
 AXES: dict[Axis, str] = {
@@ -125,7 +125,7 @@ def smoothed(curve: Curve, weight: float) -> Curve:
         ValueError: Another weight.
     """
     if not 0 <= weight < 1:
-        raise ValueError(expected("smoothing", "a number from 0 to below 1", str(weight)))
+        raise value_error("smoothing", "a number from 0 to below 1", str(weight))
     if weight == 0:
         return curve
     ys, mean, mass = [], 0.0, 0.0

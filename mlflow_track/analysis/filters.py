@@ -15,11 +15,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from mlflow_track.analysis.compare import metric_of
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.checks import did_you_mean
 from mlflow_track.record.params import param_text
 from mlflow_track.record.schema import STATUSES
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -69,20 +70,11 @@ class Filter(NamedTuple):
         return all(holds(run) for holds in self.conditions)
 
     def require_names(self, runs: Sequence[Summary]) -> None:
-        """
-        Raises:
-            UnknownName: There are runs, and none of them has one of the names.
-        """
+        """Raise `UnknownName` where there are runs, and none of them has one of the names."""
         for kind, name in self.names if runs else ():
             of_metrics = kind in _OF_METRICS
-            known = {
-                key
-                for run in runs
-                for names in (
-                    (run.metrics, run.system_metrics) if of_metrics else (getattr(run, kind),)
-                )
-                for key in names
-            }
+            kinds = ("metrics", "system_metrics") if of_metrics else (kind,)
+            known = {key for run in runs for each in kinds for key in getattr(run, each)}
             if name not in known:
                 what = "metric" if of_metrics else kind.removesuffix("s")
                 raise UnknownName(
@@ -103,7 +95,7 @@ def parse_filter(text: str) -> Filter:
     while True:
         match = _CONDITION.match(text, at)
         if match is None:
-            raise ValueError(expected("filter", _FORM, f"{text!r}, invalid at {text[at:]!r}"))
+            raise value_error("filter", _FORM, f"{text!r}, invalid at {text[at:]!r}")
         field, key = _left_side(match, text)
         if key is not None:
             names.append((field, key))
@@ -113,7 +105,7 @@ def parse_filter(text: str) -> Filter:
             return Filter(tuple(conditions), tuple(names))
         joined = _AND.match(text, at)
         if joined is None:
-            raise ValueError(expected("filter", _FORM, f"{text!r}, invalid at {text[at:]!r}"))
+            raise value_error("filter", _FORM, f"{text!r}, invalid at {text[at:]!r}")
         at = joined.end()
 
 
@@ -126,9 +118,11 @@ def _left_side(match: re.Match[str], text: str) -> tuple[str, str | None]:
     field = _ALIASES.get(field, field)
     if (key is None) == (field in _KINDS) or field not in (*_KINDS, *_FIELDS):
         word = match["field"]
-        raise ValueError(
-            expected("filter", _FORM, f"{text!r} with the unknown field {word!r}")
-            + did_you_mean(word, {*_KINDS, *_FIELDS} - {word})
+        raise value_error(
+            "filter",
+            _FORM,
+            f"{text!r} with the unknown field {word!r}",
+            did_you_mean(word, {*_KINDS, *_FIELDS} - {word}),
         )
     return field, key
 
@@ -148,34 +142,30 @@ def _condition(match: re.Match[str], field: str, key: str | None) -> Callable[[S
 
 
 def _check(condition: str, field: str, word: str, wanted: Any, is_quoted: bool) -> None:
-    """
-    Raises:
-        ValueError: No run could ever match, or by chance only.
-    """
+    """Raise ValueError where no run could ever match, or by chance only."""
     is_like = word in ("like", "ilike")
     if field in _OF_METRICS or field in _NUMBERS:
         if is_like or not isinstance(wanted, float):
             what = "a comparison with a number, as < 0.5"
-            raise ValueError(expected("a filter of numbers", what, repr(condition)))
+            raise value_error("a filter of numbers", what, repr(condition))
     elif word in ("<", "<=", ">", ">=") and not isinstance(wanted, float) and not is_quoted:
         what = "with a number or a text in quotes on the right"
-        raise ValueError(expected("a filter", what, repr(condition)))
+        raise value_error("a filter", what, repr(condition))
     elif field == "status" and not is_like and wanted not in STATUSES:
-        raise ValueError(
-            expected("a filter's status", f"one of {', '.join(STATUSES)}", repr(wanted))
-            + did_you_mean(str(wanted), STATUSES)
+        raise value_error(
+            "a filter's status",
+            f"one of {', '.join(STATUSES)}",
+            repr(wanted),
+            did_you_mean(str(wanted), STATUSES),
         )
 
 
 def _value(run: Summary, field: str, key: str | None) -> Any:
     if key is None:
         return getattr(run, field)
-    if field == "params":
-        return run.params.get(key)
-    if field == "tags":
-        return run.tags.get(key)
-    metric = run.metrics.get(key) or run.system_metrics.get(key)
-    return getattr(metric, _OF_METRICS[field]) if metric is not None and metric.count else None
+    if field in ("params", "tags"):
+        return getattr(run, field).get(key)
+    return getattr(metric_of(run, key), _OF_METRICS[field], None)
 
 
 def _compares(compare: Callable[[Any, Any], bool], value: Any, wanted: Any) -> bool:

@@ -73,10 +73,7 @@ def value_of(run: Summary, by: str) -> str | None:
 
 
 def require_by(runs: Sequence[Summary], by: str) -> None:
-    """
-    Raises:
-        UnknownGroup: It is of another form than `FORM`, or no run has it.
-    """
+    """Raise `UnknownGroup` where it is of another form than `FORM`, or no run has it."""
     kind, _, name = by.partition(".")
     if by in _FIELDS:
         return
@@ -95,11 +92,7 @@ def require_by(runs: Sequence[Summary], by: str) -> None:
 
 
 def grouped(runs: Sequence[Summary], by: str) -> list[Group]:
-    """The runs by the value of `by`, in the order of the values; those that lack it come last.
-
-    Args:
-        runs: The runs.
-        by: See `FORM`.
+    """The runs by the value of `by` (see `FORM`), in the order of the values; others come last.
 
     Raises:
         UnknownGroup: It is of another form, or no run has it.
@@ -177,9 +170,7 @@ def spread_text(found: Statistics) -> str:
 def band(curves: Sequence[Curve], label: str) -> Band:
     """The mean of curves and their deviation, at the places of the curves, or between them.
 
-    Args:
-        curves: A curve counts from its first point to its last one.
-        label: The label of the mean.
+    A curve counts from its first point to its last one.
     """
     having = [curve for curve in curves if curve.xs]
     odd = [point for curve in curves for point in curve.odd]

@@ -53,14 +53,11 @@ class HistoryCache:
             file = self._files.pop(path, None) or Histories(path)
             file.refresh()
             self._files[path] = file
-            self._evict()
+            # Forget what was not asked for longest; the newest stays, however large.
+            total = sum(each.size for each in self._files.values())
+            while total > self._most_values and len(self._files) > 1:
+                total -= self._files.popitem(last=False)[1].size
             return file.history(name)
-
-    def _evict(self) -> None:
-        """Forget what was not asked for longest; the newest stays, however large."""
-        total = sum(file.size for file in self._files.values())
-        while total > self._most_values and len(self._files) > 1:
-            total -= self._files.popitem(last=False)[1].size
 
 
 class Histories:

@@ -15,13 +15,7 @@ from mlflow_track.analysis.naming import copies, keys
 from mlflow_track.analysis.summary import Summary, SummaryReader, durations, summary_values
 from mlflow_track.record import layout
 from mlflow_track.record.find import Skipped, find_folders
-from mlflow_track.record.info import (
-    UnreadableRun,
-    read_config,
-    read_info,
-    read_plain,
-    true_status,
-)
+from mlflow_track.record.info import UnreadableRun, read_config, read_info, read_plain, true_status
 from mlflow_track.record.media.index import read_media
 from mlflow_track.record.schema import MirrorSettings
 
@@ -156,16 +150,8 @@ class LoadedRun:
         """
         import pandas
 
-        rows = [
-            (
-                entry.kind,
-                entry.key,
-                entry.step,
-                entry.time,
-                self.path / layout.ARTIFACTS / entry.file,
-            )
-            for entry in read_media(self.path)
-        ]
+        root, entries = self.path / layout.ARTIFACTS, read_media(self.path)
+        rows = [(e.kind, e.key, e.step, e.time, root / e.file) for e in entries]
         return pandas.DataFrame(rows, columns=["kind", "key", "step", "time", "path"])
 
     def _repr_html_(self) -> str:

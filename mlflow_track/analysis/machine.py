@@ -20,7 +20,7 @@ class Usage(NamedTuple):
             GPUs, and its largest value on any.
         gpu_memory_megabytes_peak: The most memory in use on one GPU.
         cpu_percentage: The mean utilisation of all cores.
-        memory_megabytes_peak: The most memory in use on the machine, by whomever.
+        memory_megabytes_peak: The most memory in use on the machine, by all processes.
     """
 
     gpu_percentage: float | None = None
@@ -48,12 +48,10 @@ def usage_text(found: Usage) -> str:
     parts = []
     if found.gpu_percentage is not None:
         parts.append(f"GPU {found.gpu_percentage:.0f} % (peak {found.gpu_percentage_peak:.0f} %)")
-    for name, megabytes in (
-        ("GPU memory", found.gpu_memory_megabytes_peak),
-        ("memory", found.memory_megabytes_peak),
-    ):
-        if megabytes is not None:
-            parts.append(f"{name} peak {megabytes / 1000:.1f} GB")
+    if found.gpu_memory_megabytes_peak is not None:
+        parts.append(f"GPU memory peak {found.gpu_memory_megabytes_peak / 1000:.1f} GB")
+    if found.memory_megabytes_peak is not None:
+        parts.append(f"memory peak {found.memory_megabytes_peak / 1000:.1f} GB")
     if found.cpu_percentage is not None:
         parts.append(f"CPU {found.cpu_percentage:.0f} %")
     return ", ".join(parts)

@@ -23,20 +23,11 @@ class Named(Protocol):
 
 def keys(runs: Sequence[Named]) -> list[str]:
     """The id of each run; of runs that share one, as copied folders do, with the folder."""
-    counts = Counter(run.id for run in runs)
-    found: list[str] = []
-    for run in runs:
-        key = run.id
-        if counts[key] > 1 and run.path.name != run.id:
-            key = f"{run.id} ({run.path.name})"
-        found.append(key)
+    folders = ["" if run.path.name == run.id else f" ({run.path.name})" for run in runs]
+    found = _longer([run.id for run in runs], folders)
+    paths = [f"{run.id} ({run.path})" for run in runs]
     counts = Counter(found)
-    return _numbered(
-        [
-            key if counts[key] == 1 else f"{run.id} ({run.path})"
-            for key, run in zip(found, runs, strict=True)
-        ]
-    )
+    return _numbered([k if counts[k] == 1 else p for k, p in zip(found, paths, strict=True)])
 
 
 def labels(runs: Sequence[Named]) -> list[str]:
@@ -44,18 +35,8 @@ def labels(runs: Sequence[Named]) -> list[str]:
     names = [run.name for run in runs]
     if len({run.experiment for run in runs}) > 1:
         names = [f"{run.experiment}/{run.name}" for run in runs]
-    counts = Counter(names)
-    names = [
-        name if counts[name] == 1 or run.name == run.id else f"{name} {run.id[-6:]}"
-        for name, run in zip(names, runs, strict=True)
-    ]
-    counts = Counter(names)
-    return _numbered(
-        [
-            name if counts[name] == 1 else f"{name} ({run.path.name})"
-            for name, run in zip(names, runs, strict=True)
-        ]
-    )
+    names = _longer(names, ["" if run.name == run.id else f" {run.id[-6:]}" for run in runs])
+    return _numbered(_longer(names, [f" ({run.path.name})" for run in runs]))
 
 
 def copies(runs: Sequence[Named]) -> list[str]:
@@ -69,6 +50,12 @@ def copies(runs: Sequence[Named]) -> list[str]:
         for run_id, paths in folders.items()
         if len(set(paths)) > 1
     ]
+
+
+def _longer(names: Sequence[str], ends: Sequence[str]) -> list[str]:
+    """The names, those that are there more than once with their ends."""
+    counts = Counter(names)
+    return [n if counts[n] == 1 else n + end for n, end in zip(names, ends, strict=True)]
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mlflow_track.analysis.compare import best, judged
+from mlflow_track.analysis.compare import best, judged, metric_of
 from mlflow_track.analysis.machine import usage
 from mlflow_track.analysis.summary import Summary
 from mlflow_track.checks import did_you_mean
@@ -98,15 +98,5 @@ def _value(
         having = [run for run in runs if name in run.metrics]
         if having and direction is None:
             raise UnknownOrder(f"--sort {name}:best: {why}; use {name}:min or {name}:max")
-
-        def best_of(run: Summary) -> float | None:
-            reached = best(run, name, direction)
-            return None if reached is None else reached[0]
-
-        return best_of
-
-    def value(run: Summary) -> float | None:
-        metric = run.metrics.get(name) or run.system_metrics.get(name)
-        return getattr(metric, which) if metric is not None and metric.count else None
-
-    return value
+        return lambda run: (best(run, name, direction) or (None, None))[0]
+    return lambda run: getattr(metric_of(run, name), which, None)

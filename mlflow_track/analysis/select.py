@@ -126,7 +126,7 @@ class RunSelector:
             if not find_folders(path)[0]:
                 return []
         except (OSError, RuntimeError):
-            # Longer than a path may be, or ~ of nobody: a name at best.
+            # Too long for a path, or ~ of an unknown user: at most a name.
             return []
         found, skipped = self._cache.read_all(path)
         if not found:
@@ -173,9 +173,8 @@ class RunSelector:
     @staticmethod
     def _some(runs: Sequence[Summary]) -> str:
         newest = runs[-_MOST_NAMED:]
-        if len({run.id for run in newest}) < len(newest):
-            shown = [f"{run.path} ({run.experiment}/{run.name})" for run in newest]
-        else:
-            shown = [f"{run.id} ({run.experiment}/{run.name})" for run in newest]
+        has_copies = len({run.id for run in newest}) < len(newest)
+        words = [run.path if has_copies else run.id for run in newest]
+        shown = [f"{w} ({r.experiment}/{r.name})" for w, r in zip(words, newest, strict=True)]
         more = len(runs) - len(shown)
         return ", ".join(shown) + (f" and {more} more" if more else "")

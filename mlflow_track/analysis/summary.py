@@ -14,12 +14,7 @@ from mlflow_track.analysis.aggregates import Fold, MetricSummary, join_metrics
 from mlflow_track.analysis.times import active_seconds, spans
 from mlflow_track.record import layout
 from mlflow_track.record.find import Skipped, find_folders
-from mlflow_track.record.info import (
-    UnreadableRun,
-    read_config,
-    read_info,
-    true_status,
-)
+from mlflow_track.record.info import UnreadableRun, read_config, read_info, true_status
 from mlflow_track.record.params import flatten
 from mlflow_track.record.schema import RUNNING, RunInfo
 from mlflow_track.wording import count_text
@@ -155,11 +150,7 @@ class SummaryCache:
 
 
 class SummaryReader:
-    """Reads the summary of one run, once or again and again.
-
-    Args:
-        path: The run's folder.
-    """
+    """Reads the summary of one run, once or again and again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -189,8 +180,7 @@ class SummaryReader:
         except UnreadableRun as error:
             params = {}
             problems.append(str(error))
-        starts = [attempt.started for attempt in info.attempts[1:]]
-        starts = [start for start in starts if start]
+        starts = [attempt.started for attempt in info.attempts[1:] if attempt.started]
         for file, fold in self._folds.items():
             try:
                 fold.update(starts)

@@ -50,11 +50,8 @@ def active_seconds(found: Sequence[Span]) -> float:
 
 def active_at(found: Sequence[Span], times: Sequence[float]) -> list[float]:
     """For each Unix time how many seconds the run had been at work until then."""
-    if len(found) == 1:
-        began = found[0].began
-        return [time - began for time in times]
-    pauses = []
-    for span, following in pairwise(found):
-        pauses.append((following.began, following.began - span.ended))
+    pauses = [(after.began, after.began - span.ended) for span, after in pairwise(found)]
     began = found[0].began
+    if not pauses:
+        return [time - began for time in times]
     return [time - began - sum(pause for at, pause in pauses if time >= at) for time in times]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from mlflow_track.wording import count_text, expected
+from mlflow_track.wording import count_text, value_error
 
 _STEPS_REMEMBERED = 1000
 
@@ -69,13 +69,11 @@ class StepOrder:
             ValueError: A later one was there before.
         """
         if step < self._boundary:
-            raise ValueError(
-                expected(
-                    "step",
-                    f"{self._boundary} or more, because {self._boundary} is done already",
-                    f"{step}: count the steps of the whole run (epoch * steps_per_epoch + i), or "
-                    "go back with restore(state, step=…)",
-                )
+            raise value_error(
+                "step",
+                f"{self._boundary} or more, because {self._boundary} is done already",
+                f"{step}: count the steps of the whole run (epoch * steps_per_epoch + i), or "
+                "go back with restore(state, step=…)",
             )
         self._boundary = step
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_track.checkpoint import pruning, randomness
-from mlflow_track.checkpoint.decision import PatientLog
 from mlflow_track.checkpoint.disk.logged import Values, read_step
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.exact.reproducibility import facts_of_save
@@ -29,18 +28,14 @@ from mlflow_track.wording import size_text
 
 
 class Commits:
-    """Commits checkpoints, and removes what retention does not keep.
-
-    Args:
-        session: The run that this process writes.
-    """
+    """Commits checkpoints, and removes what retention does not keep."""
 
     def __init__(self, session: Session) -> None:
         self._record, self._ranks, self._store = session.record, session.ranks, session.store
         self._session, self._announce = session, session.announce
         # It waits for the writer of an earlier process, whose folder must not be swept.
         self._saver = (
-            Saver(session)
+            Saver(self._store, session.metrics, self._announce)
             if self._record.is_kept
             else DiscardingSaver(is_checking=self._ranks.is_first)
         )
@@ -48,9 +43,9 @@ class Commits:
         keep = session.policies.keep
         self._metric = keep.metric if keep is not None else None
         self._pruning = pruning.BackgroundPruning(self._store, keep, self._announce)
-        self._patience = PatientLog(self._announce)
         self._planner = Planner(session)
-        self._is_prepared = False
+        # Whether it was said that a save waits for the one in flight: once, not at every step.
+        self._is_waiting = self._is_prepared = False
         # Of each save in flight, by its step: what asked for it, and the values that were known.
         self._in_flight: dict[int, tuple[tuple[Ask, ...], Values]] = {}
         # The steps of this process's saves, but for those that failed or were moved aside.
@@ -99,8 +94,13 @@ class Commits:
         is_busy = in_flight is not None or self._pruning.is_running
         if not asks or not is_busy or not all(ask.may_wait for ask in asks):
             return False
-        if in_flight is not None:
-            self._patience.waits(step, asks, in_flight)
+        if in_flight is not None and not self._is_waiting:
+            self._is_waiting = True
+            reasons = "; ".join(ask.reason for ask in asks)
+            self._announce(
+                f"delaying the save of step {step} ({reasons}) until the save of step {in_flight} "
+                "has finished"
+            )
         return True
 
     def boundary(self, step: int, state: Mapping[str, Any], memory: Memory) -> None:
@@ -118,29 +118,19 @@ class Commits:
         """Save `state`; one that exists at this step is left as it is."""
         generators = self._ranks.gather(randomness.capture())
         gather_shards(state)
-        self._patience.goes()
+        self._is_waiting = False
         if self._saver.in_flight is not None:
             self._saver.wait()
             self.settle(memory)
         # Of those that go, none is there beside the new one: a plan counts on it.
         self._pruning.wait()
-        checkpoints = []
-        for existing in self._store.list():
-            if not self._is_own(existing):
-                if existing.step >= now.step:
-                    moved = self._store.move_aside(existing, self._record.attempt)
-                    self._announce(
-                        f"moved checkpoint of step {existing.step} to {moved}: it belongs to an "
-                        "earlier attempt that this run did not restore from"
-                    )
-                    continue
-            elif existing.step == now.step:
-                return existing
-            checkpoints.append(existing.step)
+        present = {existing.step: existing for existing in self._not_passed_over(now.step)}
+        if now.step in present:
+            return present[now.step]
         names, is_milestone = tuple(a.policy for a in asks), any(a.is_milestone for a in asks)
         memory.save(now, Saved(now.step, names, is_milestone))
         # Retention uses the values known here, however slow the disk is.
-        values = self._values(memory, [*checkpoints, now.step])
+        values = self._values(memory, [*present, now.step])
         try:
             self._saver.save(
                 SaveRequest(
@@ -226,6 +216,20 @@ class Commits:
         except CorruptCheckpointError:
             return False
 
+    def _not_passed_over(self, step: int) -> list[Checkpoint]:
+        """The checkpoints beside which `step` is saved; others from it on are moved aside."""
+        kept = []
+        for existing in self._store.list():
+            if existing.step < step or self._is_own(existing):
+                kept.append(existing)
+                continue
+            moved = self._store.move_aside(existing, self._record.attempt)
+            self._announce(
+                f"moved checkpoint of step {existing.step} to {moved}: it belongs to an earlier "
+                "attempt that this run did not restore from"
+            )
+        return kept
+
     def _values(self, memory: Memory, steps: Sequence[int]) -> Values:
         """The known values of the metric that retention compares, at the steps of checkpoints."""
         if self._metric is None or self._metric not in memory.series:
@@ -236,7 +240,7 @@ class Commits:
         }
 
     def _known(self, now: Moment) -> Moment:
-        """With all that the record holds of the step, as far as it has arrived there."""
+        """The moment with every value of its step that has reached the record."""
         if not self._record.is_kept:
             return now
         try:

@@ -21,19 +21,9 @@ from mlflow_track.checkpoint.ranks import Ranks
 from mlflow_track.checks import did_you_mean
 from mlflow_track.record.metric import Directions
 from mlflow_track.stop import StopRequest
-from mlflow_track.wording import expected, typed
+from mlflow_track.wording import type_error, typed
 
 _REPLAYED, _DEADLINE, EARLY = 1000, 1001, 1002
-
-
-class Clock:
-    """Unix time that never jumps: read once, then counted on by a clock that only goes forward."""
-
-    def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
-
-    def now(self) -> float:
-        return self._offset + time.monotonic()
 
 
 def decide(
@@ -71,7 +61,6 @@ def agree(
     """One answer for all ranks, by one exchange of three numbers.
 
     Args:
-        ranks: The job.
         stop: The signals to this rank: a signal to any rank stops all.
         stop_code: The code of `decide` on rank 0; 0 on the others.
         is_due: Whether policies ask, on rank 0; False on the others.
@@ -95,32 +84,8 @@ def stop_reason(ranks: Ranks, code: int, reason: str) -> str:
     return ranks.same(reason)
 
 
-class PatientLog:
-    """Says once, not at every step, that a save waits for the one in flight."""
-
-    def __init__(self, announce: Callable[[str], None]) -> None:
-        self._announce = announce
-        self._is_waiting = False
-
-    def waits(self, step: int, asks: Sequence[Ask], in_flight: int) -> None:
-        if not self._is_waiting:
-            reasons = "; ".join(ask.reason for ask in asks)
-            self._announce(
-                f"delaying the save of step {step} ({reasons}) until the save of step {in_flight} "
-                "has finished"
-            )
-        self._is_waiting = True
-
-    def goes(self) -> None:
-        self._is_waiting = False
-
-
 class Unseen:
-    """Finds watched metrics that were never logged: a typo must not cost all checkpoints.
-
-    Args:
-        policies: The policies.
-    """
+    """Finds watched metrics that were never logged: a typo must not cost all checkpoints."""
 
     def __init__(self, policies: Policies) -> None:
         # Compared at the boundary of the step that logged them; the others may come later.
@@ -181,12 +146,12 @@ class Policies:
         ):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
-                raise TypeError(expected(name, f"None or {example}", typed(value)))
+                raise type_error(name, f"None or {example}", typed(value))
         for name in ("require_same", "allow_changed"):
             patterns = getattr(self, name)
             is_list = isinstance(patterns, Collection) and not isinstance(patterns, str | Mapping)
             if not is_list or not all(isinstance(p, str) for p in patterns):
-                raise TypeError(expected(name, "a list of names or patterns", typed(patterns)))
+                raise type_error(name, "a list of names or patterns", typed(patterns))
 
     @property
     def watched(self) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""The plan of a run's saves from where it is now, and the look at the disk before they are made."""
+"""Plans a run's saves from its current step on, and checks beforehand whether they fit the disk."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ from mlflow_track.wording import count_text, size_text
 
 # At the start of a run: what costs a few milliseconds.
 _FEW_LOOKS, _FEW_STEPS = 4000, 1000
+# Where as many fit, a disk that may become full is far off.
+_MANY_SAVES = 100
 
 
 class Planner:
-    """Plans the saves of one run.
-
-    Args:
-        session: The run.
-    """
+    """Plans the saves of one run."""
 
     def __init__(self, session: Session) -> None:
         self._session, self._policies = session, session.policies
@@ -44,8 +42,6 @@ class Planner:
         """See `Checkpoints.plan`: rank 0 plans, and all get its plan.
 
         Args:
-            state: The state, or None.
-            memory: What the policies know.
             first: The first step to come.
             in_use: The step that the run continues, if any.
         """
@@ -74,7 +70,6 @@ class Planner:
         """At the start of a loop, name the steps to save, and warn where they do not fit.
 
         Args:
-            memory, first, in_use: As for `plan`.
             size: About the size of a checkpoint; None where it is not known.
         """
         if not self._session.ranks.is_first:
@@ -85,9 +80,9 @@ class Planner:
         if size is None or self._has_warned or not self._session.record.is_kept:
             return
         plan = self._plan(Size(size), memory, first, self._present(in_use), is_quick=True)
-        if plan.fits is False:
+        if warning := _warning(plan):
             self._has_warned = True
-            self._session.announce(_warning(plan))
+            self._session.announce(warning)
 
     def _plan(
         self,
@@ -129,7 +124,6 @@ class Planner:
         )
 
     def _present(self, in_use: Collection[int]) -> Present:
-        """The folder of checkpoints as it is."""
         store, attempt = self._session.store, self._session.record.attempt
         checkpoints = store.list()
         finite = pruning.finite_of(checkpoints)
@@ -158,20 +152,17 @@ class Planner:
             )
         if self._policies.limits.replay_step is not None:
             notes.append(f"a replay saves at step {self._policies.limits.replay_step} alone")
-        ends = [name for name, is_there in self._ends() if is_there]
+        ends = ["early stopping"] * (self._policies.stop is not None)
+        ends += ["a deadline"] * (self._policies.limits.deadline is not None)
         if ends:
             notes.append(f"{' and '.join(ends)} may end the run, with one more save, before")
         return notes
-
-    def _ends(self) -> list[tuple[str, bool]]:
-        stop, limits = self._policies.stop, self._policies.limits
-        return [("early stopping", stop is not None), ("a deadline", limits.deadline is not None)]
 
     def _announce_steps(self, memory: Memory, first: int) -> None:
         """The steps of `EvenlySpaced` that are to come, in one line of the log."""
         save, saves = self._policies.save, memory.to_plain()
         own = _own_steps(saves)
-        for policy in members(save) if save is not None else ():
+        for policy in members(save):
             if isinstance(policy, EvenlySpaced):
                 saved = own.get(policy.name, ())
                 steps = [step for step in policy.steps_after(saved) if step >= first]
@@ -190,11 +181,23 @@ def _own_steps(saves: Mapping[str, Any]) -> dict[str, list[int]]:
     return found
 
 
-def _warning(plan: Plan) -> str:
-    assert plan.needed_bytes is not None and plan.free_bytes is not None
+def _warning(plan: Plan) -> str | None:
+    """Where the saves are too large for the disk, or will be: none of them is ever removed."""
+    size, free, peak = plan.checkpoint_bytes, plan.free_bytes, plan.peak_bytes
+    if not size or free is None or plan.needed_bytes is None:
+        return None
+    if plan.fits is False:
+        return (
+            f"WARNING: the planned checkpoints do not fit: they need {size_text(plan.needed_bytes)}"
+            f" at the peak ({size_text(size)} each), but only {size_text(free)} are free in "
+            f"{plan.folder}; save or keep fewer (checkpoints.plan(state) shows them), or free that "
+            "much"
+        )
+    may_fill = plan.keep is None and (peak is None or peak - plan.present_bytes > free)
+    if not may_fill or free // size >= _MANY_SAVES:
+        return None
     return (
-        f"WARNING: the planned checkpoints do not fit: they need {size_text(plan.needed_bytes)} "
-        f"at the peak ({size_text(plan.checkpoint_bytes or 0)} each), but only "
-        f"{size_text(plan.free_bytes)} are free in {plan.folder}; save or keep fewer "
-        "(checkpoints.plan(state) shows them), or free that much"
+        f"WARNING: all checkpoints stay, and each takes {size_text(size)}: the {size_text(free)} "
+        f"that are free in {plan.folder} are enough for only {count_text(free // size, 'save')}; "
+        "run.checkpoints(keep=mt.Keep(last=2)) removes older ones"
     )

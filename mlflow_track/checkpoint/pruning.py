@@ -94,8 +94,6 @@ def judge(
     digests, and where they are damaged the earlier ones stay as well.
 
     Args:
-        store: The checkpoints.
-        keep: Which checkpoints to keep.
         in_use: Steps that must stay: the one resumed from.
         checked: Which steps are known to be whole, or damaged, and need not be read; what is found
             out here is added.
@@ -123,20 +121,15 @@ def judge(
 
 
 def prune(
-    store: CheckpointStore,
-    keep: Keep,
-    in_use: Collection[int] = (),
-    checked: MutableMapping[int, bool] | None = None,
-    values: Values | None = None,
-    checkpoints: Sequence[Checkpoint] | None = None,
+    store: CheckpointStore, verdicts: Iterable[Verdict]
 ) -> tuple[list[Verdict], list[Verdict]]:
-    """Remove what `judge` does not keep. Call it after a commit, never before.
+    """Remove what these verdicts of `judge` do not keep. Call it after a commit, never before.
 
     Returns:
         The removed ones, and those that stay because another process reads them.
     """
     removed, busy = [], []
-    for verdict in judge(store, keep, in_use, checked, values, checkpoints):
+    for verdict in verdicts:
         if verdict.is_kept:
             continue
         with free_to_remove(verdict.checkpoint.path) as is_free:
@@ -189,13 +182,7 @@ def candidate_of(checkpoint: Checkpoint, values: Values, finite: Collection[int]
 
 
 class BackgroundPruning:
-    """Removes what retention does not keep, in a thread: gigabytes take longer than a save stalls.
-
-    Args:
-        store: The checkpoints.
-        keep: Which checkpoints to keep; None keeps all.
-        announce: Takes one line of text for the log.
-    """
+    """Removes what retention does not keep, in a thread: it takes longer than a save stalls."""
 
     def __init__(
         self, store: CheckpointStore, keep: Keep | None, announce: Callable[[str], None]
@@ -208,13 +195,21 @@ class BackgroundPruning:
     ) -> None:
         """Begin, once the removals before have ended; see `judge` for the arguments."""
         self.wait()
-        if self._keep is not None:
-            # Those of now: of one that comes meanwhile the values do not say how good it is.
-            work = (self._keep, in_use, checked, values, self._store.list())
-            self._thread = threading.Thread(
-                target=self._prune, args=work, name="prune", daemon=True
-            )
-            self._thread.start()
+        if (keep := self._keep) is None:
+            return
+        # Those of now: of one that comes meanwhile the values do not say how good it is.
+        checkpoints = self._store.list()
+
+        def work() -> None:
+            verdicts = judge(self._store, keep, in_use, checked, values, checkpoints)
+            removed, busy = prune(self._store, verdicts)
+            for verdict in removed:
+                self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
+            for verdict in busy:
+                self._announce(f"step {verdict.checkpoint.step} stays for now: {verdict.reason}")
+
+        self._thread = threading.Thread(target=work, name="prune", daemon=True)
+        self._thread.start()
 
     @property
     def is_running(self) -> bool:
@@ -226,17 +221,3 @@ class BackgroundPruning:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-
-    def _prune(
-        self,
-        keep: Keep,
-        in_use: Collection[int],
-        checked: MutableMapping[int, bool],
-        values: Values,
-        checkpoints: Sequence[Checkpoint],
-    ) -> None:
-        removed, busy = prune(self._store, keep, in_use, checked, values, checkpoints)
-        for verdict in removed:
-            self._announce(f"removed step {verdict.checkpoint.step} ({verdict.reason})")
-        for verdict in busy:
-            self._announce(f"step {verdict.checkpoint.step} stays for now: {verdict.reason}")

@@ -14,13 +14,12 @@ from mlflow_track.wording import count_text
 
 def capture() -> dict[str, Any]:
     """The states of Python's, NumPy's, torch's and every CUDA device's global generator."""
+    on_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "cuda": [s.numpy().tobytes() for s in torch.cuda.get_rng_state_all()]
-        if torch.cuda.is_available()
-        else [],
+        "cuda": [state.numpy().tobytes() for state in on_cuda],
     }
 
 
@@ -57,7 +56,6 @@ def restore_rank(states: Sequence[dict[str, Any]], rank: int) -> list[str]:
 
     Args:
         states: The captured states of all ranks of the job that saved them, in order.
-        rank: The rank of this process.
 
     Returns:
         What could not be restored here. A rank that is new keeps the generators that it has.

@@ -22,7 +22,6 @@ def rank_and_size(
     A rank without a size, as a job script may leave it, is not a job.
 
     Args:
-        variables: The environment.
         joined: Rank and size in torch.distributed; None where the process has not joined a job.
         rank: The rank given by the user, which overrides the others.
     """

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlflow_track.checkpoint.decision import Clock
 from mlflow_track.checkpoint.disk.logged import ends_of, read_values
 from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.checkpoint.policy.history import Moment
@@ -16,21 +16,15 @@ NO_SAVES: Mapping[str, Any] = {"saved": []}
 
 
 class Recall:
-    """Keeps the logged values up to each step boundary.
-
-    Args:
-        session: The run that this process writes.
-
-    Attributes:
-        memory: The memory of policies.
-    """
+    """Keeps the logged values up to each step boundary."""
 
     def __init__(self, session: Session) -> None:
         self._record, self._metrics = session.record, session.metrics
         self._announce, self._watched = session.announce, session.watched
-        self._clock = Clock()
+        # Unix time that never jumps: read once, then counted on by a clock that only goes forward.
+        self._offset = time.time() - time.monotonic()
         self._names = frozenset() if self._watched is None else self._watched.names
-        self.memory = Memory(self._names, since=self._clock.now())
+        self.memory = Memory(self._names, since=self._now())
         # Until it is known from where a resumed run continues, earlier rows do not count.
         if session.repeats.is_settled:
             self.replay(NO_SAVES)
@@ -45,16 +39,16 @@ class Recall:
         self.take()  # Earlier values are in the record.
         if not self._record.is_kept:
             return
-        rows, now = self._rows(checkpoint), self._clock.now()
-        self.memory = Memory.replay(saves, rows, self._names, since=now)
+        rows = self._rows(checkpoint)
+        self.memory = Memory.replay(saves, rows, self._names, since=self._now())
 
     def moment(self, step: int, given: Mapping[str, float]) -> Moment:
-        """A step boundary that is now; watched values on their way to it are waited for."""
+        """The step boundary of now, once watched values on their way have arrived."""
         self.take()
-        if not given:
-            return Moment(step, self._clock.now(), self.memory.at(step))
+        if not given:  # Mostly.
+            return Moment(step, self._now(), self.memory.at(step))
         self.memory.give(step, given)
-        return Moment(step, self._clock.now(), {**given, **self.memory.at(step)})
+        return Moment(step, self._now(), {**given, **self.memory.at(step)})
 
     def take(self) -> None:
         """Remember the values logged since the last call."""
@@ -63,7 +57,10 @@ class Recall:
 
     def logged_names(self) -> set[str]:
         """The metrics that this process has logged."""
-        return {name for names in self._metrics.known for name in names}
+        return set().union(*self._metrics.known)
+
+    def _now(self) -> float:
+        return self._offset + time.monotonic()
 
     def _rows(self, checkpoint: Checkpoint | None) -> Iterator[tuple[str, int, float]]:
         if not self._names or not self._record.is_kept:

@@ -124,17 +124,8 @@ def _command(info: RunInfo, attempt: int) -> list[str]:
 def _copy(run: Path, start: Checkpoint, scratch: Path) -> Path:
     copy = scratch / run.parent.name / run.name
     (copy / layout.CHECKPOINTS).mkdir(parents=True)
-    write_json(
-        copy / layout.RUN,
-        {
-            **read_content(run),
-            "status": FAILED,
-            "restores": [],
-            "rewinds": [],
-            "rewinding": None,
-            "mirror": None,
-        },
-    )
+    fresh = {"status": FAILED, "restores": [], "rewinds": [], "rewinding": None, "mirror": None}
+    write_json(copy / layout.RUN, {**read_content(run), **fresh})
     for name in (layout.CONFIG, layout.METRICS, layout.METRICS_LONG):
         if (run / name).exists():
             shutil.copyfile(run / name, copy / name)
@@ -143,29 +134,19 @@ def _copy(run: Path, start: Checkpoint, scratch: Path) -> Path:
 
 
 def _run(
-    command: Sequence[str],
-    folder: str,
-    target: Mapping[str, Any],
-    manifest: Manifest,
-    show: bool,
+    command: Sequence[str], folder: str, target: Mapping[str, Any], manifest: Manifest, show: bool
 ) -> str:
     """Run the command on as many ranks as there were; return what rank 0 said."""
     environment = {k: v for k, v in os.environ.items() if k not in _LAUNCHER}
     environment["MLFLOW_TRACK_REPLAY"] = json.dumps(target)
     # A sum over another number of threads is another sum.
     environment["OMP_NUM_THREADS"] = str(manifest.threads or 1)
-    world_size = manifest.world_size
+    if manifest.world_size > 1:
+        job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        environment |= {**job, "WORLD_SIZE": str(manifest.world_size)}
     processes = []
-    for rank in range(world_size):
-        own = {}
-        if world_size > 1:
-            own = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(_free_port()) if rank == 0 else processes[0][1],
-            }
+    for rank in range(manifest.world_size):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if manifest.world_size > 1 else {}
         process = subprocess.Popen(
             command,
             cwd=folder,
@@ -175,9 +156,9 @@ def _run(
             stderr=None if show else subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
             text=True,
         )
-        processes.append((process, own.get("MASTER_PORT")))
-    _, said = processes[0][0].communicate()
-    for process, _ in processes[1:]:
+        processes.append(process)
+    _, said = processes[0].communicate()
+    for process in processes[1:]:
         process.wait()
     return said or ""
 

@@ -32,7 +32,6 @@ class Restored(NamedTuple):
     """A restored checkpoint.
 
     Attributes:
-        step: Its step.
         random: The states of the generators of all ranks.
         continuation: What compares the run with it; None on ranks other than 0.
     """
@@ -43,12 +42,7 @@ class Restored(NamedTuple):
 
 
 class Restorer:
-    """Takes the newest checkpoint that verifies, on rank 0, and gives its state to all ranks.
-
-    Args:
-        session: The run that this process writes.
-        recall: Gets the memory of policies back.
-    """
+    """Takes the newest checkpoint that verifies, on rank 0, and gives its state to all ranks."""
 
     def __init__(self, session: Session, recall: Recall) -> None:
         self._recall, self._session = recall, session
@@ -129,7 +123,6 @@ class Restorer:
         return answer["state"]
 
     def _receive(self, state: MutableMapping[str, Any], *, generators: bool) -> Restored | None:
-        """Receives the state that rank 0 has read."""
         answer = self._ranks.same(None)
         if "error" in answer:
             raise CorruptCheckpointError(f"rank 0 could not restore: {answer['error']}")
@@ -192,9 +185,9 @@ class Restorer:
         if manifest.is_finite or (checkpoint.step in finite and not has_nans):
             return
         before = [step for step in finite if step < checkpoint.step]
-        healthy = (
-            f"; use restore(state, step={max(before)}) for the newest without" if before else ""
-        )
+        healthy = ""
+        if before:
+            healthy = f"; use restore(state, step={max(before)}) for the newest without"
         names = sorted(manifest.not_finite or ())
         where = f" in {', '.join(names[:_MOST_NAMED])}{' …' * (len(names) > _MOST_NAMED)}"
         self._announce(

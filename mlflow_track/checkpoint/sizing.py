@@ -78,39 +78,24 @@ def _measured(
     whole = {
         name: {} if _is_loader(entry) else after_first_step(entry) for name, entry in state.items()
     }
-    tensors, document = take_apart(
-        SaveRequest(
-            step=_STEP,
-            state=whole,
-            beside={
-                "random": [generators] * session.ranks.world_size,
-                "history": memory.to_plain(),
-            },
-        )
-    )
-    # Facts of their own: those of the run compare what the loop changes.
+    random = [generators] * session.ranks.world_size
+    beside = {"random": random, "history": memory.to_plain()}
+    tensors, document = take_apart(SaveRequest(step=_STEP, state=whole, beside=beside))
+    # The metrics that a manifest will have: those watched, and those that were ever logged.
+    names = set(session.policies.watched).union(*session.metrics.known)
+    # Separate facts: those of the run compare what the loop changes.
     facts = facts_of_save(
         replace(session, fingerprints=Fingerprints()),
-        Moment(_STEP, 0.0, dict.fromkeys(_logged_names(session), _VALUE)),
+        Moment(_STEP, 0.0, dict.fromkeys(names, _VALUE)),
         state,
         (),
     )
     positions = {"metrics_position": _POSITION, "metrics_long_position": _POSITION}
-    size = expected_bytes(
-        _STEP,
-        {**facts, "is_milestone": False, **positions},
-        {
-            layout.STATE_TENSORS: safetensors.plan(tensors).total_bytes,
-            layout.STATE_JSON: len(document),
-        },
-    )
+    image_bytes = safetensors.plan(tensors).total_bytes
+    sizes = {layout.STATE_TENSORS: image_bytes, layout.STATE_JSON: len(document)}
+    size = expected_bytes(_STEP, {**facts, "is_milestone": False, **positions}, sizes)
     allowance = max(_ALLOWANCE_BYTES, int(size * _ALLOWANCE_SHARE))
     return Size(size + allowance, tuple(notes))
-
-
-def _logged_names(session: Session) -> set[str]:
-    """The metrics that a manifest will have: those watched, and those that were ever logged."""
-    return {*session.policies.watched, *(name for names in session.metrics.known for name in names)}
 
 
 def _notes(state: Mapping[str, Any]) -> list[str]:

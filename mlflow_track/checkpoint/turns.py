@@ -1,8 +1,8 @@
 """One call of a run's checkpoints at a time: a checkpoint holds the state of one moment.
 
-A call of another thread waits for its turn. A call out of a signal handler, or out of an object
-whose `state_dict` saves, comes in the middle of a call of its own thread. It would mix two states
-and cannot wait, so it is refused; only the end of the run is taken there, and done afterwards.
+A call of another thread waits for its turn. A call from a signal handler, or from an object whose
+`state_dict` saves, comes in the middle of a call of its own thread. It would mix two states and
+cannot wait, so it is refused; only the end of the run is accepted there, and done afterwards.
 """
 
 from __future__ import annotations

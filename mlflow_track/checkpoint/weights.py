@@ -19,7 +19,7 @@ from mlflow_track.checkpoint.state.load import read
 from mlflow_track.record import layout
 from mlflow_track.record.files import open_regular
 from mlflow_track.record.info import read_info
-from mlflow_track.wording import expected, shown
+from mlflow_track.wording import expected, shown, value_error
 
 
 def load_weights(
@@ -60,9 +60,11 @@ def load_weights(
     found = {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
     if not found:
         entries = dict.fromkeys(name.partition(".")[0] for name in tensors)
-        raise ValueError(
-            expected("prefix", "an entry of the state that holds tensors", shown(prefix))
-            + f"; {origin} has {', '.join(map(repr, entries)) or 'no tensors'}"
+        raise value_error(
+            "prefix",
+            "an entry of the state that holds tensors",
+            shown(prefix),
+            f"; {origin} has {', '.join(map(repr, entries)) or 'no tensors'}",
         )
     return found
 
@@ -76,8 +78,8 @@ def _of_file(path: Path) -> dict[str, torch.Tensor]:
         tensors = safetensors.parse(image)
         entry = safetensors.notes_of(image).get("entry", "model")
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(
-            expected(f"{path.name}", "a file of ckpt export", f"{type(error).__name__}: {error}")
+        raise value_error(
+            f"{path.name}", "a file of ckpt export", f"{type(error).__name__}: {error}"
         ) from error
     return {f"{entry}.{name}": own_copy(tensor) for name, tensor in tensors.items()}
 

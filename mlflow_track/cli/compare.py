@@ -8,21 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.drawing import group_option, sort_option, sorted_runs, told
-from mlflow_track.cli.output import (
-    duration_text,
-    echo,
-    output_options,
-    print_json,
-    print_rows,
-)
-from mlflow_track.cli.select import (
-    direction_options,
-    directory_option,
-    require_metrics,
-    runs_argument,
-    some_runs,
-)
+from mlflow_track.cli.drawing import group_option, reported, sort_option, sorted_runs
+from mlflow_track.cli.output import duration_text, echo, output_options, print_json, print_rows
+from mlflow_track.cli.select import direction_options, require_metrics, runs_argument, some_runs
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.compare import Column
@@ -36,7 +24,6 @@ ADVICE = "give --min METRIC or --max METRIC, or call run.define_metric"
 
 @click.command()
 @runs_argument
-@directory_option
 @click.option(
     "--metric", "metrics", multiple=True, help="Only this metric; can be given more than once."
 )
@@ -83,12 +70,12 @@ def compare(
       mlflow-track compare demo --sort -val/loss:best --format md
       mlflow-track compare demo --metric val/loss --group-by params.learning_rate
     """
-    from mlflow_track.analysis.compare import without_parents
+    from mlflow_track.analysis.compare import metric_names, without_parents
 
     found = without_parents(some_runs(root, runs))
     require_metrics(found, (*metrics, *directions))
     found = sorted_runs(found, sort, directions)
-    chosen = list(metrics) or None
+    chosen = list(metrics) or metric_names(found)
     if form == "json":
         print_json(_as_json(found, chosen, directions, group_by))
     elif group_by is not None:
@@ -96,58 +83,41 @@ def compare(
     elif form == "csv":
         _print_csv(found, chosen, directions)
     else:
-        print_comparison(found, chosen, directions, form=form)
+        _print_comparison(found, chosen, directions, form)
         if len(found) == 2 and form is None:
             _print_differences(found[0], found[1], code)
 
 
-def print_comparison(
-    runs: list[Summary],
-    metrics: list[str] | None = None,
-    directions: dict[str, Direction] | None = None,
-    *,
-    form: str | None = None,
+def _print_comparison(
+    runs: list[Summary], metrics: list[str], directions: dict[str, Direction], form: str | None
 ) -> None:
     """A column per run, or a row per run where they are many, and for a paper."""
-    from mlflow_track.analysis.compare import (
-        best_run,
-        compare_columns,
-        judged,
-        metric_names,
-        why_no_best,
-    )
+    from mlflow_track.analysis.compare import best_run, compare_columns, judged, why_no_best
     from mlflow_track.analysis.naming import labels
 
-    directions = directions or {}
-    metrics = metrics if metrics is not None else metric_names(runs)
     verdicts = {name: judged(name, runs, directions.get(name)) for name in metrics}
     columns = [
         column
         for column in compare_columns(runs, metrics, directions)
         if _is_shown(column, runs) and not _lacks_best(column, verdicts)
     ]
-    winners = {
-        metric: best_run(runs, metric, verdict.direction) for metric, verdict in verdicts.items()
-    }
+    winners = {name: best_run(runs, name, found.direction) for name, found in verdicts.items()}
 
     def wins(column: Column, run: int) -> bool:
         return len(runs) > 1 and column.kind == "best" and winners[column.name] == run
 
-    cells = [[_cell(column.name, value) for value in column.values] for column in columns]
-    titles = [column.title for column in columns]
+    rows = [[c.title, *(_cell(c.name, value) for value in c.values)] for c in columns]
     if len(runs) <= _MOST_COLUMNS and form is None:
         print_rows(
             ["", *labels(runs)],
-            [[title, *row] for title, row in zip(titles, cells, strict=True)],
+            rows,
             marked=lambda row, column: column > 0 and wins(columns[row], column - 1),
         )
     else:
+        header, *turned = zip(["name", *labels(runs)], *rows, strict=True)
         print_rows(
-            ["name", *titles],
-            [
-                [label, *row]
-                for label, row in zip(labels(runs), zip(*cells, strict=True), strict=True)
-            ],
+            header,
+            turned,
             form,
             marked=lambda row, column: column > 0 and wins(columns[column - 1], row),
             spare=("steps_per_second", "wall_seconds", "experiment"),
@@ -158,7 +128,7 @@ def print_comparison(
 
 
 def _is_shown(column: Column, runs: Sequence[Summary]) -> bool:
-    """Whether a person learns something from a column."""
+    """Whether a reader learns something from a column."""
     # The memory of the machine is that of all its processes.
     if column.title in ("id", "name", "system.memory_megabytes_peak"):
         return False
@@ -176,17 +146,16 @@ def _lacks_best(column: Column, verdicts: Mapping[str, Any]) -> bool:
 
 def _print_groups(
     runs: list[Summary],
-    metrics: list[str] | None,
+    names: list[str],
     directions: Mapping[str, Direction],
     by: str,
     form: str | None,
 ) -> None:
     """A row per group: of each metric mean, deviation and number; then which group is best."""
-    from mlflow_track.analysis.compare import judged, metric_names, why_no_best
+    from mlflow_track.analysis.compare import judged, why_no_best
     from mlflow_track.analysis.groups import grouped, spread_text, verdict
 
-    names = metrics if metrics is not None else metric_names(runs)
-    with told():
+    with reported():
         groups = grouped(runs, by)
     verdicts = {name: judged(name, runs, directions.get(name)) for name in names}
     found = {name: _statistics(runs, groups, name, verdicts[name].direction) for name in names}
@@ -238,26 +207,16 @@ def _best_group(found: Sequence[tuple[str, Statistics]], direction: Direction | 
 
 
 def _as_json(
-    runs: list[Summary],
-    metrics: list[str] | None,
-    directions: dict[str, Direction],
-    group_by: str | None,
+    runs: list[Summary], metrics: list[str], directions: dict[str, Direction], group_by: str | None
 ) -> list[dict[str, Any]]:
-    """A row for each metric."""
-    from mlflow_track.analysis.compare import (
-        best_run,
-        compared_value,
-        judged,
-        metric_names,
-        metric_of,
-    )
+    from mlflow_track.analysis.compare import best_run, compared_value, judged, metric_of
     from mlflow_track.analysis.groups import grouped, verdict
     from mlflow_track.analysis.naming import labels
 
     names, rows = labels(runs), []
-    with told():
+    with reported():
         groups = grouped(runs, group_by) if group_by is not None else []
-    for metric in metrics if metrics is not None else metric_names(runs):
+    for metric in metrics:
         direction, why = judged(metric, runs, directions.get(metric))
         values, last = {}, {}
         for name, run in zip(names, runs, strict=True):
@@ -282,9 +241,7 @@ def _as_json(
     return rows
 
 
-def _print_csv(
-    runs: list[Summary], metrics: list[str] | None, directions: dict[str, Direction]
-) -> None:
+def _print_csv(runs: list[Summary], metrics: list[str], directions: dict[str, Direction]) -> None:
     from mlflow_track.analysis.compare import compare_columns
 
     columns = compare_columns(runs, metrics, directions)

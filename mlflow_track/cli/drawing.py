@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _AXES = ("step", "seconds", "wall_seconds", "tokens")
-_NAMES = (
-    *("axis", "smooth", "clip", "is_log_x", "is_log_y", "best_so_far", "group_by", "color_by"),
-)
+_NAMES = "axis smooth clip is_log_x is_log_y best_so_far group_by color_by".split()
 
 
 def drawing_options(command: _F) -> _F:
@@ -65,7 +63,6 @@ def drawing_options(command: _F) -> _F:
 
 
 def group_option(command: _F) -> _F:
-    """`--group-by`."""
     return click.option(
         "--group-by",
         metavar="params.NAME",
@@ -75,7 +72,6 @@ def group_option(command: _F) -> _F:
 
 
 def sort_option(command: _F) -> _F:
-    """`--sort`."""
     return click.option(
         "--sort",
         metavar="[-]NAME[:best|last]",
@@ -92,8 +88,8 @@ def drawing_of(arguments: dict[str, Any]) -> Options:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Ends the command where the runs lack what the options ask for."""
+def reported(*failures: type[Exception]) -> Iterator[None]:
+    """Ends the command where the runs lack what the options ask for, and at these failures."""
     from mlflow_track.analysis.groups import UnknownGroup
     from mlflow_track.analysis.ordering import UnknownOrder
 
@@ -101,6 +97,8 @@ def told() -> Iterator[None]:
         yield
     except (UnknownGroup, UnknownOrder) as error:
         raise NotFound(str(error.args[0])) from None
+    except failures as error:
+        raise click.ClickException(str(error)) from None
 
 
 def sorted_runs(
@@ -113,8 +111,6 @@ def sorted_runs(
     """The runs in the order of `--sort`; as they come without it.
 
     Args:
-        runs: The runs.
-        sort: The option.
         directions: Which direction of a metric is better, where an option says it.
         is_reversed: Whether the order is the other way round.
 
@@ -127,7 +123,7 @@ def sorted_runs(
     if sort is None:
         return list(reversed(runs)) if is_reversed else list(runs)
     order = parse_order(sort, known_metrics(runs))
-    with told():
+    with reported():
         return in_order(
             runs, order._replace(is_reversed=order.is_reversed != is_reversed), directions
         )

@@ -19,6 +19,7 @@ from mlflow_track.extras import MissingExtra
 from mlflow_track.record.files import WITHOUT_FOLDER
 from mlflow_track.record.info import UnreadableRun
 
+_MOST_HELP = 1000
 _IS_FOR_PROGRAMS = "mlflow_track.cli.is_for_programs"
 
 
@@ -79,6 +80,12 @@ class LazyGroup(click.Group):
             return None
         module, _, name = self._homes[cmd_name].rpartition(".")
         return getattr(import_module(f"mlflow_track.cli.{module}".rstrip(".")), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands with the whole first sentence of each: click would cut it off."""
+        commands = ((name, self.get_command(ctx, name)) for name in self._homes)
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, c.get_short_help_str(_MOST_HELP)) for n, c in commands if c])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -92,7 +92,7 @@ def ls(
     Examples:
       mlflow-track ls
       mlflow-track ls runs --experiment demo --sort val/loss --limit 5
-      mlflow-track ls --filter "params.learning_rate >= 0.001 and status = 'FINISHED'"
+      mlflow-track ls --filter "params.batch_size >= 2 and status = 'FINISHED'"
       mlflow-track ls --watch
       mlflow-track ls --watch 5 runs
       mlflow-track ls --json
@@ -236,14 +236,13 @@ def _print(
 
 
 def _as_tree(runs: Sequence[Summary]) -> tuple[list[Summary], list[str]]:
-    """Children after their parents, and how far each is set in."""
+    """Children after their parents, and the indentation of each."""
     by_id = {run.id: run for run in runs}
     children: dict[str | None, list[Summary]] = {}
     for run in runs:
         parent = run.tags.get(PARENT_TAG)
-        children.setdefault(parent if parent in by_id and parent != run.id else None, []).append(
-            run
-        )
+        is_child = parent in by_id and parent != run.id
+        children.setdefault(parent if is_child else None, []).append(run)
     ordered: list[Summary] = []
     indents: list[str] = []
 

@@ -38,7 +38,6 @@ def output_options(command: _F) -> _F:
 
 
 def json_option(command: _F) -> _F:
-    """`--json` alone."""
     return click.option("--json", "as_json", is_flag=True, help=_JSON_HELP)(command)
 
 
@@ -46,7 +45,6 @@ def echo(text: object = "", *, nl: bool = True, err: bool = False, bold: bool = 
     """Print text for people.
 
     Args:
-        text: The text to print.
         nl: Whether a new line follows.
         err: Print to stderr, for people, while a program reads stdout.
         bold: Whether it stands out.
@@ -70,7 +68,7 @@ def print_rows(
     marked: Callable[[int, int], bool] = lambda row, column: False,
     spare: Sequence[str] = (),
 ) -> None:
-    """Print rows in the form that was asked for.
+    """Print rows in the requested form.
 
     On a terminal nothing is wider than it: text is shortened, then the columns that can be spared
     are left out and named, then the table is printed in pieces below one another. Numbers, dates

@@ -10,21 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.drawing import drawing_of, drawing_options, sort_option, sorted_runs, told
+from mlflow_track.cli.drawing import drawing_of, drawing_options, reported, sort_option, sorted_runs
 from mlflow_track.cli.exit_codes import NotFound
 from mlflow_track.cli.output import echo, is_terminal, json_option, print_json
-from mlflow_track.cli.select import (
-    direction_options,
-    directory_option,
-    require_metrics,
-    runs_argument,
-    some_runs,
-)
+from mlflow_track.cli.select import direction_options, require_metrics, runs_argument, some_runs
 from mlflow_track.record.schema import RUNNING
 from mlflow_track.wording import expected
 
 if TYPE_CHECKING:
-    from mlflow_track.analysis.curves import Curve
     from mlflow_track.analysis.summary import Summary
     from mlflow_track.draw.figure import Figure
     from mlflow_track.draw.picture import Drawn, Options
@@ -36,7 +29,6 @@ _KINDS = ("curves", "importance", "parallel")
 
 @click.command()
 @runs_argument
-@directory_option
 @click.option(
     "--metric", "metrics", multiple=True, help="Which metric; can be given more than once."
 )
@@ -76,7 +68,7 @@ def plot(
     Examples:
       mlflow-track plot @last --metric train/loss --smooth 0.9
       mlflow-track plot demo --group-by params.learning_rate --metric val/loss
-      mlflow-track plot demo --color-by params.learning_rate --x seconds --log-y -o curves.png
+      mlflow-track plot demo --color-by params.learning_rate --x seconds --log-y
       mlflow-track plot demo --kind parallel -o params.svg
     """
     from mlflow_track.draw.matplotlib_plot import SUFFIXES
@@ -111,17 +103,15 @@ def _plot_curves(
     output: Path | None,
     as_json: bool,
 ) -> None:
+    from mlflow_track.draw.matplotlib_plot import draw
     from mlflow_track.draw.picture import figure_of, read_series
 
     names = _metrics(runs, metrics)
-    try:
-        with told():
-            drawn = read_series(runs, names, options, directions)
-            figure = figure_of(runs, drawn, options, directions)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from None
-    if output is not None:
-        _write(figure, output)
+    with reported(ValueError):
+        drawn = read_series(runs, names, options, directions)
+        figure = figure_of(runs, drawn, options, directions)
+        if output is not None:
+            draw(figure, output)
     if as_json:
         file = output and str(output)
         print_json({"file": file, "x": options.axis, "plots": _as_data(runs, drawn)})
@@ -146,15 +136,6 @@ def _metrics(runs: Sequence[Summary], metrics: Sequence[str]) -> list[str]:
     return names
 
 
-def _write(figure: Figure, output: Path) -> None:
-    from mlflow_track.draw.matplotlib_plot import draw
-
-    try:
-        draw(figure, output)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-
-
 def _as_data(runs: Sequence[Summary], drawn: Drawn) -> list[dict[str, object]]:
     from mlflow_track.analysis.naming import keys
 
@@ -171,17 +152,13 @@ def _as_data(runs: Sequence[Summary], drawn: Drawn) -> list[dict[str, object]]:
                     "ys": one.curve.ys,
                     "low": list(one.low) or None,
                     "high": list(one.high) or None,
-                    "not_finite": _odd(one.curve),
+                    "not_finite": [{"x": x, "y": y} for x, y in one.curve.odd],
                 }
                 for one in series
             ],
         }
         for name, series in drawn.panels
     ]
-
-
-def _odd(curve: Curve) -> list[dict[str, float]]:
-    return [{"x": x, "y": y} for x, y in curve.odd]
 
 
 def _print_as_text(figure: Figure) -> None:
@@ -215,13 +192,11 @@ def _plot_params(
             f"fewer than {FEWEST_RUNS} runs have {metric} and a param that differs between them"
         )
     if output is not None:
-        try:
+        with reported(ValueError):
             if kind == "importance":
                 draw_importance(found, metric, output)
             else:
                 draw_parallel(runs, metric, direction, output)
-        except (ValueError, OSError) as error:
-            raise click.ClickException(str(error)) from None
     if as_json:
         rows = [{"metric": metric, **item._asdict()} for item in found]
         print_json({"file": output and str(output), "x": kind, "plots": [], "params": rows})

@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_track.cli.drawing import drawing_of, drawing_options, sort_option, sorted_runs, told
+from mlflow_track.cli.drawing import drawing_of, drawing_options, reported, sort_option, sorted_runs
 from mlflow_track.cli.output import echo, json_option, print_json
-from mlflow_track.cli.select import (
-    direction_options,
-    directory_option,
-    require_metrics,
-    runs_argument,
-    some_runs,
-)
+from mlflow_track.cli.select import direction_options, require_metrics, runs_argument, some_runs
 from mlflow_track.wording import count_text, size_text
 
 if TYPE_CHECKING:
@@ -24,7 +18,6 @@ if TYPE_CHECKING:
 
 @click.command()
 @runs_argument
-@directory_option
 @click.option(
     "-o",
     "--output",
@@ -73,19 +66,16 @@ def report(
     require_metrics(found, (*metrics, *directions))
     found = sorted_runs(found, sort, directions)
     options = drawing_of(drawing)
-    try:
-        with told():
-            html = render_report(
-                found,
-                metrics=list(metrics) or None,
-                directions=directions,
-                title=title,
-                options=options,
-                is_sorted=sort is not None,
-            )
+    with reported(ValueError):
+        html = render_report(
+            found,
+            metrics=list(metrics) or None,
+            directions=directions,
+            title=title,
+            options=options,
+            is_sorted=sort is not None,
+        )
         output.write_text(html, encoding="utf-8")
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
     size = len(html.encode())
     if as_json:
         print_json({"file": str(output), "runs": len(found), "bytes": size})

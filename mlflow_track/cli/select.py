@@ -50,22 +50,20 @@ def directory_option(command: _F) -> _F:
 
 
 def run_argument(command: _F) -> _F:
-    """One RUN."""
-    return click.argument("run", shell_complete=complete_run)(command)
+    """One RUN in the folder of `-d`."""
+    return click.argument("run", shell_complete=complete_run)(directory_option(command))
 
 
 def run_or_last_argument(command: _F) -> _F:
-    """One RUN; none stands for the newest."""
-    return click.argument("run", default="@last", metavar="[RUN]", shell_complete=complete_run)(
-        command
-    )
+    """The same; none stands for the newest."""
+    options = {"default": "@last", "metavar": "[RUN]", "shell_complete": complete_run}
+    return click.argument("run", **options)(directory_option(command))
 
 
 def runs_argument(command: _F) -> _F:
-    """One RUN or several; none stands for all."""
-    return click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_run)(
-        command
-    )
+    """One RUN or several in the folder of `-d`; none stands for all."""
+    options = {"nargs": -1, "metavar": "[RUN]...", "shell_complete": complete_run}
+    return click.argument("runs", **options)(directory_option(command))
 
 
 def direction_options(command: _F) -> _F:
@@ -240,7 +238,7 @@ def checkpoint_argument(command: Callable[..., None]) -> Callable[..., None]:
         command(find_checkpoint(store_of(root, run), step), **options)
 
     step_argument = click.argument("step", default="last", metavar="[STEP]")
-    return run_or_last_argument(step_argument(directory_option(found)))
+    return run_or_last_argument(step_argument(found))
 
 
 def store_of(root: Path, run: str) -> CheckpointStore:
@@ -271,7 +269,7 @@ def find_checkpoint(store: CheckpointStore, step: str) -> Checkpoint:
     if step == "last":
         return found[-1]
     if step == "best":
-        return _best(store)
+        return best_checkpoint(store)
     for checkpoint in found:
         if str(checkpoint.step) == step:
             return checkpoint
@@ -290,7 +288,12 @@ def own_keep(store: CheckpointStore) -> dict[str, Any]:
     return {} if wanted is None or wanted.keep is None else wanted.keep.as_arguments()
 
 
-def _best(store: CheckpointStore) -> Checkpoint:
+def best_checkpoint(store: CheckpointStore) -> Checkpoint:
+    """The best by the metric of the run's `keep`.
+
+    Raises:
+        NotFound: It has none, or no checkpoint has a value of it.
+    """
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.pruning import best_of
 

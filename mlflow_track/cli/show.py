@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,13 @@ from mlflow_track.cli.output import (
     print_rows,
     time_text,
 )
-from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
+from mlflow_track.cli.select import one_run, run_or_last_argument
 from mlflow_track.record import layout
 from mlflow_track.record.files import files_below
 from mlflow_track.record.info import read_plain
 from mlflow_track.record.media.index import listed_files, read_media
 from mlflow_track.record.schema import Attempt, Git, RunInfo
-from mlflow_track.wording import count_text
+from mlflow_track.wording import command_text, count_text
 
 if TYPE_CHECKING:
     from mlflow_track.analysis.summary import Summary
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 @click.command()
 @run_or_last_argument
-@directory_option
 @output_options
 def show(run: str, root: Path, form: str | None) -> None:
     """Show one RUN: status, attempts, params, tags, provenance, metrics, checkpoints, artifacts.
@@ -178,7 +176,7 @@ def _attempt(attempt: Attempt, info: RunInfo) -> str:
         if attempt.ended is not None:
             parts.append(duration_text(attempt.ended - attempt.started))
     command = attempt.command if attempt.command != info.command else None
-    parts += filter(None, (attempt.host, shlex.join(command or ()), attempt.error))
+    parts += filter(None, (attempt.host, command_text(command), attempt.error))
     return "  ".join(parts)
 
 
@@ -187,7 +185,7 @@ def _provenance(run: Summary) -> list[tuple[str, str]]:
     git = provenance.git or Git()
     changed = {True: f"yes ({layout.PATCH})", None: f"unknown {git.unknown}".strip()}
     facts = [
-        ("command", shlex.join(run.info.command)),
+        ("command", command_text(run.info.command)),
         ("commit", f"{git.commit[:12]} of {git.branch}" if git.commit else ""),
         ("uncommitted changes", changed.get(git.is_dirty, "") if git.commit else ""),
         *[("not in the patch", f"{path}: {why}") for path, why in git.left_out.items()],

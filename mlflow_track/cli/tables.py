@@ -69,7 +69,6 @@ def plain_lines(
 
 
 def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """The width of the longest cell of each column."""
     return [max(map(text_width, column)) for column in zip(header, *rows, strict=True)]
 
 
@@ -85,9 +84,6 @@ def _pieces(
     The first column names the row and is in each piece.
 
     Args:
-        header, rows: The texts.
-        kept: The columns to print.
-        columns: The width of a line.
         least_width: As short as this a text may become.
     """
     wide = _widths(header, rows)
@@ -183,7 +179,6 @@ def markup(
     """A table as text of another program.
 
     Args:
-        header, rows: The texts of its cells.
         form: "md", or "latex" for a tabular of the package booktabs.
         marked: Whether a cell (row, column) is the best of its kind: it is bold.
     """
@@ -226,14 +221,8 @@ def _latex(
     ]
     for r, row in enumerate(rows):
         cells = [_latex_text(cell) for cell in row]
-        lines.append(
-            _latex_row(
-                [
-                    rf"\textbf{{{cell}}}" if marked(r, c) and cell else cell
-                    for c, cell in enumerate(cells)
-                ]
-            )
-        )
+        bold = [rf"\textbf{{{c}}}" if c and marked(r, n) else c for n, c in enumerate(cells)]
+        lines.append(_latex_row(bold))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 

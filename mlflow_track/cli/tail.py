@@ -12,7 +12,7 @@ import click
 
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import cell_text, echo, json_option, print_json
-from mlflow_track.cli.select import directory_option, one_run, run_or_last_argument
+from mlflow_track.cli.select import one_run, run_or_last_argument
 from mlflow_track.record import layout
 from mlflow_track.record.files import open_regular
 from mlflow_track.record.schema import RUNNING
@@ -25,7 +25,6 @@ _MOST_LINE_BYTES, _MOST_BYTES = 1000, 64 << 20
 
 @click.command()
 @run_or_last_argument
-@directory_option
 @click.option(
     "-n", "--lines", default=10, show_default=True, help="Lines of the log to begin with."
 )
@@ -129,10 +128,8 @@ class _Follower:
             if not self._metrics or name in self._metrics
         }
         if self._as_json and wanted:
-            print_json(
-                {"type": "metrics", "step": newest[1], "time": newest[0], "metrics": wanted},
-                is_line=True,
-            )
+            document = {"type": "metrics", "step": newest[1], "time": newest[0], "metrics": wanted}
+            print_json(document, is_line=True)
         elif wanted:
             shown = list(wanted.items())[:_MOST_CELLS]
             cells = [f"{cell_text(name)} {value:.6g}" for name, value in shown]

@@ -21,7 +21,6 @@ from mlflow_track.cli.output import (
 )
 from mlflow_track.cli.select import (
     default_root,
-    directory_option,
     each_once,
     own_keep,
     runs_argument,
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 @click.command()
 @runs_argument
-@directory_option
 @click.option("--dry-run", is_flag=True, help="Only print what would be moved.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask, also where a word names several runs.")
 @json_option
@@ -156,7 +154,6 @@ def gc(root: Path, dry_run: bool, as_json: bool) -> None:
 
 @click.command()
 @runs_argument
-@directory_option
 @output_options
 def du(runs: tuple[str, ...], root: Path, form: str | None) -> None:
     """Show what RUNs (default: all) take on the disk, the largest first.
@@ -197,7 +194,8 @@ def du(runs: tuple[str, ...], root: Path, form: str | None) -> None:
     }
     if form is None:
         cells: list[list[Any]] = [
-            [row["label"], *(_size(row[name]) for name in names)] for row in rows
+            [row["label"], *("" if row[n] is None else size_text(row[n]) for n in names)]
+            for row in rows
         ]
         cells.append(["all", *(size_text(data[name]) for name in names)])
         print_rows(["run", *names], cells, spare=("artifacts", "record"))
@@ -209,10 +207,6 @@ def du(runs: tuple[str, ...], root: Path, form: str | None) -> None:
     else:
         header = ["run", "label", "path", *names]
         print_rows(header, [[row[name] for name in header] for row in rows], form, data=data)
-
-
-def _size(size: int | None) -> str:
-    return "" if size is None else size_text(size)
 
 
 def _prunable(run: Summary) -> int | None:

@@ -11,7 +11,7 @@ import click
 
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import cell_text, echo, json_option, print_json
-from mlflow_track.cli.select import directory_option, runs_argument, some_runs
+from mlflow_track.cli.select import runs_argument, some_runs
 from mlflow_track.record import layout
 from mlflow_track.record.schema import RUNNING
 
@@ -34,7 +34,6 @@ class _Seconds(click.FloatRange):
 
 @click.command()
 @runs_argument
-@directory_option
 @click.option(
     "--timeout",
     type=_Seconds(min=0),

@@ -66,6 +66,9 @@ class Style(NamedTuple):
     is_pale: bool = False
 
 
+_PALE = Style(GREY, is_pale=True)
+
+
 def styles_of(
     names: Sequence[str], ranking: Sequence[int], colors: Colors | None
 ) -> tuple[list[Style], list[Entry], Scale | None, list[str]]:
@@ -85,10 +88,7 @@ def styles_of(
         return styles, entries, None, []
     best = list(ranking)[:HIGHLIGHTED] or list(numbers)[-HIGHLIGHTED:]
     place = {number: at for at, number in enumerate(best)}
-    styles = [
-        Style(COLORS[place[n] % len(COLORS)]) if n in place else Style(GREY, is_pale=True)
-        for n in numbers
-    ]
+    styles = [Style(COLORS[place[n] % len(COLORS)]) if n in place else _PALE for n in numbers]
     entries = [Entry(n, names[n], styles[n].color, False) for n in best]
     kind = "best" if ranking else "newest"
     others = count_text(len(names) - len(best), "other")
@@ -104,28 +104,17 @@ def _styles_by_value(
     if known and len(numbers) == len(known):
         is_log = min(numbers) > 0 and max(numbers) / min(numbers) > 20
         found = axis(min(numbers), max(numbers), is_log)
-        styles = [
-            Style(GREY, is_pale=True)
-            if value is None
-            else Style(blend(SCALE, found.place(float(value))))
-            for value in colors.values
-        ]
+        places = [None if value is None else found.place(float(value)) for value in colors.values]
+        styles = [_PALE if at is None else Style(blend(SCALE, at)) for at in places]
         marks = [(found.place(at), label) for at, label in found.ticks]
         ends = (short_number(min(numbers)), short_number(max(numbers)))
         return styles, [], Scale(title, ends, SCALE, marks), []
     texts = list(dict.fromkeys(str(value) for value in known))
     color = {text: COLORS[n % len(COLORS)] for n, text in enumerate(texts)}
-    styles = [
-        Style(GREY, is_pale=True) if value is None else Style(color[str(value)])
-        for value in colors.values
-    ]
+    styles = [_PALE if value is None else Style(color[str(value)]) for value in colors.values]
+    values = list(map(str, colors.values))
     entries = [
-        Entry(
-            next(n for n, value in enumerate(colors.values) if str(value) == text),
-            shortened(f"{title} = {text}", MOST_LABEL),
-            color[text],
-            False,
-        )
+        Entry(values.index(text), shortened(f"{title} = {text}", MOST_LABEL), color[text], False)
         for text in texts[:MOST_IN_LEGEND]
     ]
     more = len(texts) - len(entries)
@@ -137,12 +126,12 @@ def blend(colors: Sequence[str], place: float) -> str:
     at = min(max(place, 0.0), 1.0) * (len(colors) - 1)
     first = min(int(at), len(colors) - 2)
     share = at - first
-    parts = [
-        round(int(a, 16) * (1 - share) + int(b, 16) * share)
-        for a, b in zip(_parts(colors[first]), _parts(colors[first + 1]), strict=True)
-    ]
+    pairs = zip(parts_of(colors[first]), parts_of(colors[first + 1]), strict=True)
+    parts = [round(a * (1 - share) + b * share) for a, b in pairs]
     return "#{:02x}{:02x}{:02x}".format(*parts)
 
 
-def _parts(color: str) -> tuple[str, str, str]:
-    return color[1:3], color[3:5], color[5:7]
+def parts_of(color: str) -> tuple[int, int, int]:
+    """Red, green and blue of a colour like #rrggbb, each from 0 to 255."""
+    red, green, blue = bytes.fromhex(color[1:])
+    return red, green, blue

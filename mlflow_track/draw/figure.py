@@ -64,10 +64,10 @@ class Line(NamedTuple):
     is_pale: bool
     xs: list[float]
     ys: list[float]
-    low: list[float]
-    high: list[float]
-    marks: list[Mark]
-    last: float | None
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    marks: Sequence[Mark] = ()
+    last: float | None = None
 
 
 class Panel(NamedTuple):
@@ -75,7 +75,7 @@ class Panel(NamedTuple):
 
     Attributes:
         lines: In the order of drawing: what matters most is last.
-        notes: What the panel leaves out or marks, for people.
+        notes: What the panel leaves out or marks, as readable lines.
     """
 
     title: str
@@ -90,7 +90,7 @@ class Figure(NamedTuple):
 
     Attributes:
         legend: Empty where one line needs no name, and where a scale replaces it.
-        notes: For people, below the legend.
+        notes: Readable lines below the legend.
     """
 
     panels: list[Panel]
@@ -124,34 +124,54 @@ def make_figure(
     names = [shortened(label, MOST_LABEL) for label in labels]
     styles, legend, scale, notes = styles_of(names, ranking, colors)
     most = max(_LEAST_POINTS, min(_MOST_POINTS, _ALL_POINTS // max(1, len(labels))))
-    drawn = [
-        _panel(title, series, names, styles, x_label, is_log_x, is_log_y, clip, most)
-        for title, series in panels
-    ]
+    look = _Look(names, styles, x_label, is_log_x, is_log_y, clip, most)
+    drawn = [_panel(title, series, look) for title, series in panels]
     shown = {line.number for panel in drawn for line in panel.lines}
     legend = [entry for entry in legend if entry.number in shown]
     return Figure(drawn, legend if len(labels) > 1 or len(drawn) == 1 else [], scale, notes)
 
 
-def _panel(
-    title: str,
-    series: Sequence[Series],
-    names: Sequence[str],
-    styles: Sequence[Style],
-    x_label: str,
-    is_log_x: bool,
-    is_log_y: bool,
-    clip: float | None,
-    most: int,
-) -> Panel:
+class _Look(NamedTuple):
+    """How panels are drawn; see `make_figure`. `most`: the points of a line."""
+
+    names: Sequence[str]
+    styles: Sequence[Style]
+    x_label: str
+    is_log_x: bool
+    is_log_y: bool
+    clip: float | None
+    most: int
+
+
+def _panel(title: str, series: Sequence[Series], look: _Look) -> Panel:
     notes: list[str] = []
-    if is_log_x or is_log_y:
-        kept = [_positive(one, is_log_x, is_log_y) for one in series]
+    if look.is_log_x or look.is_log_y:
+        kept = [_positive(one, look.is_log_x, look.is_log_y) for one in series]
         lost = sum(len(a.curve.xs) - len(b.curve.xs) for a, b in zip(series, kept, strict=True))
         series = kept
         if lost:
             verb = "is" if lost == 1 else "are"
             notes.append(f"{count_text(lost, 'point')} that {verb} not above 0 left out")
+    x_axis, y_axis = _axes(series, look)
+    lines: list[Line] = []
+    outside: list[float] = []
+    for one in series:
+        points = zip(one.curve.xs, one.curve.ys, strict=True)
+        beyond = [(x, y) for x, y in points if not is_within(y_axis, y)]
+        outside += [y for _, y in beyond]
+        lines += _lines(one, beyond, y_axis, look)
+    lines.sort(key=lambda line: (not line.is_pale, -line.number))
+    notes += _notes(series, look.names)
+    if outside:
+        extreme = short_number(max(outside, key=abs))
+        notes.append(
+            f"{count_text(len(outside), 'point')} outside the axis, up to {extreme}"
+            + ("" if look.clip is not None else "; --clip 1 shows all")
+        )
+    return Panel(shortened(title, 2 * MOST_LABEL), x_axis, y_axis, lines, notes)
+
+
+def _axes(series: Sequence[Series], look: _Look) -> tuple[Axis, Axis]:
     ys = [
         [*one.curve.ys, *one.low, *one.high, *(one.raw.ys if one.raw is not None else ())]
         if one.low or one.raw is not None
@@ -159,51 +179,27 @@ def _panel(
         for one in series
     ]
     xs = [x for one in series for x in one.curve.xs]
-    xs += [x for one in series for x, _ in one.curve.odd if not is_log_x or x > 0]
-    if not xs:
-        xs = [1.0]
-    x_axis = axis(min(xs), max(xs), is_log_x, x_label)
-    y_axis = axis(*(limits(ys, clip, is_log_y) or (1.0, 1.0)), is_log_y)
+    xs += [x for one in series for x, _ in one.curve.odd if not look.is_log_x or x > 0]
+    xs = xs or [1.0]
+    low, high = limits(ys, look.clip, look.is_log_y) or (1.0, 1.0)
+    x_axis = axis(min(xs), max(xs), look.is_log_x, look.x_label)
+    return x_axis, axis(low, high, look.is_log_y)
+
+
+def _lines(
+    one: Series, beyond: Sequence[tuple[float, float]], y_axis: Axis, look: _Look
+) -> list[Line]:
+    """The pale line before smoothing, if any, and the line of a series."""
+    curve, style = one.curve, look.styles[one.number]
+    odd = [point for point in curve.odd if not look.is_log_x or point[0] > 0]
     lines: list[Line] = []
-    outside, extreme = 0, 0.0
-    for one in series:
-        curve, style = one.curve, styles[one.number]
-        odd = [point for point in curve.odd if not is_log_x or point[0] > 0]
-        beyond = [
-            (x, y) for x, y in zip(curve.xs, curve.ys, strict=True) if not is_within(y_axis, y)
-        ]
-        outside += len(beyond)
-        extreme = max([extreme, *(y for _, y in beyond)], key=abs)
-        if one.raw is not None:
-            pale = _points(one.raw, most)
-            lines.append(Line(one.number, "", style.color, False, True, *pale, [], [], [], None))
-        if one.low:
-            points = (curve.xs, curve.ys)
-            low, high = list(one.low), list(one.high)
-        else:
-            points, low, high = _points(curve, most), [], []
-        lines.append(
-            Line(
-                one.number,
-                names[one.number],
-                style.color,
-                style.is_dashed,
-                style.is_pale,
-                *points,
-                low,
-                high,
-                _marks(curve, odd, beyond, y_axis),
-                curve.ys[-1] if curve.ys else None,
-            )
-        )
-    lines.sort(key=lambda line: (not line.is_pale, -line.number))
-    notes += _notes(series, names)
-    if outside:
-        notes.append(
-            f"{count_text(outside, 'point')} outside the axis, up to {short_number(extreme)}"
-            + ("" if clip is not None else "; --clip 1 shows all")
-        )
-    return Panel(shortened(title, 2 * MOST_LABEL), x_axis, y_axis, lines, notes)
+    if one.raw is not None:
+        raw = _points(one.raw, look.most)
+        lines.append(Line(one.number, "", style.color, False, True, *raw))
+    xs, ys = (curve.xs, curve.ys) if one.low else _points(curve, look.most)
+    marks, last = _marks(curve, odd, beyond, y_axis), curve.ys[-1] if curve.ys else None
+    name = look.names[one.number]
+    return [*lines, Line(one.number, name, *style, xs, ys, one.low, one.high, marks, last)]
 
 
 def _positive(one: Series, is_log_x: bool, is_log_y: bool) -> Series:
@@ -222,25 +218,20 @@ def _positive(one: Series, is_log_x: bool, is_log_y: bool) -> Series:
     rows = kept(one.curve)
     curve, raw = cut(one.curve, rows), one.raw
     low, high = [one.low[n] for n in rows if one.low], [one.high[n] for n in rows if one.high]
-    if is_log_y:
+    if is_log_y and low:
         # The lower edge of a band may be below 0 where its middle is not.
-        low = (
-            [value if value > 0 else y for value, y in zip(low, curve.ys, strict=True)]
-            if low
-            else []
-        )
+        low = [value if value > 0 else y for value, y in zip(low, curve.ys, strict=True)]
     return Series(one.number, curve, low, high, cut(raw, kept(raw)) if raw is not None else None)
 
 
 def _points(curve: Curve, most: int) -> tuple[list[float], list[float]]:
     """The points, thinned, with a NaN between two where a value was not finite."""
+    few, at = thinned(curve, most), 0
     if not curve.odd:
-        few = thinned(curve, most)
         return few.xs, few.ys
     breaks = sorted(x for x, _ in curve.odd)
     xs: list[float] = []
     ys: list[float] = []
-    few, at = thinned(curve, most), 0
     for x, y, following in zip(few.xs, few.ys, [*few.xs[1:], math.inf], strict=False):
         xs.append(x)
         ys.append(y)

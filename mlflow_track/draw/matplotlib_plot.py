@@ -15,7 +15,7 @@ from mlflow_track.draw.axes import Axis, short_number
 from mlflow_track.draw.colors import Scale
 from mlflow_track.draw.figure import Figure, Line, Panel
 from mlflow_track.extras import extra
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def draw(figure: Figure, path: Path) -> None:
 def save(canvas: Canvas, path: Path) -> None:
     """Write a figure of matplotlib as a file; see `draw`."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(expected("path", f"a file ending in {' or '.join(SUFFIXES)}", str(path)))
+        raise value_error("path", f"a file ending in {' or '.join(SUFFIXES)}", str(path))
     _save(canvas, path, path.suffix.lower()[1:], dpi=130)
 
 
@@ -98,18 +98,17 @@ def svg_of(canvas: Canvas, name: str, titles: Mapping[str, str], label: str) -> 
     _save(canvas, file, "svg", dpi=72)
     text = file.getvalue().decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    # Ids are of the whole page; style elements, too.
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    # Ids are of the whole page, as style elements are.
+    for left_out in (r"<metadata>.*?</metadata>", r"<!--.*?-->\s*", r"<style[^>]*>.*?</style>"):
+        text = re.sub(left_out, "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor").replace(PAGE, "var(--page, transparent)")
     # A page knows these names without their addresses.
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     for gid, title in titles.items():
         text = text.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(title)}</title>')
     text = _IDS.sub(rf"\g<1>{name}-\g<2>", text)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for side in ("width", "height"):
+        text = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", text, count=1)
     shown = f'<svg class="chart" role="img" aria-label="{escape(label)}"'
     return text.replace("<svg", shown, 1).strip()
 
@@ -181,6 +180,7 @@ def _draw_panel(ax: Axes, panel: Panel, number: int, ink: str) -> None:
             _draw_line(ax, line, _id(number, line) if line.label else None)
     _set_axis(ax, panel.x, "x", margin=0.01)
     _set_axis(ax, panel.y, "y", margin=0.05)
+    ax.minorticks_off()
     for kind, marker in _MARKS.items():
         marks = [(m.x, line.color) for line in panel.lines for m in line.marks if m.kind == kind]
         if marks:
@@ -269,22 +269,14 @@ def _set_axis(ax: Axes, found: Axis, which: str, margin: float) -> None:
     low, high = found.low, found.high
     if found.is_log:
         (ax.set_xscale if which == "x" else ax.set_yscale)("log")
-        low, high = (
-            10 ** (math.log10(low) - margin * (math.log10(high) - math.log10(low))),
-            10 ** min(math.log10(high) + margin * (math.log10(high) - math.log10(low)), 308),
-        )
+        first, last = math.log10(low), math.log10(high)
+        space = margin * (last - first)
+        low, high = 10 ** (first - space), 10 ** min(last + space, 308)
     else:
         space = margin * (high / 2 - low / 2) * 2
         low, high = low - space, high + space
     set_limits(low, high)
     own.set_ticks([place for place, _ in found.ticks], [label for _, label in found.ticks])
-    own.set_minor_locator(_nothing())
-
-
-def _nothing() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
 
 
 def _draw_scale(canvas: Canvas, axes: list[Axes], scale: Scale, ink: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from mlflow_track.analysis.summary import Summary
+from mlflow_track.draw.page import Page, table
 from mlflow_track.record.media.content import Histogram, read_histogram, read_image, read_text
 from mlflow_track.record.media.index import MediaEntry, file_of, read_media
 from mlflow_track.wording import count_text
@@ -21,22 +21,14 @@ _WIDTH, _HEIGHT = 160, 60
 _TITLES = {"image": "Images", "text": "Texts", "histogram": "Histograms"}
 
 
-def media_as_html(
-    runs: Sequence[Summary], names: Sequence[str], order: Sequence[int], marks: Sequence[str]
-) -> str:
-    """A table for each name: a row for each of the first runs, some steps side by side.
-
-    Args:
-        runs: The runs.
-        names: A label for each.
-        order: Their places, the most important first.
-        marks: For each run its spot of colour, as HTML.
-    """
+def media_as_html(page: Page) -> str:
+    """A table for each name: a row for each of the first runs, some steps side by side."""
     found: dict[tuple[str, str], dict[int, dict[int, MediaEntry]]] = {}
-    for number in order[:_MOST_RUNS]:
-        for entry in _media_of(runs[number]):
-            by_run = found.setdefault((entry.kind, entry.key), {})
-            by_run.setdefault(number, {})[entry.step] = entry
+    for number in page.order[:_MOST_RUNS]:
+        with contextlib.suppress(OSError):
+            for entry in read_media(page.runs[number].path):
+                by_run = found.setdefault((entry.kind, entry.key), {})
+                by_run.setdefault(number, {})[entry.step] = entry
     strip = _Strip()
     parts = []
     for kind, title in _TITLES.items():
@@ -46,26 +38,20 @@ def media_as_html(
             steps = _some({step for entries in by_run.values() for step in entries})
             rows = []
             for number, entries in by_run.items():
-                cells = "".join(
-                    f"<td>{strip.cell(runs[number].path, entries.get(step))}</td>" for step in steps
-                )
-                rows.append(f"<tr><td>{marks[number]} {escape(names[number])}</td>{cells}</tr>")
-            head = "".join(f"<th>step {step}</th>" for step in steps)
-            parts.append(
-                f'<h3>{escape(key)}</h3><div class="wide"><table><tr><th>run</th>{head}</tr>'
-                f"{''.join(rows)}</table></div>"
-            )
+                path = page.runs[number].path
+                cells = "".join(f"<td>{strip.cell(path, entries.get(s))}</td>" for s in steps)
+                rows.append(f"<tr><td>{page.label(number)}</td>{cells}</tr>")
+            head = ["run", *(f"step {step}" for step in steps)]
+            parts.append(f"<h3>{escape(key)}</h3>{table(head, rows)}")
         if len(keys) > _MOST_KEYS:
             more = f"{len(keys) - _MOST_KEYS} more"
             parts.append(f"<p>{escape(title)} of {more} names are in the runs' folders.</p>")
     if not parts:
         return ""
-    left = len(order) - _MOST_RUNS
-    note = f"<p>The first {_MOST_RUNS} of {len(order):,} runs.</p>" if left > 0 else ""
+    note = page.limited(_MOST_RUNS)
     if strip.left_out:
-        note += (
-            f"<p>{count_text(strip.left_out, 'image')} left out: the page would be too large.</p>"
-        )
+        count = count_text(strip.left_out, "image")
+        note += f"<p>{count} left out: the page would be too large.</p>"
     return f"<h2>Over steps</h2>{''.join(parts)}{note}"
 
 
@@ -109,27 +95,13 @@ def histogram_as_svg(histogram: Histogram) -> str:
         for number, count in enumerate(histogram.counts)
         if count
     )
-    odd = [
-        f"{count} {name}"
-        for name, count in (
-            ("NaN", histogram.nan),
-            ("inf", histogram.inf),
-            ("-inf", histogram.minus_inf),
-        )
-        if count
-    ]
+    counts = {"NaN": histogram.nan, "inf": histogram.inf, "-inf": histogram.minus_inf}
+    odd = [f"{count} {name}" for name, count in counts.items() if count]
     ends = f"{histogram.edges[0]:.4g} … {histogram.edges[-1]:.4g}"
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}">'
         f'<path d="{bars}" fill="#4477aa"/></svg><br>{escape(", ".join([ends, *odd]))}'
     )
-
-
-def _media_of(run: Summary) -> list[MediaEntry]:
-    try:
-        return read_media(run.path)
-    except OSError:
-        return []
 
 
 def _some(steps: set[int]) -> list[int]:
@@ -142,11 +114,7 @@ def _some(steps: set[int]) -> list[int]:
 
 
 def _small(data: bytes) -> bytes:
-    """An image that is not larger than it is shown.
-
-    Raises:
-        ValueError: It is not a PNG, or has too many pixels.
-    """
+    """An image that is not larger than it is shown; raises ValueError where it is not a PNG."""
     from PIL import Image
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,8 +56,7 @@ def parallel_columns(
     kept = [
         None if value is None or value != value else min(max(value, low), high) for value in values
     ]
-    word = {"min": " (best)", "max": " (best)"}.get(direction or "", "")
-    return [*columns, _column(metric + word, kept)]
+    return [*columns, _column(metric + (" (best)" if direction else ""), kept)]
 
 
 def _column(title: str, values: Sequence[Any]) -> Column:
@@ -109,24 +109,8 @@ def _parallel(columns: Sequence[Column], direction: Direction | None, ink: str) 
     ax.set_axis_off()
     ax.set_xlim(-0.6, len(columns) - 0.2)
     ax.set_ylim(-0.06, 1.24)
-    last = columns[-1].places
-    segments, colors = [], []
-    # The best are drawn last, on top, in the bright end of the scale.
-    for run in sorted(range(len(last)), key=lambda n: _goodness(last[n], direction)):
-        line: list[tuple[float, float]] = []
-        for x, column in enumerate(columns):
-            place = column.places[run]
-            if place is not None:
-                line.append((x, place))
-            elif len(line) > 1:
-                segments.append(line)
-                colors.append(_line_color(last[run], direction))
-            if place is None:
-                line = []
-        if len(line) > 1:
-            segments.append(line)
-            colors.append(_line_color(last[run], direction))
-    pale = 0.85 if len(last) <= 50 else 0.4
+    segments, colors = _segments(columns, direction)
+    pale = 0.85 if len(columns[-1].places) <= 50 else 0.4
     ax.add_collection(LineCollection(segments, colors=colors, alpha=pale, linewidths=1.3))
     for x, column in enumerate(columns):
         ax.plot([x, x], [0, 1], color=ink, linewidth=1, alpha=0.6)
@@ -160,14 +144,29 @@ def _parallel(columns: Sequence[Column], direction: Direction | None, ink: str) 
     return canvas
 
 
+def _segments(
+    columns: Sequence[Column], direction: Direction | None
+) -> tuple[list[Any], list[str]]:
+    """The lines of the runs and their colours; a line ends where the run lacks a value."""
+    segments, colors = [], []
+    last = columns[-1].places
+    # The best are drawn last, on top, in the bright end of the scale.
+    for run in sorted(range(len(last)), key=lambda n: _goodness(last[n], direction)):
+        points = [(x, column.places[run]) for x, column in enumerate(columns)]
+        goodness = _goodness(last[run], direction)
+        color = GREY if last[run] is None else blend(SCALE, goodness)
+        for is_there, part in groupby(points, lambda point: point[1] is not None):
+            line = list(part)
+            if is_there and len(line) > 1:
+                segments.append(line)
+                colors.append(color)
+    return segments, colors
+
+
 def _goodness(place: float | None, direction: Direction | None) -> float:
     if place is None:
         return -1.0
     return 1 - place if direction == "min" else place
-
-
-def _line_color(place: float | None, direction: Direction | None) -> str:
-    return GREY if place is None else blend(SCALE, _goodness(place, direction))
 
 
 def importance_as_text(found: Sequence[Importance], metric: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -164,8 +165,7 @@ def ranking(
 def _colors(runs: Sequence[Summary], drawn: Drawn, by: str) -> Colors:
     require_by(runs, by)
     texts = [value_of(runs[members[0]], by) for members in drawn.members]
-    try:
+    values: Sequence[float | str | None] = texts
+    with contextlib.suppress(ValueError):
         values = [None if text is None else float(text) for text in texts]
-    except ValueError:
-        return Colors(by.partition(".")[2] or by, texts)
     return Colors(by.partition(".")[2] or by, values)

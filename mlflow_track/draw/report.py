@@ -27,6 +27,7 @@ from mlflow_track.draw.figure import Figure
 from mlflow_track.draw.matplotlib_plot import as_svg
 from mlflow_track.draw.media import media_as_html
 from mlflow_track.draw.origin import artifacts_as_html, params_as_html, provenance_as_html
+from mlflow_track.draw.page import Page, table
 from mlflow_track.draw.params import importance_as_svg, parallel_as_svg
 from mlflow_track.draw.picture import Drawn, Options, figure_of, read_series
 from mlflow_track.record.files import legible
@@ -34,7 +35,7 @@ from mlflow_track.record.metric import Direction, Verdict
 from mlflow_track.record.params import param_text
 from mlflow_track.wording import count_text
 
-# With many runs a chart is large, and a table, too.
+# With many runs charts and tables are large.
 _MOST_CHARTS, _MOST_CHARTS_OF_MANY, _MANY = 24, 8, 100
 # The curves must not be below a screen of rows.
 _MOST_ROWS, _ROWS_AT_ONCE = 200, 20
@@ -112,23 +113,23 @@ def render_report(
     most = _MOST_CHARTS if len(runs) <= _MANY else _MOST_CHARTS_OF_MANY
     drawn = read_series(runs, shown[:most], options, known)
     figure = figure_of(runs, drawn, options, known)
-    marks = _marks(runs, drawn, figure)
     order = list(range(len(runs))) if is_sorted else _best_first(runs, main, verdicts)
+    page = Page(runs, names, order, _marks(runs, drawn, figure))
     title = title or ", ".join(dict.fromkeys(run.experiment for run in runs))
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
     count = count_text(len(runs), "run")
     sections = [
         f"<h1>{escape(title)}</h1><p>{count}, made {made} by mlflow_track</p>",
-        _winner(runs, names, main, verdicts),
+        _winner(page, main, verdicts),
         _groups(runs, options.group_by, shown[:most], verdicts),
-        _table(runs, names, order, verdicts, marks),
+        _table(page, verdicts),
         _charts("Curves", figure, options, "c"),
         _importance(runs, main, verdicts),
         _machine(runs),
         params_as_html(runs),
-        media_as_html(runs, names, order, marks),
-        artifacts_as_html(runs, names, order, marks),
-        provenance_as_html(runs, names, order, marks),
+        media_as_html(page),
+        artifacts_as_html(page),
+        provenance_as_html(page),
     ]
     return legible(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -164,12 +165,8 @@ def _best_first(
     return sorted(range(len(runs)), key=values.__getitem__)
 
 
-def _winner(
-    runs: Sequence[Summary],
-    names: Sequence[str],
-    metric: str | None,
-    verdicts: Mapping[str, Verdict],
-) -> str:
+def _winner(page: Page, metric: str | None, verdicts: Mapping[str, Verdict]) -> str:
+    runs = page.runs
     if metric is None or len(runs) == 1:
         return ""
     direction = verdicts[metric].direction
@@ -182,7 +179,8 @@ def _winner(
     params = ", ".join(f"{name} {param_text(run.params[name])}" for name in differing[:8])
     word = "largest" if direction == "max" else "smallest"
     return (
-        f'<p>Best (the {word}) {escape(metric)}: <b class="best">{escape(names[winner])}</b>, '
+        f"<p>Best (the {word}) {escape(metric)}: "
+        f'<b class="best">{escape(page.names[winner])}</b>, '
         f"{value:.6g} at step {step}" + (f", with {escape(params)}" if params else "") + ".</p>"
     )
 
@@ -204,55 +202,44 @@ def _groups(
         ]
         for name in metrics
     }
-    body = "".join(
+    rows = [
         f"<tr><td>{escape(label)}</td><td>{len(members)}</td>"
         + "".join(f"<td>{escape(spread_text(found[name][at][1]))}</td>" for name in metrics)
         + "</tr>"
         for at, (label, members) in enumerate(groups)
-    )
-    header = "".join(f"<th>{escape(name)}</th>" for name in (by, "runs", *metrics))
+    ]
     lines = "".join(
         f"<p>{escape(verdict(found[name], name, direction))}</p>"
         for name in metrics[:1]
         if (direction := verdicts[name].direction)
     )
-    return f'<h2>Groups</h2><div class="wide"><table><tr>{header}</tr>{body}</table></div>{lines}'
+    return f"<h2>Groups</h2>{table((by, 'runs', *metrics), rows)}{lines}"
 
 
-def _table(
-    runs: Sequence[Summary],
-    names: Sequence[str],
-    order: Sequence[int],
-    verdicts: Mapping[str, Verdict],
-    marks: Sequence[str],
-) -> str:
+def _table(page: Page, verdicts: Mapping[str, Verdict]) -> str:
+    runs = page.runs
     known: dict[str, Direction] = {
         name: verdict.direction for name, verdict in verdicts.items() if verdict.direction
     }
     columns = [c for c in compare_columns(runs, list(verdicts), known) if _is_shown(c, runs, known)]
     winners = {name: best_run(runs, name, known[name]) for name in known}
     rows = []
-    for number in order[:_MOST_ROWS]:
-        cells = "".join(
-            f"<td{_best_class(c.kind == 'best' and winners[c.name] == number)}>"
-            f"{escape(_cell(c.values[number]))}</td>"
-            for c in columns
-        )
-        rows.append(f"<tr><td>{marks[number]} {escape(names[number])}</td>{cells}</tr>")
-    header = "".join(f"<th>{escape(column.title)}</th>" for column in columns)
+    for number in page.order[:_MOST_ROWS]:
+        cells = ""
+        for column in columns:
+            is_best = column.kind == "best" and winners[column.name] == number
+            text = escape(_cell(column.values[number]))
+            cells += f'<td class="best">{text}</td>' if is_best else f"<td>{text}</td>"
+        rows.append(f"<tr><td>{page.label(number)}</td>{cells}</tr>")
     advice = "--min METRIC, --max METRIC or run.define_metric gives one"
     notes = "".join(f"<p>{escape(line)}</p>" for line in why_no_best(verdicts, advice))
-    if len(order) > _MOST_ROWS:
-        notes += f"<p>The first {_MOST_ROWS} of {len(order):,} runs.</p>"
-    first, others = rows[:_ROWS_AT_ONCE], rows[_ROWS_AT_ONCE:]
-
-    def table(some: Sequence[str]) -> str:
-        top = f"<tr><th>run</th>{header}</tr>"
-        return f'<div class="wide"><table>{top}{"".join(some)}</table></div>'
-
-    count = count_text(len(others), "run")
-    more = f"<details><summary>{count} more</summary>{table(others)}</details>" if others else ""
-    return f"<h2>Runs</h2>{table(first)}{more}{notes}"
+    notes += page.limited(_MOST_ROWS)
+    head = ["run", *(column.title for column in columns)]
+    first, more = table(head, rows[:_ROWS_AT_ONCE]), ""
+    if others := rows[_ROWS_AT_ONCE:]:
+        count = count_text(len(others), "run")
+        more = f"<details><summary>{count} more</summary>{table(head, others)}</details>"
+    return f"<h2>Runs</h2>{first}{more}{notes}"
 
 
 def _is_shown(column: Column, runs: Sequence[Summary], known: Mapping[str, Direction]) -> bool:
@@ -318,10 +305,6 @@ def _importance(
         f"{FEWEST_RUNS} runs on it is shown).</p>{importance_as_svg(found)}"
         f"{parallel_as_svg(runs, metric, direction)}"
     )
-
-
-def _best_class(is_best: bool) -> str:
-    return ' class="best"' if is_best else ""
 
 
 def _cell(value: Any) -> str:

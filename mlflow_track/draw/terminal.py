@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from mlflow_track.draw.axes import Axis, short_number, tick_labels
+from mlflow_track.draw.colors import parts_of
 from mlflow_track.draw.figure import Figure, Line, Panel
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -107,8 +108,7 @@ def _value(found: Axis, place: float) -> float:
 
 def _color(color: str) -> int:
     """The nearest of the 216 colours that terminals have."""
-    parts = [int(color[at : at + 2], 16) for at in (1, 3, 5)]
-    red, green, blue = (round(part / 255 * 5) for part in parts)
+    red, green, blue = (round(part / 255 * 5) for part in parts_of(color))
     return 16 + 36 * red + 6 * green + blue
 
 

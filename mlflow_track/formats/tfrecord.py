@@ -57,7 +57,7 @@ def read_records(file: BinaryIO, damaged: Callable[[int, str], None]) -> Iterato
 
 
 def read_again(file: BinaryIO, begin: int, end: int) -> bytes:
-    """The bytes of a record, from its place in the file; they are not checked once more."""
+    """The bytes of a record, from its place in the file; they are not checked again."""
     file.seek(begin + _HEADER_BYTES)
     return file.read(end - begin - _HEADER_BYTES - _FOOTER_BYTES)
 

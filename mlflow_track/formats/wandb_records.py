@@ -1,4 +1,7 @@
-"""The records in `.wandb` files; W&B's `wandb_internal.proto` has the numbers of their fields."""
+"""The records in `.wandb` files; W&B's `wandb_internal.proto` has the numbers of their fields.
+
+What reads a record raises ValueError where it is damaged.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +36,8 @@ class RunField:
     HOST, START, GIT = 13, 17, 21
 
 
-def parts_of(record: bytes, kind: int) -> Iterator[bytes]:
-    """The content of a record of this kind; nothing where it is of another one.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    return read_parts(record, kind)
-
-
 def items(content: bytes, number: int = _UPDATE) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The items of a row of history, a summary or a config: where each belongs, and its JSON.
-
-    Raises:
-        ValueError: It is damaged.
-    """
+    """The items of a row of history, a summary or a config: where each belongs, and its JSON."""
     for item in read_parts(content, number):
         place: list[str] = []
         text = ""
@@ -77,11 +67,7 @@ def _typed(field: int, value: int | bytes) -> str:
 
 
 def value(text: str) -> Any:
-    """A value from its JSON, in which NaN and infinities are words.
-
-    Raises:
-        ValueError: It is not JSON, or nested too deeply.
-    """
+    """A value from its JSON, in which NaN and infinities are words."""
     try:
         return _DECODER.decode(text)
     except RecursionError as error:
@@ -89,7 +75,7 @@ def value(text: str) -> Any:
 
 
 def _number(text: str) -> int | float:
-    # W&B writes -0.0 this way. More digits than Python takes are not an integer of anybody.
+    # W&B writes -0.0 this way. Nobody logs an integer of more digits than Python parses.
     return -0.0 if text == "-0" else int(text) if len(text) < _MOST_DIGITS else float(text)
 
 
@@ -97,11 +83,7 @@ _DECODER = json.JSONDecoder(parse_int=_number)
 
 
 def row_value(text: str) -> Any:
-    """The same for a value of which nothing but a number is wanted: always a float.
-
-    Raises:
-        ValueError: See `value`.
-    """
+    """The same for a value of which nothing but a number is wanted: always a float."""
     try:
         return float(text)
     except ValueError:
@@ -109,11 +91,7 @@ def row_value(text: str) -> Any:
 
 
 def apply(content: bytes, target: dict[str, Any]) -> None:
-    """Apply the items of a config or a summary to what it was before; values stay JSON.
-
-    Raises:
-        ValueError: It is damaged.
-    """
+    """Apply the items of a config or a summary to what it was before; values stay JSON."""
     for place, text in items(content):
         if place:
             _holder(target, place)[place[-1]] = text
@@ -144,11 +122,7 @@ def values(target: dict[str, Any]) -> dict[str, Any]:
 
 
 def seconds(message: bytes, number: int) -> float:
-    """The time in a field of a message, in Unix seconds; 0 where there is none.
-
-    Raises:
-        ValueError: It is damaged.
-    """
+    """The time in a field of a message, in Unix seconds; 0 where there is none."""
     for moment in read_parts(message, number):
         found = numbers(moment)
         return found.get(_SECONDS, 0) + found.get(_NANOS, 0) / 1e9
@@ -156,11 +130,7 @@ def seconds(message: bytes, number: int) -> float:
 
 
 def texts(content: bytes) -> dict[int, list[str]]:
-    """The texts of a message, by the numbers of their fields.
-
-    Raises:
-        ValueError: It is damaged.
-    """
+    """The texts of a message, by the numbers of their fields."""
     found: dict[int, list[str]] = {}
     for number, value in read_fields(content):
         if isinstance(value, bytes):
@@ -169,11 +139,7 @@ def texts(content: bytes) -> dict[int, list[str]]:
 
 
 def numbers(content: bytes) -> dict[int, int]:
-    """The integers of a message, by the numbers of their fields.
-
-    Raises:
-        ValueError: It is damaged.
-    """
+    """The integers of a message, by the numbers of their fields."""
     return {
         number: signed(value) for number, value in read_fields(content) if isinstance(value, int)
     }

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
@@ -111,29 +112,26 @@ def _series(series: Iterable[Series], told: _Told) -> list[Series]:
         name = names.get(one.name)
         if name is None:
             name = names[one.name] = _metric_name(one.name, set(names.values()), told)
-        nothing = Series(name, [], [], [])
-        checked = told.attempted(f"metric {one.name!r:.300}", _valid(one, name, told), nothing)
+        nothing, check = Series(name, [], [], []), partial(_valid, one, name, told)
+        checked = told.attempted(f"metric {one.name!r:.300}", check, nothing)
         if len(checked.steps):
             found.append(checked)
     return found
 
 
-def _valid(one: Series, name: str, told: _Told) -> Callable[[], Series]:
-    def check() -> Series:
-        steps = _steps(one.steps)
-        times = numpy.asarray(one.times, dtype=numpy.float64)
-        values = numpy.asarray(one.values, dtype=numpy.float64)
-        if not len(steps) or are_in_range(steps.min(), steps.max(), times.min(), times.max()):
-            return Series(name, steps, times, values)
-        is_row = (steps >= 0) & (steps <= MOST_STEP) & [are_in_range(0, 0, t, t) for t in times]
-        lost = count_text(len(steps) - int(is_row.sum()), "value")
-        told.problems.append(
-            f"left out {lost} of metric {name!r:.300}: steps must be from 0 to 2**53, and times "
-            "from 1970 on"
-        )
-        return Series(name, steps[is_row], times[is_row], values[is_row])
-
-    return check
+def _valid(one: Series, name: str, told: _Told) -> Series:
+    steps = _steps(one.steps)
+    times = numpy.asarray(one.times, dtype=numpy.float64)
+    values = numpy.asarray(one.values, dtype=numpy.float64)
+    if not len(steps) or are_in_range(steps.min(), steps.max(), times.min(), times.max()):
+        return Series(name, steps, times, values)
+    is_row = (steps >= 0) & (steps <= MOST_STEP) & [are_in_range(0, 0, t, t) for t in times]
+    lost = count_text(len(steps) - int(is_row.sum()), "value")
+    told.problems.append(
+        f"left out {lost} of metric {name!r:.300}: steps must be from 0 to 2**53, and times "
+        "from 1970 on"
+    )
+    return Series(name, steps[is_row], times[is_row], values[is_row])
 
 
 def _steps(steps: Any) -> numpy.ndarray[Any, Any]:
@@ -168,16 +166,14 @@ def _metric_name(name: str, taken: set[str], told: _Told) -> str:
 
 def _fields(run: ForeignRun, metrics: Sequence[Series], told: _Told) -> dict[str, Any]:
     filled = [one.times for one in metrics if len(one.times)]
-    first = min((float(numpy.min(times)) for times in filled), default=None)
-    last = max((float(numpy.max(times)) for times in filled), default=None)
-    started = run.started if _is_time(run.started) else None
-    if started is None:
-        started = first if first is not None else 0.0
+    started = run.started
+    if not _is_time(started):
+        started = min((float(numpy.min(times)) for times in filled), default=0.0)
         told.problems.append(
             expected("the start", "a time in Unix seconds", shown(run.started)) + "; not used"
         )
-    ended = run.ended if run.ended is not None and _is_time(run.ended) else last
-    ended = max(started, ended if ended is not None else started)
+    last = max((float(numpy.max(times)) for times in filled), default=started)
+    ended = max(started, run.ended if run.ended is not None and _is_time(run.ended) else last)
     status = run.status if run.status in STATUSES else KILLED
     if status == RUNNING:
         status = KILLED
@@ -244,9 +240,8 @@ def _tags(tags: Mapping[str, Any], told: _Told) -> dict[str, str]:
             text = text[:_MOST_TEXT]
             told.problems.append(f"cut tag {key!r:.300} to {_MOST_TEXT:,} characters")
         if name is not None:
-            found |= told.attempted(
-                f"tag {key!r:.300}", lambda one=(name, text): checks.tags(dict([one])), {}
-            )
+            check = partial(checks.tags, {name: text})
+            found |= told.attempted(f"tag {key!r:.300}", check, {})
     return found
 
 
@@ -259,9 +254,8 @@ def _summary(values: Mapping[str, Any], told: _Told) -> dict[str, Any]:
             value = json.dumps(value, default=str, ensure_ascii=False)
         if isinstance(value, str):
             value = value[:_MOST_TEXT]
-        found |= told.attempted(
-            f"{key!r:.300} of the summary", lambda one=(key, value): checks.summary(dict([one])), {}
-        )
+        check = partial(checks.summary, {key: value})
+        found |= told.attempted(f"{key!r:.300} of the summary", check, {})
     return found
 
 
@@ -277,9 +271,9 @@ def _config(params: Mapping[str, Any], told: _Told) -> dict[str, Any]:
     try:
         add(params)
     except (TypeError, ValueError, RecursionError):
-        # One by one: the others are as good as they were.
+        # One by one, so that the others are kept.
         for key, value in params.items():
-            told.attempted(f"param {key!r:.300}", lambda one=(key, value): add(dict([one])), None)
+            told.attempted(f"param {key!r:.300}", partial(add, {key: value}), None)
     return {**config, "changes": []}
 
 
@@ -287,11 +281,8 @@ def _files(files: Iterable[ForeignFile], told: _Told) -> list[ForeignFile]:
     found: dict[str, ForeignFile] = {}
     root = Path("/", layout.ARTIFACTS)
     for file in files:
-        path = told.attempted(
-            f"artifact {file.name!r:.300}",
-            lambda name=file.name: checks.artifact_path(root, name),
-            None,
-        )
+        check = partial(checks.artifact_path, root, file.name)
+        path = told.attempted(f"artifact {file.name!r:.300}", check, None)
         if path is not None:
             name = PurePosixPath(path.relative_to(root)).as_posix()
             found.setdefault(name, file._replace(name=name))

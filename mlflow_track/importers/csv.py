@@ -6,10 +6,11 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from mlflow_track.importers.source import ForeignRun, FoundRun, Source, foreign_files
+from mlflow_track.importers.source import FolderSource, ForeignRun, FoundRun, foreign_files
 from mlflow_track.importers.yaml import read_yaml
 from mlflow_track.record import layout
 from mlflow_track.record.files import open_regular
@@ -24,31 +25,34 @@ _TIMES = ("time", "timestamp", "_timestamp", "wall_time", "wall time")
 _MOST_SHOWN = 3
 
 
-class CsvSource(Source):
+class CsvSource(FolderSource):
     """One file, or all files named metrics.csv in a folder and below it."""
 
     format: ClassVar[str] = "csv"
     what: ClassVar[str] = "metrics.csv of Lightning's CSVLogger, a .csv file with a column step"
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
     @classmethod
     def recognise(cls, where: str, *, is_certain: bool) -> CsvSource | None:
         root = Path(where)
         if root.is_dir():
-            return cls(root) if is_certain or any(map(_has_steps, _files(root))) else None
+            return cls(root) if is_certain or any(map(_has_steps, cls.files(root))) else None
         is_csv = is_certain or root.suffix.lower() == ".csv"
         return cls(root) if is_csv and _has_steps(root) else None
 
+    @classmethod
+    def files(cls, root: Path) -> Iterator[Path]:
+        return (f for f in foreign_files(root) if f.name == layout.METRICS or not root.is_dir())
+
     def find(self) -> Iterator[FoundRun]:
-        for file in _files(self._root) if self._root.is_dir() else [self._root]:
-            yield FoundRun(str(file), lambda file=file: _read(file))
+        for file in self.files(self._root):
+            yield FoundRun(str(file), partial(_read, file))
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """The files of the logger."""
-    return (file for file in foreign_files(root) if file.name == layout.METRICS)
+def single_files(folder: Path) -> list[Path]:
+    """The exported files that lie in a folder: only the user knows which of them are runs."""
+    names = [] if (folder / layout.RUN).exists() else sorted(os.listdir(folder))
+    files = [folder / n for n in names if n.lower().endswith(".csv") and n != layout.METRICS]
+    return [file for file in files if _has_steps(file)]
 
 
 def _has_steps(file: Path) -> bool:
@@ -67,11 +71,9 @@ def _column(names: Sequence[str], known: Sequence[str]) -> int | None:
 
 def _read(file: Path) -> ForeignRun:
     is_logger = file.name == layout.METRICS
-    problems: list[str] = []
     with open_regular(file) as content:
         changed = os.fstat(content.fileno()).st_mtime
         table = _Table(content, changed, is_logger)
-    problems += table.problems
     params: dict[str, Any] = {}
     started = table.first_time
     beside = file.parent / _PARAMS
@@ -80,7 +82,7 @@ def _read(file: Path) -> ForeignRun:
             params = read_yaml(beside)
             started = min(started, os.lstat(beside).st_mtime)
         except (OSError, ValueError) as error:
-            problems.append(f"the params are missing: {error}")
+            table.problems.append(f"the params are missing: {error}")
     return ForeignRun(
         identity=str(file),
         started=started,
@@ -90,7 +92,7 @@ def _read(file: Path) -> ForeignRun:
         name=file.parent.name if is_logger else file.stem,
         params=params,
         metrics=table.series,
-        problems=problems,
+        problems=table.problems,
         notes=() if table.has_times else ("it has no times: all rows get the time of the file",),
     )
 
@@ -186,10 +188,6 @@ def _header(content: BinaryIO) -> bytes:
 
 
 def _cells(line: bytes) -> list[str]:
-    """
-    Raises:
-        ValueError: The line is not UTF-8, or not CSV.
-    """
     text = line.decode("utf-8-sig").rstrip("\r\n")
     if '"' not in text:
         return text.split(",")

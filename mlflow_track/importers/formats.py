@@ -39,7 +39,7 @@ def open_source(where: str, format: str | None = None) -> list[Source]:
 
 
 def descriptions(format: str | None = None) -> list[str]:
-    """What each format, or the given one, looks for, for people."""
+    """What each format, or the given one, looks for, as readable text."""
     return [_load(name).what for name in ((format,) if format else FORMATS)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 import numpy
 
 from mlflow_track import checks
-from mlflow_track.importers.source import ForeignFile, ForeignMedia
+from mlflow_track.importers.source import ForeignFile, ForeignMedia, made_file
 from mlflow_track.record import layout
 from mlflow_track.record.files import legible
 from mlflow_track.record.media.index import MediaEntry
-from mlflow_track.wording import expected, shown
+from mlflow_track.wording import shown, value_error
 
 
 def placed_media(
@@ -26,7 +25,7 @@ def placed_media(
     Args:
         media: The items, in the order in which they were logged: of those of the same kind, key and
             step the last counts.
-        tell: Takes what is left out, for people.
+        tell: Takes a readable line about what is left out.
     """
     newest = {(item.kind, item.key, item.step): item for item in media}
     placed: dict[str, tuple[MediaEntry, ForeignFile]] = {}
@@ -38,8 +37,7 @@ def placed_media(
             file = _free(folder, step, ending, placed)
             key = folder.as_posix()
             entry = MediaEntry(
-                **{"number": number, "kind": item.kind, "key": key, "step": step},
-                **{"time": item.time, "file": file},
+                number=number, kind=item.kind, key=key, step=step, time=item.time, file=file
             )
         except (TypeError, ValueError) as error:
             tell(f"left out {item.kind} {shown(item.key)} of step {item.step}: {error}")
@@ -50,12 +48,7 @@ def placed_media(
 
 def media_of(kind: str, key: str, step: int, time: float, content: bytes) -> ForeignMedia:
     """An item whose file has this content; see `ForeignMedia`."""
-
-    def save(target: Path) -> None:
-        target.write_bytes(content)
-
-    version = hashlib.sha256(content).hexdigest()
-    return ForeignMedia(kind, key, step, time, version, save)
+    return ForeignMedia(kind, key, step, time, *made_file(key, content)[1:])
 
 
 def histogram_json(edges: Any, counts: Any) -> bytes:
@@ -69,8 +62,8 @@ def histogram_json(edges: Any, counts: Any) -> bytes:
     except (TypeError, ValueError) as error:
         raise ValueError(f"a histogram has edges or counts that are not numbers: {error}") from None
     if edges.ndim != 1 or counts.ndim != 1 or len(edges) != len(counts) + 1:
-        raise ValueError(
-            expected("a histogram", "one edge more than counts", f"{edges.size} and {counts.size}")
+        raise value_error(
+            "a histogram", "one edge more than counts", f"{edges.size} and {counts.size}"
         )
     if not (numpy.isfinite(edges).all() and numpy.isfinite(counts).all()):
         raise ValueError("a histogram has edges or counts that are not finite")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -12,21 +13,23 @@ import numpy
 
 from mlflow_track.importers.media import histogram_json, media_of
 from mlflow_track.importers.source import (
+    FolderSource,
     ForeignFile,
     ForeignMedia,
     ForeignRun,
     FoundRun,
-    Source,
     file_inside,
     foreign_files,
     local_file,
+    made_file,
+    not_metrics,
 )
 from mlflow_track.record.files import open_regular
 from mlflow_track.record.schema import FAILED, FINISHED, Attempt, Provenance
 from mlflow_track.series import Series
 from mlflow_track.wording import count_text, expected
 
-_PART = re.compile(r"(.+)_part_(\d{1,6})\.parquet")
+_PART = re.compile(r".+_part_\d{1,6}\.parquet")
 _COLUMNS = ("project_id", "run_id", "attribute_path", "attribute_type", "step", "timestamp")
 # The kinds of attributes with one value, and the column of each.
 _SCALARS = {
@@ -42,38 +45,28 @@ _SYS, _MONITORING = "sys/", "monitoring/"
 _MOST_FACTOR = 10**6
 
 
-class NeptuneSource(Source):
+class NeptuneSource(FolderSource):
     """The folder that was given to neptune-exporter as --data-path, or one around it."""
 
     format: ClassVar[str] = "neptune"
     what: ClassVar[str] = "Parquet files of neptune-exporter"
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
     @classmethod
-    def recognise(cls, where: str, *, is_certain: bool) -> NeptuneSource | None:
-        return cls(Path(where)) if any(_parts(Path(where))) else None
+    def files(cls, root: Path) -> Iterator[Path]:
+        return (file for file in foreign_files(root) if _PART.fullmatch(file.name))
 
     def find(self) -> Iterator[FoundRun]:
-        runs: dict[tuple[Path, str], list[Path]] = {}
-        for file, prefix in _parts(self._root):
-            runs.setdefault((file.parent, prefix), []).append(file)
-        for (folder, prefix), files in runs.items():
+        runs: dict[Path, list[Path]] = {}
+        for file in self.files(self._root):
+            name, _, _ = file.name.rpartition("_part_")
+            runs.setdefault(file.parent / name, []).append(file)
+        for place, files in runs.items():
             files.sort(key=_number)
-            yield FoundRun(str(folder / prefix), lambda files=files: _read(files))
-
-
-def _parts(root: Path) -> Iterator[tuple[Path, str]]:
-    """Each file of a run, and what the names of all its files begin with."""
-    for file in foreign_files(root):
-        if found := _PART.fullmatch(file.name):
-            yield file, found[1]
+            yield FoundRun(str(place), partial(_read, files))
 
 
 def _number(file: Path) -> int:
-    found = _PART.fullmatch(file.name)
-    return int(found[2]) if found else 0
+    return int(file.stem.rpartition("_part_")[2])
 
 
 def _read(files: list[Path]) -> ForeignRun:
@@ -117,7 +110,7 @@ class _Reading:
         self._tables = tables
         self._problems = problems
         self._notes: list[str] = []
-        self._others: dict[str, int] = {}
+        self._others: Counter[str] = Counter()
         self._files: dict[str, ForeignFile] = {}
         self._media: list[ForeignMedia] = []
         self._scalars: dict[str, Any] = {}
@@ -131,13 +124,15 @@ class _Reading:
             if first and not run_id:
                 project, run_id = str(first[0]["project_id"]), str(first[0]["run_id"])
             self._take(table)
-        for path, count in self._others.items():
-            values = count_text(count, "value")
-            self._notes.append(f"{path!r:.300} is not a metric and stays at the source ({values})")
+        self._notes += not_metrics(self._others)
         for path, lines in self._texts.items():
-            self._add_text(path, lines)
+            content = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+            name = f"{path}.txt"
+            self._files[name] = made_file(name, content.encode(errors="backslashreplace"))
         own = {k.removeprefix(_SYS): v for k, v in self._scalars.items() if k.startswith(_SYS)}
-        metrics = self._metrics()
+        points = self._points.items()
+        series = [Series(k, *map(numpy.concatenate, zip(*v, strict=True))) for k, v in points]
+        metrics = self._metrics([one for one in series if not one.name.startswith(_MONITORING)])
         created, changed = (own.get(f"{when}_time") for when in ("creation", "modification"))
         times = [float(numpy.min(one.times)) for one in metrics if len(one.times)]
         started = created.timestamp() if created is not None else min(times, default=0.0)
@@ -158,7 +153,15 @@ class _Reading:
             params={k: v for k, v in self._scalars.items() if not k.startswith(_SYS)},
             tags=tags,
             metrics=metrics,
-            system_metrics=self._system_metrics(),
+            # What Neptune measured of the machine; its steps are times, so here they are counted.
+            system_metrics=[
+                one._replace(
+                    name=f"system/{one.name.removeprefix(_MONITORING)}",
+                    steps=numpy.arange(len(one.times)),
+                )
+                for one in series
+                if one.name.startswith(_MONITORING)
+            ],
             files=list(self._files.values()),
             media=self._media,
             attempt=Attempt(host=own.get("hostname")),
@@ -190,8 +193,7 @@ class _Reading:
                     for row in rows.to_pylist():
                         self._take_file(row)
                 else:
-                    for path in rows["attribute_path"].to_pylist():
-                        self._others[path] = self._others.get(path, 0) + 1
+                    self._others.update(rows["attribute_path"].to_pylist())
             except (pyarrow.ArrowException, KeyError, TypeError, ValueError) as error:
                 self._problems.append(f"left out the values of kind {kind!r:.100}: {error}")
 
@@ -207,29 +209,16 @@ class _Reading:
                 columns = steps[part], times[part], values[part]
                 self._points.setdefault(str(names[part[0]]), []).append(columns)
 
-    def _metrics(self) -> list[Series]:
-        own = {k: v for k, v in self._points.items() if not k.startswith(_MONITORING)}
-        steps = [columns[0] for parts in own.values() for columns in parts]
-        factor = _factor(numpy.concatenate(steps)) if steps else 1
+    def _metrics(self, series: list[Series]) -> list[Series]:
+        factor = _factor(numpy.concatenate([one.steps for one in series])) if series else 1
         if factor > 1:
             self._notes.append(
                 f"its steps are not integers: here they are {factor:,} times as large"
             )
-        found = []
-        for name, parts in own.items():
-            at, times, values = (numpy.concatenate(column) for column in zip(*parts, strict=True))
-            found.append(Series(name, numpy.rint(at * factor).astype("int64"), times, values))
-        return found
-
-    def _system_metrics(self) -> list[Series]:
-        """What Neptune measured of the machine; its steps are times, so here they are counted."""
-        found = []
-        for name, parts in self._points.items():
-            if name.startswith(_MONITORING):
-                _, times, values = (numpy.concatenate(c) for c in zip(*parts, strict=True))
-                label = f"system/{name.removeprefix(_MONITORING)}"
-                found.append(Series(label, numpy.arange(len(times)), times, values))
-        return found
+        return [
+            one._replace(steps=numpy.rint(numpy.asarray(one.steps) * factor).astype("int64"))
+            for one in series
+        ]
 
     def _take_file(self, row: dict[str, Any]) -> None:
         attribute, path = row["attribute_path"], (row.get("file_value") or {}).get("path")
@@ -258,24 +247,9 @@ class _Reading:
         except ValueError as error:
             self._problems.append(f"left out {attribute!r:.300}: {error}")
 
-    def _add_text(self, path: str, lines: list[str]) -> None:
-        content = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
-        data = content.encode(errors="backslashreplace")
-
-        def save(target: Path) -> None:
-            target.write_bytes(data)
-
-        self._files[f"{path}.txt"] = ForeignFile(
-            f"{path}.txt", hashlib.sha256(data).hexdigest(), save
-        )
-
 
 def _moment(row: dict[str, Any]) -> tuple[int, float]:
-    """The step and the Unix time of an item of a series.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """The step and the Unix time of an item of a series; raises ValueError where it has none."""
     if row["step"] is None or row["timestamp"] is None:
         raise ValueError("it has no step or no time")
     return int(row["step"]), row["timestamp"].timestamp()
@@ -284,10 +258,9 @@ def _moment(row: dict[str, Any]) -> tuple[int, float]:
 def _factor(steps: Any) -> int:
     """The smallest power of ten that makes integers of all steps."""
     factor = 1
-    while factor < _MOST_FACTOR and not _are_integers(steps * factor):
+    while factor < _MOST_FACTOR:
+        numbers = steps * factor
+        if numpy.all(numpy.abs(numbers - numpy.rint(numbers)) < 1e-6):
+            break
         factor *= 10
     return factor
-
-
-def _are_integers(numbers: Any) -> bool:
-    return bool(numpy.all(numpy.abs(numbers - numpy.rint(numbers)) < 1e-6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from mlflow_track.record import layout
 from mlflow_track.record.files import files_below, open_regular
 from mlflow_track.record.schema import FINISHED, Attempt, Input, Provenance
 from mlflow_track.series import Series
+from mlflow_track.wording import count_text
 
 
 class ForeignFile(NamedTuple):
@@ -27,7 +29,7 @@ class ForeignFile(NamedTuple):
 
     name: str
     version: str
-    save: Callable[[Path], None]
+    save: Callable[[Path], object]
 
 
 class ForeignMedia(NamedTuple):
@@ -47,7 +49,7 @@ class ForeignMedia(NamedTuple):
     step: int
     time: float
     version: str
-    save: Callable[[Path], None]
+    save: Callable[[Path], object]
 
 
 def foreign_files(root: Path) -> Iterator[Path]:
@@ -69,7 +71,7 @@ def file_inside(root: Path, name: str) -> Path:
     """The path of a file below a folder, that a source names.
 
     Raises:
-        ValueError: The name leads out of the folder, be it by a link.
+        ValueError: The name leads out of the folder, by itself or by a link.
     """
     path = root / name
     if os.path.realpath(path) != str(path) or not path.is_relative_to(root):
@@ -91,6 +93,27 @@ def local_file(path: Path, name: str) -> ForeignFile:
             shutil.copyfileobj(original, copy, 1 << 20)
 
     return ForeignFile(name, f"{found.st_size} {found.st_mtime_ns}", save)
+
+
+def made_file(name: str, content: bytes) -> ForeignFile:
+    """A file with this content as the artifact `name`."""
+    digest = hashlib.sha256(content).hexdigest()
+    return ForeignFile(name, digest, lambda target: target.write_bytes(content))
+
+
+def add_value(series: dict[str, Series], name: str, step: int, time: float, value: float) -> None:
+    """Add a value to the history of its metric, one made of lists."""
+    one = series.setdefault(name, Series(name, [], [], []))
+    for column, cell in zip(one[1:], (step, time, value), strict=True):
+        column.append(cell)  # type: ignore[union-attr]
+
+
+def not_metrics(counts: Mapping[str, int]) -> list[str]:
+    """The notes about names whose values, so and so many, are not imported."""
+    return [
+        f"{name!r:.300} is not a metric and stays at the source ({count_text(count, 'value')})"
+        for name, count in counts.items()
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +140,8 @@ class ForeignRun:
         attempt: What else is known of the process: host, command, python.
         provenance: User, script, commit.
         directions: "min" or "max" for a metric, where the source says it.
-        problems: What could not be read, for people; what lies behind the damage is read.
-        notes: What is different here than at the source, for people.
+        problems: What could not be read, in readable lines; what lies behind the damage is read.
+        notes: What is different here than at the source, in readable lines.
     """
 
     identity: str
@@ -150,7 +173,7 @@ class FoundRun(NamedTuple):
     """A run in a source, not read yet.
 
     Attributes:
-        label: Where it is, for people: a path, or an id.
+        label: Where it is, to be shown: a path, or an id.
         read: Reads it. An OSError or a ValueError says why it cannot be; the others are imported.
         experiment: Its experiment, where that is known before it is read.
     """
@@ -165,7 +188,7 @@ class Source:
 
     Attributes:
         format: The name of the format, as `--format` has it.
-        what: What it looks for, for people: "TensorBoard event files".
+        what: What it looks for, to be shown: "TensorBoard event files".
         as_recorded: Whether the user confirms folders elsewhere that the source names.
     """
 
@@ -191,4 +214,21 @@ class Source:
         Raises:
             OSError, ValueError: The place as a whole cannot be read; the message says why.
         """
+        raise NotImplementedError
+
+
+class FolderSource(Source):
+    """The files of a format in a folder and below it, or one file."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @classmethod
+    def recognise(cls, where: str, *, is_certain: bool) -> FolderSource | None:
+        root = Path(where)
+        return cls(root) if any(True for _ in cls.files(root)) else None
+
+    @classmethod
+    def files(cls, root: Path) -> Iterator[Path]:
+        """The files of the format, by their names and first bytes."""
         raise NotImplementedError

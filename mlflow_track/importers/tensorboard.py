@@ -15,13 +15,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy
 
 from mlflow_track.formats.tfrecord import Record, read_again, read_records
-from mlflow_track.importers.source import ForeignMedia, ForeignRun, FoundRun, Source
+from mlflow_track.importers.source import FolderSource, ForeignMedia, ForeignRun, FoundRun
 from mlflow_track.importers.yaml import read_yaml
 from mlflow_track.record import layout
 from mlflow_track.record.files import files_below, open_regular
 from mlflow_track.record.schema import FAILED, FINISHED, RUNNING
 from mlflow_track.series import Series
-from mlflow_track.wording import count_text
+from mlflow_track.wording import count_text, first_of
 
 _MARK = "tfevents"
 _PARAMS = "hparams.yaml"
@@ -45,19 +45,20 @@ class _Place(NamedTuple):
     number: int = 0
 
 
-class TensorboardSource(Source):
+class TensorboardSource(FolderSource):
     """One event file, or all of them in a folder and below it."""
 
     format: ClassVar[str] = "tensorboard"
     what: ClassVar[str] = "event files of TensorBoard"
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
     @classmethod
-    def recognise(cls, where: str, *, is_certain: bool) -> TensorboardSource | None:
-        root = Path(where)
-        return cls(root) if next(_event_files(root), None) is not None else None
+    def files(cls, root: Path) -> Iterator[Path]:
+        """The event files, without those that this package wrote beside its records."""
+        for file in files_below(root) if root.is_dir() else [root]:
+            is_ours = layout.number_of_event_file(file.name) is not None
+            is_beside = is_ours and (file.parent.parent.parent / layout.RUN).exists()
+            if _MARK in file.name and not is_beside:
+                yield file
 
     def find(self) -> Iterator[FoundRun]:
         from mlflow_track.importers import tensorboard_values as values
@@ -66,22 +67,12 @@ class TensorboardSource(Source):
             yield FoundRun(str(self._root), partial(_read, self._root, [self._root], values))
             return
         folders: dict[Path, list[Path]] = {}
-        for file in _event_files(self._root):
+        for file in self.files(self._root):
             folders.setdefault(file.parent, []).append(file)
         for folder, params in _with_params(folders).items():
             # As TensorBoard orders them.
             files = [*sorted(folders[folder]), *params]
             yield FoundRun(str(folder), partial(_read, folder, files, values))
-
-
-def _event_files(root: Path) -> Iterator[Path]:
-    """The event files, without those that this package wrote beside its records."""
-    for file in files_below(root) if root.is_dir() else [root]:
-        is_ours = layout.number_of_event_file(file.name) is not None
-        if _MARK in file.name and not (
-            is_ours and (file.parent.parent.parent / layout.RUN).exists()
-        ):
-            yield file
 
 
 def _with_params(folders: dict[Path, list[Path]]) -> dict[Path, list[Path]]:
@@ -175,16 +166,10 @@ class _Log:
         except OSError as error:
             damage.append(str(error))
         if damage:
-            more = len(damage) - _MOST_SHOWN
-            rest = [f"and {more:,} more"] if more > 0 else []
-            self.problems.append(f"{file.name}: {'; '.join([*damage[:_MOST_SHOWN], *rest])}")
+            self.problems.append(f"{file.name}: {first_of(damage, _MOST_SHOWN)}")
 
     def _add(self, file: Path, record: Record) -> None:
-        """Take in an event.
-
-        Raises:
-            ValueError: It is damaged; what it has beside that is taken in.
-        """
+        """Take in an event; of one that is damaged, which raises ValueError, what is intact."""
         try:
             event = self._event.FromString(record.data)
         except self._values.DecodeError:
@@ -221,11 +206,7 @@ class _Log:
         numbers.append(value)
 
     def _add_value(self, value: Any, step: int, time: float, place: _Place) -> None:
-        """Take in a value that is not a plain number.
-
-        Raises:
-            ValueError: It is damaged.
-        """
+        """Take in a value that is not a plain number; raises ValueError where it is damaged."""
         values, tag = self._values, value.tag
         plugin = value.metadata.plugin_data
         if plugin.plugin_name:
@@ -274,7 +255,7 @@ class _Log:
 
 
 def _save(values: Any, page: str, place: _Place, target: Path) -> None:
-    """Write an image, a text or a histogram to a file of its own."""
+    """Write an image, a text or a histogram to a separate file."""
     with open_regular(place.file) as file:
         event = values.Event.FromString(read_again(file, place.begin, place.end))
     value = event.summary.value[place.value]

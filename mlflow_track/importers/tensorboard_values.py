@@ -93,9 +93,9 @@ def contents_of(value: Any, kind: str) -> Sequence[bytes]:
         return value.tensor.string_val[2:] if is_tensor else [value.image.encoded_image_string]
     if kind == TEXT:
         return [b"\n\n".join(value.tensor.string_val)]
-    return [
-        _histogram(*_bins_of_tensor(value.tensor) if is_tensor else _bins_of_field(value.histo))
-    ]
+    bins = _bins_of_tensor(value.tensor) if is_tensor else _bins_of_field(value.histo)
+    left, right, counts = bins
+    return [histogram_json([left[0], *right], counts)]
 
 
 _Array = numpy.ndarray[Any, Any]
@@ -123,7 +123,3 @@ def _bins_of_field(field: Any) -> tuple[_Array, _Array, _Array]:
         left[0] = numpy.clip(field.min, left[0], right[0])
         right[-1] = numpy.clip(field.max, left[-1], right[-1])
     return left, right, counts
-
-
-def _histogram(left: _Array, right: _Array, counts: _Array) -> bytes:
-    return histogram_json([left[0], *right], counts)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -15,14 +18,16 @@ import orjson
 from mlflow_track.importers import sqlite
 from mlflow_track.importers.media import histogram_json, media_of
 from mlflow_track.importers.source import (
+    FolderSource,
     ForeignFile,
     ForeignMedia,
     ForeignRun,
     FoundRun,
-    Source,
+    add_value,
     file_inside,
     foreign_files,
     local_file,
+    not_metrics,
 )
 from mlflow_track.record.files import legible
 from mlflow_track.record.schema import Provenance
@@ -35,33 +40,25 @@ _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SYSTEM = "system/"
 
 
-class TrackioSource(Source):
+class TrackioSource(FolderSource):
     """A project's database, or the folder TRACKIO_DIR with those of several."""
 
     format: ClassVar[str] = "trackio"
     what: ClassVar[str] = "databases of Trackio"
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
     @classmethod
-    def recognise(cls, where: str, *, is_certain: bool) -> TrackioSource | None:
-        found = next(_databases(Path(where)), None)
-        return cls(Path(where)) if found is not None else None
+    def files(cls, root: Path) -> Iterator[Path]:
+        for file in foreign_files(root):
+            if file.suffix == _ENDING or file == root:
+                columns = sqlite.columns_of(file, "metrics")
+                if {"timestamp", "run_name", "step", "metrics"} <= set(columns):
+                    yield file
 
     def find(self) -> Iterator[FoundRun]:
-        for path in _databases(self._root):
+        for path in self.files(self._root):
             project = _Project(path)
             for key, name in project.runs():
-                yield FoundRun(f"{path}: {name}", lambda p=project, k=key, n=name: p.read(k, n))
-
-
-def _databases(root: Path) -> Iterator[Path]:
-    for file in foreign_files(root):
-        if file.suffix == _ENDING or file == root:
-            columns = sqlite.columns_of(file, "metrics")
-            if {"timestamp", "run_name", "step", "metrics"} <= set(columns):
-                yield file
+                yield FoundRun(f"{path}: {name}", partial(project.read, key, name))
 
 
 class _Project:
@@ -99,7 +96,10 @@ class _Project:
                 system.add(moment, step, values)
             config: dict[str, Any] = {}
             for (text,) in select("config", "configs"):
-                config = _mapping(text, "the params", problems)
+                found = _mapping(text)
+                if found is None:
+                    problems.append("the params are damaged")
+                config = found or {}
         created = _time(config.pop("_Created", None))
         user, group = config.pop("_Username", None), config.pop("_Group", None)
         times = [time for one in metrics.series.values() for time in one.times]
@@ -122,7 +122,7 @@ class _Project:
             media=metrics.media,
             provenance=Provenance(user=str(user) if user else None),
             problems=[*problems, *metrics.problems(), *system.problems()],
-            notes=metrics.notes(),
+            notes=not_metrics(metrics.others),
         )
 
 
@@ -137,13 +137,13 @@ class _History:
         self.series: dict[str, Series] = {}
         self.files: dict[str, ForeignFile] = {}
         self.media: list[ForeignMedia] = []
+        self.others: Counter[str] = Counter()
         self._media = media
         self._damaged = 0
-        self._others: dict[str, int] = {}
         self._missing: list[str] = []
 
     def add(self, moment: Any, step: Any, content: Any) -> None:
-        time, values = _time(moment), _mapping(content, "", [])
+        time, values = _time(moment), _mapping(content)
         if time is None or not isinstance(step, int) or not values:
             self._damaged += 1
             return
@@ -154,13 +154,11 @@ class _History:
             name = f"{above}{key}"
             value = _WORDS.get(value, value) if isinstance(value, str) else value
             if isinstance(value, int | float):
-                one = self.series.setdefault(name, Series(name, [], [], []))
-                for column, cell in zip(one[1:], (step, time, value), strict=True):
-                    column.append(cell)  # type: ignore[union-attr]
+                add_value(self.series, name, step, time, value)
             elif isinstance(value, dict) and "_type" not in value:
                 self._add(time, step, value, f"{name}/")
             elif self._media is None or not self._take_media(name, step, time, value):
-                self._others[name] = self._others.get(name, 0) + 1
+                self.others[name] += 1
 
     def _take_media(self, key: str, step: int, time: float, value: Any) -> bool:
         """Take an image, a text, a histogram or another file; whether it is one of them."""
@@ -174,56 +172,35 @@ class _History:
                 content = histogram_json(held.get("bins"), held.get("values"))
                 self.media.append(media_of("histogram", key, step, time, content))
             elif isinstance(path, str) and self._media is not None:
-                self._take_file(key, step, time, held, path, self._media)
+                # Below the project and the run: the step, and the file.
+                name = "/".join((_MEDIA, *PurePosixPath(path).parts[2:]))
+                file = local_file(file_inside(self._media, path), name)
+                if held.get("_type") == "trackio.image" and path.endswith(".png"):
+                    self.media.append(ForeignMedia("image", key, step, time, *file[1:]))
+                else:
+                    self.files[name] = file
             else:
                 return False
         except (OSError, ValueError) as error:
             self._missing.append(f"left out {key!r:.300} of step {step}: {error}")
         return True
 
-    def _take_file(
-        self, key: str, step: int, time: float, held: Mapping[str, Any], path: str, root: Path
-    ) -> None:
-        # Below the project and the run: the step, and the file.
-        name = "/".join((_MEDIA, *PurePosixPath(path).parts[2:]))
-        file = local_file(file_inside(root, path), name)
-        if held.get("_type") == "trackio.image" and PurePosixPath(path).suffix == ".png":
-            self.media.append(ForeignMedia("image", key, step, time, *file[1:]))
-        else:
-            self.files[name] = file
-
     def problems(self) -> list[str]:
         damaged = count_text(self._damaged, "damaged row")
         return [*([f"left out {damaged}"] if self._damaged else []), *self._missing]
-
-    def notes(self) -> list[str]:
-        return [
-            f"{name!r:.300} is not a metric and stays at the source ({count_text(count, 'value')})"
-            for name, count in self._others.items()
-        ]
 
 
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _mapping(content: Any, what: str, problems: list[str]) -> dict[str, Any]:
-    try:
-        found = orjson.loads(content)
-    except (orjson.JSONDecodeError, TypeError):
-        found = _loosely(content)
-    if isinstance(found, dict):
-        return found
-    problems.append(f"{what} are damaged")
-    return {}
-
-
-def _loosely(content: Any) -> Any:
-    """JSON with the words NaN and Infinity, which is not JSON; None where it is not even that."""
-    try:
-        return json.loads(content)
-    except (ValueError, TypeError, RecursionError):
-        return None
+def _mapping(content: Any) -> dict[str, Any] | None:
+    """The mapping in a text; None where it is damaged. Python's parser knows NaN and Infinity."""
+    for parse in (orjson.loads, json.loads):
+        with suppress(ValueError, TypeError, RecursionError):
+            found = parse(content)
+            return found if isinstance(found, dict) else None
+    return None
 
 
 def _time(moment: Any) -> float | None:

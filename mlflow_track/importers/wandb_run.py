@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mlflow_track.formats import wandb_records as records
 from mlflow_track.formats.leveldb_log import read_records
-from mlflow_track.formats.protobuf import read_fields
+from mlflow_track.formats.protobuf import read_fields, read_parts
 from mlflow_track.formats.wandb_records import RunField
 from mlflow_track.importers.media import histogram_json, media_of
 from mlflow_track.importers.source import (
     ForeignFile,
     ForeignMedia,
     ForeignRun,
+    add_value,
     file_inside,
     local_file,
 )
 from mlflow_track.record.files import files_below, open_regular
 from mlflow_track.record.schema import FAILED, FINISHED, KILLED, RUNNING, Attempt, Git, Provenance
 from mlflow_track.series import Series
-from mlflow_track.wording import count_text
+from mlflow_track.wording import count_text, first_of
 
 _FILES, _OUTPUT = "files", "output.log"
 # What W&B itself writes beside the files of the user; config and summary are read from the records.
@@ -58,7 +60,7 @@ class RunReader:
         self._status = RUNNING
         self._files: dict[str, ForeignFile] = {}
         self._log: ForeignFile | None = None
-        self._others: dict[str, int] = {}
+        self._others: Counter[str] = Counter()
         self._links: list[str] = []
         self._media: list[ForeignMedia] = []
         # Files of images, which are not artifacts beside that, and what of media was lost.
@@ -68,7 +70,7 @@ class RunReader:
         # Whether this package has sent it: then there may be a record of it.
         self._is_ours = False
         self._damaged: list[str] = []
-        # A run that was resumed offline counts its steps from 0 once more.
+        # A run that was resumed offline counts its steps from 0 again.
         self._offset, self._next_step, self._is_first = 0, 0, True
 
     def read(self, path: Path) -> None:
@@ -133,14 +135,14 @@ class RunReader:
     def _value(self, key: str, step: int, time: float, value: Any) -> None:
         value = _WORDS.get(value, value) if isinstance(value, str) else value
         if isinstance(value, int | float):
-            _append(self._metrics, key, step, time, value)
+            add_value(self._metrics, key, step, time, float(value))
         elif isinstance(value, dict) and _TYPE not in value:
             for name, each in value.items():
                 self._value(f"{key}.{name}", step, time, each)
         elif isinstance(value, dict):
             self._take_media(key, step, time, value)
         else:
-            self._leave_out(type(value).__name__)
+            self._others[type(value).__name__] += 1
 
     def _take_media(self, key: str, step: int, time: float, value: dict[str, Any]) -> None:
         """Take an image or a histogram; of anything else the file is an artifact all the same."""
@@ -149,26 +151,21 @@ class RunReader:
             if kind == "histogram" and "bins" in value:
                 content = histogram_json(value["bins"], value.get("values"))
                 self._media.append(media_of("histogram", key, step, time, content))
-                return
-            if kind == "image-file" and str(value.get("path")).endswith(".png"):
+            elif kind == "image-file" and str(value.get("path")).endswith(".png"):
                 file = local_file(file_inside(self._folder.resolve(), value["path"]), key)
                 self._media.append(ForeignMedia("image", key, step, time, *file[1:]))
                 self._shown.add(value["path"])
-                return
+            else:
+                self._others[kind] += 1
         except (OSError, ValueError) as error:
             self._lost.append(f"left out {kind} {key!r:.300} of step {step}: {error}")
-            return
-        self._leave_out(kind)
-
-    def _leave_out(self, kind: str) -> None:
-        self._others[kind] = self._others.get(kind, 0) + 1
 
     def _run(self, run: bytes) -> None:
         self._texts = records.texts(run)
         self._started = self._started or records.seconds(run, RunField.START)
-        for git in records.parts_of(run, RunField.GIT):
+        for git in read_parts(run, RunField.GIT):
             self._commit = records.texts(git).get(_COMMIT, [None])[0]
-        for config in records.parts_of(run, RunField.CONFIG):
+        for config in read_parts(run, RunField.CONFIG):
             records.apply(config, self._config)
 
     def _exit(self, ended: bytes) -> None:
@@ -178,7 +175,7 @@ class RunReader:
     def _define(self, metric: bytes) -> None:
         name = records.texts(metric).get(_METRIC_NAME, [""])[0]
         mode = _GOALS.get(records.numbers(metric).get(_METRIC_GOAL, 0))
-        for summary in records.parts_of(metric, _METRIC_SUMMARY):
+        for summary in read_parts(metric, _METRIC_SUMMARY):
             wanted = records.numbers(summary)
             if bool(wanted.get(_SUMMARY_MIN)) != bool(wanted.get(_SUMMARY_MAX)):
                 mode = mode or ("min" if wanted.get(_SUMMARY_MIN) else "max")
@@ -191,7 +188,7 @@ class RunReader:
             value = records.value(text)
             if isinstance(value, int | float):
                 name = f"system/{'.'.join(key).removeprefix('system.')}"
-                _append(self._system, name, self._samples, time, value)
+                add_value(self._system, name, self._samples, time, float(value))
         self._samples += 1
 
     # --- files ---
@@ -225,6 +222,7 @@ class RunReader:
             "wandb.job_type": text.get(RunField.JOB_TYPE, ""),
             _NOTE_TAG: text.get(RunField.NOTES, ""),
         }
+        damaged = first_of(self._damaged, _MOST_SHOWN)
         return ForeignRun(
             identity=identity,
             record_id=text.get(RunField.ID) if self._is_ours else None,
@@ -240,7 +238,9 @@ class RunReader:
             summary={
                 key: value
                 for key, value in records.values(self._summary).items()
-                if not key.startswith("_") and key != records.STEP_KEY and self._is_own(key, value)
+                if not key.startswith("_") and key != records.STEP_KEY
+                # What is more than the last value of a metric.
+                if isinstance(value, bool | int | float | str) and key not in self._metrics
             },
             files=list(self._files.values()),
             media=self._media,
@@ -248,30 +248,10 @@ class RunReader:
             attempt=Attempt(host=text.get(RunField.HOST)),
             provenance=Provenance(git=Git(commit=self._commit) if self._commit else None),
             directions=self._directions,
-            problems=self._problems(),
+            problems=[*([f"damaged: {damaged}"] if damaged else []), *self._lost],
             notes=[
                 f"left out {count_text(count, 'value')} of the type {kind}"
                 for kind, count in self._others.items()
             ]
             + [f"left out the file {name}: it is a link" for name in dict.fromkeys(self._links)],
         )
-
-    def _is_own(self, key: str, value: Any) -> bool:
-        """Whether a value of the summary is more than the last one of a metric."""
-        is_plain = isinstance(value, bool | int | float | str)
-        return is_plain and key not in self._metrics
-
-    def _problems(self) -> list[str]:
-        more = len(self._damaged) - _MOST_SHOWN
-        rest = [f"and {more:,} more"] if more > 0 else []
-        shown = "; ".join([*self._damaged[:_MOST_SHOWN], *rest])
-        return [*([f"damaged: {shown}"] if shown else []), *self._lost]
-
-
-def _append(series: dict[str, Series], name: str, step: int, time: float, value: float) -> None:
-    one = series.get(name)
-    if one is None:
-        one = series[name] = Series(name, [], [], [])
-    one.steps.append(step)  # type: ignore[union-attr]
-    one.times.append(time)  # type: ignore[union-attr]
-    one.values.append(float(value))  # type: ignore[union-attr]

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import UnreadableRun, decode, new_content, read_content, to_info
 from mlflow_track.record.tags import PARENT_TAG
 from mlflow_track.record.trash import move_to_trash
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 # The field of run.json about the import.
 _IMPORTED = "imported"
@@ -94,7 +94,8 @@ class RecordWriter:
         self._format = format
         self._experiment = experiment
         # The records that there are, by their ids; those that were imported also by their sources.
-        self._records = {path.name: path for path in _folders(root)}
+        folders = [path for path in sorted(root.glob("*/*")) if path.parent.name != layout.TRASH]
+        self._records = {path.name: path for path in folders}
         found = {_ID.fullmatch(name): path for name, path in self._records.items()}
         self._written: set[str] = set()
         self._known = {match[1]: path for match, path in found.items() if match}
@@ -113,31 +114,18 @@ class RecordWriter:
         own, earlier = self._records.get(run.record_id or ""), self._known.get(key)
         try:
             if own is not None:
-                return self._of_here(own, content)
+                why = "it is the record of this folder, which was sent there"
+                return _unchanged(read_content(own), own, content)._replace(notes=[why])
             if earlier is not None:
                 return self._again(run, content, key, earlier)
         except UnreadableRun as error:
             raise ValueError(f"its record {own or earlier} cannot be read: {error}") from error
         return self._build(run, content, key, IMPORTED)
 
-    def _of_here(self, path: Path, content: Content) -> Outcome:
-        """A copy of a record that is here comes back as that."""
-        info = to_info(read_content(path))
-        return Outcome(
-            *(UNCHANGED, info.id, info.name, info.experiment, path),
-            content.problems,
-            ["it is the record of this folder, which was sent there"],
-        )
-
     def _again(self, run: ForeignRun, content: Content, key: str, path: Path) -> Outcome:
         record = read_content(path)
-        info = to_info(record)
+        there = _unchanged(record, path, content)
         known = decode(Imported, record.pop(_IMPORTED, None), layout.RUN)
-        there = Outcome(
-            *(UNCHANGED, info.id, info.name, info.experiment, path),
-            content.problems,
-            content.notes,
-        )
         if known.content == _digest_of(content):
             return there
         if key in self._written:
@@ -148,7 +136,7 @@ class RecordWriter:
         if known.record != _digest(record):
             why = (
                 "the source has changed since it was imported, and so has the record, which stays: "
-                f"move it away (mlflow-track rm {info.id}) and import again"
+                f"move it away (mlflow-track rm {there.id}) and import again"
             )
             return there._replace(state=KEPT, problems=[*content.problems, why])
         return self._build(run, content, key, UPDATED, there)
@@ -208,8 +196,10 @@ def _key(format: str, identity: str) -> str:
     return _digest(format, identity)[:16]
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    return (path for path in sorted(root.glob("*/*")) if path.parent.name != layout.TRASH)
+def _unchanged(record: dict[str, Any], path: Path, content: Content) -> Outcome:
+    info = to_info(record)
+    place = (info.id, info.name, info.experiment, path)
+    return Outcome(UNCHANGED, *place, content.problems, content.notes)
 
 
 def _fill(folder: Path, content: Content, problems: list[str]) -> None:
@@ -248,7 +238,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     data = json_bytes(content)
     if len(data) > MOST_JSON_BYTES:
         most = f"at most {MOST_JSON_BYTES:,} bytes"
-        raise ValueError(expected(f"the size of {path.name}", most, f"{len(data):,}"))
+        raise value_error(f"the size of {path.name}", most, f"{len(data):,}")
     write_new(path, data)
 
 

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track.media.values import Encodable, take
-from mlflow_track.wording import expected, shown, typed
+from mlflow_track.wording import shown, type_error, typed, value_error
 
 if TYPE_CHECKING:
     import numpy
@@ -33,13 +33,13 @@ def histogram_of(values: Any, bins: Any, name: str) -> Encodable:
     try:
         count = 0 if isinstance(bins, bool) else operator.index(bins)
     except TypeError:
-        raise TypeError(expected("bins", "an integer", typed(bins))) from None
+        raise type_error("bins", "an integer", typed(bins)) from None
     if not 1 <= count <= _MOST_BINS:
-        raise ValueError(expected("bins", f"an integer from 1 to {_MOST_BINS}", shown(bins)))
+        raise value_error("bins", f"an integer from 1 to {_MOST_BINS}", shown(bins))
     name = f"the values of histogram {shown(name)}"
     taken = take(values, name, "numbers: an array, a tensor or a list")
     if 0 in taken.shape:
-        raise ValueError(expected(name, "one number or more", f"the shape {taken.shape}"))
+        raise value_error(name, "one number or more", f"the shape {taken.shape}")
     return Encodable(taken.size_bytes, lambda: json.dumps(counted(taken.array(), count)).encode())
 
 

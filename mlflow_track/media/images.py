@@ -1,4 +1,4 @@
-"""Turns arrays, tensors and PIL images into PNG files."""
+"""Turns arrays, tensors and PIL images into PNG files, and figures of matplotlib into files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from mlflow_track.media.values import Encodable, take
-from mlflow_track.wording import expected, shown
+from mlflow_track.wording import shown, type_error, value_error
 
 if TYPE_CHECKING:
     import numpy
@@ -43,27 +43,43 @@ def image_of(image: Any, name: str) -> Encodable:
         return _of_pil(image, name)
     taken = take(image, name, "a PIL image, or an array or tensor of numbers")
     is_channel_first = _channel_axis(taken.shape, name) == 0
-
-    def encode() -> bytes:
-        return _png(_pixels(taken.array(), is_channel_first))
-
     if taken.is_here:
         _require_range(taken.array(), name)
-        return Encodable(taken.size_bytes, encode)
 
-    def check_and_encode() -> bytes:
-        _require_range(taken.array(), name)
-        return encode()
+    def encode() -> bytes:
+        array = taken.array()
+        if not taken.is_here:
+            _require_range(array, name)
+        return _png(_pixels(array, is_channel_first))
 
-    return Encodable(taken.size_bytes, check_and_encode)
+    return Encodable(taken.size_bytes, encode)
+
+
+def figure_of(figure: Any, name: str, kind: str = "png") -> Encodable:
+    """A figure as a file; it is drawn here, as matplotlib allows for one thread only.
+
+    Args:
+        figure: A figure of matplotlib.
+        name: The file's name, for a message.
+        kind: The format: png, svg, pdf.
+
+    Raises:
+        TypeError: It is not a figure.
+    """
+    if not hasattr(figure, "savefig"):
+        what = f"the figure for {shown(name)}"
+        raise type_error(what, "a matplotlib Figure", type(figure).__name__)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight")
+    return Encodable(buffer.tell(), buffer.getvalue)
 
 
 def _of_pil(image: Any, name: str) -> Encodable:
     mode = _AS_PNG_MODE.get(image.mode, image.mode)
     if mode not in _PNG_MODES:
-        raise ValueError(expected(name, "of a mode that PNG has, like RGB or L", f"{image.mode}"))
+        raise value_error(name, "of a mode that PNG has, like RGB or L", f"{image.mode}")
     if 0 in image.size:
-        raise ValueError(expected(name, "of one pixel or more", f"the size {image.size}"))
+        raise value_error(name, "of one pixel or more", f"the size {image.size}")
     copy = image.copy()
 
     def encode() -> bytes:
@@ -84,7 +100,7 @@ def _channel_axis(shape: tuple[int, ...], name: str) -> int | None:
         if len(shape) == 3 and shape[0] in _CHANNELS:
             return 0
     what = "of rows, columns and 1, 3 or 4 channels"
-    raise ValueError(expected(name, what, f"the shape {shape}"))
+    raise value_error(name, what, f"the shape {shape}")
 
 
 def _require_range(array: numpy.ndarray[Any, Any], name: str) -> None:
@@ -93,7 +109,7 @@ def _require_range(array: numpy.ndarray[Any, Any], name: str) -> None:
     low, high, most = array.min(), array.max(), 255 if array.dtype.kind in "ui" else 1
     if not (low >= 0 and high <= most):
         what = f"{array.dtype} values from 0 to {most}"
-        raise ValueError(expected(name, what, f"{low} to {high}"))
+        raise value_error(name, what, f"{low} to {high}")
 
 
 def _pixels(array: numpy.ndarray[Any, Any], is_channel_first: bool) -> numpy.ndarray[Any, Any]:

@@ -23,7 +23,7 @@ from mlflow_track.record.directory import RunDirectory
 from mlflow_track.record.files import legible, make_folder, replace_file
 from mlflow_track.record.media.index import MediaEntry
 from mlflow_track.record.media.writer import MediaIndex, MediaRewind
-from mlflow_track.wording import count_text, expected, shown, typed
+from mlflow_track.wording import count_text, expected, shown, typed, value_error
 
 _MOST_WAITING, _MOST_WAITING_BYTES = 1000, 64 << 20
 _MOST_KEY = 500
@@ -154,11 +154,17 @@ class MediaLog:
     # --- inside ---
 
     def _free(self, folder: Path, step: int, ending: str) -> Path:
-        """A file that is not there: of a step that is logged twice the later item counts."""
+        """A file that no item has: of a step that is logged twice the later item counts.
+
+        One that a kill has left unlisted is replaced, as an artifact that is logged again.
+        """
         root, number = self._record.artifacts_path, 1
         while True:
             path = folder / layout.media_file(step, ending, number)
-            if not os.path.lexists(path) and path.relative_to(root).as_posix() not in self._files:
+            file = path.relative_to(root).as_posix()
+            is_listed = self._index is None or self._index.is_listed(file)
+            is_taken = path.is_dir() or (is_listed and os.path.lexists(path))
+            if not is_taken and file not in self._files:
                 return path
             number += 1
 
@@ -241,11 +247,7 @@ class MediaLog:
 
 
 def _place(root: Path, kind: str, name: Any, step: int) -> tuple[str, Path, str]:
-    """The key that a name stands for, the folder of its files, and their ending.
-
-    Raises:
-        TypeError, ValueError: The name is invalid.
-    """
+    """The key that a name stands for, the folder of its files, and their ending."""
     if kind == "histogram" and not _is_name(name):
         # Unlike the other verbs: as `add_histogram` of TensorBoard has them.
         message = expected("a histogram's name", "a string", typed(name))
@@ -255,7 +257,7 @@ def _place(root: Path, kind: str, name: Any, step: int) -> tuple[str, Path, str]
     ending = ending.lower()
     if kind == "image" and ending in _OTHER_IMAGES:
         what = "one ending in .png, or without an ending"
-        raise ValueError(expected("the name of the images of steps", what, shown(name)))
+        raise value_error("the name of the images of steps", what, shown(name))
     if kind == "histogram" or ending not in endings:
         stem, ending = text, endings[0]
     file = os.path.join(stem, layout.media_file(step, ending))
@@ -264,7 +266,7 @@ def _place(root: Path, kind: str, name: Any, step: int) -> tuple[str, Path, str]
     key = folder.relative_to(root).as_posix()
     if legible(key) != key or not 1 <= len(key) <= _MOST_KEY or key == ".":
         what = f"1 to {_MOST_KEY} characters of text"
-        raise ValueError(expected("the name of media of steps", what, shown(name)))
+        raise value_error("the name of media of steps", what, shown(name))
     return key, folder, ending
 
 

@@ -1,4 +1,4 @@
-"""Takes arrays, tensors and lists of numbers from a caller, who may change them afterwards."""
+"""Takes texts, arrays, tensors and lists of numbers from a caller, who may change them later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_track.record.device_values import CudaCopy
-from mlflow_track.wording import expected
+from mlflow_track.record.files import legible
+from mlflow_track.wording import shown, type_error
 
 if TYPE_CHECKING:
     import numpy
@@ -22,6 +23,21 @@ class Encodable(NamedTuple):
 
     size_bytes: int
     encode: Callable[[], bytes]
+
+
+def text_of(text: Any, name: str) -> Encodable:
+    """A text as UTF-8; half characters become legible.
+
+    Args:
+        text: The text.
+        name: The file's name, for a message.
+
+    Raises:
+        TypeError: It is not a string.
+    """
+    if not isinstance(text, str):
+        raise type_error(f"the text for {shown(name)}", "a string", type(text).__name__)
+    return Encodable(len(text), lambda: legible(text).encode())
 
 
 class Taken(NamedTuple):
@@ -61,17 +77,19 @@ def take(values: Any, name: str, what: str) -> Taken:
         if values.is_floating_point() and values.element_size() < 4:
             values = values.float()  # NumPy has no bfloat16.
         if values.is_cuda and not (values.is_complex() or values.is_sparse):
-            copy, dtype = CudaCopy(values.resolve_neg()), str(values.dtype)
+            copy, dtype = CudaCopy(values), str(values.dtype)
             kind = "b" if dtype == "torch.bool" else "f" if values.is_floating_point() else "i"
             size_bytes = values.numel() * values.element_size()
             shape = tuple(values.shape)
-            return Taken(shape, kind, size_bytes, False, lambda: copy.wait_for_tensor().numpy())
+            return Taken(
+                shape, kind, size_bytes, False, lambda: copy.wait_for_tensor().resolve_neg().numpy()
+            )
     try:
         # NumPy knows no negative sign that waits to be applied, as of a conjugate's imaginary part.
         array = (values.cpu().resolve_neg().numpy() if is_tensor else numpy.asarray(values)).copy()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(expected(name, what, f"{type(values).__name__}: {error}")) from None
+        raise type_error(name, what, f"{type(values).__name__}: {error}") from None
     if array.dtype.kind not in "buif":
-        raise TypeError(expected(name, what, f"{type(values).__name__} of {array.dtype}"))
+        raise type_error(name, what, f"{type(values).__name__} of {array.dtype}")
     kind = array.dtype.kind.replace("u", "i")
     return Taken(array.shape, kind, array.nbytes, True, lambda: array)

@@ -13,6 +13,7 @@ from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.files import files_below
 from mlflow_track.record.media.index import listed_files
+from mlflow_track.wording import missing_text
 
 # What of the record itself goes along, and under which folder of the artifacts.
 RECORD_FOLDER = "record"
@@ -29,10 +30,11 @@ _LOOKING_SHARE = 0.02
 # And this part into one file that changes again and again.
 _SENDING_SHARE = 0.1
 _MOST_FAILURES = 3
+_CHECKPOINTS = f"{layout.CHECKPOINTS}/"
 
 
 class Artifacts:
-    """Sends files that are new or have changed; a file that changes meanwhile comes once more."""
+    """Sends files that are new or have changed; a file that changes meanwhile is sent again."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -52,6 +54,13 @@ class Artifacts:
         Raises:
             Unavailable: The destination does not answer.
         """
+        self._send_pending(is_at_end=is_at_end)
+        again = self._ledger.again
+        while is_at_end and (files := {n for n in again if not n.startswith(_CHECKPOINTS)}):
+            again -= files
+            self._send_pending(is_at_end=is_at_end)
+
+    def _send_pending(self, *, is_at_end: bool) -> None:
         began = time.monotonic()
         if began < self._look_after and not is_at_end:
             return
@@ -75,9 +84,8 @@ class Artifacts:
                 self._look_after = 0.0
                 if not error.is_answer:
                     raise
-                if self.retries.failed(
-                    _item(name), str(error), self._ledger.is_there, error.retry_after
-                ):
+                self._ledger.doubts.failed(name)
+                if self.retries.failed(_item(name), error, self._ledger.is_there):
                     self._ledger.set_aside(name, stamp, _item(name), str(error))
                 failures += 1
                 if failures >= _MOST_FAILURES:
@@ -118,21 +126,16 @@ class Artifacts:
                 self._ledger.set_aside(name, stamp, _item(name), why)
         self._ledger.save()
         if left := [name for name in lacking if name not in state.set_aside]:
-            raise Unavailable(
-                f"the server acknowledged {_item(left[0])} and does not have it: something before "
-                "the server answers in its place, or it was lost there",
-                is_answer=True,
-            )
+            raise Unavailable(missing_text(_item(left[0])), is_answer=True)
 
     def forget(self) -> None:
         """Another run, or what there is of this one, gets the files."""
         self._seen.clear()
 
-    def send_record_file(self, name: str) -> None:
-        """Send one file of the record itself, if it has changed."""
-        for file, target, stamp in _pending(
-            [(self._ledger.path / name, f"{RECORD_FOLDER}/{name}")], self._ledger.state
-        ):
+    def send_record_files(self, *names: str) -> None:
+        """Send files of the record itself that have changed."""
+        files = ((self._ledger.path / name, f"{RECORD_FOLDER}/{name}") for name in names)
+        for file, target, stamp in _pending(files, self._ledger.state):
             self.send_one(file, target, stamp)
 
 
@@ -183,7 +186,7 @@ def all_artifacts(path: Path, is_at_end: bool) -> Iterator[tuple[Path, str]]:
 
 
 def _pending(
-    files: Iterator[tuple[Path, str]] | list[tuple[Path, str]], state: MirrorState
+    files: Iterator[tuple[Path, str]], state: MirrorState
 ) -> Iterator[tuple[Path, str, list[int]]]:
     for file, name in files:
         try:

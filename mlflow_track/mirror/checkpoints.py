@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mlflow_track.mirror.state import Ledger, MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.metric import DIRECTIONS, judge
 from mlflow_track.record.schema import MirrorSettings, RunInfo
+from mlflow_track.wording import missing_text
 
 _MOST_REMOVALS = 5
 
@@ -34,7 +36,7 @@ class Checkpoints:
         self._ledger = ledger
         self._artifacts = artifacts
         self._describe = describe
-        self._failed_removals: dict[str, int] = {}
+        self._failed_removals: Counter[str] = Counter()
         self.retries = Retries()
         # The last result of `best`, and for which checkpoints.
         self._best: tuple[list[str], str] = ([], "")
@@ -60,7 +62,8 @@ class Checkpoints:
         except Unavailable as error:
             if not error.is_answer:
                 raise
-            if self.retries.failed(item, str(error), self._ledger.is_there, error.retry_after):
+            self._ledger.doubts.failed(f"{layout.CHECKPOINTS}/{name}")
+            if self.retries.failed(item, error, self._ledger.is_there):
                 self._ledger.set_aside(f"{layout.CHECKPOINTS}/{name}", [], item, str(error))
             return
         except Refused as error:
@@ -97,10 +100,7 @@ class Checkpoints:
     def best(self, info: RunInfo, *, is_at_end: bool) -> str:
         """The best checkpoint of those that are there, by its folder's name; "" where none is.
 
-        Args:
-            info: run.json.
-            is_at_end: Whether nothing is logged any more: until then a value that belongs to a
-                checkpoint may come later than the checkpoint.
+        At the end all are judged again: a value that belongs to a checkpoint may come later.
         """
         names = self._ledger.state.checkpoints
         keep = info.checkpoints.keep if info.checkpoints is not None else None
@@ -118,8 +118,7 @@ class Checkpoints:
     def _upload(self, checkpoint: Checkpoint) -> bool:
         """Whether it arrived; retention may remove it meanwhile."""
         # A resume from it on another machine also needs the run.
-        self._artifacts.send_record_file(layout.CONFIG)
-        self._artifacts.send_record_file(layout.RUN)
+        self._artifacts.send_record_files(layout.CONFIG, layout.RUN)
         name = checkpoint.path.name
         done = self._ledger.state.uploading.setdefault(name, [])
         self._ledger.save()
@@ -138,11 +137,7 @@ class Checkpoints:
         return True
 
     def _look_for(self, name: str, done: list[str]) -> None:
-        """Whether the server has all that it acknowledged of a checkpoint.
-
-        Raises:
-            Unavailable: It does not; the next round sends what is missing.
-        """
+        """Raise `Unavailable` where the server lacks acknowledged files: they are sent again."""
         state, backend = self._ledger.state, self._ledger.backend
         if not has(backend, "list_files"):
             return
@@ -152,11 +147,8 @@ class Checkpoints:
         if missing:
             done[:] = [file for file in done if file in there and file != layout.MANIFEST]
             self._ledger.save()
-            raise Unavailable(
-                f"the server acknowledged {layout.CHECKPOINTS}/{name}/{missing[0]} and does not "
-                "have it: something before the server answers in its place, or it was lost there",
-                is_answer=True,
-            )
+            item = f"{layout.CHECKPOINTS}/{name}/{missing[0]}"
+            raise Unavailable(missing_text(item), is_answer=True)
 
     # --- retention ---
 
@@ -186,7 +178,7 @@ class Checkpoints:
         except Refused as error:
             self._ledger.note_refused([(f"removal of {folder}", str(error))])
         except Unavailable as error:
-            self._failed_removals[name] = self._failed_removals.get(name, 0) + 1
+            self._failed_removals[name] += 1
             if self._failed_removals[name] < _MOST_REMOVALS or not error.is_answer:
                 raise
             # A store that answers, and never by doing it: its space is not worth waiting for.
@@ -216,12 +208,7 @@ def _wanted(path: Path, info: RunInfo) -> list[Checkpoint]:
 def wanted_checkpoints(
     checkpoints: Sequence[Checkpoint], mirror: MirrorSettings
 ) -> list[Checkpoint]:
-    """The part of `checkpoints` (oldest first) that the server is to hold.
-
-    Args:
-        checkpoints: The committed ones.
-        mirror: The run's settings of its mirror.
-    """
+    """The part of the committed `checkpoints` (oldest first) that the server is to hold."""
     if mirror.upload == "none":
         return []
     if mirror.upload == "last":

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow_track
@@ -25,6 +27,7 @@ _MOST_RESTARTS = 5
 _STEADY_SECONDS = 600.0
 _RESTART_PAUSE_SECONDS = 0.5
 _PROGRESS_SECONDS = 0.5
+_MOST_REMEMBERED = 8
 
 
 class Companion:
@@ -50,6 +53,7 @@ class Companion:
         self._lock = threading.Lock()
         self._is_closing = False
         self._has_ended = threading.Event()
+        self._said: deque[str] = deque(maxlen=_MOST_REMEMBERED)
         self._start()
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="mirror-watcher")
         self._watcher.start()
@@ -63,6 +67,18 @@ class Companion:
         """The status of each backend."""
         return read_statuses(self._path, self._backends)
 
+    def report(self, status: SyncStatus) -> None:
+        """Print the status at the end, without what the mirror itself has said before."""
+        said = "\n".join(self._said)
+        known = (each.error is not None and each.error in said for each in status)
+        texts = [
+            str(replace(each, error=None) if is_known else each)
+            for each, is_known in zip(status, known, strict=True)
+            if str(each) not in said
+        ]
+        if texts:
+            say("\n".join(texts))
+
     def close(self, timeout_seconds: float) -> SyncStatus:
         """Tell the mirror that the trainer ends, and give it time to send the rest."""
         with self._lock:
@@ -75,7 +91,7 @@ class Companion:
                 break
             progress.show(left)
         progress.clear()
-        # If it continues alone, nobody waits for it, by design.
+        # A mirror that continues alone is not waited for, by design.
         self._process.returncode = self._process.returncode or 0
         return self.status()
 
@@ -115,7 +131,8 @@ class Companion:
             assert process.stdout is not None
             with process.stdout as said:
                 for line in said:
-                    say(line.decode(errors="replace").rstrip())
+                    self._said.append(line.decode(errors="replace").rstrip())
+                    say(self._said[-1])
             code = process.wait()
             if code == 0:
                 break
@@ -129,7 +146,8 @@ class Companion:
                 )
                 break
             restarts += 1
-            self._warn(f"the mirror process {_how(code)}; restarted")
+            if restarts == 1:
+                self._warn(f"the mirror process {_how(code)}; restarted")
             time.sleep(_RESTART_PAUSE_SECONDS * restarts)
             with self._lock:
                 try:

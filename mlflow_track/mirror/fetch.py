@@ -17,24 +17,27 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from mlflow_track.backends.protocol import Backend, Found, Query, Unavailable, has
 from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore, CorruptCheckpointError
-from mlflow_track.mirror.history import write_history
 from mlflow_track.mirror.process import open_backend
+from mlflow_track.mirror.progress import Position
 from mlflow_track.mirror.shipper import HEARTBEAT_SECONDS
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
-from mlflow_track.record.files import sync_folder, write_json
+from mlflow_track.record.files import replace_file, sync_folder, write_json
 from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import read_content, to_info
 from mlflow_track.record.masking import mask_values
 from mlflow_track.record.schema import FINISHED, RUNNING
+from mlflow_track.series import metrics_contents, series_of_points
 from mlflow_track.wording import size_text
 
 _POLL_SECONDS = 1.0
 # What the search may last, in limits of one request.
 _SEARCH_REQUESTS = 6
+_SYSTEM_PREFIX = "system/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,7 @@ def fetch(request: FetchRequest, name: str, backend: Backend) -> Path | None:
     Args:
         request: The wanted run.
         name: The backend's name.
-        backend: The backend.
+        backend: The backend; it has `find`.
 
     Returns:
         The run's new folder: config, the history of its metrics, the newest checkpoint that
@@ -82,8 +85,6 @@ def fetch(request: FetchRequest, name: str, backend: Backend) -> Path | None:
         CorruptCheckpointError: The backend has checkpoints of it, and none verifies.
         Unavailable: The backend does not answer.
     """
-    if not has(backend, "find"):
-        return None
     with _limited():
         found = _wanted(request, backend)
     if found is None:
@@ -246,6 +247,37 @@ def _download_one(path: Path, step: int, found: Found, backend: Backend) -> None
     checkpoint.verify()
 
 
+def write_history(path: Path, found: Found, backend: Backend) -> dict[str, Position]:
+    """Write metrics.csv, and where there are any metrics.long.csv and system_metrics.csv.
+
+    Returns:
+        For each file the position that says: the backend has all of it.
+    """
+    names = sorted(found.last_steps)
+    system = [name for name in names if name.startswith(_SYSTEM_PREFIX)]
+    own = [name for name in names if name not in system]
+    positions = _write_metrics(path / layout.METRICS, own, found, backend)
+    if system:
+        positions |= _write_metrics(path / layout.SYSTEM_METRICS, system, found, backend)
+    return positions
+
+
+def _write_metrics(
+    path: Path, names: list[str], found: Found, backend: Backend
+) -> dict[str, Position]:
+    series = [
+        series_of_points(name, ((p.timestamp, p.step, p.value) for p in history))
+        for name in names
+        for history in [backend.history(found.id, name)]
+    ]
+    positions = {}
+    for content in metrics_contents(path, series):
+        replace_file(content.path, content.header, content.body)
+        size = len(content.body)
+        positions[content.path.name] = Position(acknowledged=size, sending=size)
+    return positions
+
+
 # --- the process ---
 
 
@@ -256,13 +288,18 @@ def main() -> None:
     os.write(answer, json.dumps(_answer(request)).encode())
 
 
-def _answer(request: FetchRequest) -> dict[str, str | None]:
+def _answer(request: FetchRequest) -> dict[str, Any]:
     """The path of the fetched run, or why it was not fetched; the first backend with it counts."""
+    searched: list[str] = []
     silent: list[str] = []
     for name in request.backends:
         backend: Backend | None = None
         try:
             backend = open_backend(name)
+            if not has(backend, "find"):
+                continue
+            print(f"looking for a run to continue at {name}", file=sys.stderr, flush=True)
+            searched.append(name)
             path = fetch(request, name, backend)
             if path is not None:
                 return {"path": str(path)}
@@ -276,7 +313,7 @@ def _answer(request: FetchRequest) -> dict[str, str | None]:
                 "broken": f"the run at {name} cannot be continued here: "
                 f"{type(error).__name__}: {error}"
             }
-    return {"path": None, **({"unreachable": "; ".join(silent)} if silent else {})}
+    return {"path": None, "searched": searched, "unreachable": "; ".join(silent)}
 
 
 if __name__ == "__main__":

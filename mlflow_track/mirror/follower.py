@@ -136,17 +136,22 @@ class Follower:
                 if self._round(has_ended=has_ended):
                     return None
                 pause = self._pause
-                if self._is_waiting_for_files and not self._is_worth_waiting(pause):
+                is_waiting = self._shipper is not None and self._shipper.waiting is not None
+                if is_waiting and not self._is_worth_waiting(pause):
                     self._report(str(read_status(self._path, self.name)))
                     return None
             except Exception as error:
-                if isinstance(error, Unavailable) and error.is_final:
-                    self._give_up(error)
+                why = self._explain(error)
+                trouble = error if isinstance(error, Unavailable) else Unavailable(why)
+                if trouble.is_final:
+                    # Nothing that this process can do would help.
+                    self._report(
+                        f"WARNING: nothing is sent to {self.name}, training continues: {why}. It "
+                        "is kept in the record; mlflow-track sync sends it"
+                    )
                     return None
-                asked = error.retry_after if isinstance(error, Unavailable) else 0.0
-                pause = self._outage.failed(self._explain(error), asked)
-                is_answer = isinstance(error, Unavailable) and error.is_answer
-                if not self._is_worth_waiting(pause, is_answer=is_answer):
+                pause = self._outage.failed(why, trouble.retry_after)
+                if not self._is_worth_waiting(pause, is_answer=trouble.is_answer):
                     self._report(str(read_status(self._path, self.name)))
                     return None
                 return pause
@@ -166,7 +171,7 @@ class Follower:
             if self._outage.failures >= _IDLE_AFTER_FAILURES:
                 self.is_idle = self._is_silent()
             while (left := deadline - time.monotonic()) > 0 and not self._is_replaced():
-                # The end of the trainer is a reason for another attempt, and for no more than one.
+                # The end of the trainer is a reason for exactly one more attempt.
                 if self._end.wait(min(left, _LOOK_SECONDS)):
                     break
         finally:
@@ -205,7 +210,7 @@ class Follower:
         return found.st_ino, found.st_mtime_ns
 
     def _round(self, *, has_ended: bool) -> bool:
-        """Send what there is; whether that was all, for ever."""
+        """Send what there is; returns whether that was all, and the run has ended."""
         if self._backend is None:
             self._backend = self._open_backend(self.name)
         if self._shipper is None:
@@ -230,17 +235,6 @@ class Follower:
                 write_log(f"{self.name} has everything; the run is {status}")
         shipper.note_error(shipper.waiting)
         return is_done
-
-    @property
-    def _is_waiting_for_files(self) -> bool:
-        return self._shipper is not None and self._shipper.waiting is not None
-
-    def _give_up(self, error: Unavailable) -> None:
-        """Nothing that this process can do would help."""
-        self._report(
-            f"WARNING: nothing is sent to {self.name}, training continues: "
-            f"{self._explain(error)}. It is kept in the record; mlflow-track sync sends it"
-        )
 
     def _explain(self, error: Exception) -> str:
         # A connection that failed is described by its URI, and a client quotes what it was given.
@@ -294,12 +288,7 @@ def write_log(text: str) -> None:
 
 
 def _rest(used_seconds: float, took_seconds: float = 0.0) -> float:
-    """The pause after a round, for the training, and for a server that is slow.
-
-    Args:
-        used_seconds: The time of a processor that it used.
-        took_seconds: The time that it took.
-    """
+    """The pause after a round, for the training, and for a server that is slow."""
     seconds = used_seconds / (_SHARE_OF_MACHINE * (os.cpu_count() or 1))
     own = min(max(seconds, _INTERVAL_SECONDS), _LONGEST_INTERVAL_SECONDS)
     return min(max(own, took_seconds), LONGEST_PAUSE_SECONDS)

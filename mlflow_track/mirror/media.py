@@ -1,7 +1,7 @@
 """Sends the images, texts and histograms of a record to a backend: each once, despite rewinds.
 
 Their numbers never come twice, so the number of the next one is all there is to remember. What a
-rewind moved aside is listed in an index of its own: it is taken out of the destination as well.
+rewind moved aside is listed in a separate index: it is removed from the destination as well.
 Where nothing can be taken out, what an attempt logs again is not sent a second time.
 """
 
@@ -16,17 +16,13 @@ from mlflow_track.mirror.progress import MediaProgress
 from mlflow_track.mirror.retries import Retries
 from mlflow_track.mirror.state import Ledger
 from mlflow_track.record import layout
-from mlflow_track.record.media.index import MediaEntry, MediaReader, file_of, newest
+from mlflow_track.record.media.index import MediaEntry, MediaReader, entries_of, file_of, newest
 
 _BATCH = 20
 
 
 class Media:
-    """Sends media, in the order of their calls.
-
-    Args:
-        ledger: The run, the server, and its acknowledgements.
-    """
+    """Sends media, in the order of their calls."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -36,11 +32,7 @@ class Media:
         self.retries = Retries()
 
     def continue_from(self, position: str) -> None:
-        """Take the position from the destination, which counts.
-
-        Raises:
-            Unavailable: It is not one.
-        """
+        """Take the position from the destination, which counts."""
         if position and not position.isdecimal():
             raise Unavailable(
                 f"the last item there has the position {position!r}, which does not belong to this "
@@ -53,11 +45,7 @@ class Media:
         progress.sending = max(progress.sending, progress.acknowledged)
 
     def send(self) -> None:
-        """Send what is new.
-
-        Raises:
-            Unavailable: The destination does not take it now.
-        """
+        """Send what is new; raises `Unavailable` where the destination does not take it now."""
         progress = self._ledger.state.media
         aside = self._rewound()
         if not progress.is_taken:
@@ -95,7 +83,7 @@ class Media:
                 # One of them may be the reason.
                 self._batch = 1
                 return self._send(entries[:1]) and self._send(entries[1:])
-            if not self.retries.failed(label, str(error), ledger.is_there, error.retry_after):
+            if not self.retries.failed(label, error, ledger.is_there):
                 raise
             refused = [(label, str(error))]
         self._batch = min(_BATCH, 2 * self._batch)
@@ -132,9 +120,7 @@ class Media:
         path, progress = self._ledger.path, self._ledger.state.media
         for aside in layout.media_indexes_aside(path):
             if aside.name not in self._aside:
-                reader = MediaReader(aside)
-                reader.read()
-                self._aside[aside.name] = reader.entries
+                self._aside[aside.name] = entries_of(aside)
             if aside.name not in progress.rewinds:
                 self._take_out(aside.name, progress)
                 progress.rewinds.append(aside.name)
@@ -187,24 +173,21 @@ def note_removed(ledger: Ledger, step: int) -> None:
     older than the rewind and the first items that were logged after it have arrived.
     """
     progress = ledger.state.media
-    reader = MediaReader(ledger.path / layout.MEDIA)
-    reader.read()
+    entries = entries_of(ledger.path / layout.MEDIA)
     progress.again = [
         entry.number
-        for entry in reader.entries
+        for entry in entries
         if entry.number < progress.acknowledged
         and (entry.step > step or entry.number in progress.again)
     ]
-    progress.last_step = max((entry.step for entry in reader.entries), default=-1)
+    progress.last_step = max((entry.step for entry in entries), default=-1)
 
 
 def count_pending(path: Path, progress: MediaProgress) -> int:
     """The number of media that a backend lacks; of one that takes none they are artifacts."""
     if not progress.is_taken:
         return 0
-    reader = MediaReader(path / layout.MEDIA)
-    reader.read()
-    return len(pending_media(reader.entries, progress))
+    return len(pending_media(entries_of(path / layout.MEDIA), progress))
 
 
 def _label(entry: MediaEntry) -> str:

@@ -171,7 +171,7 @@ class MetricRows:
     # --- rewinds ---
 
     def rewinds(self) -> dict[str, list[RewoundFile]] | None:
-        """The rewinds that each file has behind it; None while one is going on."""
+        """The rewinds that each file has behind it; None during one."""
         if not self.is_rewound:
             return {file: [] for file in self.files}
         return rewinds_of(self._ledger, self.files)

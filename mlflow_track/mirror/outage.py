@@ -14,11 +14,7 @@ MOST_RETRY_AFTER_SECONDS = 3600.0
 
 
 class End:
-    """The end of the trainer.
-
-    Args:
-        at: Unix time of it, where it is known already.
-    """
+    """The end of the trainer; `at` is its Unix time, where it is known already."""
 
     def __init__(self, at: float | None = None) -> None:
         self._has_come = threading.Event()
@@ -56,11 +52,7 @@ class Outage:
     """
 
     def __init__(
-        self,
-        name: str,
-        report: Callable[[str], None],
-        pending: Callable[[], str],
-        failures: int = 0,
+        self, name: str, report: Callable[[str], None], pending: Callable[[], str], failures: int
     ) -> None:
         self._name = name
         self._report = report
@@ -68,12 +60,7 @@ class Outage:
         self.failures = failures
 
     def failed(self, why: str, retry_after_seconds: float = 0.0) -> float:
-        """Returns how many seconds to wait before the next attempt.
-
-        Args:
-            why: The reason.
-            retry_after_seconds: For how long the destination asked to be left alone.
-        """
+        """Returns how many seconds to wait before the next attempt: at least those asked for."""
         self.failures += 1
         if self.failures == 1:
             pending = self._pending()

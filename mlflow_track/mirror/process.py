@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -58,7 +59,7 @@ def open_backend(name: str, options: Mapping[str, str] | None = None) -> Backend
 def sync_run(path: Path, name: str, backend: Backend) -> BackendStatus:
     """Send the missing parts of a run to a backend, now, from this process.
 
-    What was set aside, because the destination did not take it, is tried once more.
+    What was set aside, because the destination did not accept it, is tried again.
 
     Raises:
         AlreadyMirrored: Another process is doing so.
@@ -69,7 +70,7 @@ def sync_run(path: Path, name: str, backend: Backend) -> BackendStatus:
         raise AlreadyMirrored(f"another process is sending {path}: wait for it, or end it first")
     try:
         shipper = Shipper(path, name, backend)
-        shipper.try_again()
+        shipper.state.set_aside = {}
         try:
             _ship_all(shipper)
         except Unavailable as error:
@@ -104,11 +105,11 @@ def _ship_all(shipper: Shipper) -> None:
             shipper.finish()
             return
         except Lost:
-            # What was acknowledged is not there: once more, all of it.
+            # What was acknowledged is not there: send all of it again.
             if is_last_try:
                 raise
         except Gone as error:
-            # The run at the server was deleted: once more, into a new one.
+            # The run at the server was deleted: send all of it to a new one.
             if is_last_try:
                 raise Unavailable(str(error)) from error
 
@@ -156,34 +157,13 @@ def mirror_run(
     attempt = renewed.attempt if renewed else len(read_info(path).attempts)
     linger = float(os.environ.get("MLFLOW_TRACK_MIRROR_LINGER") or _DEFAULT_LINGER_SECONDS)
     waits = float(os.environ.get("MLFLOW_TRACK_FINISH_TIMEOUT") or _DEFAULT_FINISH_SECONDS)
-    patience = max(linger, waits)
     end = End(renewed.ended_at if renewed else None)
     failures = renewed.failures if renewed else {}
+    common = (open_backend, tell, attempt, end, linger, waits)
+    followers = [Follower(path, name, *common, failures.get(name, 0)) for name in names]
     crashes: list[BaseException] = []
-    followers = [
-        Follower(
-            *(path, name, open_backend, tell, attempt, end, linger, waits),
-            failures=failures.get(name, 0),
-        )
-        for name in names
-    ]
-
-    def follow(follower: Follower) -> None:
-        try:
-            follower.follow()
-        except BaseException as error:
-            crashes.append(error)
-
-    threads = [
-        threading.Thread(target=follow, args=[each], daemon=True, name=f"mirror-{each.name}")
-        for each in followers
-    ]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        if crashes:
-            # The trainer starts another process, with all of them.
-            raise crashes[0]
+    threads = [_started(follower, crashes) for follower in followers]
+    while any(thread.is_alive() for thread in threads) and not crashes:
         busy = [each for each in followers if not each.is_over]
         if busy and all(each.is_idle for each in busy) and _resident_bytes() > _MOST_IDLE_BYTES:
             return Renewal(
@@ -195,14 +175,30 @@ def mirror_run(
             if _trainer_ended(_POLL_SECONDS):
                 end.set()
             continue
-        time.sleep(0.02)
+        # Until then nothing is to be done, for an hour perhaps.
+        next((each for each in threads if each.is_alive()), threads[0]).join(_POLL_SECONDS)
         newest = max((each.updated for each in busy), default=0.0)
-        if time.time() > max((end.at or 0.0) + patience, newest) + _GRACE_SECONDS:
+        if time.time() > max((end.at or 0.0) + max(linger, waits), newest) + _GRACE_SECONDS:
             write_log("a call of a backend does not return; mlflow-track sync sends the rest")
             return None
     if crashes:
+        # The trainer starts another process, with all of them.
         raise crashes[0]
     return None
+
+
+def _started(follower: Follower, crashes: list[BaseException]) -> threading.Thread:
+    """The thread in which a follower runs; how that crashes goes to `crashes`."""
+
+    def follow() -> None:
+        try:
+            follower.follow()
+        except BaseException as error:
+            crashes.append(error)
+
+    thread = threading.Thread(target=follow, daemon=True, name=f"mirror-{follower.name}")
+    thread.start()
+    return thread
 
 
 def _resident_bytes() -> int:
@@ -229,17 +225,7 @@ def _be_unobtrusive() -> None:
     there its niceness counts only inside the group, and the group has one as well.
     """
     niceness = int(os.environ.get("MLFLOW_TRACK_MIRROR_NICE") or _DEFAULT_NICENESS)
-    for lower in (_lower_group, _lower_process):
-        try:
-            lower(niceness)
-        except OSError:
-            pass
-
-
-def _lower_group(niceness: int) -> None:
-    with open("/proc/self/autogroup", "w") as file:
-        file.write(str(niceness))
-
-
-def _lower_process(niceness: int) -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mlflow_track.mirror.metrics import MetricRows
@@ -13,21 +14,16 @@ from mlflow_track.record.rows import iterate_rows, read_last_steps, read_rows
 
 
 class Recovery:
-    """Compares files of metrics with their points at the server.
-
-    Args:
-        ledger: The run, and the backend.
-        rows: The files.
-    """
+    """Compares files of metrics with their points at the server."""
 
     def __init__(self, ledger: Ledger, rows: MetricRows) -> None:
         self._ledger = ledger
         self._rows = rows
 
     def find_foreign(self, last_steps: Mapping[str, int]) -> None:
-        """Steps that somebody else logged, or that were lost here, are not sent once more.
+        """Steps that were logged elsewhere, or that were lost here, are not sent again.
 
-        Another machine may have gone on with the run, and a power loss may have taken rows that
+        Another machine may have continued the run, and a power loss may have taken rows that
         had been sent already.
 
         Args:
@@ -78,7 +74,12 @@ class Recovery:
         Rows were sent in the order of the file, so what has arrived of a file set aside is its
         beginning: up to the last row of which the server has a value.
         """
-        histories: dict[str, set[tuple[int, int]]] = {}
+
+        @functools.cache
+        def moments(name: str) -> set[tuple[int, int]]:
+            points = self._ledger.backend.history(self._ledger.state.run_id, name)
+            return {(point.step, point.timestamp) for point in points}
+
         self._rows.forget()
         for file in self._rows.files:
             # The server may have any of the rows, also where they are rewound before they are sent.
@@ -87,7 +88,7 @@ class Recovery:
         for rewind in self._ledger.read_info().rewinds:
             for file in self._rows.files:
                 aside = self._ledger.path / part_of(rewind, file).file
-                arrived = self._arrived(aside, histories) if aside.is_file() else 0
+                arrived = _arrived(aside, moments) if aside.is_file() else 0
                 # Of the last row only a part may be there. What an earlier rewind took out is
                 # there already, and not sent from here.
                 self._rows.send_again(aside, 0, arrived)
@@ -96,22 +97,16 @@ class Recovery:
                 self._rows.position(file).rewinds.append(arrived)
         self._ledger.save()
 
-    def _arrived(self, aside: Path, histories: dict[str, set[tuple[int, int]]]) -> int:
-        arrived = position = 0
-        while True:
-            piece = read_rows(aside, position)
-            for row, end in zip(piece.rows, piece.ends, strict=True):
-                point = (row.step, round(1000 * row.time))
-                if any(point in self._history(name, histories) for name in row.values):
-                    arrived = end
-            if piece.position == position:
-                return arrived
-            position = piece.position
 
-    def _history(
-        self, name: str, histories: dict[str, set[tuple[int, int]]]
-    ) -> set[tuple[int, int]]:
-        if name not in histories:
-            points = self._ledger.backend.history(self._ledger.state.run_id, name)
-            histories[name] = {(point.step, point.timestamp) for point in points}
-        return histories[name]
+def _arrived(aside: Path, moments: Callable[[str], set[tuple[int, int]]]) -> int:
+    """The end of the last row of which the server has a value, by its moments of each metric."""
+    arrived = position = 0
+    while True:
+        piece = read_rows(aside, position)
+        for row, end in zip(piece.rows, piece.ends, strict=True):
+            point = (row.step, round(1000 * row.time))
+            if any(point in moments(name) for name in row.values):
+                arrived = end
+        if piece.position == position:
+            return arrived
+        position = piece.position

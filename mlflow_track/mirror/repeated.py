@@ -28,8 +28,12 @@ class Repeated:
         if not steps:
             return None
         if name in self._unsorted:
-            self._sort(name)
-            steps = self._steps[name]
+            values = self._values[name]
+            # Stable: of one step the value that was added first stays first.
+            order = sorted(range(len(steps)), key=steps.__getitem__)
+            steps = self._steps[name] = array("q", (steps[i] for i in order))
+            self._values[name] = array("d", (values[i] for i in order))
+            self._unsorted.discard(name)
         at = bisect_left(steps, step)
         return self._values[name][at] if at < len(steps) and steps[at] == step else None
 
@@ -37,11 +41,3 @@ class Repeated:
         self._steps.clear()
         self._values.clear()
         self._unsorted.clear()
-
-    def _sort(self, name: str) -> None:
-        steps, values = self._steps[name], self._values[name]
-        # Stable: of one step the value that was added first stays first.
-        order = sorted(range(len(steps)), key=steps.__getitem__)
-        self._steps[name] = array("q", (steps[i] for i in order))
-        self._values[name] = array("d", (values[i] for i in order))
-        self._unsorted.discard(name)

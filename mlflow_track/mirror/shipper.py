@@ -34,14 +34,7 @@ HEARTBEAT_SECONDS = 15.0
 
 
 class Shipper:
-    """Sends the record of one run to one backend. The caller holds the lock of the mirror.
-
-    Args:
-        path: The run's folder.
-        name: The backend's name.
-        backend: The backend.
-        tell: Takes a line for the user.
-    """
+    """Sends the record of one run to one backend. The caller holds the lock of the mirror."""
 
     def __init__(
         self,
@@ -74,11 +67,8 @@ class Shipper:
     def waiting(self) -> str | None:
         """What the destination does not take now, and gets later; None where there is nothing."""
         parts = self._artifacts, self._media, self._checkpoints
-        return next((why for part in parts if (why := part.retries.waiting)), None)
-
-    def try_again(self) -> None:
-        """Send once more what was set aside."""
-        self._ledger.try_again()
+        again = f"{min(self._ledger.again)} is tried once more" if self._ledger.again else None
+        return next((why for part in parts if (why := part.retries.waiting)), again)
 
     def ship(self, *, is_alive: bool = False) -> bool:
         """Send everything so far.
@@ -96,6 +86,7 @@ class Shipper:
             Gone: The run was deleted there; the next call begins another one.
         """
         info = self._ledger.read_info()
+        self._ledger.again.clear()
         is_drained = True
 
         def send_rows() -> None:

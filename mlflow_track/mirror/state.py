@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_track.backends.protocol import Backend, Refusals, RunRecord, Unavailable, has
 from mlflow_track.mirror.progress import MediaProgress, Position
+from mlflow_track.mirror.retries import Doubts
 from mlflow_track.record import layout
 from mlflow_track.record.files import make_folder, read_json, replace_file
 from mlflow_track.record.info import decode, read_config, read_info
@@ -41,7 +42,7 @@ class MirrorState:
         uploading: Files sent of checkpoints that are not complete there, by the folder's name.
         elsewhere: Checkpoints at the destination that this record never held: left alone.
         set_aside: What the destination does not take, by its path there: the stamp of the file,
-            an empty list for a checkpoint. Only `mlflow-track sync` tries it once more.
+            an empty list for a checkpoint. Only `mlflow-track sync` tries it again.
         takes_files: Whether the backend takes artifacts and checkpoints.
         media: The progress with images, texts and histograms of steps.
         refused: The first items that the destination refused permanently, readable.
@@ -144,6 +145,10 @@ class MirrorState:
         self.refused.append(text)
         return True
 
+    def has_refused(self, item: str) -> bool:
+        """Whether `refuse` has noted it."""
+        return any(text.startswith(f"{item}: ") for text in self.refused)
+
     def accept(self, item: str) -> None:
         """It has arrived after all."""
         before = len(self.refused)
@@ -183,28 +188,22 @@ def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Ledger:
     """One run on its way to one backend.
 
-    Args:
-        path: The run's folder.
-        name: The backend's name.
-        backend: The backend.
-
-        tell: Takes a line for the user.
-
     Attributes:
         state: The acknowledgements of the destination; `save` writes them.
+        tell: Takes a line for the user.
+        doubts: Which files were set aside while the destination took no other one.
+        again: Those of them that are pending once more, since another one has arrived.
     """
 
     def __init__(
-        self,
-        path: Path,
-        name: str,
-        backend: Backend,
-        tell: Callable[[str], None] = lambda text: None,
+        self, path: Path, name: str, backend: Backend, tell: Callable[[str], None] = lambda _: None
     ) -> None:
         self.tell = tell
         self.path = path
         self.name = name
         self.backend = backend
+        self.doubts = Doubts()
+        self.again: set[str] = set()
         self._adopt(MirrorState.read(path, name))
 
     def _adopt(self, state: MirrorState) -> None:
@@ -251,14 +250,13 @@ class Ledger:
         """Note what the destination will never take, and tell the user of it."""
         for item, why in refused:
             why = mask_values(why, self.backend.options)
-            if self.state.refuse(item, why):
-                self._tell_refused(item, why)
-
-    def _tell_refused(self, item: str, why: str) -> None:
-        if len(self.state.refused) <= _MOST_TOLD:
-            self.tell(f"WARNING: {self.name} does not accept {item}: {why}; the rest is sent")
-        elif len(self.state.refused) == _MOST_TOLD + 1:
-            self.tell(f"WARNING: {self.name} does not accept more; mlflow-track doctor lists all")
+            is_new, count = self.state.refuse(item, why), len(self.state.refused)
+            if is_new and count <= _MOST_TOLD:
+                self.tell(f"WARNING: {self.name} does not accept {item}: {why}; the rest is sent")
+            elif is_new and count == _MOST_TOLD + 1:
+                self.tell(
+                    f"WARNING: {self.name} does not accept more; mlflow-track doctor lists all"
+                )
 
     def is_there(self) -> bool:
         """Whether the destination answers a small question."""
@@ -271,17 +269,18 @@ class Ledger:
         return True
 
     def set_aside(self, name: str, stamp: list[int], item: str, why: str) -> None:
-        """Send a file no more, unless it changes or `sync` asks for it."""
+        """Stop sending a file until it changes or `sync` asks for it."""
         self.state.set_aside[name] = stamp
-        self.note_refused([(item, why)])
+        self.doubts.set_aside(name)
+        if not self.state.has_refused(item):
+            self.note_refused([(item, why)])
         self.save()
 
     def accept(self, name: str, item: str) -> None:
         """A file has arrived."""
-        if self.state.set_aside.pop(name, None) is not None:
-            self.state.accept(item)
+        self.state.set_aside.pop(name, None)
+        self.state.accept(item)
+        for other in self.doubts.arrived(name):
+            self.state.set_aside.pop(other, None)
+            self.again.add(other)
         self.save()
-
-    def try_again(self) -> None:
-        """What was set aside is pending once more."""
-        self.state.set_aside = {}

@@ -78,7 +78,8 @@ class BackendStatus:
         refused = ""
         if self.refused:
             more = self.refused_count - len(self.refused)
-            refused = f"; refused: {'; '.join(self.refused)}{f'; and {more} more' * (more > 0)}"
+            rest = [f"and {more} more"] if more > 0 else []
+            refused = f"; refused: {'; '.join([*self.refused, *rest])}"
         if self.is_complete:
             rows = count_text(self.rows, "row")
             what = "all that it accepts" if self.refused else "everything"
@@ -105,10 +106,7 @@ class SyncStatus:
 
     def __getitem__(self, name: str) -> BackendStatus:
         """The status of one backend; raises KeyError for one that the run does not have."""
-        for status in self.backends:
-            if status.backend == name:
-                return status
-        raise KeyError(name)
+        return {status.backend: status for status in self.backends}[name]
 
     def __iter__(self) -> Iterator[BackendStatus]:
         return iter(self.backends)

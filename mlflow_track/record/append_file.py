@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mlflow_track.record import layout
-from mlflow_track.record.files import FILE_MODE, replace_file, sync_folder
+from mlflow_track.record.files import FILE_MODE, removed_on_error, replace_file, sync_folder
 from mlflow_track.record.row_format import step_of_line
 from mlflow_track.record.rows import MOST_LINE_BYTES, read_header
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 # With 25 characters for each number a row is still a line.
 MOST_COLUMNS = 100_000
@@ -59,8 +59,6 @@ class EarlierRow(NamedTuple):
     """A row that stays after a restore, and gives way if it is logged again.
 
     Attributes:
-        step: Its step.
-        names: Its metrics.
         is_long: Whether it is in the long file.
         begin, end: The positions between which it lies in its file.
     """
@@ -114,7 +112,6 @@ class AppendFile:
     Args:
         path: The file; made with `header` if it does not exist. A torn last line, as a power loss
             leaves it, is cut off.
-        header: Its first line if it is made.
         tell: Called when the file is not readable: it is moved aside, and a new one started.
 
     Attributes:
@@ -197,8 +194,6 @@ class AppendFile:
         A crash in between leaves the lines in both files, never in neither.
 
         Args:
-            last_step: The last step that stays.
-            aside: A new file.
             before: Only lines before this position; None takes all.
             begin: Only lines from this position on.
         """
@@ -216,12 +211,10 @@ class AppendFile:
             ValueError: It is longer than a reader would believe, or its rows would be.
         """
         if len(names) > MOST_COLUMNS or len(header) > MOST_LINE_BYTES:
-            raise ValueError(
-                expected(
-                    f"the header of {self.path.name}",
-                    f"at most {MOST_COLUMNS:,} columns in {MOST_LINE_BYTES:,} bytes",
-                    f"{len(names):,} in {len(header):,}",
-                )
+            raise value_error(
+                f"the header of {self.path.name}",
+                f"at most {MOST_COLUMNS:,} columns in {MOST_LINE_BYTES:,} bytes",
+                f"{len(names):,} in {len(header):,}",
             )
 
         def write(wider: BinaryIO) -> None:
@@ -268,9 +261,7 @@ class AppendFile:
         while at > self._header_bytes and b"\n" not in tail:
             if len(tail) > MOST_LINE_BYTES:
                 raise OSError(
-                    errno.EINVAL,
-                    "its end is not a row; move it away to continue",
-                    str(self.path),
+                    errno.EINVAL, "its end is not a row; move it away to continue", str(self.path)
                 )
             start = max(self._header_bytes, at - max(65536, len(tail)))
             tail = os.pread(self.descriptor, at - start, start) + tail
@@ -289,19 +280,18 @@ class AppendFile:
         """
         temporary = layout.temporary(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            with os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file:
-                write(file)
-                file.flush()
-                if self.may_be_durable:
-                    os.fsync(file.fileno())
-                else:
-                    self._replaced.append(os.dup(self.descriptor))
-                os.rename(temporary, self.path)
-                os.dup2(file.fileno(), self.descriptor, inheritable=False)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with (
+            removed_on_error(temporary),
+            os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file,
+        ):
+            write(file)
+            file.flush()
+            if self.may_be_durable:
+                os.fsync(file.fileno())
+            else:
+                self._replaced.append(os.dup(self.descriptor))
+            os.rename(temporary, self.path)
+            os.dup2(file.fileno(), self.descriptor, inheritable=False)
         if len(self._replaced) > _MOST_REPLACED:
             self._close_replaced()
         # What is written from here on lies in a file that the folder may not have yet.

@@ -15,13 +15,7 @@ from typing import Any
 
 from mlflow_track.record import layout
 from mlflow_track.record.append_file import Positions, Span
-from mlflow_track.record.files import (
-    legible,
-    make_folder,
-    open_to_append,
-    sync_folder,
-    write_json,
-)
+from mlflow_track.record.files import legible, make_folder, open_to_append, sync_folder, write_json
 from mlflow_track.record.find import folder_name
 from mlflow_track.record.info import (
     new_content,

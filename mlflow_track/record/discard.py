@@ -24,8 +24,6 @@ class DiscardedRecord(RunDirectory):
     """A run that is in memory alone.
 
     Args:
-        experiment: The experiment's name.
-        tags: The run's tags.
         is_shown: Whether lines go to the console.
     """
 

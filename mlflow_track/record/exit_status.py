@@ -29,7 +29,6 @@ def ending_of(
     """The status of a run, and why; FINISHED where nothing ended it.
 
     Args:
-        error: The exception that ended it.
         stop_reason: Why its loop was left early.
         request: Why it was asked to stop, whether its loop came to do so or not.
     """
@@ -84,7 +83,7 @@ class UnknownExit(SystemExit):
 
 
 class _Exits:
-    """Remembers what the program was left with: a SystemExit leaves no other trace."""
+    """Remembers how the program was left: a SystemExit leaves no other trace."""
 
     def __init__(self, module: FrameType) -> None:
         self._module = module

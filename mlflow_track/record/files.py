@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import stat
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlflow_track.record import layout
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 # For `os.open`, whose default is that of a program; what others may not do the umask takes away.
 FILE_MODE = 0o666
@@ -124,7 +126,7 @@ def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise ValueError(expected(f"the size of {path}", f"at most {most_bytes:,} bytes", "more"))
+        raise value_error(f"the size of {path}", f"at most {most_bytes:,} bytes", "more")
     return content
 
 
@@ -143,18 +145,26 @@ def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
     sync_folder(path.parent)
 
 
-def write_new(path: Path, *pieces: bytes | memoryview) -> None:
-    """Write `pieces` to a file that must not exist, and fsync it; after an error there is none."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+@contextlib.contextmanager
+def removed_on_error(path: Path) -> Iterator[None]:
+    """Leave no file at `path` if what writes it fails."""
     try:
-        for piece in pieces:
-            write_all(descriptor, piece)
-        os.fsync(descriptor)
+        yield
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(descriptor)
+
+
+def write_new(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write `pieces` to a file that must not exist, and fsync it; after an error there is none."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    with removed_on_error(path):
+        try:
+            for piece in pieces:
+                write_all(descriptor, piece)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def legible(text: str) -> str:
@@ -196,12 +206,10 @@ def read_json(path: Path) -> Any:
 def _is_deep(content: Any) -> bool:
     level = [content]
     for _ in range(_MOST_DEPTH):
-        level = [
-            item
-            for holder in level
-            if isinstance(holder, dict | list)
-            for item in (holder.values() if isinstance(holder, dict) else holder)
+        holders = [
+            x.values() if isinstance(x, dict) else x for x in level if isinstance(x, dict | list)
         ]
+        level = list(chain.from_iterable(holders))
         if not level:
             return False
     return True
@@ -219,5 +227,5 @@ def folder_size(path: Path | str) -> int:
                 elif stat.S_ISREG(status.st_mode):
                     total += status.st_size
     except OSError:
-        return total
+        pass
     return total

@@ -55,21 +55,21 @@ def find_folders(root: Path, experiment: str | None = None) -> tuple[list[Path],
     skipped: list[Skipped] = []
     wanted = None if experiment is None else folder_name(experiment)
     for folder in _subfolders(root):
-        if (folder / layout.RUN).exists():
-            found.append(folder)
-        elif any((folder / name).exists() for name in _LEFTOVERS):
-            skipped.append(Skipped(folder, "run.json is missing"))
-        elif wanted is None or folder.name == wanted:
-            _look_into(folder, found, skipped)
+        if not _take(folder, found, skipped) and wanted in (None, folder.name):
+            for inner in _subfolders(folder):
+                _take(inner, found, skipped)
     return found, skipped
 
 
-def _look_into(experiment: Path, found: list[Path], skipped: list[Skipped]) -> None:
-    for folder in _subfolders(experiment):
-        if (folder / layout.RUN).exists():
-            found.append(folder)
-        elif any((folder / name).exists() for name in _LEFTOVERS):
-            skipped.append(Skipped(folder, "run.json is missing"))
+def _take(folder: Path, found: list[Path], skipped: list[Skipped]) -> bool:
+    """Add a folder that is or was a run to one of the lists; return whether it is one."""
+    if (folder / layout.RUN).exists():
+        found.append(folder)
+    elif any((folder / name).exists() for name in _LEFTOVERS):
+        skipped.append(Skipped(folder, "run.json is missing"))
+    else:
+        return False
+    return True
 
 
 def _subfolders(folder: Path) -> Iterator[Path]:

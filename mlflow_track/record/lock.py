@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mlflow_track.record.files import FILE_MODE, WITHOUT, open_regular, sync_folder
 
-# A link in its place would have a file elsewhere made or cut.
+# A link in its place would create or truncate a file elsewhere.
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # A reader that looks whether the lock is free holds it for an instant.
 _PATIENCE_SECONDS = 1.0
@@ -58,7 +58,6 @@ def missing_in(folder: Path, lock: int) -> list[str]:
     """What the file system of `folder` cannot do, with the consequence for a run in it.
 
     Args:
-        folder: The folder of a run.
         lock: The descriptor of its lock file, taken by this process.
     """
     found = []
@@ -75,7 +74,7 @@ def missing_in(folder: Path, lock: int) -> list[str]:
 
 
 def _is_free(descriptor: int) -> bool:
-    """Take the lock; whether nobody else has it. Without locks nobody has."""
+    """Take the lock unless another holds it; return whether. Without locks nobody holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -102,7 +101,6 @@ class FileLock:
     """A lock that a child process shares when it inherits the descriptor: free when both are gone.
 
     Attributes:
-        path: The lock file.
         descriptor: The open file; -1 where the lock is not held.
     """
 

@@ -19,7 +19,7 @@ _HTTP_PASSWORD = re.compile(r"\b(https?://[^/@:\s]*):[^/\s]*@", re.IGNORECASE)
 _PASSWORD = re.compile(
     r"\b((?!https?:)[a-z][\w+.-]{0,40}://[^/@:\s]{0,200}):[^\s\"'<>]{0,2000}@", re.IGNORECASE
 )
-# git and package indexes take a token where a user name stands: nobody is called like that.
+# git and package indexes take a token in the place of a user name: no user name looks like this.
 _TOKEN = re.compile(r"(://)[\w.~%+-]{20,}@")
 _WEBHOOK = re.compile(
     r"(://(?:hooks\.slack\.com/services|discord(?:app)?\.com/api/webhooks|[\w.-]+\.webhook\.office"
@@ -98,7 +98,7 @@ _VALUE = re.compile(
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?)[^\"'\n]+", re.IGNORECASE)
-# What stands for a value, and is none.
+# Stands in for a value.
 _PLACEHOLDER = re.compile(
     r"\$?\{[^{}]*\}\}?|\$\([^()]*\)|\$[A-Z_][A-Z0-9_]*|%\(\w+\)[sdrf]|%[sdrf]|<[^<>]*>|\[[A-Z]+\]"
     r"|\*+|[|>][+-]?|\(|none|null|true|false",

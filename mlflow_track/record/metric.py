@@ -19,62 +19,45 @@ MODES = (*DIRECTIONS, "none")
 
 _UNITS = "batches epochs examples frames images items iterations requests samples sequences steps"
 # Several words that are one: they say another thing than each of them does.
-_PHRASES = {
-    "neg log likelihood": "nll",
-    "negative log likelihood": "nll",
-    "negative elbo": "nelbo",
-    "neg elbo": "nelbo",
-    "log likelihood": "loglikelihood",
-    "log loss": "logloss",
-    "cross entropy": "crossentropy",
-    "bits per byte": "bpb",
-    "bits per char": "bpc",
-    "bits per character": "bpc",
-    "bits per dim": "bpd",
-    "bits per token": "bpt",
-    "edit distance": "editdistance",
-    "equal error rate": "eer",
-    "failure rate": "failures",
-    "false alarm rate": "fpr",
-    "false negative": "fnr",
-    "false negatives": "fnr",
-    "false positive": "fpr",
-    "false positives": "fpr",
-    "miss rate": "fnr",
+_PHRASES_OF = {
+    "nll": "neg log likelihood, negative log likelihood",
+    "nelbo": "neg elbo, negative elbo",
+    "loglikelihood": "log likelihood",
+    "logloss": "log loss",
+    "crossentropy": "cross entropy",
+    "bpb": "bits per byte",
+    "bpc": "bits per char, bits per character",
+    "bpd": "bits per dim",
+    "bpt": "bits per token",
+    "editdistance": "edit distance",
+    "eer": "equal error rate",
+    "failures": "failure rate",
+    "fpr": "false alarm rate, false positive, false positives",
+    "fnr": "false negative, false negatives, miss rate",
     # Times where less is better; other times mean too many different things.
-    "latency ms": "latency",
-    "latency seconds": "latency",
-    "latency time": "latency",
-    "true negative": "tnr",
-    "true positive": "tpr",
-    "average return": "reward",
-    "episode return": "reward",
-    "episodic return": "reward",
-    "mean return": "reward",
-    "cohen kappa": "kappa",
-    "cohens kappa": "kappa",
-    "quadratic kappa": "kappa",
-    "corr coef": "corrcoef",
-    "correlation coefficient": "corrcoef",
-    "cumulative gain": "dcg",
-    "dice coef": "dice",
-    "dice coefficient": "dice",
-    "exact match": "exactmatch",
-    "explained variance": "explainedvariance",
-    "f beta": "fbeta",
-    "hit rate": "hits",
-    "hit ratio": "hits",
-    "pass at": "passat",
-    "pass rate": "passat",
-    "reciprocal rank": "mrr",
-    "win rate": "winrate",
-    "win ratio": "winrate",
-    **{
-        f"{unit} per {second}": "throughput"
+    "latency": "latency ms, latency seconds, latency time",
+    "tnr": "true negative",
+    "tpr": "true positive",
+    "reward": "average return, episode return, episodic return, mean return",
+    "kappa": "cohen kappa, cohens kappa, quadratic kappa",
+    "corrcoef": "corr coef, correlation coefficient",
+    "dcg": "cumulative gain",
+    "dice": "dice coef, dice coefficient",
+    "exactmatch": "exact match",
+    "explainedvariance": "explained variance",
+    "fbeta": "f beta",
+    "hits": "hit rate, hit ratio",
+    "passat": "pass at, pass rate",
+    "mrr": "reciprocal rank",
+    "winrate": "win rate, win ratio",
+    "throughput": ", ".join(
+        f"{unit} per {second}"
         for unit in (*_UNITS.split(), "it", "tokens", "words")
         for second in ("second", "sec", "s")
-    },
+    ),
 }
+# In this order: "neg log likelihood" before "log likelihood".
+_PHRASES = {phrase: w for w, phrases in _PHRASES_OF.items() for phrase in phrases.split(", ")}
 # With one of these a name is about a setting, a spread or a time, or its sign is turned round.
 _ANOTHER_QUANTITY = frozenset(
     "anomaly budget coef coeff coefficient count duration grad gradient gradients limit lr ms neg "
@@ -118,7 +101,6 @@ def judge(name: str, mode: str | None = None, recorded: Iterable[str | None] = (
     """Decide which direction of the metric `name` is better.
 
     Args:
-        name: The metric.
         mode: "min" or "max", where the caller says it.
         recorded: The recorded mode of each run; None for one that recorded nothing.
     """
@@ -191,7 +173,6 @@ class Claim(NamedTuple):
 
     Attributes:
         who: "define_metric", or the policy's name.
-        metric: The metric.
         mode: "min", "max", for `define_metric` also "none"; None leaves it to the rule.
     """
 

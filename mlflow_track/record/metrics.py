@@ -48,8 +48,7 @@ class MetricsFile:
     Args:
         path: The CSV file; made with an empty header if it does not exist. The one beside it, for
             calls that name few of many metrics, is made by the first of these.
-        tell: Is told where a file is not readable, and once, at a checkpoint, that one has gone
-            from its path.
+        tell: Called where a file is unreadable, and once, at a checkpoint, where one is gone.
 
     Attributes:
         lock: Its holder has exclusive access to the file.
@@ -84,7 +83,6 @@ class MetricsFile:
         """Write one row, or keep it until its values have arrived and those before it.
 
         Args:
-            step: The row's step.
             names: Names of metrics, each once.
             values: One for each name. Ints are below 2**64.
 
@@ -193,7 +191,6 @@ class MetricsFile:
         Ctrl-C arrives: see `undisturbed`.
 
         Args:
-            span: The rows.
             aside: A new file; what is moved out of the long file goes to the one beside it.
             only: Only in files that still end at this position: a crash came before their turn.
         """

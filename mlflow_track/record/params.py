@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow_track.record import layout
 from mlflow_track.record.files import MOST_JSON_BYTES
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 _Path = tuple[str, ...]
 
@@ -88,8 +88,6 @@ def change_params(
 
     Args:
         config: {"params": …, "changes": […]}, which is changed.
-        params: Nested.
-        attempt: The attempt that changes them.
         is_start: They are the params that the attempt starts with: after a resume one that is new
             is also a change.
 
@@ -111,13 +109,11 @@ def change_params(
     content = {**config, "params": now, "changes": changes}
     size = len(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
     if size > MOST_JSON_BYTES:
-        raise ValueError(
-            expected(
-                f"the size of {layout.CONFIG}",
-                f"at most {MOST_JSON_BYTES:,} bytes",
-                f"{size:,} with these params",
-            )
-            + "; write large ones with log_dict"
+        raise value_error(
+            f"the size of {layout.CONFIG}",
+            f"at most {MOST_JSON_BYTES:,} bytes",
+            f"{size:,} with these params",
+            "; write large ones with log_dict",
         )
     config.update(content)
     return changed

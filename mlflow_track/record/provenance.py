@@ -154,10 +154,7 @@ def _packages() -> tuple[set[str], set[str]]:
         if _listed.get(entry, (None,))[0] != place:
             _listed[entry] = (place, *_packages_in(entry))
     found = [_listed[entry] for entry in places]
-    return (
-        {package for _, packages, _ in found for package in packages},
-        {reason for _, _, unreadable in found for reason in unreadable},
-    )
+    return set().union(*(p for _, p, _ in found)), set().union(*(u for _, _, u in found))
 
 
 def _packages_in(entry: str) -> tuple[frozenset[str], frozenset[str]]:

@@ -229,7 +229,7 @@ def _parse_line_by_line(names: Sequence[str], body: bytes) -> Columns:
         try:
             if not 2 <= len(cells) <= len(names) + 2:
                 continue
-            step, time = _parse_step(cells[0]), _parse_time(cells[1])
+            step, time = _parse_start(*cells[:2])
             values = [_parse_value(cell) if cell else None for cell in cells[2:]]
         except ValueError:
             continue
@@ -244,18 +244,12 @@ def _parse_line_by_line(names: Sequence[str], body: bytes) -> Columns:
     return Columns(steps, times, metrics, kept, len(lines) - len(kept))
 
 
-def _parse_step(cell: bytes) -> int:
-    step = int(cell)
-    if not 0 <= step <= MOST_STEP or not is_plain(cell):
+def _parse_start(first: bytes, second: bytes) -> tuple[int, float]:
+    """The step and the time of a row."""
+    step, time = int(first), float(second)
+    if not (are_in_range(step, step, time, time) and is_plain(first) and is_plain(second)):
         raise ValueError
-    return step
-
-
-def _parse_time(cell: bytes) -> float:
-    time = float(cell)
-    if not 0 <= time <= _MOST_TIME or not is_plain(cell):
-        raise ValueError
-    return time
+    return step, time
 
 
 def _parse_value(cell: bytes) -> float:
@@ -310,7 +304,7 @@ def _parse_values_line_by_line(body: bytes) -> _Values:
         try:
             first, second, rest = line.split(b",", 2)
             raw, _, last = rest.rpartition(b",")
-            row = _parse_step(first), _parse_time(second), _parse_name(raw), _parse_value(last)
+            row = *_parse_start(first, second), _parse_name(raw), _parse_value(last)
         except ValueError:
             continue
         for column, cell in zip(parsed, (*row, number), strict=True):

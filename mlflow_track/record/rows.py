@@ -165,9 +165,6 @@ def last_row_time(path: Path, before: float) -> float:
 class Reader:
     """Follows a file of metrics.
 
-    Args:
-        path: The file.
-
     Attributes:
         names: The metrics that the header names.
     """
@@ -247,15 +244,19 @@ def read_rows(path: Path, position: int = 0, max_bytes: int = _PIECE_BYTES) -> R
     )
 
 
-def iterate_rows(path: Path) -> Iterator[Row]:
-    """All rows of a file, read piece by piece."""
-    position = 0
+def rows_from(path: Path, position: int) -> Iterator[tuple[Row, int]]:
+    """Rows from a position on, read piece by piece, each with where it begins."""
     while True:
         piece = read_rows(path, position)
-        yield from piece.rows
+        yield from zip(piece.rows, [position, *piece.ends[:-1]], strict=False)
         if piece.position == position:
             return
         position = piece.position
+
+
+def iterate_rows(path: Path) -> Iterator[Row]:
+    """All rows of a file."""
+    return (row for row, _ in rows_from(path, 0))
 
 
 def names_in(path: Path) -> Iterator[str]:

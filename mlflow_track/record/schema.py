@@ -10,30 +10,16 @@ from mlflow_track.record import layout
 from mlflow_track.wording import verdict_text
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-
-
 STATUSES = (RUNNING, FINISHED, FAILED, KILLED)
-
-
 LAYOUT_VERSION = 1
-
-
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-
-
 # Unix seconds, up to the year 5138.
 Time = Annotated[float, Meta(ge=0, le=1e11)]
-
-
 Step = Annotated[int, Meta(ge=0, le=2**53)]
-
-
 Count = Annotated[int, Meta(ge=0, le=2**62)]
-
-
-# Of one file inside the folder that names it.
 # Part of the names of files in mirror/, so that it must lead nowhere else.
 BACKEND_NAME = r"^[a-z][a-z0-9_-]{0,63}$"
+# Of one file inside the folder that names it.
 FileName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/\x00]{1,255}$")]
 
 

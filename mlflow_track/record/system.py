@@ -22,6 +22,10 @@ from mlflow_track.record.rows import read_last_steps
 _MEGABYTE = 1e6
 # A driver that hangs must not keep a run from ending.
 _END_SECONDS = 5.0
+# Of each version the files with the limit and the use, and the key of what can be dropped.
+_GROUP_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_GROUP_2 = ("memory.max", "memory.current", "inactive_file")
+_Group = tuple[Path, tuple[str, str, str]]
 
 
 class SystemMonitor:
@@ -81,14 +85,14 @@ class Machine:
     Args:
         folder: The disk that holds it is the one sampled.
         announce: Takes a line about a source that fails.
-        cgroups: The file that names the control groups of this process, and where they are mounted.
+        cgroups: The arguments of `memory_groups`.
     """
 
     def __init__(
         self,
         folder: Path,
         announce: Callable[[str], None] = lambda line: None,
-        cgroups: tuple[Path, Path] = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")),
+        cgroups: Sequence[Path] = (),
     ) -> None:
         import psutil
 
@@ -108,12 +112,9 @@ class Machine:
         self._values_of("CPU")
         self._values_of("network")
         try:
-            gpus = _find_gpus()
+            self._sources |= {f"GPU {n}": gpu.sample for n, gpu in enumerate(_find_gpus())}
         except Exception as error:
             self._name("GPUs", error)
-            gpus = []
-        for index, gpu in enumerate(gpus):
-            self._sources[f"GPU {index}"] = gpu.sample
 
     def sample(self) -> dict[str, float]:
         """Values by name: percentages, megabytes (10**6 bytes), watts.
@@ -144,10 +145,8 @@ class Machine:
 
     def _memory(self) -> dict[str, float]:
         memory = self._psutil.virtual_memory()
-        used, total = memory_of_container(self._groups, memory.total) or (
-            memory.used,
-            memory.total,
-        )
+        whole = (memory.total, memory.used)
+        total, used = min(memory_of_groups(self._groups, memory.total), default=whole)
         return {
             "system_memory_usage_megabytes": used / _MEGABYTE,
             "system_memory_usage_percentage": 100 * used / total,
@@ -172,17 +171,19 @@ class Machine:
         }
 
 
-def memory_groups(groups: Path, mount: Path) -> list[tuple[Path, tuple[str, str, str]]]:
+def memory_groups(
+    groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
+) -> list[_Group]:
     """The control groups that may limit the memory of this process, each with its files' names.
 
     The group itself and those around it, of both versions
     (https://docs.kernel.org/admin-guide/cgroup-v2.html).
 
     Args:
-        groups: /proc/self/cgroup.
+        groups: The file that names the control groups of this process.
         mount: Where the groups are mounted.
     """
-    found: list[tuple[Path, tuple[str, str, str]]] = []
+    found: list[_Group] = []
     for line in _text_of(groups).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -198,31 +199,17 @@ def memory_groups(groups: Path, mount: Path) -> list[tuple[Path, tuple[str, str,
     return found
 
 
-def memory_of_container(
-    groups: Sequence[tuple[Path, tuple[str, str, str]]], most: int
-) -> tuple[int, int] | None:
-    """The memory that the groups use and may use, in bytes: that of the lowest limit.
+def memory_of_groups(groups: Sequence[_Group], most: int) -> list[tuple[int, int]]:
+    """The memory, in bytes, that each group with a limit may use, and uses.
 
     What is used is without the files that the kernel can drop, as it is for the whole machine.
 
     Args:
         groups: See `memory_groups`.
         most: The memory of the machine: a limit above it limits nothing.
-
-    Returns:
-        None without a limit.
     """
-    found = [_memory_of_group(folder, most, *names) for folder, names in groups]
-    limited = list(filter(None, found))
-    if not limited:
-        return None
-    limit, used = min(limited)
-    return used, limit
-
-
-# Of each version the files with the limit and the use, and the key of what can be dropped.
-_GROUP_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_GROUP_2 = ("memory.max", "memory.current", "inactive_file")
+    found = (_memory_of_group(folder, most, *names) for folder, names in groups)
+    return list(filter(None, found))
 
 
 def _memory_of_group(

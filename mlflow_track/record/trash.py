@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlflow_track.record import layout
 from mlflow_track.record.directory import RunHeldError
+from mlflow_track.record.files import folder_size
 from mlflow_track.record.info import is_held
 from mlflow_track.record.lock import take_lock
 
@@ -44,7 +45,6 @@ def leftovers(root: Path, now: float) -> Iterator[Path]:
     """Finds what can be removed: runs in the trash, and temporary files after a crash.
 
     Args:
-        root: The folder of all runs.
         now: Unix seconds; nothing younger than an hour is a leftover.
     """
     yield from sorted((root / layout.TRASH).glob("*/*"))
@@ -76,9 +76,9 @@ def _last_change(folder: Path) -> float:
 
 def size_bytes(path: Path) -> int:
     """The bytes of a file, or of all files in a folder."""
-    if not path.is_dir():
-        return path.stat().st_size if path.exists() else 0
-    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+    if path.is_dir():
+        return folder_size(path)
+    return path.stat().st_size if path.exists() else 0
 
 
 def remove(path: Path) -> None:

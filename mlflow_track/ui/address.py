@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from mlflow_track.wording import expected, shown
+from mlflow_track.wording import shown, value_error
 
 SCHEME = "mlflow-track"
 
@@ -25,9 +25,7 @@ def path_of(uri: str) -> Path:
     parts = urlsplit(uri)
     path = unquote(parts.netloc + parts.path)
     if parts.scheme != SCHEME or not path:
-        raise ValueError(
-            expected("the address of runs", f"{SCHEME}:///absolute/path/of/runs", shown(uri))
-        )
+        raise value_error("the address of runs", f"{SCHEME}:///absolute/path/of/runs", shown(uri))
     return Path(path).absolute()
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
 _Message = MutableMapping[str, Any]
-_Application = Callable[..., Awaitable[None]]
+_Application = Callable[..., Coroutine[Any, Any, None]]
 _READING = ("GET", "HEAD", "OPTIONS")
 # The ends of the paths that read although they are asked by POST. Telemetry is switched off.
 _READING_POSTS = (
@@ -42,28 +42,22 @@ def is_reading(method: str, path: str) -> bool:
     return of_store or path.endswith(_READING_POSTS)
 
 
-class ReadOnly:
-    """An ASGI application before another one; it answers what writes with 403.
+def read_only(application: _Application) -> _Application:
+    """An ASGI application before another one; it answers what writes with 403."""
 
-    Args:
-        application: The other one.
-    """
-
-    def __init__(self, application: _Application) -> None:
-        self._application = application
-
-    async def __call__(
-        self,
+    async def serve(
         scope: _Message,
         receive: Callable[[], Awaitable[_Message]],
         send: Callable[[_Message], Awaitable[None]],
     ) -> None:
-        if scope["type"] == "http" and not is_reading(scope["method"], scope["path"]):
-            headers = [(b"content-type", b"application/json")]
-            await send({"type": "http.response.start", "status": 403, "headers": headers})
-            await send({"type": "http.response.body", "body": _REFUSED})
+        if scope["type"] != "http" or is_reading(scope["method"], scope["path"]):
+            await application(scope, receive, send)
             return
-        await self._application(scope, receive, send)
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 403, "headers": headers})
+        await send({"type": "http.response.body", "body": _REFUSED})
+
+    return serve
 
 
 def main(uri: str, port: int) -> None:
@@ -81,7 +75,7 @@ def main(uri: str, port: int) -> None:
         os.environ[name] = uri
     from mlflow.server.fastapi_app import app
 
-    uvicorn.run(ReadOnly(app), host="127.0.0.1", port=port)  # type: ignore[arg-type]
+    uvicorn.run(read_only(app), host="127.0.0.1", port=port)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

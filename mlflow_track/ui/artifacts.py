@@ -76,9 +76,7 @@ class RecordArtifacts(ArtifactRepository):
         found = self._listed(self._run / layout.ARTIFACTS / folder)
         head, rest = folder.parts[:1], folder.parts[1:]
         if head == (layout.CHECKPOINTS,):
-            committed = {
-                checkpoint.path.name: checkpoint.path for checkpoint in self._checkpoints()
-            }
+            committed = {found.path.name: found.path for found in self._checkpoints()}
             if not rest:
                 found |= committed
             elif rest[0] in committed:
@@ -96,32 +94,21 @@ class RecordArtifacts(ArtifactRepository):
             return {}
         # A link must not lead to the rest of the machine, and a broken one leads nowhere.
         home = self._run.resolve()
-        return {
-            entry.name: entry
-            for entry in entries
-            if entry.exists() and entry.resolve().is_relative_to(home)
-        }
+        return {e.name: e for e in entries if e.exists() and e.resolve().is_relative_to(home)}
 
     def _checkpoints(self) -> list[Checkpoint]:
         return CheckpointStore(self._run / layout.CHECKPOINTS).list()
 
     # --- refused ---
 
-    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
-        raise self._refusal()
-
-    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
-        raise self._refusal()
-
-    def delete_artifacts(self, artifact_path: str | None = None) -> None:
-        raise self._refusal()
-
-    def _refusal(self) -> MlflowException:
-        return MlflowException(
+    def log_artifact(self, *args: Any, **kwargs: Any) -> None:
+        raise MlflowException(
             f"artifacts: this is a read-only view of the run in {self._run}; training writes them "
             "with mlflow_track (run.log_artifact)",
             PERMISSION_DENIED,
         )
+
+    log_artifacts = delete_artifacts = log_artifact
 
 
 def _missing(name: str) -> MlflowException:

@@ -57,14 +57,15 @@ def experiment_of(root: Path, runs: list[Summary]) -> Experiment:
 
 def run_of(summary: Summary) -> Run:
     """A run with its params, tags, latest and best metrics, and datasets."""
-    tags = _tags(summary)
+    tags, is_running = _tags(summary), summary.status == RUNNING
+    ended = None if is_running else last_sign_of_life(summary.path, summary.info)
     info = RunInfo(
         run_id=summary.id,
         experiment_id=experiment_id_of(summary.experiment),
         user_id=tags.get("mlflow.user", "unknown"),
         status=summary.status,
         start_time=_milliseconds(summary.created),
-        end_time=_end_time(summary),
+        end_time=None if ended is None else _milliseconds(ended),
         lifecycle_stage=LifecycleStage.ACTIVE,
         artifact_uri=uri_of(summary.path),
         run_name=summary.name,
@@ -126,12 +127,6 @@ def _tags(summary: Summary) -> dict[str, str]:
     if summary.problems:
         tags[PROBLEMS_TAG] = "; ".join(summary.problems)
     return {name: str(text) for name, text in tags.items()}
-
-
-def _end_time(summary: Summary) -> int | None:
-    if summary.status == RUNNING:
-        return None
-    return _milliseconds(last_sign_of_life(summary.path, summary.info))
 
 
 def _dataset(item: Input) -> DatasetInput:

@@ -10,6 +10,10 @@ from mlflow.store.entities import PagedList
 from mlflow.store.model_registry.abstract_store import AbstractStore
 
 _READING_VERBS = ("get_", "search_", "list_", "find_")
+_SEARCHES = (
+    *("search_registered_models", "search_model_versions"),
+    *("search_webhooks", "list_webhooks"),
+)
 
 
 class EmptyRegistry(AbstractStore):
@@ -23,29 +27,15 @@ class EmptyRegistry(AbstractStore):
     ) -> None:
         super().__init__(store_uri, tracking_uri)
 
-    def search_registered_models(self, *args: Any, **kwargs: Any) -> PagedList[Any]:
-        return PagedList([], None)
-
-    def search_model_versions(self, *args: Any, **kwargs: Any) -> PagedList[Any]:
-        return PagedList([], None)
-
-    def search_webhooks(self, *args: Any, **kwargs: Any) -> PagedList[Any]:
-        return PagedList([], None)
-
-    def list_webhooks(self, *args: Any, **kwargs: Any) -> PagedList[Any]:
-        return PagedList([], None)
-
 
 def _answer(method: str) -> Any:
-    def answer(self: EmptyRegistry, *args: Any, **kwargs: Any) -> None:
+    def answer(self: EmptyRegistry, *args: Any, **kwargs: Any) -> PagedList[Any]:
+        if method in _SEARCHES:
+            return PagedList([], None)
+        why, code = "has no model registry; use an MLflow server", PERMISSION_DENIED
         if method.startswith(_READING_VERBS):
-            raise MlflowException(
-                f"{method}: a folder of runs holds no registered models", RESOURCE_DOES_NOT_EXIST
-            )
-        raise MlflowException(
-            f"{method}: a folder of runs has no model registry; use an MLflow server",
-            PERMISSION_DENIED,
-        )
+            why, code = "holds no registered models", RESOURCE_DOES_NOT_EXIST
+        raise MlflowException(f"{method}: a folder of runs {why}", code)
 
     answer.__name__ = method
     return answer

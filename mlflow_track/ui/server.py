@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -13,7 +14,6 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 
 from mlflow_track.extras import require_extra
 from mlflow_track.ui.address import SCHEME, uri_of
@@ -55,9 +55,10 @@ class UiServer:
         # Of MLflow the whole, with its server, not only the client.
         require_extra("mlflow", "mlflow", "flask")
         _check_plugins()
+        command = [sys.executable, "-m", "mlflow_track.ui.app", uri_of(self._root), str(self._port)]
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
-                self._command(),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -83,10 +84,8 @@ class UiServer:
         """End the server and all of its processes."""
         if self._process is not None and self._process.poll() is None:
             self._signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_ENDING_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
         if self._process is not None:
             self._signal(signal.SIGKILL)
             self._process.wait()
@@ -100,19 +99,8 @@ class UiServer:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.stop()
-
-    def _command(self) -> list[str]:
-        return [
-            *(sys.executable, "-m", "mlflow_track.ui.app"),
-            *(uri_of(self._root), str(self._port)),
-        ]
 
     def _answers(self) -> bool:
         try:
@@ -136,10 +124,8 @@ class UiServer:
 
     def _signal(self, number: int) -> None:
         assert self._process is not None
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            pass
 
     @property
     def _log(self) -> Path:
@@ -151,13 +137,9 @@ class UiServer:
 
 def _environment() -> dict[str, str]:
     """The environment for the server: without variables that name another store."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("MLFLOW_", "_MLFLOW_"))
-    }
+    ours = ("MLFLOW_", "_MLFLOW_")
     return {
-        **environment,
+        **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

@@ -6,6 +6,7 @@ is asked for is read from the records at that moment; nothing is written, and no
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
@@ -29,12 +30,7 @@ from mlflow_track.analysis.histories import History, HistoryCache, sampled_steps
 from mlflow_track.analysis.summary import Summary, SummaryCache
 from mlflow_track.record import layout
 from mlflow_track.ui.address import experiment_id_of, path_of
-from mlflow_track.ui.entities import (
-    best_of,
-    experiment_of,
-    metrics_of,
-    run_of,
-)
+from mlflow_track.ui.entities import best_of, experiment_of, metrics_of, run_of
 from mlflow_track.wording import expected
 
 _logger = logging.getLogger("mlflow_track")
@@ -48,12 +44,7 @@ _WRITING_VERBS = tuple(
 
 
 class RecordStore(AbstractStore):
-    """The tracking store over the records in a folder.
-
-    Args:
-        store_uri: `mlflow-track:///path/of/runs`.
-        artifact_uri: Not used: artifacts lie where the records are.
-    """
+    """The tracking store over the records in the folder `mlflow-track:///path/of/runs`."""
 
     def __init__(self, store_uri: str, artifact_uri: str | None = None) -> None:
         super().__init__()
@@ -198,11 +189,10 @@ class RecordStore(AbstractStore):
     def search_logged_models(self, *args: Any, **kwargs: Any) -> PagedList[Any]:
         return PagedList([], None)
 
+    search_datasets = search_logged_models
+
     def search_traces(self, *args: Any, **kwargs: Any) -> tuple[list[Any], None]:
         return [], None
-
-    def search_datasets(self, *args: Any, **kwargs: Any) -> PagedList[Any]:
-        return PagedList([], None)
 
     def _search_datasets(self, *args: Any, **kwargs: Any) -> list[Any]:
         return []
@@ -216,12 +206,11 @@ class RecordStore(AbstractStore):
             known: dict[str, Summary] = {}
             problems = [f"{item.path}: {item.reason}" for item in skipped]
             for summary in summaries:
-                if not _RUN_ID.fullmatch(summary.id):
-                    problems.append(
-                        f"{summary.path}: {summary.id!r} is not an id that MLflow accepts"
-                    )
-                elif known.setdefault(summary.id, summary) is not summary:
-                    problems.append(f"{summary.path}: has the id of {known[summary.id].path}")
+                path, run_id = summary.path, summary.id
+                if not _RUN_ID.fullmatch(run_id):
+                    problems.append(f"{path}: {run_id!r} is not an id that MLflow accepts")
+                elif known.setdefault(run_id, summary) is not summary:
+                    problems.append(f"{path}: has the id of {known[run_id].path}")
             self._folders = {run_id: summary.path for run_id, summary in known.items()}
         for problem in problems:
             if problem not in self._said:
@@ -232,13 +221,10 @@ class RecordStore(AbstractStore):
     def _summary(self, run_id: str) -> Summary:
         path = self._folders.get(run_id)
         if path is not None:
-            try:
-                with self._lock:
-                    summary = self._summaries.read(path)
+            with contextlib.suppress(ValueError), self._lock:
+                summary = self._summaries.read(path)
                 if summary.id == run_id:
                     return summary
-            except ValueError:
-                pass
         for summary in self._scan():
             if summary.id == run_id:
                 return summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,11 +86,11 @@ def record(root: Path, number: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
+def stores(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Stores:
     from mlflow import MlflowClient
 
     folder = tmp_path_factory.mktemp("differential")
-    sqlite = f"sqlite:///{folder}/mlflow.db"
+    sqlite = f"sqlite:///{shutil.copy(migrated_database, folder / 'mlflow.db')}"
     paths = [record(folder / "runs", number) for number in range(8)]
     for path in paths:
         sync_run(path, "mlflow", open_backend("mlflow", {"tracking_uri": sqlite}))

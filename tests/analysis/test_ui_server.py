@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import mlflow_track as mt
 from mlflow_track.cli import main
 from mlflow_track.ui.address import experiment_id_of, page_of
-from mlflow_track.ui.app import ReadOnly
+from mlflow_track.ui.app import read_only
 from mlflow_track.ui.server import UiServer, UiServerError
 
 
@@ -89,6 +89,6 @@ def test_the_server_answers_what_reads_and_refuses_what_writes(method, path, com
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path}
-    asyncio.run(ReadOnly(server)(scope, lambda: asyncio.sleep(0, {}), send))
+    asyncio.run(read_only(server)(scope, lambda: asyncio.sleep(0, {}), send))
     assert (reached == [path]) is comes_through
     assert [message.get("status") for message in sent[:1]] == ([] if comes_through else [403])

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.mirror.conftest import migrated_database, store, wait_for, wide_awake_mirror
+from tests.mirror.conftest import wait_for, wide_awake_mirror
+from tests.once import made_once
 
-__all__ = ["migrated_database", "store", "wait_for", "wide_awake_mirror"]
+__all__ = ["wait_for", "wide_awake_mirror"]
 
 HERE = Path(__file__).resolve().parent
 
@@ -31,9 +32,11 @@ def install(target: Path, *packages: Path) -> None:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the packages with the backends jsonl, blocked and down are installed."""
-    folder = tmp_path_factory.mktemp("packages")
-    install(folder / "site", HERE / "jsonl", HERE / "faulty")
-    return folder / "site"
+
+    def make(folder: Path) -> None:
+        install(folder / "site", HERE / "jsonl", HERE / "faulty")
+
+    return made_once(tmp_path_factory, "packages", make) / "site"
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from tests.backends.everywhere import (
     assert_same_values,
     texts_at,
 )
-from tests.campaign import seeds
+from tests.campaign import sampled
 from tests.mirror.conftest import history, only_run, runs_of
 from tests.mirror.test_kills import kill_mirror
 from tests.train.test_job import flags
@@ -178,7 +178,7 @@ def test_a_training_is_the_same_everywhere(store: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", seeds(3))
+@pytest.mark.parametrize("seed", sampled(1, 3))
 def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_anywhere(
     seed: int,
     store: str,
@@ -225,7 +225,7 @@ def test_kills_of_trainer_and_mirror_lose_and_repeat_nothing_anywhere(
 
 
 ENDLESS = """
-import itertools, os, mlflow_track as mt, torch
+import itertools, os, time, mlflow_track as mt, torch
 with mt.start_run(experiment="e", resume="auto") as run:
     checkpoints = run.checkpoints(save=mt.EverySteps(20))
     state = {"weight": torch.zeros(2)}
@@ -235,6 +235,8 @@ with mt.start_run(experiment="e", resume="auto") as run:
         if step % 7 == 0:
             run.log_text(f"at {step}", "text", step=step)
         os.write(1, b"%d\\n" % step)
+        if step % 20 == 19:
+            time.sleep(0.08)  # The backends have to take all of them.
 """
 
 

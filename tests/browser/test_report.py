@@ -30,8 +30,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path("report.html").absolute()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "light"),
+        (1200, "dark"),
+        pytest.param(360, "dark", marks=pytest.mark.tables),
+        pytest.param(1200, "light", marks=pytest.mark.tables),
+    ],
+)
 def test_the_report_opens_alone_and_fits(report, browser: Any, width: int, scheme: str) -> None:
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True

@@ -30,14 +30,14 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.store = CheckpointStore(path / "checkpoints")
         self.metrics, self.announce = MetricsFile(path / "metrics.csv"), print
-        self.saver = Saver(self)
+        self.saver = Saver(self.store, self.metrics, self.announce)
 
     def save(self, step: int, state: dict[str, Any]) -> Checkpoint:
         self.saver.save(SaveRequest(step=step, state=state, manifest={"metrics": {}}))
         self.saver.wait()
         (outcome,) = self.saver.outcomes()
-        assert outcome.checkpoint is not None, outcome.error
-        return outcome.checkpoint
+        assert outcome.error is None
+        return self.store.expected(outcome.step)
 
     def load(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         load.load_into(state, load.read(checkpoint)["state"], checkpoint)

@@ -175,7 +175,7 @@ def test_a_cut_by_step_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
             file: next(
                 (
                     begin
-                    for row, begin in logged._from(file, begins["long" in file.name])
+                    for row, begin in logged.rows_from(file, begins["long" in file.name])
                     if row.step > checkpoint.step
                 ),
                 1 << 62,

@@ -404,3 +404,37 @@ def test_what_may_come_counts_only_where_keep_limits_it(monkeypatch: pytest.Monk
             checkpoints = run.checkpoints(save=mt.EveryMinutes(9), keep=keep, max_steps=100)
             checkpoints.restore(state)
             assert ("do not fit" in log_of(run)) == is_warned, keep
+
+
+class Milestones(mt.SavePolicy):
+    """All of its saves are kept, as far as `max_bytes` allows."""
+
+    is_milestone = True
+
+    def due(self, now: Any, history: Any) -> str | None:
+        return "always"
+
+
+@pytest.mark.parametrize("max_steps", [None, 1000])
+def test_saves_that_nothing_limits_are_warned_of_where_few_fit(
+    max_steps: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"w": torch.zeros(100_000)}
+    few, many, text = 5_000_000, 50_000_000, "are enough for only 12 saves"
+    for save, keep, free, is_warned in (
+        (mt.Continuous(), None, few, True),
+        (mt.Budget(0.01) | mt.AtSteps([5]), None, few, True),
+        (mt.EverySteps(5), None, few, max_steps is None),  # Else it does not fit, which is said.
+        (mt.Continuous(), mt.Keep(last=2), few, False),
+        (mt.Continuous(), mt.Keep(max_bytes=few), few, False),
+        (Milestones(), mt.Keep(max_bytes=few), few, False),
+        (mt.Continuous(), None, many, False),
+        (mt.AtSteps([1, 2, 3]), None, few, False),
+    ):
+        full(monkeypatch, free)
+        with mt.start_run() as run:
+            checkpoints = run.checkpoints(save=save, keep=keep, max_steps=max_steps)
+            checkpoints.restore(state)
+            assert (text in log_of(run)) == is_warned, (save, keep, free)
+            checkpoints.step(0, {"w": torch.zeros(1)})
+            assert log_of(run).count("are enough for") == is_warned

@@ -42,11 +42,11 @@ def test_pruning_reads_no_checkpoint_that_this_process_wrote(
     monkeypatch.setattr(Checkpoint, "verify", lambda self: (read.append(self.step), verify(self)))
     for step in range(3):
         publish(store, step)
-    removed, _ = pruning.prune(store, Keep(last=2), checked={2: True})
+    removed, _ = pruning.prune(store, pruning.judge(store, Keep(last=2), checked={2: True}))
     assert [verdict.checkpoint.step for verdict in removed] == [0] and read == []
-    pruning.prune(store, Keep(last=2))
+    pruning.prune(store, pruning.judge(store, Keep(last=2)))
     assert read == []  # Nothing goes.
-    pruning.prune(store, Keep(last=1))
+    pruning.prune(store, pruning.judge(store, Keep(last=1)))
     assert read == [2] and [c.step for c in store.list()] == [2]
 
 

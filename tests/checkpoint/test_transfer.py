@@ -19,7 +19,7 @@ SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=30)
 @pytest.fixture
 def one_training_thread(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(copying, "_WORTH_A_THREAD_BYTES", 64)
-    monkeypatch.setattr(copying, "_cores", lambda: 4)
+    monkeypatch.setattr(copying, "core_count", lambda: 4)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

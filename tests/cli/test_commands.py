@@ -68,6 +68,19 @@ def test_the_help_of_every_command_has_an_example(name: str) -> None:
     assert re.search(rf"mlflow-track {name}\b", text.split("Example", 1)[1])
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_help_is_as_wide_as_the_terminal_and_cuts_no_sentence(width: int) -> None:
+    commands = [[], ["ckpt"], *([n] for n in main.list_commands(None))]  # type: ignore[arg-type]
+    commands += [["ckpt", name] for name in ckpt.list_commands(None)]  # type: ignore[arg-type]
+    for words in commands:
+        help_ = CliRunner().invoke(main, [*words, "--help"], terminal_width=width).output
+        lines = [line for line in help_.splitlines() if not line.startswith("Usage")]
+        assert not [line for line in lines if line.endswith("...")], words
+        # An example is for copying, and is not wrapped.
+        is_prose = [80 if "mlflow-track " in line else width for line in lines]
+        assert [x for x, most in zip(lines, is_prose, strict=True) if len(x) > most] == [], words
+
+
 @pytest.mark.parametrize("line", examples(main))
 def test_the_examples_of_the_help_do_what_they_say(line: str) -> None:
     make_run("lr-1e-3", experiment="demo", learning_rate=1e-3, batch_size=4, context_length=8)
@@ -113,10 +126,9 @@ def test_the_examples_of_the_help_about_checkpoints_do_what_they_say(
 
 
 def test_the_examples_of_the_help_about_a_server_do_what_they_say(
-    monkeypatch: pytest.MonkeyPatch,
+    store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run("lr-1e-3", experiment="digits")
-    store = f"sqlite:///{Path.cwd()}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     for name, came in (("sync", "mlflow has everything"), ("doctor", "status       sent")):
         for line in examples_of(main, name):
@@ -401,6 +413,8 @@ def test_show_prints_all_of_a_run(two_runs: list[mt.LoadedRun]) -> None:
     rows = list(csv.DictReader(io.StringIO(invoke("show", "@last", "--csv").stdout)))
     assert {row["metric"]: row["count"] for row in rows}["val/loss"] == "4"
     assert "no run in runs is called" in invoke("show", "nobody", status=3).output
+    command = next(line for line in text.splitlines() if line.startswith("  command "))
+    assert shlex.split(command)[1:] == ["python", *sys.orig_argv[1:]]
     assert invoke("show").output == text
     assert invoke("tail", "--no-follow").output == invoke("tail", "@last", "--no-follow").output
 

@@ -33,6 +33,7 @@ def answer(line: str, folder: Path, *, status: int = 0) -> str:
         ("--budget 0", "--budget must be a finite number above 0, got 0.0"),
         ("--budget 2", "--budget must be a share below 1, got 2.0"),
         ("--every 5 --keep-last 0", "--keep-last must be an integer of at least 1, got 0"),
+        ("--every 5 --max-bytes 10XB", "must be a number of bytes, like 500000, 1e9"),
         ("--every 5 --max-bytes 0", "--max-bytes must be an integer of at least 1, got 0"),
         ("--max-steps 9 --from-step 9", "--from-step must be below --max-steps 9, got 9"),
         ("--warmup-steps 5", "--warmup-steps must be given together with --max-steps"),
@@ -73,7 +74,7 @@ def test_plan_notes_what_arguments_do_not_get(line: str, note: str, tmp_path: Pa
         "--max-steps 20 --at 5,19",
         "--max-steps 20 --every 19",
         "--at 5,20",
-        "--max-steps 20 --state-bytes 9000 --max-bytes 80000",
+        "--max-steps 20 --state-bytes 9e3 --max-bytes 80kB",
     ],
 )
 def test_plan_has_no_note_where_all_is_as_asked(line: str, tmp_path: Path) -> None:

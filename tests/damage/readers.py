@@ -38,6 +38,7 @@ from click.testing import CliRunner
 
 import mlflow_track as mt
 from mlflow_track.cli import main
+from tests import forked
 from tests.damage.mutants import OUTSIDE, SECRET, VICTIMS, Mutant, make, undamaged
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -452,7 +453,7 @@ class Readers:
     """The process that serves."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
+        self._process = forked.Popen(
             [sys.executable, "-m", "tests.damage.readers"],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaign import again, seeds
+from tests import forked
+from tests.campaign import again, sampled, seeds
 from tests.damage import readers
 from tests.damage.mutants import VICTIMS, Mutant, make
 from tests.damage.readers import Readers
+
+# What serves starts once in a parallel run.
+together = pytest.mark.xdist_group("damage")
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +37,11 @@ def try_mutants(cases: list[int], served: Readers) -> None:
         assert not found, f"{what}\n{wrong}\nagain: {again(case, 'mutants')}"
 
 
+@together
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_some_mutants_are_named_and_cost_no_other_run(served: Readers) -> None:
-    try_mutants(seeds(60), served)
+    try_mutants(seeds(12), served)
 
 
 PARTS = 20
@@ -50,7 +55,7 @@ def test_many_mutants_are_named_and_cost_no_other_run(part: int, served: Readers
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("case", seeds(3))
+@pytest.mark.parametrize("case", sampled(1, 3))
 def test_mutants_in_processes_of_their_own(case: int, tmp_path: Path) -> None:
     mutant = make(case, tmp_path)
     for words in (
@@ -58,7 +63,7 @@ def test_mutants_in_processes_of_their_own(case: int, tmp_path: Path) -> None:
         ("compare", "-d", "runs"),
         ("show", "-d", "runs", mutant.victim.name),
     ):
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "mlflow_track.cli", *words],
             env={**os.environ, "PYTHONPATH": str(readers.ROOT)},
             stdin=subprocess.DEVNULL,
@@ -66,13 +71,13 @@ def test_mutants_in_processes_of_their_own(case: int, tmp_path: Path) -> None:
             text=True,
             errors="replace",
             timeout=60,
-            check=False,
         )
         said = done.stdout + done.stderr
         assert "Traceback" not in said, (mutant.what, words, said, again(case, "mutants"))
         assert words[0] == "show" or "resumed twice" in said or mutant.neighbour.name in said
 
 
+@together
 def test_good_runs_are_read_by_every_reader(served: Readers) -> None:
     try_mutants([~number for number in range(len(VICTIMS))], served)
 

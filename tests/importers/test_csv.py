@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shlex
 import socket
 import sys
 from pathlib import Path
@@ -86,6 +87,20 @@ def test_an_exported_file_has_its_own_names_for_steps_and_times() -> None:
     assert load_runs("other")[0].metrics().time.tolist() == [1700000000]
 
 
+def test_single_files_beside_runs_are_named_with_the_command_that_imports_them() -> None:
+    lightning(Path("logs/demo/version_0"), ROWS)
+    for name in ("my chart.csv", "b.csv", "c.csv", "d.csv"):
+        Path("logs", name).write_text("step,loss\n0,1\n")
+    Path("logs/words.csv").write_text("word,count\n")
+    result = run_import("logs")
+    lines = [line for line in result.stderr.splitlines() if "mlflow-track import" in line]
+    assert len(lines) == 3 and "words.csv" not in result.stderr and "1 more file" in result.stderr
+    *_, command = lines[2].partition("mlflow-track import ")
+    assert run_import(*shlex.split(command)).exit_code == 0 and len(load_runs("runs")) == 2
+    Path("logs/demo/version_0/metrics.csv").unlink()
+    assert run_import("logs").stderr.count("mlflow-track import") == 3
+
+
 def test_damage_is_named_and_the_rest_imported() -> None:
     lightning(Path("logs/demo/version_0"), ROWS + "x,y\n2,29,oops,0.25\n3,3.5,1,1\n4,39,0.1,0.2")
     lightning(Path("logs/demo/version_1"), ROWS, "lr: [1")
@@ -144,8 +159,11 @@ def test_records_and_other_files_are_passed_over() -> None:
     Path("runs/metrics.csv").write_text("name,value\n")
     (record,) = Path("runs").glob("*/2*")
     lightning(record / "artifacts/deep", ROWS)
-    result = run_import("runs")
-    assert result.exit_code == 3 and "looked for" in result.stderr
+    (record / "system_metrics.csv").write_text("step,time,loss\n0,1,1\n")
+    for folder in ("runs", str(record)):
+        result = run_import(folder)
+        assert result.exit_code == 3 and "looked for" in result.stderr
+        assert "note" not in result.stderr
 
 
 class Terminal(io.StringIO):

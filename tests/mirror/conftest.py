@@ -30,21 +30,6 @@ def server(sqlite_server: MlflowServer) -> MlflowServer:
     return sqlite_server
 
 
-@pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite store with its tables made, which takes seconds; tests copy it."""
-    path = tmp_path_factory.mktemp("store") / "empty.db"
-    client_of(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def store(migrated_database: Path, tmp_path: Path) -> str:
-    path = tmp_path / "mlflow.db"
-    path.write_bytes(migrated_database.read_bytes())
-    return f"sqlite:///{path}"
-
-
 @pytest.fixture
 def wait_for() -> Callable[..., Any]:
     """Call until the answer is true; at most so many seconds."""

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections import deque
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +17,7 @@ import mlflow_track as mt
 from mlflow_track.cli import main
 from mlflow_track.mirror import companion as companion_module
 from mlflow_track.mirror.companion import Companion
+from mlflow_track.mirror.status import SyncStatus, read_statuses
 from tests.mirror.conftest import ROOT, history, only_run, runs_of
 
 DEAD = "http://127.0.0.1:9"
@@ -45,11 +48,29 @@ def test_a_mirror_that_always_dies_is_given_up_and_the_run_is_told_so(tmp_path, 
     companion = Companion(run.path, ["mlflow"], {"PYTHONHOME": "/absent"})
     assert companion._has_ended.wait(60)
     said = capfd.readouterr().err
-    assert said.count("; restarted") == 5
+    assert said.count("; restarted") == 1 and "after 5 restarts" in said
     assert f"mlflow-track sync {run.path}" in said
     status = companion.close(timeout_seconds=60)
     assert not status.is_complete
     run.finish()
+
+
+def test_the_end_of_a_run_repeats_no_reason_that_the_mirror_has_given(capfd):
+    with mt.start_run(experiment="e", backend="local") as run:
+        (status,) = read_statuses(run.path, ["mlflow"])
+    status = replace(status, error="no login")
+    companion = object.__new__(Companion)
+    for said, shown in (
+        ((), "(no login)"),
+        (("WARNING: mlflow cannot be reached: no login. It is kept",), "the status. Nothing"),
+        ((str(status),), ""),
+    ):
+        companion._said = deque(said)
+        capfd.readouterr()
+        companion.report(SyncStatus((status,)))
+        text = capfd.readouterr().err
+        assert shown in text and bool(text) == bool(shown), said
+        assert ("no login" in text) == (not said)
 
 
 def test_a_mirror_that_dies_now_and_then_is_always_replaced(monkeypatch, capfd, wait_for):

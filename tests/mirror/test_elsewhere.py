@@ -12,7 +12,9 @@ import pytest
 import mlflow_track as mt
 from mlflow_track.backends.mlflow.backend import MlflowBackend
 from mlflow_track.backends.mlflow.values import Target
-from mlflow_track.mirror.fetch import FetchRequest, fetch
+from mlflow_track.backends.protocol import Backend
+from mlflow_track.mirror import fetch as fetch_module
+from mlflow_track.mirror.fetch import FetchRequest, HeldElsewhere, fetch
 from mlflow_track.record import layout
 from tests.mirror.conftest import client_of, files_under, history, only_run, open_store, runs_of
 from tests.mirror.faults import FaultProxy
@@ -156,9 +158,6 @@ def test_a_fork_has_the_kept_history_and_the_old_run_says_that_it_is_superseded(
 
 
 def test_a_run_that_is_alive_elsewhere_is_not_taken(store, tmp_path, monkeypatch):
-    from mlflow_track.mirror import fetch as module
-    from mlflow_track.mirror.fetch import FetchRequest, HeldElsewhere, fetch
-
     client = client_of(store)
     tags = {
         "mlflow_track.run_id": "20260101-000000-abcdef",
@@ -170,7 +169,7 @@ def test_a_run_that_is_alive_elsewhere_is_not_taken(store, tmp_path, monkeypatch
     def beat(_: float) -> None:
         client.set_tag(run_id, "mlflow_track.heartbeat", "2")
 
-    monkeypatch.setattr(module.time, "sleep", beat)
+    monkeypatch.setattr(fetch_module.time, "sleep", beat)
     request = FetchRequest(
         backends=["mlflow"], directory=str(tmp_path), experiment="e", run_name=None, word="auto"
     )
@@ -222,3 +221,25 @@ def test_a_tag_at_the_server_cannot_choose_where_files_go(tag, tmp_path):
     with pytest.raises(ValueError, match="cannot be its id"):
         fetch(request, "mlflow", MlflowBackend(Store()))  # type: ignore[arg-type]
     assert not (tmp_path / "runs").exists()
+
+
+def test_only_backends_that_can_find_runs_are_named_in_a_search(tmp_path, monkeypatch, capfd):
+    class Finder(Backend):
+        def find(self, query):
+            return []
+
+    backends = {"one": Backend, "two": Finder, "three": Backend}
+    monkeypatch.setattr(fetch_module, "open_backend", lambda name: backends[name]())
+    request = FetchRequest(
+        backends=[*backends], directory=str(tmp_path), experiment="e", run_name=None, word="must"
+    )
+    answer = fetch_module._answer(request)
+    assert answer == {"path": None, "searched": ["two"], "unreachable": ""}
+    assert capfd.readouterr().err == "looking for a run to continue at two\n"
+
+
+def test_a_search_that_no_backend_can_make_is_not_mentioned(tmp_path, capfd):
+    with pytest.raises(LookupError) as error:
+        mt.start_run(backend="tensorboard", resume="must", directory=tmp_path)
+    assert str(error.value).endswith(f"without a name in {tmp_path}")
+    assert capfd.readouterr().err == ""

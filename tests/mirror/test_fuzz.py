@@ -36,16 +36,33 @@ TEXTS = st.one_of(
 PARAM_VALUES = st.one_of(TEXTS, NUMBERS, st.none(), st.lists(NUMBERS, max_size=3))
 
 
+RUNS = {
+    "params": st.dictionaries(NAMES, PARAM_VALUES, max_size=5),
+    "tags": st.dictionaries(NAMES, TEXTS, max_size=5),
+    "rows": st.lists(st.dictionaries(NAMES, NUMBERS, min_size=1, max_size=4), max_size=4),
+}
+
+
 @settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(
-    params=st.dictionaries(NAMES, PARAM_VALUES, max_size=5),
-    tags=st.dictionaries(NAMES, TEXTS, max_size=5),
-    rows=st.lists(st.dictionaries(NAMES, NUMBERS, min_size=1, max_size=4), max_size=4),
-)
+@given(**RUNS)
 @example(params={"..a": 1}, tags={"..:": ""}, rows=[{"..": 1.0, "...": 2.0}])
 def test_a_run_arrives_whole_or_the_call_raised(sqlite_server, params, tags, rows):
+    arrives(sqlite_server, params, tags, rows)
+
+
+@pytest.mark.tables
+@pytest.mark.timeout(600)
+@settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(**RUNS)
+def test_many_runs_arrive_whole_or_the_call_raised(sqlite_server, params, tags, rows):
+    arrives(sqlite_server, params, tags, rows)
+
+
+def arrives(sqlite_server, params, tags, rows) -> None:
     with TemporaryDirectory() as folder:
         run = mt.start_run(experiment="fuzz", directory=folder, backend="local")
         try:

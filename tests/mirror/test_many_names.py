@@ -8,7 +8,7 @@ import shutil
 import mlflow_track as mt
 from mlflow_track.analysis.frames import read_frame
 from mlflow_track.backends.protocol import Backend, Found, MetricPoint
-from mlflow_track.mirror.history import write_history
+from mlflow_track.mirror.fetch import write_history
 from mlflow_track.mirror.status import read_status
 from mlflow_track.record.info import read_info
 from mlflow_track.record.row_format import LONG_HEADER

@@ -20,7 +20,7 @@ from PIL import Image
 import mlflow_track as mt
 from mlflow_track.backends.protocol import Backend, MediaItem, Opened, Refused, Unavailable
 from mlflow_track.media.log import MediaLog
-from mlflow_track.media.texts import text_of
+from mlflow_track.media.values import text_of
 from mlflow_track.mirror.shipper import Shipper
 from mlflow_track.mirror.state import MirrorState
 from mlflow_track.mirror.status import read_status

@@ -59,7 +59,7 @@ def trouble(proxy: FaultProxy, run: mt.Run, seed: int, until: threading.Event) -
     """Faults of random kind and length, between times in which all is well; kills, too."""
     chance = random.Random(seed)
     while not until.wait(chance.uniform(0.1, 1.0)):
-        proxy.become(chance.choice(["refuse", "hang", "cut", "500", "429"]))
+        proxy.become(chance.choice(["refuse", "hang", "drip", "cut", "500", "429"]))
         until.wait(chance.uniform(0.1, 2.0))
         if chance.random() < 0.15 and run._attempt.companion is not None:
             with contextlib.suppress(ProcessLookupError):

@@ -188,7 +188,7 @@ def test_a_date_to_retry_at_is_the_time_until_then():
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.integers())
 def test_no_attempt_comes_before_the_server_asked_for_it(asked, seed):
     random.seed(seed)
-    outage = Outage("mlflow", lambda text: None, lambda: "")
+    outage = Outage("mlflow", lambda text: None, lambda: "", 0)
     for seconds in asked:
         pause = outage.failed("busy", seconds)
         assert pause >= min(seconds, 3600.0)
@@ -198,12 +198,12 @@ def test_no_attempt_comes_before_the_server_asked_for_it(asked, seed):
 def test_a_refused_file_is_not_sent_before_its_time():
     now = [0.0]
     retries = Retries(lambda: now[0])
-    assert not retries.failed("a", "busy", lambda: True, 30.0)
+    assert not retries.failed("a", Unavailable("busy", retry_after=30.0), lambda: True)
     now[0] = 29.0
     assert not retries.is_due("a") and retries.is_due("b")
     now[0] = 30.0
     assert retries.is_due("a") and "busy" in (retries.waiting or "")
-    assert not retries.failed("a", "busy", lambda: True, float("inf"))
+    assert not retries.failed("a", Unavailable("busy", retry_after=float("inf")), lambda: True)
     now[0] += 3600.0
     assert retries.is_due("a")
 
@@ -212,10 +212,10 @@ def test_an_item_is_given_up_only_where_the_server_answers_something_else():
     now, is_there = [0.0], [False]
     retries = Retries(lambda: now[0])
     for _ in range(20):
-        assert not retries.failed("a", "no", lambda: is_there[0])
+        assert not retries.failed("a", Unavailable("no"), lambda: is_there[0])
         now[0] += 60.0
     is_there[0] = True
-    assert retries.failed("a", "no", lambda: is_there[0])
+    assert retries.failed("a", Unavailable("no"), lambda: is_there[0])
     assert retries.waiting is None
 
 

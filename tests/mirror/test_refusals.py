@@ -18,10 +18,13 @@ from mlflow_track.backends.mlflow.backend import MlflowBackend
 from mlflow_track.backends.mlflow.batches import Batches
 from mlflow_track.backends.mlflow.finding import HEARTBEAT_TAG
 from mlflow_track.backends.protocol import Lost, Unavailable
+from mlflow_track.mirror import retries
 from mlflow_track.mirror.retries import Retries
 from mlflow_track.mirror.shipper import Shipper
+from mlflow_track.mirror.status import read_status
 from tests.mirror.conftest import client_of, files_under, history, only_run, shipper_to
 from tests.mirror.gateway import Gateway, Reply, gateway_to
+from tests.mirror.test_checkpoints_there import WHOLE, publish, there
 from tests.servers.mlflow_server import MlflowServer
 
 pytestmark = pytest.mark.xdist_group("server")
@@ -102,10 +105,43 @@ def test_a_file_that_is_refused_is_set_aside_and_everything_else_arrives(server,
     assert str(status) in refusal
 
 
+@pytest.mark.parametrize(("status", "doubts"), [(404, 3), (503, 3), (404, 0)])
+def test_files_arrive_once_the_store_of_artifacts_is_back(
+    server, gateway, status, doubts, monkeypatch
+):
+    # Runs are taken meanwhile, and the files are set aside. Without a doubt, the negative control,
+    # only `sync` would send them.
+    monkeypatch.setattr(retries, "_MOST_DOUBTS", doubts)
+    gateway.rule = lambda method, path, body: (
+        Reply(status, "no bucket") if "mlflow-artifacts" in path else None
+    )
+    run = make_run(f"no-bucket-{status}-{doubts}")
+    run.log_text("first", "first.txt")
+    publish(run, 1)
+    shipper, clock = shipper_with_clock(run.path, gateway.uri)
+    for _ in range(30):
+        shipper._artifacts._look_after = 0.0
+        with contextlib.suppress(Unavailable):
+            shipper.ship(is_alive=True)
+        clock.now += 61.0
+    assert "first.txt" in shipper.state.set_aside
+    gateway.rule = lambda *_: None
+    run.log_text("later", "later.txt")
+    run.finish()
+    ship_all(shipper, clock)
+    files = files_under(server.uri, shipper.state.run_id)
+    assert "later.txt" in files and ("first.txt" in files) is (doubts > 0)
+    assert (shipper.state.refused == []) is (doubts > 0)
+    assert list(there(shipper).values()) == ([WHOLE] if doubts else [])
+    if doubts:
+        assert not shipper.state.set_aside and read_status(run.path, "mlflow").is_complete
+
+
 @pytest.mark.parametrize("tries", [3, 1])
 def test_an_item_is_set_aside_where_its_refusal_comes_again(server, gateway, tries, monkeypatch):
     # With one attempt, the negative control: a gateway says 404 once to each request that writes.
     monkeypatch.setattr(batches, "_MOST_ERRORS", tries)
+    monkeypatch.setattr(retries, "_MOST_DOUBTS", 0)
     asked: set[tuple[str, bytes]] = set()
 
     def rule(method: str, path: str, body: bytes) -> Reply | None:

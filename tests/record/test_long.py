@@ -309,6 +309,19 @@ def test_a_rewind_removes_the_later_rows_from_both_files(
     assert aside == {s: dict.fromkeys(names(100), float(s)) for s in (4, 5)}
 
 
+def interrupted(died_after: int) -> Callable[..., Any]:
+    """`AppendFile.rewind` of a process that dies before it has rewound more files."""
+    calls, rewind = [], metrics.AppendFile.rewind
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        if len(calls) == died_after:
+            raise SystemExit
+        calls.append(self)
+        return rewind(self, *arguments)
+
+    return interrupted
+
+
 @pytest.mark.parametrize("died_after", [0, 1, 2])
 def test_a_rewind_interrupted_by_a_crash_is_completed_in_the_other_file(
     died_after: int, run: tuple[RunDirectory, MetricsFile], monkeypatch: pytest.MonkeyPatch
@@ -318,16 +331,8 @@ def test_a_rewind_interrupted_by_a_crash_is_completed_in_the_other_file(
     before = file.positions()
     file.append(5, ("layer1/norm",), [7.0])
     file.append(5, tuple(names(100)), [8.0] * 100)
-    calls, rewind = [], metrics.AppendFile.rewind
-
-    def interrupted(self: Any, *arguments: Any) -> Any:
-        if len(calls) == died_after:
-            raise SystemExit
-        calls.append(self)
-        return rewind(self, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.AppendFile, "rewind", interrupted)
+        patch.setattr(metrics.AppendFile, "rewind", interrupted(died_after))
         patch.setattr(RunDirectory, "_note_rewind", lambda self: None)
         try:
             directory.rewind(file, 2, before)
@@ -353,17 +358,9 @@ def test_a_rewind_by_places_is_completed_by_places(
     begin = file.positions()
     file.append(1, ("layer1/norm",), [7.0])
     file.append(2, tuple(names(100)), [8.0] * 100)
-    calls, rewind = [], metrics.AppendFile.rewind
-
-    def interrupted(self: Any, *arguments: Any) -> Any:
-        if len(calls) == died_after:
-            raise SystemExit
-        calls.append(self)
-        return rewind(self, *arguments)
-
     whole = {s: dict.fromkeys(names(100), float(s)) for s in range(6)}
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.AppendFile, "rewind", interrupted)
+        patch.setattr(metrics.AppendFile, "rewind", interrupted(died_after))
         patch.setattr(RunDirectory, "_note_rewind", lambda self: None)
         with contextlib.suppress(SystemExit):
             directory.rewind(file, 2, begin=begin)

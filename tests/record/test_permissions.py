@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 import subprocess
-import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
@@ -19,8 +19,8 @@ from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import layout
 from mlflow_track.record.lock import FileLock
 from mlflow_track.record.trash import move_to_trash
+from tests.forking import ForkingInterpreter
 
-ROOT = Path(__file__).resolve().parents[2]
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
 # Everything that a run writes: rows, a wider header, params, texts, copies, two attempts with a
@@ -110,6 +110,9 @@ def test_with_a_mode_of_its_own_the_group_could_not_write(guard: str, run_script
 
 # --- two users of one group ---
 
+# Their interpreters start once in a parallel run.
+together = pytest.mark.xdist_group("users")
+
 GROUP, OWNER, COLLEAGUE = 61000, 61001, 61002
 AsUser = Callable[[int, str, str, str], subprocess.CompletedProcess[str]]
 
@@ -119,30 +122,38 @@ def user_words(user: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def as_user() -> AsUser:
+def as_user() -> Iterator[AsUser]:
     """Run Python code as another user of the group, in a given folder and with a given umask."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("only root can be two users, and only with setpriv")
-    capabilities: list[str] = []
-
-    def run(user: int, folder: str, umask: str, code: str) -> subprocess.CompletedProcess[str]:
-        begin = f"import os; os.umask(0o{umask})\n"
-        return subprocess.run(
-            [*user_words(user), *capabilities, sys.executable, "-c", begin + code],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": folder, "TMPDIR": folder},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-
     # The second is for an interpreter in a home that others cannot enter: it gives reading alone.
-    for words in ([], ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]):
-        capabilities[:] = words
-        if (done := run(OWNER, "/", "022", "import mlflow_track, torch")).returncode == 0:
-            return run
-    pytest.skip(f"another user cannot run this Python: {done.stderr}")
+    ways = ([], ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"])
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory(dir="/tmp") as home:
+        os.chmod(home, 0o777)
+        for words in ways:
+            try:
+                users = {
+                    user: stack.enter_context(
+                        ForkingInterpreter(
+                            "import mlflow_track, torch",
+                            folder="/",
+                            before=[*user_words(user), *words],
+                            environment={"HOME": home, "TMPDIR": home},
+                        )
+                    )
+                    for user in (OWNER, COLLEAGUE)
+                }
+                break
+            except RuntimeError as error:
+                said = str(error)
+        else:
+            pytest.skip(f"another user cannot run this Python: {said}")
+
+        def run(user: int, folder: str, umask: str, code: str) -> subprocess.CompletedProcess[str]:
+            begin = f"import os; os.umask(0o{umask}); os.chdir({folder!r})\n"
+            return users[user].run(begin + code)
+
+        yield run
 
 
 @pytest.fixture
@@ -171,6 +182,7 @@ print(begin)
 COMMAND = "import sys; from mlflow_track.cli import main; main({words})"
 
 
+@together
 @pytest.mark.timeout(300)
 def test_a_colleague_resumes_pins_prunes_and_throws_away_a_run_of_the_group(
     as_user: AsUser, shared: str
@@ -197,6 +209,7 @@ def test_a_colleague_resumes_pins_prunes_and_throws_away_a_run_of_the_group(
     assert mt.load_runs(f"{shared}/runs") == []
 
 
+@together
 @pytest.mark.timeout(300)
 def test_a_colleague_can_read_and_change_nothing_where_the_umask_says_so(
     as_user: AsUser, shared: str

@@ -62,6 +62,17 @@ def test_the_runs_themselves_are_not_copied_into_one_of_them(run: mt.Run, levels
     assert sum(name.endswith("note.txt") for name in files_of(run)) == 1
 
 
+@pytest.mark.parametrize(("folder", "copied"), [(".", "other/t.py"), ("default", "t.py")])
+def test_other_runs_are_not_copied_along_either(folder: str, copied: str) -> None:
+    # The runs lie beside the code, so that the folder of all runs is the one that is logged.
+    for experiment in ("other", "default"):
+        mt.start_run(backend="local", directory=".", experiment=experiment).finish()
+        Path(f"{experiment}/t.py").write_text("x = 1\n")
+    with mt.start_run(backend="local", directory=".", experiment="default") as run:
+        run.log_artifacts(folder)
+    assert files_of(run) == {copied}
+
+
 def test_files_of_another_run_may_be_logged(run: mt.Run) -> None:
     with mt.start_run(backend="local") as other:
         other.log_text("x", "note.txt")

@@ -150,6 +150,9 @@ def test_a_disk_that_fails_at_the_end_keeps_neither_lock_nor_mirror(monkeypatch)
         def close(self, timeout_seconds):
             self.is_closed = True
 
+        def report(self, there):
+            pass
+
     def fail(*arguments, **more):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -23,7 +23,7 @@ from PIL import Image
 import mlflow_track as mt
 from mlflow_track.media import log, values
 from mlflow_track.media.histograms import counted
-from mlflow_track.record import files
+from mlflow_track.record import files, layout
 from mlflow_track.record.media.index import file_of, read_media
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -411,6 +411,25 @@ def test_a_resume_moves_what_comes_again_aside_and_a_kill_loses_nothing_that_was
     aside = run.path / "media.rewound-2/text"
     assert [path.read_text() for path in sorted(aside.iterdir())] == ["9 1", "10 1"]
     assert "media items after step 8 aside" in (run.path / "training.log").read_text()
+
+
+def test_a_file_that_a_kill_has_left_unlisted_is_replaced_by_the_resumed_run() -> None:
+    with mt.start_run(run_name="r") as run:
+        kept, torn = [run.log_text("old", "sample", step=step) for step in (0, 1)]
+        run.finish("KILLED")
+    index = run.path / layout.MEDIA
+    index.write_bytes(index.read_bytes().splitlines(keepends=True)[0])
+    (torn.parent / "step-000000002.txt").mkdir()
+    with mt.start_run(resume=run.id) as run:
+        paths = [run.log_text(f"new {step}", "sample", step=step) for step in range(3)]
+        run._attempt.media.drain()
+        paths.append(run.log_text("newer", "sample", step=1))
+    names = ["step-000000000-2", "step-000000001", "step-000000002-2", "step-000000001-2"]
+    assert [path.stem for path in paths] == names
+    assert kept.read_text() == "old" and torn.read_text() == "new 1"
+    assert [file_of(run.path, item) for item in read_media(run.path)] == [
+        paths[i] for i in (0, 2, 3)
+    ]
 
 
 def test_a_run_without_checkpoints_that_starts_again_moves_its_media_aside() -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def test_a_masked_value_is_logged_as_missing(value: Any) -> None:
         ({"a\nb": 1.0}, 0, ValueError, "control"),
         ({"step": 1.0}, 0, ValueError, "column"),
         ({3: 1.0}, 0, TypeError, "name must be a string, got 3"),
+        ({3: "acc"}, 0, TypeError, "name must be a string, got 3"),
         ({"acc": 1.0}, -1, ValueError, "step must be an integer from 0 .*, got -1"),
         ({"acc": 1.0}, 1.5, TypeError, "step must be an integer .*, got 1.5"),
         ({"acc": 1.0}, "1", TypeError, "step must be an integer .*, got '1'"),
@@ -149,6 +151,34 @@ def test_bad_metrics_are_refused_and_harm_nothing(
         frame = mt.load_run(run.path).metrics()
         assert frame["loss"].tolist() == [1.0, 2.0]
         assert list(frame.columns) == ["time", "loss"]
+
+
+@pytest.mark.parametrize("backend", ["local", "off"])
+def test_swapped_or_foreign_arguments_are_refused_with_what_was_expected(backend: str) -> None:
+    name, thing = "must be a string, got", object()
+    with mt.start_run(backend=backend) as run:
+        calls: list[tuple[str, Callable[..., Any], Any, Any]] = [
+            (f"a metric's name {name} 1", partial(run.log_metric, step=0), 1, "loss"),
+            (f"a param's name {name} 1", run.log_param, 1, "lr"),
+            (f"a histogram's name {name}", partial(run.log_histogram, step=0), [1.0], "w"),
+            (f"an artifact's name {name}", run.log_image, "a.png", [[1.0]]),
+            (f"an artifact's name {name}", partial(run.log_image, step=0), "a", [[1.0]]),
+            (f"an artifact's name {name}", run.log_figure, "a.png", thing),
+            (f"an artifact's name {name}", run.log_table, "a.csv", {"a": [1]}),
+            (f"an artifact's name {name}", run.log_dict, "a.json", {"a": 1}),
+            (f"an artifact's name {name}", run.log_artifact, __file__, 1),
+            ("the source must be the path of .*, got 1", run.log_artifact, 1, "a"),
+            ("the source must be the path of .*, got None", run.log_artifacts, None, "a"),
+            ("tag 'a' must be a string, .*, got object", run.set_tag, "a", thing),
+            (r"tag 'a' must be a string, .*, got list", run.set_tag, "a", [thing]),
+        ]
+        for words, call, first, second in calls:
+            with pytest.raises(TypeError, match=words):
+                call(first, second)
+        values: Any = {"a": 1.5, "b": Path("b"), "c": "an address at 0x1"}
+        run.set_tags(values)
+    if backend == "local":
+        assert mt.load_run(run.path).tags == {"a": "1.5", "b": "b", "c": "an address at 0x1"}
 
 
 @pytest.mark.parametrize(
@@ -186,6 +216,8 @@ def test_a_bad_input_is_refused_and_harms_nothing(arguments: dict[str, Any], wor
         ({"run_name": 5}, TypeError, "run_name must be a string, got 5 .int."),
         ({"params": dict}, TypeError, "must be a mapping, .* got the class builtins.dict"),
         ({"tags": ["x"]}, TypeError, "mapping"),
+        ({"tags": []}, TypeError, "mapping"),
+        ({"tags": {"a": object()}}, TypeError, "tag 'a' must be a string, .*, got object"),
         ({"tags": {"": "x"}}, ValueError, "tag's name must be"),
         ({"tags": "x"}, TypeError, "mapping"),
         ({"directory": "file/runs"}, OSError, "MLFLOW_TRACK_DIR"),

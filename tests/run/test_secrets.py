@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def run_leaky(script: str, run_script: Script) -> Path:
 
 
 def test_no_secret_reaches_the_record_or_the_server(
-    run_script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run_script: Script, migrated_database: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = run_leaky(LEAKY, run_script)
     record = contents(path)
@@ -97,6 +98,7 @@ def test_no_secret_reaches_the_record_or_the_server(
     assert b"code.py" in record["code.patch"] and b"postgresql://u:***@h/d" in record["code.patch"]
     assert b"no answer from postgresql://u:***@h/d" in record["run.json"]
     (tmp_path / "server").mkdir()
+    shutil.copy(migrated_database, tmp_path / "server/mlflow.db")
     monkeypatch.chdir(tmp_path / "server")
     assert sync_run(
         path,
@@ -153,6 +155,7 @@ def test_no_shape_of_a_secret_is_in_any_file(
         Path(name).write_text("x = 1\n" * 9)
     git("add", ".")
     git("commit", "-q", "-m", "c")
+    git("checkout", "-q", "-b", f"token={CANARY}")
     git("remote", "add", "origin", f"https://{CANARY}@github.com/a/b")
     git("config", "http.extraHeader", f"Authorization: Bearer {CANARY}")
     quoted = "".join(f"TEXTS += [{text!r}]\n" for text in texts("py").values())
@@ -162,16 +165,26 @@ def test_no_shape_of_a_secret_is_in_any_file(
     arguments = [sys.executable, "t.py", *texts("arg").values()]
     monkeypatch.setattr(sys, "orig_argv", [*arguments, "--password", CANARY, f"dbPwd={CANARY}"])
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    monkeypatch.setenv("WANDB_MODE", "offline")
     params = {"list": [*texts("list").values()]}
     logger = logging.getLogger("corpus")
     logger.propagate = False
-    with pytest.raises(RuntimeError), mt.start_run(params=params) as run:
+    name = "; ".join(texts("name").values())
+    with pytest.raises(RuntimeError), mt.start_run(params=params, run_name=name) as run:
         logger.addHandler(run.log_handler())
         for name, text in texts("param").items():
             run.log_param(f"p {name}", text)
             run.set_tag(f"t {name}", texts("tag")[name])
             run.log_summary({f"s {name}": texts("sum")[name]})
             run.log_input(name, sha256="ab", size_bytes=1, source=texts("input")[name])
+            # As names, too: a dataset is called as its address.
+            run.set_tag(text.replace("\n", " "), "x")
+            run.log_summary({text.replace("\n", " "): 1})
+            run.log_input(text, sha256=text, size_bytes=1, context=text)
+            run.log_params({text: {text: 1}})
+        run.log_metric("a", 1.0, step=0)
+        run.log_text("x", "texts", step=0)
+        run.log_histogram("weights", [1.0, 2.0], step=0)
         for text in texts("print").values():
             run.print(text)
         for text in texts("logging").values():
@@ -180,7 +193,11 @@ def test_no_shape_of_a_secret_is_in_any_file(
             run.log_params({name: CANARY, f"n.{name}2": [CANARY]})
             run.set_tag(name, CANARY)
         raise RuntimeError("; ".join(texts("error").values()))
+    # Images, texts, histograms and everything else, as other trackers keep them.
+    for backend in ("tensorboard", "wandb"):
+        assert sync_run(run.path, backend, open_backend(backend)).is_complete
     record = contents(run.path)
+    assert any("tfevents" in file for file in record) and any(".wandb" in file for file in record)
     leaks = {
         (file, found.decode())
         for file, data in record.items()

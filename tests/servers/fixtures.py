@@ -1,4 +1,4 @@
-"""Servers for tests: each starts when the first test asks for it, once per test process.
+"""Stores for tests, and servers: each starts when the first test asks for it, once per process.
 
 Tests that use one carry `pytest.mark.xdist_group("server")`: then one process runs them all, and
 no server starts twice.
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.environment import lack
+from tests.once import made_once
 from tests.servers.mlflow_server import MlflowServer
 from tests.servers.postgres import Postgres, find_programs
 from tests.servers.s3 import S3
@@ -74,6 +75,27 @@ def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite store with its tables made, which takes seconds; tests copy it."""
+
+    def make(folder: Path) -> None:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{folder}/empty.db").search_experiments()
+
+    return made_once(tmp_path_factory, "migrated", make) / "empty.db"
+
+
+@pytest.fixture
+def store(migrated_database: Path, tmp_path: Path) -> str:
+    """The URI of an empty SQLite store."""
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(migrated_database.read_bytes())
+    return f"sqlite:///{path}"
 
 
 def _open_to_all() -> str:

@@ -106,7 +106,10 @@ def test_words_for_false(word):
         (["--max-steps"], ("--max-steps", "expected one argument")),
         (["--d-model", "30"], ("--d-model", "30", "--num-heads", "multiple")),
         (["--d-model", "12"], ("--d-model", "12", "even")),
-        (["--learning-rate", "1e-5"], ("--min-learning-rate", "0.0001", "--learning-rate")),
+        (["--min-learning-rate", "0.01"], ("--min-learning-rate", "0.01", "--learning-rate 0.003")),
+        (["--num-layers", "1e5"], ("--num-layers", "100000", "at most 10000")),
+        (["--max-checkpoints", "1e7"], ("--max-checkpoints", "at most 1000000")),
+        (["--keep-max-bytes", "10XB"], ("--keep-max-bytes", "'10XB'", "1e9", "10GiB")),
         (["--seed", str(2**64)], ("--seed", str(2**64), "below 2**63")),
         (["--config", "missing.json"], ("--config", "missing.json")),
         (["--save-on-improvement", "much"], ("--save-on-improvement", "'much'", "a number")),
@@ -163,11 +166,28 @@ def test_what_does_not_fit_ends_with_one_line_that_names_it(arguments, parts, ca
         ('{"save_on_improvement": "x"}', "--save-on-improvement"),
         ('{"save_at_steps": 5}', "--save-at-steps"),
         ('{"max_steps": 2.5}', "--max-steps"),
+        ('{"keep_max_bytes": "much"}', "keep_max_bytes must be a number of bytes, like 500000"),
     ],
 )
 def test_a_wrong_config_file_is_named(content, part, tmp_path: Path, capsys):
     (tmp_path / "c.json").write_text(content)
     assert part in refusal(["--config", str(tmp_path / "c.json")], capsys)
+
+
+@pytest.mark.parametrize(("peak", "last"), [(3e-3, 1e-4), (3e-5, 1e-6), (0.0, 0.0)])
+def test_the_last_learning_rate_follows_the_peak_unless_it_is_given(peak, last):
+    config, sources = parse(["--learning-rate", str(peak)])
+    assert config.min_learning_rate == pytest.approx(last)
+    assert config.params()["min_learning_rate"] == config.min_learning_rate
+    assert "min_learning_rate" not in sources
+    assert Config().min_learning_rate == 1e-4
+    assert parse(["--min-learning-rate", "1e-3"])[0].min_learning_rate == 1e-3
+
+
+def test_sizes_have_units(tmp_path: Path):
+    (tmp_path / "c.json").write_text('{"keep_max_bytes": "1.5 kB"}')
+    assert parse(["--keep-max-bytes", "10GB"])[0].keep_max_bytes == 10**10
+    assert parse(["--config", str(tmp_path / "c.json")])[0].keep_max_bytes == 1500
 
 
 def test_flags_beat_the_file_and_both_are_told(tmp_path: Path):

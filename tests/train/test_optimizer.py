@@ -1,16 +1,15 @@
-"""Do AdamW, clipping and the schedule agree with torch's and with their formulas?"""
+"""Do the optimizer, clipping and the schedule do what their formulas say?"""
 
 from __future__ import annotations
 
 import copy
-import functools
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.optimizer import AdamW, clip_gradients, gradients, learning_rate_at, make_optimizer
+from train.optimizer import clip_gradients, gradients, learning_rate_at, make_optimizer
 
 
 def make_gradients(model: torch.nn.Module, seed: int, scale: float = 1.0) -> None:
@@ -28,42 +27,12 @@ def small_model() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.LayerNorm(5), torch.nn.Linear(5, 3))
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_adamw_agrees_with_torchs(fused):
-    model = small_model()
-    reference = copy.deepcopy(model)
-    own, theirs = (
-        kind(
-            [
-                {"params": [p for p in one.parameters() if p.dim() >= 2], "weight_decay": 0.1},
-                {"params": [p for p in one.parameters() if p.dim() < 2], "weight_decay": 0.0},
-            ],
-            lr=1e-2,
-            betas=(0.9, 0.99),
-        )
-        for one, kind in (
-            (model, AdamW),
-            (reference, functools.partial(torch.optim.AdamW, fused=fused)),
-        )
-    )
-    for step in range(50):
-        make_gradients(model, step)
-        make_gradients(reference, step)
-        for group in (*own.param_groups, *theirs.param_groups):
-            group["lr"] = 1e-2 / (step + 1)
-        own.step()
-        theirs.step()
-    for mine, other in zip(model.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
-
-
 def test_the_job_takes_torchs_kernel_where_it_has_one():
     model = small_model()
     fused = make_optimizer(model, learning_rate=1e-2, weight_decay=0.1)
     assert isinstance(fused, torch.optim.AdamW) and fused.defaults["fused"]
-    assert fused.defaults["betas"] == AdamW(model.parameters(), lr=1e-2).defaults["betas"]
     elsewhere = make_optimizer(model.to("meta"), learning_rate=1e-2, weight_decay=0.1)
-    assert isinstance(elsewhere, AdamW)
+    assert isinstance(elsewhere, torch.optim.AdamW) and not elsewhere.defaults["fused"]
 
 
 def test_norm_gains_are_not_decayed():

@@ -79,7 +79,7 @@ AT = """
 import train.loop as loop
 step_of = loop._step
 def _step(*a):
-    if a[5] == {step} and rank == {rank}:
+    if a[-1] == {step} and rank == {rank}:
         os.kill(os.getpid(), {signal})
     return step_of(*a)
 loop._step = _step
@@ -161,7 +161,7 @@ def test_a_rank_that_is_done_leaves_without_taking_python_apart(world_size: str,
         "import atexit; from train.ranks import leave; "
         "atexit.register(print, 'taken apart', end=''); leave(0)"
     )
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", code],
         env={**os.environ, "WORLD_SIZE": world_size, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -112,7 +112,7 @@ def test_an_interrupted_sweep_continues_where_it_ended() -> None:
 
 
 def test_at_the_server_a_member_hangs_below_the_run_of_its_parent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
 
@@ -123,7 +123,6 @@ def test_at_the_server_a_member_hangs_below_the_run_of_its_parent(
     monkeypatch.setenv("MLFLOW_TRACK_PARENT_RUN_ID", parent.id)
     with mt.start_run(experiment="e", run_name="s/seed=1") as member:
         pass
-    store = f"sqlite:///{tmp_path}/store.db"
     # The member first: it has no parent at the server yet, and must not name one by a foreign id.
     sync_run(member.path, "mlflow", open_backend("mlflow", {"tracking_uri": store}))
     client = MlflowClient(tracking_uri=store)

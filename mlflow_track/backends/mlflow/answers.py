@@ -47,7 +47,7 @@ def _note(answer: Answer) -> None:
 def listen() -> None:
     """Let MLflow's client return the answers that it would raise an error for without their text.
 
-    It asks for them by a function of its own; where a version has none, its own words are shown.
+    It uses an internal function for that; a version without it keeps its own error messages.
     """
     ask = getattr(rest_utils, "_get_http_response_with_retries", None)
     if ask is None or getattr(ask, "is_ours", False):
@@ -72,7 +72,7 @@ def listen() -> None:
 
 
 def _read(response: requests.Response, timeout_seconds: float) -> None:
-    """Read the text of an answer; one that drips for ever ends as one that does not come."""
+    """Read the text of an answer; one that keeps dripping ends in a timeout."""
     read = getattr(response.raw, "read1", None)
     if read is None:
         # An older HTTP client has no means to look at what has come so far.

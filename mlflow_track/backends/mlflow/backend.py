@@ -40,17 +40,14 @@ from mlflow_track.record.files import files_below
 from mlflow_track.record.masking import mask_password
 from mlflow_track.record.rows import names_in
 from mlflow_track.record.tags import ATTEMPTS_TAG
+from mlflow_track.wording import missing_text
 
 if TYPE_CHECKING:
     from mlflow_track.backends.mlflow.store import MlflowStore
 
 
 class MlflowBackend(Backend):
-    """Sends records to the tracking store that MLFLOW_TRACKING_URI or its option names.
-
-    Args:
-        store: The store, where it is open already.
-    """
+    """Sends records to the tracking store that MLFLOW_TRACKING_URI or its option names."""
 
     def __init__(self, store: MlflowStore | None = None) -> None:
         self._opened_store = store
@@ -205,13 +202,16 @@ class MlflowBackend(Backend):
                 with extra("mlflow"):
                     from mlflow_track.backends.mlflow.store import MlflowStore
             except Exception as error:
-                raise _cannot_load(error) from error
+                is_known = isinstance(error, MissingExtra)
+                told = str(error) if is_known else f"{type(error).__name__}: {error}"
+                text = f"MLflow's client cannot be loaded: {told}"
+                raise Unavailable(text, is_final=True) from error
             self._opened_store = MlflowStore(self._uri)
         return self._opened_store
 
     @contextlib.contextmanager
     def _existing(self) -> Iterator[ServerRun]:
-        """The run that was opened; one that turns out to be deleted is not opened once more."""
+        """The run that was opened; one that turns out to be deleted is not opened again."""
         there = self._there
         assert there is not None, "open must be called first"
         try:
@@ -221,11 +221,7 @@ class MlflowBackend(Backend):
             raise
 
     def _read_back(self, there: ServerRun) -> None:
-        """Look whether the server has what it acknowledged last.
-
-        Raises:
-            Lost: It does not.
-        """
+        """Raise `Lost` where the server does not have what it acknowledged last."""
         target = there.store.attach(there.id)
         missing = {
             f"metric {point.key!r} at step {point.step}"
@@ -233,7 +229,7 @@ class MlflowBackend(Backend):
             if target.metrics.get(point.key, -(2**63)) < point.step
         }
         absent = missing_description(there.memory, target)
-        # What is missing again after it was sent once more is refused, as the record says.
+        # What is missing again after it was sent again is refused, as the record says.
         missing |= absent - self._absent
         self._absent = absent
         if missing:
@@ -245,11 +241,7 @@ class MlflowBackend(Backend):
     def _doubt(self, missing: str) -> NoReturn:
         """Believe no acknowledgement since the run was opened."""
         self._newest, self._has_uploaded, self._is_believed = [], False, False
-        raise Lost(
-            f"the server acknowledged {missing} and does not have it: something before the server "
-            "answers in its place, or the server has lost it",
-            is_answer=True,
-        )
+        raise Lost(missing_text(missing), is_answer=True)
 
     def _described(self, run: RunRecord) -> Refusals:
         assert self._description is not None, "open must be called first"
@@ -281,8 +273,3 @@ class MlflowBackend(Backend):
             return iter(())
         root = self._run.path / layout.ARTIFACTS
         return (file.relative_to(root).as_posix() for file in files_below(root))
-
-
-def _cannot_load(error: Exception) -> Unavailable:
-    told = str(error) if isinstance(error, MissingExtra) else f"{type(error).__name__}: {error}"
-    return Unavailable(f"MLflow's client cannot be loaded: {told}", is_final=True)

@@ -36,19 +36,14 @@ class _Batch(NamedTuple):
 
 
 class Batches:
-    """Sends items to runs of a server.
-
-    Args:
-        client: The client.
-        attach: The run of an id; raises Gone where it was deleted.
-    """
+    """Sends items to runs of a server; `attach` gives one, or raises Gone where it was deleted."""
 
     def __init__(self, client: MlflowClient, attach: Callable[[str], Target]) -> None:
         self._client = client
         self._attach = attach
         # How often a batch that begins with this item was answered with an error.
         self._failed: dict[str, int] = {}
-        # Of each kind of a run what has arrived last, and how to send it once more: what is there
+        # Of each kind of a run what has arrived last, and how to send it again: what is there
         # does not come twice.
         self._taken: dict[tuple[str, str], Callable[[], object]] = {}
         # How many single items in a row were refused to the last attempt.
@@ -96,7 +91,7 @@ class Batches:
     ) -> list[tuple[_Item, str]]:
         """Send in batches. One bad item rejects its batch: then halves find it.
 
-        A server may say so with an error of its own as well. Where such an error comes again for
+        A server may also report it as an internal error. Where such an error comes again for
         the same batch, and the server takes something else in between, the batch is to blame.
 
         Args:
@@ -139,11 +134,7 @@ class Batches:
         return refused
 
     def _is_to_blame(self, run_id: str, kind: str, batch: _Batch) -> bool:
-        """Whether the server fails at a batch, and not at everything.
-
-        Raises:
-            Unavailable: At everything.
-        """
+        """Whether the server fails at a batch; raises `Unavailable` where it does at everything."""
         first = repr(batch.items[0])
         self._failed[first] = self._failed.get(first, 0) + 1
         if self._failed[first] < _MOST_ERRORS and not batch.is_suspect:
@@ -154,11 +145,8 @@ class Batches:
     def _require_others(self, run_id: str, kind: str = "") -> None:
         """Return where the server takes something else now: then it is the item that it refuses.
 
-        Of the same kind, if possible: a table that is being migrated takes nothing.
-
-        Raises:
-            Unavailable: It accepts nothing.
-            Gone: The run was deleted there.
+        Of the same kind, if possible: a table that is being migrated takes nothing. Otherwise it
+        raises `Unavailable`, or `Gone` where the run was deleted.
         """
         tags = self._attach(run_id).tags
         if RECORD_TAG in tags:

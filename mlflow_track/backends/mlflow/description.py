@@ -31,15 +31,11 @@ _CHANGED_ELSEWHERE = (HEARTBEAT_TAG, ATTEMPTS_TAG)
 
 
 class Description:
-    """Sends params, tags and datasets as they change.
-
-    Args:
-        there: The run at the server.
-        own_tags: Tags that MLflow itself has given the run, as `mlflow run` does: they stay.
-    """
+    """Sends params, tags and datasets as they change."""
 
     def __init__(self, there: ServerRun, own_tags: set[str]) -> None:
         self._there = there
+        # Tags that MLflow itself has given the run, as `mlflow run` does: they stay.
         self._own_tags = own_tags
         self._rewound_from: dict[str, int] = {}
         self._refused: list[tuple[str, str]] = []

@@ -58,7 +58,7 @@ def translated(missing: type[Exception] = Unavailable, *, is_item: bool = False)
     Args:
         missing: Raised where the server does not have what is asked for.
         is_item: Whether one item is sent, so that it may be refused for good; else a refusal is an
-            answer like others.
+            normal answer.
     """
     try:
         yield

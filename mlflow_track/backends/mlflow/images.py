@@ -19,7 +19,7 @@ from mlflow_track.backends.mlflow.server_run import ServerRun
 from mlflow_track.backends.protocol import MediaItem, Refusals, Refused, RunRecord
 from mlflow_track.record import layout
 from mlflow_track.record.files import read_file
-from mlflow_track.record.media.index import MediaReader
+from mlflow_track.record.media.index import entries_of
 
 IMAGES = "images"
 # Tells the page of a run that there are some.
@@ -29,14 +29,7 @@ _MOST_KEY, _LONGEST_SIDE, _MOST_BYTES = 120, 256, 256 << 20
 
 
 class ServerMedia:
-    """Images, texts and histograms of one run at a server; what is not an image is an artifact.
-
-    Args:
-        there: The run at the server.
-        run: The run.
-        upload: Sends a file as an artifact.
-        remove: Removes an artifact.
-    """
+    """Images, texts and histograms of one run at a server; what is not an image is an artifact."""
 
     def __init__(
         self,
@@ -113,9 +106,8 @@ class ServerMedia:
         return f"{prefix}timestamp+{item.timestamp}+{uuid.uuid5(uuid.NAMESPACE_URL, own)}"
 
     def _keys(self) -> Iterator[str]:
-        reader = MediaReader(self._run.path / layout.MEDIA)
-        reader.read()
-        return iter(dict.fromkeys(e.key for e in reader.entries if e.kind == "image"))
+        entries = entries_of(self._run.path / layout.MEDIA)
+        return iter(dict.fromkeys(entry.key for entry in entries if entry.kind == "image"))
 
     def _artifact(self, item: MediaItem) -> str:
         return item.path.relative_to(self._run.path / layout.ARTIFACTS).as_posix()
@@ -131,11 +123,7 @@ def _legal(key: str) -> str:
 
 
 def _small(path: Path) -> bytes:
-    """An image with its longer side scaled to 256 pixels, as MLflow shows it in the slider.
-
-    Raises:
-        Refused: It is not an image, or Pillow is not installed.
-    """
+    """An image with its longer side scaled to 256 pixels, as MLflow shows it in the slider."""
     try:
         from PIL import Image
     except ImportError:

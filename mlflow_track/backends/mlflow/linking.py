@@ -25,10 +25,7 @@ def link(
         destination: The server's name, without a password.
 
     Returns:
-        The run there, and whether it was made.
-
-    Raises:
-        Gone: The run was deleted there.
+        The run there, and whether it was made. It raises `Gone` where the run was deleted.
     """
     memory = there.memory
     wanted = run.mirror or MirrorSettings()
@@ -56,7 +53,7 @@ def link(
 
 
 def discard_ghosts(there: ServerRun, run: RunRecord) -> None:
-    """A `create` whose answer was lost may have made a run late: it is empty, and nobody's."""
+    """A `create` whose answer was lost may have made a run late: it is empty and unused."""
     for target in there.store.find(there.experiment or run.experiment, {RECORD_TAG: run.id}):
         is_other = target.run_id not in (there.id, *there.memory.superseded)
         if is_other and not target.metrics and SUPERSEDED_TAG not in target.tags:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from mlflow.entities import Experiment, Run, ViewType
@@ -11,7 +11,7 @@ from mlflow_track.backends.mlflow.errors import translated
 from mlflow_track.backends.mlflow.store import MlflowStore
 
 _RUNS_AT_ONCE = 200
-# Folders in folders; an artifact store that answers for ever has no end.
+# Folders in folders; a broken artifact store may list them endlessly.
 _MOST_DEPTH = 50
 
 
@@ -27,36 +27,18 @@ class StoreReader(MlflowStore):
 
     def experiments(self) -> list[Experiment]:
         """The experiments that are not deleted, the oldest first."""
-        found: list[Experiment] = []
-        token = None
-        while True:
-            with translated():
-                page = self._client.search_experiments(
-                    view_type=ViewType.ACTIVE_ONLY,
-                    order_by=["creation_time ASC"],
-                    page_token=token,
-                )
-            found += page
-            token = page.token or None
-            if token is None:
-                return found
+        ask, order = self._client.search_experiments, ["creation_time ASC"]
+        return list(_pages(ask, view_type=ViewType.ACTIVE_ONLY, order_by=order))
 
     def runs(self, experiment_id: str) -> Iterator[Run]:
         """The runs of an experiment that are not deleted, the oldest first."""
-        token = None
-        while True:
-            with translated():
-                page = self._client.search_runs(
-                    [experiment_id],
-                    run_view_type=ViewType.ACTIVE_ONLY,
-                    max_results=_RUNS_AT_ONCE,
-                    order_by=["attributes.start_time ASC"],
-                    page_token=token,
-                )
-            yield from page
-            token = page.token or None
-            if token is None:
-                return
+        return _pages(
+            self._client.search_runs,
+            experiment_ids=[experiment_id],
+            run_view_type=ViewType.ACTIVE_ONLY,
+            max_results=_RUNS_AT_ONCE,
+            order_by=["attributes.start_time ASC"],
+        )
 
     def run(self, run_id: str) -> Run:
         """A run as it is now."""
@@ -72,3 +54,14 @@ class StoreReader(MlflowStore):
                 yield StoredFile(item.path, item.file_size or 0)
             elif depth < _MOST_DEPTH and item.path != folder:
                 yield from self.files(run_id, item.path, depth + 1)
+
+
+def _pages(ask: Callable[..., Any], **question: Any) -> Iterator[Any]:
+    """All that a store answers, page by page."""
+    token = None
+    while True:
+        with translated():
+            page = ask(**question, page_token=token)
+        yield from page
+        if not (token := page.token or None):
+            return

@@ -80,10 +80,6 @@ def _clock(now: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
 
 
-def _fold(name: str) -> str:
-    return name.casefold()
-
-
 def _numbered(name: str, number: int, *, is_file: bool) -> str:
     """Another name like `name`; that of a file keeps its kind."""
     kind = os.path.splitext(name)[1] if is_file else ""
@@ -93,11 +89,6 @@ def _numbered(name: str, number: int, *, is_file: bool) -> str:
 
 class ServerRun:
     """The run that receives a record.
-
-    Args:
-        store: The server.
-        memory: The memory of what was sent to the run.
-        save: Writes the memory down.
 
     Attributes:
         id: The run's id at the server.
@@ -209,7 +200,7 @@ class ServerRun:
         others: Callable[[], Iterable[str]],
         legal_name: Callable[[str], str] | None = None,
     ) -> str:
-        """The nearest legal name that no other name of the kind has; the same for ever.
+        """The nearest legal name that no other name of the kind has; it never changes.
 
         Names that differ by case alone are one for MySQL: the first of them has it.
 
@@ -224,13 +215,13 @@ class ServerRun:
             return renamed[name]
         make_legal = legal_name or self.store.legal_name
         legal = make_legal(name)
-        taken = set(map(_fold, renamed.values()))
+        taken = set(map(str.casefold, renamed.values()))
         is_first = self._first_of(kind, name, others) == name
-        if legal == name and is_first and _fold(name) not in taken:
+        if legal == name and is_first and name.casefold() not in taken:
             return name
-        taken |= {_fold(other) for other in others() if other != name}
+        taken |= {other.casefold() for other in others() if other != name}
         candidate, number = legal, 2
-        while _fold(candidate) in taken:
+        while candidate.casefold() in taken:
             candidate = make_legal(_numbered(legal, number, is_file=kind == "artifacts"))
             number += 1
         renamed[name] = candidate
@@ -243,8 +234,8 @@ class ServerRun:
         if first is None:
             first = self._first[kind] = {}
             for other in others():
-                first.setdefault(_fold(other), other)
-        return first.setdefault(_fold(name), name)
+                first.setdefault(other.casefold(), other)
+        return first.setdefault(name.casefold(), name)
 
     def original_names(self) -> dict[str, str]:
         """By the name at the server the metric's name in the record, where the two differ."""

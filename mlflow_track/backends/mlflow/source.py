@@ -99,13 +99,9 @@ class MlflowSource(Source):
                     yield self._found(store, run, experiment.name)
 
     def _store(self) -> StoreReader:
-        """
-        Raises:
-            FileNotFoundError: There is no such database; MLflow would make it.
-            Unavailable: The server does not answer, or MLflow cannot open this URI.
-        """
         scheme, _, file = self._uri.partition(":///")
         if scheme.startswith("sqlite") and not os.path.exists(urllib.parse.unquote(file)):
+            # MLflow would make it.
             raise FileNotFoundError(f"there is no database {file}")
         if scheme == "file":
             # It is read, and what comes of it is not kept there.
@@ -133,21 +129,14 @@ class MlflowSource(Source):
     def _may_read(self, folder: str) -> bool:
         """Whether artifacts are read in a folder of this machine, which the store alone names.
 
-        A store may come from anybody, and could name any folder.
+        A store may come from anyone, and could name any folder.
         """
         is_inside = bool(self._home) and Path(folder).is_relative_to(self._home)
         return is_inside or self.as_recorded
 
 
 class _Reading:
-    """Reads one run.
-
-    Args:
-        store: The store.
-        run: The run as it was listed, with the newest value of each metric.
-        experiment: The name of its experiment.
-        may_read: Whether a folder of this machine may be read.
-    """
+    """Reads one run, which was listed with the newest value of each metric."""
 
     def __init__(
         self, store: StoreReader, run: Run, experiment: str, may_read: Callable[[str], bool]
@@ -184,7 +173,7 @@ class _Reading:
             system_metrics=[one for one in metrics if one.name.startswith(_SYSTEM)],
             summary=self._json_of(SUMMARY_TAG),
             inputs=self._inputs(),
-            files=[file for file in files if not self._is_record(file.name)],
+            files=[f for f in files if not (self._is_ours and f.name.startswith(_NOT_ARTIFACTS))],
             log=log,
             error=tags.get(ERROR_TAG),
             provenance=Provenance(
@@ -248,9 +237,6 @@ class _Reading:
             self._problems.append(f"left out the artifacts: {error}")
             return []
         return [ForeignFile(f.name, str(f.size), self._download(f.name)) for f in found]
-
-    def _is_record(self, name: str) -> bool:
-        return self._is_ours and name.startswith(_NOT_ARTIFACTS)
 
     def _download(self, name: str) -> Callable[[Path], None]:
         def save(target: Path) -> None:

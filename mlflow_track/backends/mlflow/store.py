@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from mlflow_track.backends.mlflow.values import Target, as_logged, clean, shorte
 from mlflow_track.backends.protocol import Gone, MetricPoint, Refused, Unavailable
 from mlflow_track.record.schema import Input
 
-_MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
+_MOST_METRICS, _MOST_TEXTS = 1000, 100
 _MOST_KEY, _MOST_PARAM_VALUE, _MOST_TAG_VALUE, _MOST_DIGEST = 250, 6000, 8000, 36
 _MOST_DATASET_NAME = 500
 _ILLEGAL = re.compile(r"[^\w./\- :]")
@@ -163,20 +163,20 @@ class MlflowStore:
         return f"metric {point.key!r} at step {point.step}"
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> list[tuple[str, str]]:
-        def send(batch: Sequence[tuple[str, str]]) -> None:
-            items = [Param(k, clean(v)[:_MOST_PARAM_VALUE]) for k, v in batch]
-            self._client.log_batch(run_id, params=items)
-
-        refused = self._batches.send(run_id, "params", list(params.items()), _MOST_PARAMS, send)
-        return [(f"param {item[0]!r}", why) for item, why in refused]
+        return self._log_texts(run_id, "params", params, Param, _MOST_PARAM_VALUE)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
-        def send(batch: Sequence[tuple[str, str]]) -> None:
-            items = [RunTag(k, clean(v)[:_MOST_TAG_VALUE]) for k, v in batch]
-            self._client.log_batch(run_id, tags=items)
+        return self._log_texts(run_id, "tags", tags, RunTag, _MOST_TAG_VALUE)
 
-        refused = self._batches.send(run_id, "tags", list(tags.items()), _MOST_TAGS, send)
-        return [(f"tag {item[0]!r}", why) for item, why in refused]
+    def _log_texts(
+        self, run_id: str, kind: str, texts: Mapping[str, str], make: Callable[..., Any], most: int
+    ) -> list[tuple[str, str]]:
+        def send(batch: Sequence[tuple[str, str]]) -> None:
+            made: dict[str, Any] = {kind: [make(key, clean(text)[:most]) for key, text in batch]}
+            self._client.log_batch(run_id, **made)
+
+        refused = self._batches.send(run_id, kind, list(texts.items()), _MOST_TEXTS, send)
+        return [(f"{kind[:-1]} {item[0]!r}", why) for item, why in refused]
 
     def touch(self, run_id: str, name: str, value: str) -> None:
         """Set one tag, from any thread."""
@@ -311,7 +311,6 @@ class MlflowStore:
             # The latest of a metric is the one with the largest step.
             metrics={metric.key: metric.step for metric in run.data._metric_objs},
             name=info.run_name or "",
-            start_time=info.start_time or 0,
         )
 
 

@@ -40,7 +40,6 @@ class Target(NamedTuple):
         status: Its status.
         metrics: The last step of each key that it has values of.
         name: Its name.
-        start_time: In milliseconds of Unix time.
     """
 
     experiment_id: str
@@ -51,4 +50,3 @@ class Target(NamedTuple):
     status: str
     metrics: Mapping[str, int] = MappingProxyType({})
     name: str = ""
-    start_time: int = 0

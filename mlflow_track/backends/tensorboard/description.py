@@ -13,10 +13,10 @@ from mlflow_track.backends.tensorboard.protos import (
     first_event,
     hparams_api,
     hparams_data,
-    legible,
     restart_event,
     shown_by,
 )
+from mlflow_track.record.files import legible
 from mlflow_track.record.params import flatten, param_text
 from mlflow_track.record.schema import FINISHED, RUNNING
 from mlflow_track.record.tags import context_tags, record_tags

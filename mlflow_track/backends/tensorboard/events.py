@@ -21,9 +21,9 @@ from mlflow_track.backends.tensorboard.protos import (
     Summary,
     Value,
     event,
-    legible,
     shown_by,
 )
+from mlflow_track.record.files import legible
 
 _METRIC = "metric"
 _SYSTEM_PREFIX = "system/"

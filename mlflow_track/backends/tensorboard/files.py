@@ -17,7 +17,14 @@ from mlflow_track.backends.tensorboard.events import Held, is_restart
 from mlflow_track.backends.tensorboard.protos import first_event, restart_event
 from mlflow_track.formats.tfrecord import frame, read_records
 from mlflow_track.record import layout
-from mlflow_track.record.files import FILE_MODE, link_error, open_regular, sync_folder, write_all
+from mlflow_track.record.files import (
+    FILE_MODE,
+    link_error,
+    open_regular,
+    sync_folder,
+    write_all,
+    write_new,
+)
 
 _DESCRIPTION = 0
 _BATCH = 1000
@@ -26,10 +33,6 @@ _FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 class EventFiles:
     """The event files in one folder, made where there is none; what kills left is put in order.
-
-    Args:
-        run: The run's folder.
-        name: The name of the folder of its event files.
 
     Attributes:
         folder: That folder.
@@ -162,17 +165,9 @@ class EventFiles:
 
     def _begin(self, events: list[bytes]) -> None:
         """Write events to another file; of one that cannot be written nothing is left."""
-        numbers = self._numbers()
-        path = self._path(1 + max(numbers, default=_DESCRIPTION))
-        descriptor = os.open(path, _FLAGS | os.O_APPEND | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        path = self._path(1 + max(self._numbers(), default=_DESCRIPTION))
         data = frame([first_event(time.time()), *events])
-        try:
-            write_all(descriptor, data)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
+        write_new(path, data)
         self._current, self._size = path, len(data)
 
     def _publish(self, path: Path, pieces: Iterable[bytes]) -> None:

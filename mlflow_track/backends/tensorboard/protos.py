@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from mlflow_track.extras import extra
+from mlflow_track.record.files import legible
 
 with extra("tensorboard"):
     # The classes in these modules are made when they are imported: no checker of types sees them.
@@ -54,8 +55,3 @@ def shown_by(plugin: str, tag: str, content: bytes = b"", texts: Sequence[str] =
     return Value(
         tag=tag, metadata=Metadata(plugin_data=data, data_class=TENSOR_CLASS), tensor=tensor
     )
-
-
-def legible(text: str) -> str:
-    """The text as UTF-8 has it: half a surrogate becomes an escape."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy
+import wandb
 
 from mlflow_track.backends.protocol import (
     Backend,
@@ -22,7 +26,6 @@ from mlflow_track.backends.protocol import (
 from mlflow_track.backends.wandb import client
 from mlflow_track.backends.wandb.description import describe
 from mlflow_track.backends.wandb.folders import Place, settle
-from mlflow_track.backends.wandb.media import media_of
 from mlflow_track.backends.wandb.models import (
     Logged,
     alias_of,
@@ -33,6 +36,7 @@ from mlflow_track.backends.wandb.models import (
 )
 from mlflow_track.formats.wandb_records import MEDIA_POSITION_KEY, POSITION_KEY
 from mlflow_track.record import layout
+from mlflow_track.record.files import read_file
 from mlflow_track.record.schema import FAILED, FINISHED
 
 _EXIT_CODES = {FINISHED: 0, FAILED: 1}
@@ -42,6 +46,7 @@ _SHOWN = "metrics/"
 _HIDDEN = re.compile(f"(?:{_SHOWN})*_")
 # W&B's own for a process that was stopped.
 _KILLED_CODE = 255
+_MOST_MEDIA_BYTES = 256 << 20
 
 
 class WandbBackend(Backend):
@@ -59,7 +64,7 @@ class WandbBackend(Backend):
     """
 
     def __init__(self) -> None:
-        self._mode: client.Mode | None = None
+        self._server: str | None = None
         self._session: client.Session | None = None
         self._run: RunRecord | None = None
         self._place = Place()
@@ -70,9 +75,9 @@ class WandbBackend(Backend):
 
     @property
     def destination(self) -> str:
-        if self._mode is None:
-            self._mode = client.read_mode()
-        return self._mode.server
+        if self._server is None:
+            self._server = client.read_server()
+        return self._server
 
     def open(self, run: RunRecord, known_id: str | None) -> Opened:
         is_online = bool(self.destination)
@@ -118,7 +123,7 @@ class WandbBackend(Backend):
         for item in items:
             values = {}
             try:
-                values[_legal(item.key, refused)] = media_of(item)
+                values[_legal(item.key, refused)] = _media_of(item)
             except ValueError as error:
                 refused[f"{item.kind} {item.key!r} of step {item.step}"] = str(error)
             session.log(values, item.step, item.timestamp, MEDIA_POSITION_KEY, item.position)
@@ -192,11 +197,9 @@ class WandbBackend(Backend):
     def _require_session(self) -> client.Session:
         """The run of the client, begun where there is none."""
         if self._session is None:
-            assert self._mode is not None, "open comes first"
             number = self._place.number + 1
-            run = self._record
-            session = client.Session(self._mode, self._folder, number, self._id, run)
-            self._session = session
+            where = (self.destination, self._folder, number, self._id)
+            session = self._session = client.Session(*where, self._record)
             self._place = Place(number, self._place.positions)
             # Before the first row: a later mirror must know who may still write.
             self._remember(processes=session.processes)
@@ -219,11 +222,7 @@ class WandbBackend(Backend):
         return logged
 
     def _end_session(self) -> None:
-        """End the run of the client.
-
-        Raises:
-            Lost: Its file does not have the last rows.
-        """
+        """End the run of the client; raises `Lost` where its file does not have the last rows."""
         session = self._require_session()
         logged = self._log_models(session)
         there = session.finish(self._exit_code or 0)
@@ -261,3 +260,26 @@ def _rows(points: Sequence[MetricPoint]) -> Iterator[list[MetricPoint]]:
         row.append(point)
     if row:
         yield row
+
+
+def _media_of(item: MediaItem) -> Any:
+    """An item as the client takes it; raises ValueError where it is damaged or not accepted."""
+    try:
+        return _shown_by_client(item)
+    except FileNotFoundError:
+        raise
+    except (OSError, KeyError, TypeError, wandb.Error) as error:
+        raise ValueError(str(error) or repr(error)) from error
+
+
+def _shown_by_client(item: MediaItem) -> Any:
+    content = read_file(item.path, _MOST_MEDIA_BYTES)
+    if item.kind == "image":
+        return wandb.Image(str(item.path))
+    if item.kind == "text":
+        return wandb.Table(
+            columns=["step", "text"], data=[[item.step, content.decode("utf-8", "replace")]]
+        )
+    found = json.loads(content)
+    counts, edges = numpy.asarray(found["counts"]), numpy.asarray(found["edges"])
+    return wandb.Histogram(np_histogram=(counts, edges))

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import wandb
@@ -54,32 +54,8 @@ _SETTINGS: Mapping[str, Any] = {
 }
 
 
-class Process(NamedTuple):
-    """The process of the client that writes its files, or sends to the server.
-
-    Attributes:
-        pid: Its number.
-        created: Unix time at which it started.
-    """
-
-    pid: int
-    created: float
-
-
-class Mode(NamedTuple):
-    """Whether W&B's server is there for the client.
-
-    Attributes:
-        is_online: Whether it sends; else it writes files for `wandb sync`.
-        server: The server that it sends to; "" offline.
-    """
-
-    is_online: bool
-    server: str
-
-
-def read_mode() -> Mode:
-    """The mode by W&B's own variables and settings.
+def read_server() -> str:
+    """The server of W&B's own variables and settings; "" offline: files for `wandb sync`.
 
     Raises:
         Unavailable: W&B is switched off, there is no login, or the settings are invalid.
@@ -91,7 +67,7 @@ def read_mode() -> Mode:
         settings = wandb_setup.singleton().settings
         mode, server = str(settings.mode), str(settings.base_url)
         if mode in _OFFLINE:
-            return Mode(False, "")
+            return ""
         if mode not in _ONLINE:
             raise Unavailable(f"WANDB_MODE is {mode}", is_final=True)
         login = wbauth.authenticate_session(
@@ -106,7 +82,7 @@ def read_mode() -> Mode:
             "WANDB_MODE=offline, which writes files for `wandb sync`",
             is_final=True,
         )
-    return Mode(True, server)
+    return server
 
 
 @contextlib.contextmanager
@@ -126,7 +102,7 @@ class Session:
     """A run of the client, from its start to its end.
 
     Args:
-        mode: The result of `read_mode`.
+        server: The result of `read_server`.
         folder: The folder `wandb` that gets the client's own.
         number: The number of that; see `folders.Place`.
         run_id: W&B's id of the run.
@@ -135,14 +111,14 @@ class Session:
     Attributes:
         run: The client's object.
         file: The file that the client writes.
-        processes: The client's processes.
+        processes: The client's processes, each by its number and the Unix time of its start.
         has_rows: Whether something was logged.
     """
 
     @_available()
-    def __init__(self, mode: Mode, folder: Path, number: int, run_id: str, run: RunRecord) -> None:
+    def __init__(self, server: str, folder: Path, number: int, run_id: str, run: RunRecord) -> None:
         self._number = number
-        self._is_online = mode.is_online
+        self._is_online = bool(server)
         # The last position that was logged; the one seen in the file, and when that had changed.
         self._expected = self._there = ""
         self._moved = 0.0
@@ -150,7 +126,7 @@ class Session:
         self.has_rows = False
         folder.mkdir(parents=True, exist_ok=True)
         self.run = wandb.init(
-            mode="online" if mode.is_online else "offline",
+            mode="online" if server else "offline",
             dir=str(folder.parent),
             id=run_id,
             project=None if os.environ.get("WANDB_PROJECT") else run.experiment,
@@ -232,7 +208,7 @@ class Session:
         Raises:
             FileNotFoundError: It is gone.
         """
-        # At the top W&B has files of its own.
+        # The top level holds W&B's own files.
         target = Path(self.run.dir) / (name if name.startswith("record/") else f"artifacts/{name}")
         link(file, target)
         self.run.save(str(target), base_path=self.run.dir, policy="now", glob=False)
@@ -270,7 +246,7 @@ def tear_down() -> None:
 
 
 def end_processes(processes: Sequence[Sequence[float]]) -> None:
-    """End processes of the client that an earlier mirror has left, so that nobody writes its files.
+    """End processes of the client that an earlier mirror has left: they would write its files.
 
     Raises:
         Unavailable: One does not end.
@@ -288,13 +264,13 @@ def end_processes(processes: Sequence[Sequence[float]]) -> None:
             raise Unavailable(f"the process {int(pid)} of W&B's client does not end") from error
 
 
-def _cores() -> list[Process]:
+def _cores() -> list[tuple[int, float]]:
     """The client's processes that this process has started."""
     found = []
     for child in psutil.Process().children():
         try:
             if child.name() == _CORE and child.status() != psutil.STATUS_ZOMBIE:
-                found.append(Process(child.pid, child.create_time()))
+                found.append((child.pid, child.create_time()))
         except psutil.NoSuchProcess:
             pass
     return found

@@ -51,16 +51,10 @@ def describe(run: RunRecord, *, known_rewinds: int = 0) -> Description:
     config = dict(run.config.params)
     if config.pop(_RESERVED_PARAM, None) is not None:
         refused.append((f"param {_RESERVED_PARAM}", "W&B keeps its own data there"))
-    if run.inputs:
-        refused.append(("datasets", "they are in the record, of which W&B gets run.json"))
     is_forked = run.mirror is not None and run.mirror.rewind == "fork"
     if len(run.rewinds) > known_rewinds and not is_forked:
-        refused.append(
-            (
-                "a rewind",
-                "what was sent before it stays, and those steps are not sent a second time",
-            )
-        )
+        why = "what was sent before it stays, and those steps are not sent a second time"
+        refused.append(("a rewind", why))
     return Description(
         name=None if os.environ.get("WANDB_NAME") else run.name,
         notes=None if os.environ.get("WANDB_NOTES") else run.tags.get(_NOTE_TAG),

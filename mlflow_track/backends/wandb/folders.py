@@ -15,13 +15,13 @@ from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
 from mlflow_track.formats.leveldb_log import HEADER, read_records
+from mlflow_track.formats.protobuf import read_parts
 from mlflow_track.formats.wandb_records import (
     HISTORY,
     MEDIA_POSITION_KEY,
     OUR_KEYS,
     RUN,
     items,
-    parts_of,
     value,
 )
 from mlflow_track.record.files import open_regular
@@ -54,9 +54,6 @@ def number_and_position(text: str) -> tuple[int, str]:
 class Tail:
     """Follows a `.wandb` file while the client writes it.
 
-    Args:
-        path: The file.
-
     Attributes:
         place: The last row that is in it.
         end: The end of the last whole record.
@@ -82,11 +79,11 @@ class Tail:
         newest: dict[bytes, bytes] = {}
         for data, end in read_records(file, self.end):
             try:
-                self.has_run = self.has_run or any(True for _ in parts_of(data, RUN))
+                self.has_run = self.has_run or any(True for _ in read_parts(data, RUN))
                 # A summary holds the keys as well.
                 if _PREFIX in data:
                     kind = _MEDIA if _MEDIA in data else _PREFIX
-                    newest[kind] = next(parts_of(data, HISTORY), newest.get(kind, b""))
+                    newest[kind] = next(read_parts(data, HISTORY), newest.get(kind, b""))
             except ValueError:
                 break  # whole, but not a message: as good as the end
             self.end = end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,10 +10,12 @@ from typing import NamedTuple
 
 import torch
 
+from mlflow_track.checkpoint.disk.verify import core_count
+
 # One core copies about 10 GB/s; a second thread for less than this costs more than it saves.
 _WORTH_A_THREAD_BYTES = 16 << 20
 _MOST_THREADS = 4
-# Larger ones are copied as fast by a call of their own, which torch may split among threads.
+# Larger ones copy as fast one by one: torch may split such a call among threads.
 _SMALL_BYTES = 64 << 10
 
 
@@ -178,14 +179,7 @@ def _thread_count(sources: list[torch.Tensor], total_bytes: int | None) -> int:
         return 1
     if total_bytes is None:
         total_bytes = sum(source.nbytes for source in sources)
-    return max(1, min(_cores(), _MOST_THREADS, total_bytes // _WORTH_A_THREAD_BYTES))
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
+    return max(1, min(core_count(), _MOST_THREADS, total_bytes // _WORTH_A_THREAD_BYTES))
 
 
 def _parts(sources: list[torch.Tensor], count: int) -> list[slice]:

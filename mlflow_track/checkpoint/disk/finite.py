@@ -25,9 +25,6 @@ _LENGTH_BYTES = 8
 class NotFinite:
     """Counts the values of a safetensors file that are not finite.
 
-    Args:
-        spans: The ranges of its floats.
-
     Attributes:
         found: By name of a tensor how many NaNs and how many infinities it has, if any.
     """
@@ -84,9 +81,7 @@ def all_finite(block: memoryview, offset: int, spans: Spans) -> bool:
     """Whether `block`, from byte `offset` of a file on, holds only finite numbers.
 
     Args:
-        block: Bytes.
         offset: The start of the block; a multiple of every element size.
-        spans: The ranges of the floats in the file.
     """
     for begin, end, dtype in spans:
         first, last = max(begin - offset, 0), min(end - offset, len(block))

@@ -99,10 +99,8 @@ def compare_values(first: Checkpoint, second: Checkpoint) -> Iterator[Difference
     for name in ours:
         if name not in theirs or _form(ours[name]) != _form(theirs[name]):
             continue
-        a, b = (
-            view[entry.begin : entry.end]
-            for view, entry in ((left, ours[name]), (right, theirs[name]))
-        )
+        a = left[ours[name].begin : ours[name].end]
+        b = right[theirs[name].begin : theirs[name].end]
         if a != b:
             yield Difference(f"tensor {name}", "", _distance(a, b, ours[name].dtype))
     documents = [json.loads(bytes(c.read(layout.STATE_JSON))) for c in (first, second)]
@@ -187,7 +185,7 @@ def _form(entry: Entry | None) -> str | None:
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:
     """The encoded state flat, by dotted names; an object whose key begins with `$` is a leaf.
 
-    What is inside of dicts, lists and tuples of any kind has a name of its own.
+    Items of dicts, lists and tuples of any kind get separate names.
     """
     items = _inside(value)
     if items is None:

@@ -12,11 +12,11 @@ from mlflow_track.record.info import read_info
 from mlflow_track.record.rows import (
     MOST_LINE_BYTES,
     Reader,
-    Row,
     files_of,
     read_end,
     read_header,
     read_rows,
+    rows_from,
 )
 
 # So much of the end of a file mostly holds a whole step.
@@ -35,8 +35,6 @@ def read_values(
     Of a metric and a step the value that counts comes last.
 
     Args:
-        path: The file of metrics.
-        names: The metrics.
         ends: For each of the files a position from which on rows do not count; None reads all.
 
     Raises:
@@ -112,7 +110,7 @@ def ends_of(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
     """
     step, begins = checkpoint.step, _places_of_save(path, checkpoint)
     firsts = {
-        file: next(((r.time, at) for r, at in _from(file, begins[file]) if r.step > step), None)
+        file: next(((r.time, at) for r, at in rows_from(file, begins[file]) if r.step > step), None)
         for file in begins
     }
     until, at_once = min(
@@ -124,7 +122,7 @@ def ends_of(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
         ends[file] = _NO_END if first is None else first[1]
         if file != at_once:
             # What is written later to the other file has a later time.
-            after = (at for row, at in _from(file, begins[file]) if row.time > until)
+            after = (at for row, at in rows_from(file, begins[file]) if row.time > until)
             ends[file] = min(ends[file], next(after, _NO_END))
     return ends
 
@@ -161,7 +159,7 @@ def _places_of_save(path: Path, checkpoint: Checkpoint) -> dict[Path, int]:
         return places  # An older version did not say when.
     saved_at = round(1000 * manifest.time), checkpoint.step
     for file in places:
-        later = (at for r, at in _from(file, 0) if (round(1000 * r.time), r.step) > saved_at)
+        later = (at for r, at in rows_from(file, 0) if (round(1000 * r.time), r.step) > saved_at)
         places[file] = next(later, file.stat().st_size - read_header(file)[1])
     return places
 
@@ -173,14 +171,3 @@ def _rebuilt_attempts(run: Path) -> int:
     except (OSError, ValueError):
         return -1
     return rebuilt or -1
-
-
-def _from(file: Path, position: int) -> Iterator[tuple[Row, int]]:
-    """Rows from a position on, each with where it begins."""
-    while True:
-        piece = read_rows(file, position)
-        begins = [position, *piece.ends[:-1]]
-        yield from zip(piece.rows, begins, strict=False)
-        if piece.position == position:
-            return
-        position = piece.position

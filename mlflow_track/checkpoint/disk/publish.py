@@ -36,7 +36,7 @@ class Content:
     Attributes:
         size: Bytes in all.
         blocks: The bytes in pieces of `verify.CHUNK_BYTES`, the last one shorter. A block must
-            stay as it is until the next but one is asked for.
+            stay as it is until the next but one is requested.
         spans: The ranges of the floats that decide whether the checkpoint is finite.
     """
 
@@ -65,9 +65,6 @@ def publish(
     """Commit one checkpoint.
 
     Args:
-        folder: The folder of all checkpoints.
-        step: The step just done.
-        files: Content by name.
         manifest: The rest of the manifest; sizes, digests, `is_finite` and `not_finite` are added
             here.
         sync_first: Files that the manifest speaks of, made durable before it.
@@ -132,13 +129,7 @@ def manifest_text(
 
 
 def expected_bytes(step: int, manifest: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
-    """The size on disk of the checkpoint that `publish` would make.
-
-    Args:
-        step: The step just done.
-        manifest: The rest of the manifest.
-        sizes: The size of each file by name.
-    """
+    """The size on disk of the checkpoint that `publish` would make."""
     blank = verify.digest(b"")
     entries = {
         name: {"bytes": size, "chunks": [blank] * -(-size // verify.CHUNK_BYTES)}
@@ -175,10 +166,7 @@ def _write(
     """Write and fsync one file while hashing it; its entry of the manifest, and `not_finite`."""
     chunks, not_finite, written = [], NotFinite(content.spans), 0
     pending: Future[None] | None = None
-    with (
-        _File(path, content.size >= _LEAST_DIRECT_BYTES) as file,
-        ThreadPoolExecutor(1) as disk,
-    ):
+    with _File(path, content.size >= _LEAST_DIRECT_BYTES) as file, ThreadPoolExecutor(1) as disk:
         for block in content.blocks:
             if pending is not None:
                 pending.result()

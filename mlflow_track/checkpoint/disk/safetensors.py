@@ -12,6 +12,7 @@ import json
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ import torch
 from mlflow_track.checkpoint.disk.copying import Run, copy_all, runs_of
 from mlflow_track.checkpoint.disk.metadata import Metadata
 from mlflow_track.checkpoint.disk.publish import PAGE_BYTES
-from mlflow_track.wording import expected
+from mlflow_track.wording import type_error
 
 _NAMES = {
     torch.float64: "F64",
@@ -50,7 +51,6 @@ class Layout:
     Attributes:
         header: The bytes before the first tensor.
         places: The name, dtype, shape, first byte and the byte after the last of each tensor.
-        total_bytes: The size of the file.
         float_spans: The stretches that hold floats: begin, end, name of the dtype.
     """
 
@@ -73,37 +73,26 @@ def plan(tensors: Mapping[str, torch.Tensor]) -> Layout:
     """
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:
-            raise TypeError(
-                expected(f"state at {name!r}", "of a dtype that safetensors has", str(tensor.dtype))
+            raise type_error(
+                f"state at {name!r}", "of a dtype that safetensors has", str(tensor.dtype)
             )
     # Of one width, one type after the other: few stretches of floats. Scalars last: an odd address
     # slows the copy of a large tensor.
-    order = sorted(tensors, key=lambda name: _place_of(tensors[name]))
-    entries: dict[str, Any] = {}
-    offset = 0
-    for name in order:
-        tensor = tensors[name]
-        end = offset + tensor.numel() * tensor.element_size()
-        entries[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
+    order = sorted(tensors.items(), key=lambda item: _place_of(item[1]))
+    ends = list(accumulate((t.numel() * t.element_size() for _, t in order), initial=0))
+    ranges = list(pairwise(ends))
+    entries = {
+        name: {"dtype": _NAMES[t.dtype], "shape": list(t.shape), "data_offsets": range_}
+        for (name, t), range_ in zip(order, ranges, strict=True)
+    }
     text = json.dumps(entries, separators=(",", ":")).encode()
     padded = -(-(8 + len(text)) // PAGE_BYTES) * PAGE_BYTES - 8
     header = padded.to_bytes(8, "little") + text.ljust(padded)
     places = tuple(
-        (
-            name,
-            tensors[name].dtype,
-            tuple(tensors[name].shape),
-            len(header) + entries[name]["data_offsets"][0],
-            len(header) + entries[name]["data_offsets"][1],
-        )
-        for name in order
+        (name, t.dtype, tuple(t.shape), len(header) + begin, len(header) + end)
+        for (name, t), (begin, end) in zip(order, ranges, strict=True)
     )
-    return Layout(header, places, len(header) + offset, _float_spans(places))
+    return Layout(header, places, len(header) + ends[-1], _float_spans(places))
 
 
 def _place_of(tensor: torch.Tensor) -> tuple[int | str, ...]:
@@ -142,7 +131,7 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
 def blocks(layout: Layout, tensors: Mapping[str, torch.Tensor], size: int) -> Iterator[memoryview]:
     """The file of `tensors` in pieces of `size` bytes, with two pieces in memory at a time.
 
-    A piece is overwritten when the next but one is asked for.
+    A piece is overwritten when the next but one is requested.
     """
     staging = [mmap.mmap(-1, size) for _ in range(2)]
     header = torch.frombuffer(bytearray(layout.header), dtype=torch.uint8)

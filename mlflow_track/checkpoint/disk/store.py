@@ -21,22 +21,10 @@ from mlflow_track.checkpoint.disk.publish import Content, empty_trash, publish
 from mlflow_track.checkpoint.disk.verify import CorruptCheckpointError, digest_of_manifest
 from mlflow_track.record import layout
 from mlflow_track.record.directory import RunDirectory
-from mlflow_track.record.files import (
-    link_error,
-    make_folder,
-    open_regular,
-    read_json,
-    sync_folder,
-)
+from mlflow_track.record.files import link_error, make_folder, open_regular, read_json, sync_folder
 from mlflow_track.record.info import decode
 from mlflow_track.record.lock import FileLock
 from mlflow_track.record.schema import Manifest
-
-__all__ = [
-    "Checkpoint",
-    "CheckpointStore",
-    "CorruptCheckpointError",
-]
 
 # A writer that a killed trainer left has one checkpoint to finish.
 _MOST_SECONDS_TO_WAIT = 600.0
@@ -194,8 +182,6 @@ class CheckpointStore:
         """Commit one checkpoint.
 
         Args:
-            step: The step just done.
-            files: Content by name.
             manifest: The rest of the manifest; sizes and digests are added here.
 
         Raises:

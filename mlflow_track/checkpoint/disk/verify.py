@@ -1,4 +1,4 @@
-"""Do a file's bytes match the digests of its manifest? Asked on all cores, before anything else."""
+"""Checks a file's bytes against the digests of its manifest, on all cores."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ from mlflow_track.record.files import open_regular
 from mlflow_track.record.schema import ManifestFile
 from mlflow_track.wording import count_text
 
+# XXH3-128 runs at the speed of memory (sha256 at a fifteenth of that). It finds damage, not
+# forgery: a forger could write a manifest as well, and nothing that is loaded is ever executed.
+ALGORITHM = "xxh3-128"
+CHUNK_BYTES = 16 << 20
+digest: Callable[[Any], str] = xxhash.xxh3_128_hexdigest
+_FUNCTIONS: dict[str, Callable[[Any], str]] = {
+    ALGORITHM: digest,
+    "sha256": lambda content: hashlib.sha256(content).hexdigest(),
+}
+
 
 class CorruptCheckpointError(ValueError):
     """A checkpoint does not match its manifest."""
@@ -24,12 +34,6 @@ class CorruptCheckpointError(ValueError):
 
 def map_verified(path: Path, entry: ManifestFile, algorithm: str, chunk_bytes: int) -> memoryview:
     """The bytes of a file as a private mapping; writes to it stay in memory.
-
-    Args:
-        path: The file, in the folder of its checkpoint.
-        entry: Its entry of the manifest.
-        algorithm: The algorithm of the digests.
-        chunk_bytes: The size of a chunk.
 
     Raises:
         CorruptCheckpointError: Size or digest differ; the message says where.
@@ -71,32 +75,19 @@ def _map(path: Path, name: str, size: int) -> memoryview:
 
 
 def _on_all_cores(function: Callable[[int], str], begins: range) -> list[str]:
-    cores = min(len(begins), _cores())
+    cores = min(len(begins), core_count())
     if cores < 2:
         return [function(begin) for begin in begins]
     with ThreadPoolExecutor(cores) as pool:
         return list(pool.map(function, begins))
 
 
-def _cores() -> int:
+def core_count() -> int:
+    """The cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
-
-
-# XXH3-128 runs at the speed of memory (sha256 at a fifteenth of that). It finds damage, not
-# forgery: a forger could write a manifest as well, and nothing that is loaded is ever executed.
-ALGORITHM = "xxh3-128"
-
-
-CHUNK_BYTES = 16 << 20
-
-
-_FUNCTIONS: dict[str, Callable[[Any], str]] = {
-    ALGORITHM: lambda content: xxhash.xxh3_128_hexdigest(content),
-    "sha256": lambda content: hashlib.sha256(content).hexdigest(),
-}
 
 
 def digest_with(algorithm: str) -> Callable[[Any], str]:
@@ -110,9 +101,6 @@ def digest_with(algorithm: str) -> Callable[[Any], str]:
             f"the digests are of {algorithm!r}; this version knows {', '.join(_FUNCTIONS)}"
         )
     return _FUNCTIONS[algorithm]
-
-
-digest: Callable[[Any], str] = digest_with(ALGORITHM)
 
 
 def digest_of_manifest(manifest: Mapping[str, Any]) -> str:

@@ -54,7 +54,6 @@ def changed_params(
     """Sort the params that differ.
 
     Args:
-        then, now: Flat params.
         allow_changed: Shell patterns of dotted names that may differ.
         replaced: The settings of the code that the checkpoint has replaced.
     """

@@ -4,84 +4,71 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlflow_track.checkpoint.exact.changed_params import is_harmless
 from mlflow_track.checkpoint.exact.fingerprint import Facts
 from mlflow_track.checkpoint.exact.objects import LAZY, module_names, parameter_names
+from mlflow_track.checkpoint.exact.report import Findings
 
 _RUN, _MOST_FLAGS = re.compile("([0-9]{1,9})([TF])"), 1 << 20
 
 
-class FactsComparison(NamedTuple):
-    """Readable differences between the facts of a save and of here.
-
-    Attributes:
-        differences: What makes the continuation inexact.
-        unknown: What may, and cannot be known.
-        may_matter: What probably does not.
-    """
-
-    differences: list[str]
-    unknown: list[str]
-    may_matter: list[str]
-
-
-def differences(then: Facts, now: Facts, state: Mapping[str, Any]) -> FactsComparison:
+def differences(then: Facts, now: Facts, state: Mapping[str, Any]) -> Findings:
     """Compare the facts of a save with those of the live objects of `state` here."""
-    found = FactsComparison([], [], [])
+    found: list[str] = []
+    unknown: list[str] = []
+    may_matter: list[str] = []
     for path, old, new in _changed(then.static, now.static):
         if LAZY in (old, new):
             continue  # Its first batch makes it what it is, and a first step compares again.
         if path.endswith(".params"):
-            found.differences.extend(_order(path, old, new))
+            found += _order(path, old, new)
         elif path.startswith("compilation of "):
             words = [text or "not compiled" for text in (old, new)]
-            found.differences.append(f"{path} {words[0]} -> {words[1]}")
+            found.append(f"{path} {words[0]} -> {words[1]}")
         else:
-            found.differences.append(f"{path} {old or 'nothing'} -> {new or 'nothing'}")
+            found.append(f"{path} {old or 'nothing'} -> {new or 'nothing'}")
     for path, old, new in _changed(then.attributes, now.attributes):
         owner = path.rpartition(".")[0]
         if then.static.get(owner) != now.static.get(owner) or not (old and new):
             continue  # Said by its line, or an attribute that comes and goes.
         words = f"{path} {old} -> {new}"
         if path in then.changing:
-            found.unknown.append(f"{words}: it changes in training and is not in the state")
+            unknown.append(f"{words}: it changes in training and is not in the state")
         else:
-            found.differences.append(words)
+            found.append(words)
     for path, old, new in _changed(then.buffers, now.buffers):
         if old.rpartition(" ")[0] == new.rpartition(" ")[0]:
-            found.differences.append(f"{path} is not in the state and has another value here")
+            found.append(f"{path} is not in the state and has another value here")
         else:
             forms = [text.rpartition(" ")[0] or "nothing" for text in (old, new)]
-            found.may_matter.append(f"{path}, not in the state, {forms[0]} -> {forms[1]}")
+            may_matter.append(f"{path}, not in the state, {forms[0]} -> {forms[1]}")
     for path, _, _ in _changed(then.metrics, now.metrics):
-        found.differences.append(f"{path} of a metric is not in the state and has another value")
-    names = parameter_names(state)
-    found.differences.extend(_flags("requires_grad", then.grads, now.grads, names))
-    return found
+        found.append(f"{path} of a metric is not in the state and has another value")
+    found += _flags("requires_grad", then.grads, now.grads, parameter_names(state))
+    return Findings(found, unknown, may_matter)
 
 
-def differences_of_given(
-    then: Facts | None, now: Facts, used: Mapping[str, str]
-) -> FactsComparison:
+def differences_of_given(then: Facts | None, now: Facts, used: Mapping[str, str]) -> Findings:
     """Compare what the code gave to objects beside their state at the save with what it gives here.
 
     Args:
         then, now: The facts of the save and of here.
         used: What is there after the load: a `load_state_dict` may have put the saved one back.
     """
-    found = FactsComparison([], [], [])
+    unknown: list[str] = []
+    may_matter: list[str] = []
     if then is None:
-        return found
+        return Findings()
     for path, here in now.given.items():
         before, (owner, _, key) = then.given.get(path, here), path.rpartition(".")
         is_said = any(p in then.attributes and p in now.attributes for p in (path, owner))
         if before == here or used.get(path) != here or is_said:
             continue
         words = f"{path}, not in the state, {before} -> {here}"
-        (found.may_matter if is_harmless(key) else found.unknown).append(words)
-    return found
+        (may_matter if is_harmless(key) else unknown).append(words)
+    return Findings([], unknown, may_matter)
 
 
 def differences_of_place(then: Facts, now: Facts, state: Mapping[str, Any]) -> list[str]:

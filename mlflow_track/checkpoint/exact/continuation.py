@@ -39,8 +39,6 @@ class Continuation:
     made the checkpoint: the same place of the loop.
 
     Args:
-        session: The run that this process writes.
-        checkpoint: The checkpoint that was restored.
         found: What has not arrived from it.
         restored: The names of the restored entries.
 
@@ -67,14 +65,13 @@ class Continuation:
         # Only steps with these models in training mode can be compared with that of the save.
         self._awaits = ""
         self._loaded = Facts()
-        self._given = comparison.FactsComparison([], [], [])
+        self._given = Findings()
         self.report = self._base
 
     def compare(self, state: Mapping[str, Any], code: Mapping[str, Any]) -> Report:
         """The report right after the load.
 
         Args:
-            state: The live objects.
             code: The settings that the code gave them before it.
         """
         then = None if self._then is None else self._then.settings
@@ -100,7 +97,6 @@ class Continuation:
         """Compare again at the first steps; the report where it is another one than before.
 
         Args:
-            state: The live objects.
             verb: The method that the loop has called.
             is_saving: Whether a checkpoint is made here.
         """
@@ -132,7 +128,7 @@ class Continuation:
         return report if is_news else None
 
     def _with_what_moves(self, now: Facts) -> Facts:
-        """The facts of here, but of what a step changes those from before the first one."""
+        """The facts here; for what a step changes, those from before the first step."""
         then, loaded = self._then or Facts(), self._loaded
         moving = {p: v for p, v in loaded.attributes.items() if p in then.changing}
         return structs.replace(
@@ -150,7 +146,7 @@ class Continuation:
             differences += differences_of_classes(self._content, around)
             facts = Findings()
         else:
-            facts = Findings(*comparison.differences(self._then, now, state))
+            facts = comparison.differences(self._then, now, state)
         # Data that this attempt has not named is not necessarily other data.
         named = session.record.info.newest.data
         then = {f"data.{k}": v for k, v in manifest.data.items() if k in named}

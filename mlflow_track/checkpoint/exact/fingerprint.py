@@ -6,6 +6,7 @@ import base64
 import weakref
 import zlib
 from collections.abc import Collection, Mapping
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -100,7 +101,7 @@ class Fingerprints:
         self._owners: list[int] = []
         # The params of each group of an optimizer, and their names.
         self._groups: dict[str, tuple[list[weakref.ref[Any]], str]] = {}
-        torch.get_num_threads()  # A DataLoader that pins memory sets it for who asks first later.
+        torch.get_num_threads()  # Before a DataLoader that pins memory changes a first answer.
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -116,12 +117,7 @@ class Fingerprints:
             self.given.setdefault(path, text)
 
     def take(self, state: Mapping[str, Any], verb: str = "") -> Facts:
-        """The facts of the live objects of `state`.
-
-        Args:
-            state: The state.
-            verb: The method that asks for them.
-        """
+        """The facts of the live objects of `state`."""
         if not self._is_noted:
             self.note_settings(state)
         self.devices = {item.device for item in state.values() if isinstance(item, torch.Tensor)}
@@ -262,11 +258,5 @@ def _of_generators(path: str, item: Any, facts: Facts) -> None:
 
 def _run_lengths(flags: list[bool]) -> str:
     """[True, True, False] as "2T1F": short where all are the same."""
-    pieces, at = [], 0
-    while at < len(flags):
-        end = at
-        while end < len(flags) and flags[end] == flags[at]:
-            end += 1
-        pieces.append(f"{end - at}{'T' if flags[at] else 'F'}")
-        at = end
-    return "".join(pieces)
+    groups = ((flag, sum(1 for _ in same)) for flag, same in groupby(flags))
+    return "".join(f"{count}{'T' if flag else 'F'}" for flag, count in groups)

@@ -17,6 +17,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from mlflow_track.checkpoint.disk.safetensors import as_bytes
 from mlflow_track.checkpoint.state.compatibility import class_of
+from mlflow_track.checkpoint.state.plain import describe
 
 LAZY = "lazy"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -119,7 +120,7 @@ def names_of_params(state: Mapping[str, Any], objects: Mapping[str, Any]) -> dic
 
 
 def text_of(module: torch.nn.Module) -> str:
-    """The line of a module in its repr, without memory addresses; LAZY before its first batch."""
+    """A module's line in its repr, without memory addresses; LAZY before its first batch."""
     if isinstance(module, LazyModuleMixin):
         return LAZY
     try:
@@ -176,7 +177,7 @@ def digest_of_generator(generator: Any) -> str:
 
 def digest_of(tensor: torch.Tensor) -> str:
     """Form and digest; of a large one the digest of a sample."""
-    form = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+    form = describe(tensor)
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return form
     try:

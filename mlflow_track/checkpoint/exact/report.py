@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from mlflow_track.record.schema import Restore
+from mlflow_track.wording import verdict_text
 
 
 class Findings(NamedTuple):
@@ -64,8 +64,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """Whether the continuation is exact, with the reasons where it is not."""
-        found = Restore(differences=tuple(self.differences), unknown=tuple(self.unknown))
-        return found.verdict
+        return verdict_text(self.differences, self.unknown)
 
     def __str__(self) -> str:
         beside = "".join(
@@ -91,13 +90,4 @@ class Report:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "restored": list(self.restored),
-            "differences": list(self.differences),
-            "unknown": list(self.unknown),
-            "replaced": list(self.replaced),
-            "may_matter": list(self.may_matter),
-            "free": list(self.free),
-            "is_exact": self.is_exact,
-        }
+        return {**asdict(self), "is_exact": self.is_exact}

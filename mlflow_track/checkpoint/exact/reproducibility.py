@@ -17,7 +17,7 @@ from mlflow_track.checkpoint import randomness
 from mlflow_track.checkpoint.exact import fingerprint, kernels
 from mlflow_track.checkpoint.exact.report import Findings
 from mlflow_track.checkpoint.policy.history import Moment
-from mlflow_track.checkpoint.policy.save_policy import Ask
+from mlflow_track.checkpoint.policy.save_policy import Ask, reasons_of
 from mlflow_track.checkpoint.policy.stopping import EarlyStopping
 from mlflow_track.checkpoint.session import Session
 from mlflow_track.checkpoint.state.arrived import Arrivals
@@ -34,7 +34,6 @@ def surroundings(state: Mapping[str, Any], session: Session) -> dict[str, Any]:
 
     Args:
         state: A state whose facts were taken last.
-        session: The run.
     """
     device = ", ".join(sorted({_describe(d) for d in session.fingerprints.devices})) or "none"
     return {
@@ -59,12 +58,7 @@ def surroundings(state: Mapping[str, Any], session: Session) -> dict[str, Any]:
 
 
 def arrived(state: Mapping[str, Any], saved: Mapping[str, Any]) -> Findings:
-    """Take the live objects apart again after loading, and compare them with the checkpoint.
-
-    Args:
-        state: Live objects and plain data by name, loaded.
-        saved: Their data in the checkpoint.
-    """
+    """Take the live objects apart again after loading, and compare them with the checkpoint."""
     arrivals = Arrivals()
     differences: list[str] = []
     unknown: list[str] = []
@@ -148,26 +142,21 @@ def fingerprint_of(params: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
 
 
-def _json_number(value: float) -> float | str:
-    return value if math.isfinite(value) else repr(value)
-
-
 def facts_of_save(
     session: Session, now: Moment, state: Mapping[str, Any], asks: Sequence[Ask]
 ) -> dict[str, Any]:
     """The content of the manifest of a save, apart from what the saver adds."""
     directory = session.record
     params = flatten(directory.read_params())
-    policies: dict[str, str] = {}
-    for ask in asks:
-        policies[ask.policy] = "; ".join(filter(None, [policies.get(ask.policy), ask.reason]))
+    policies = reasons_of(asks)
     verb = "save" if "save" in policies else "step"
     facts = session.fingerprints.take(state, verb)
     return {
         "run_id": directory.info.id,
         "attempt": directory.attempt,
         "time": time.time(),
-        "metrics": {name: _json_number(value) for name, value in now.metrics.items()},
+        # JSON has no number for NaN and infinities.
+        "metrics": {k: v if math.isfinite(v) else repr(v) for k, v in now.metrics.items()},
         "policies": policies,
         **surroundings(state, session),
         "fingerprint": fingerprint.packed(facts),

@@ -15,10 +15,7 @@ _FIRST_STEPS = 8
 
 
 class Verdict:
-    """What is said of the newest restore: after it, and at the first steps.
-
-    Args:
-        session: The run that this process writes.
+    """Reports on the newest restore: after it, and at the first steps.
 
     Attributes:
         report: The newest report; None where nothing was restored, and on ranks other than 0.

@@ -40,7 +40,6 @@ class Place(NamedTuple):
     """Where an iteration begins.
 
     Attributes:
-        epoch: The epoch.
         offset: Samples, of all ranks, that other numbers of ranks have read of it.
         batch: Batches of each rank that were read after those.
     """
@@ -108,12 +107,7 @@ class Order:
         }
 
     def problem_with(self, state_dict: Any, seed: int) -> str | None:
-        """The reason why the place of a state is not one here; None if it is.
-
-        Args:
-            state_dict: The state of a resumable loader.
-            seed: The seed here.
-        """
+        """The reason why the place of a state is not one here; None if it is."""
         wanted = ("seed", *Place._fields, "ranks")
         if not isinstance(state_dict, Mapping) or not {*wanted, *_MUST_MATCH} <= set(state_dict):
             return expected("the state of a resumable loader", "from one", shown(state_dict))
@@ -146,14 +140,9 @@ class Order:
         sampler = self._sampler
         if self._is_batched and type(self._root) is not BatchSampler:
             return False
-        return (
-            type(sampler) in _OF_TORCH
-            or isinstance(sampler, list | tuple | range)
-            or (
-                isinstance(sampler, DistributedSampler)
-                and type(sampler).__iter__ is DistributedSampler.__iter__
-            )
-        )
+        if isinstance(sampler, DistributedSampler):
+            return type(sampler).__iter__ is DistributedSampler.__iter__
+        return type(sampler) in _OF_TORCH or isinstance(sampler, list | tuple | range)
 
     def batches_from(self, place: Place, seed: int) -> Iterator[tuple[int, Any]]:
         """The rest of an epoch: for each batch the seed of its reads, and its indices."""
@@ -234,7 +223,7 @@ def _shared(root: Any) -> Any:
 
 
 class _CustomSampler:
-    """A sampler of the user's: it may draw from anywhere, and remember what it did.
+    """A custom sampler: it may draw from anywhere, and remember what it did.
 
     It iterates in a stream that belongs to the epoch. One that changes from epoch to epoch by
     itself is brought to an epoch by iterating it through those before, which reads no data.
@@ -282,16 +271,11 @@ class _CustomSampler:
 
 
 _NEVER = object()
-_CONTAINERS = (list, dict, set, np.ndarray, torch.Tensor)
+_CONTAINERS = (list, dict, set, np.ndarray)
 
 
 def _copied(contents: dict[str, Any]) -> dict[str, Any]:
     """Attributes, with own copies of what is likely to be changed in place."""
-    return {
-        name: value.clone()
-        if isinstance(value, torch.Tensor)
-        else copy.copy(value)
-        if isinstance(value, _CONTAINERS)
-        else value
-        for name, value in contents.items()
-    }
+    copied = {name: v.clone() for name, v in contents.items() if isinstance(v, torch.Tensor)}
+    copied |= {name: copy.copy(v) for name, v in contents.items() if isinstance(v, _CONTAINERS)}
+    return {**contents, **copied}

@@ -14,7 +14,7 @@ from mlflow_track.checkpoint.loader.order import Order, Place
 from mlflow_track.checkpoint.loader.reads import Indices, Reads
 from mlflow_track.checkpoint.loader.streams import derive
 from mlflow_track.checks import require_int
-from mlflow_track.wording import expected, typed
+from mlflow_track.wording import type_error, typed, value_error
 
 
 def resumable(loader: DataLoader, *, seed: int | None = None) -> ResumableLoader:
@@ -183,7 +183,7 @@ class ResumableLoader:
             with nullcontext() if self._loader.num_workers else self._reads.aside():
                 batch = next(self._batches)
         except Exception as error:
-            # A batch that cannot be read is behind us as well.
+            # A batch that cannot be read counts as read.
             if not isinstance(error, StopIteration):
                 self._count()
             raise
@@ -247,27 +247,29 @@ class ResumableLoader:
 
 def _require_loader(loader: Any) -> None:
     if not isinstance(loader, DataLoader):
-        raise TypeError(expected("loader", "a torch.utils.data.DataLoader", typed(loader)))
+        raise type_error("loader", "a torch.utils.data.DataLoader", typed(loader))
     if isinstance(loader.dataset, IterableDataset):
-        raise ValueError(
-            expected(
-                "the dataset of a resumable loader",
-                "map-style (__getitem__ and __len__)",
-                f"the IterableDataset {type(loader.dataset).__name__}",
-            )
-            + ", which has no order to continue in; give it state_dict and load_state_dict, and "
-            "put a StatefulDataLoader of torchdata into state instead"
+        raise value_error(
+            "the dataset of a resumable loader",
+            "map-style (__getitem__ and __len__)",
+            f"the IterableDataset {type(loader.dataset).__name__}",
+            ", which has no order to continue in; give it state_dict and load_state_dict, and "
+            "put a StatefulDataLoader of torchdata into state instead",
         )
     if type(loader).__iter__ is not DataLoader.__iter__:
-        raise TypeError(
-            expected("loader", "a plain DataLoader", f"a {type(loader).__name__}")
-            + ", which iterates in its own way; wrap the DataLoader that it was made of, or put it "
-            "into state itself if it has state_dict and load_state_dict"
+        raise type_error(
+            "loader",
+            "a plain DataLoader",
+            f"a {type(loader).__name__}",
+            ", which iterates in its own way; wrap the DataLoader that it was made of, or put it "
+            "into state itself if it has state_dict and load_state_dict",
         )
     if not getattr(loader, "in_order", True):
-        raise ValueError(
-            expected("in_order of a resumable loader", "True", "False")
-            + ": batches that come as they are ready have no order to continue in"
+        raise value_error(
+            "in_order of a resumable loader",
+            "True",
+            "False",
+            ": batches that come as they are ready have no order to continue in",
         )
 
 

@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
 
 def derive(*numbers: int | str) -> int:
-    """A seed of 63 bits, other for other numbers, the same on every machine."""
+    """A seed of 63 bits, different for different numbers, the same on every machine."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 from typing import ClassVar
 
 from mlflow_track.checkpoint.policy.history import History, Moment
 from mlflow_track.checkpoint.policy.save_policy import SavePolicy
 from mlflow_track.checks import require_number
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 _RECENT_SAVES = 5
 
@@ -38,7 +39,7 @@ class Budget(SavePolicy):
     def __post_init__(self) -> None:
         require_number("max_overhead", self.max_overhead, above=0)
         if self.max_overhead >= 1:
-            raise ValueError(expected("max_overhead", "a share below 1", str(self.max_overhead)))
+            raise value_error("max_overhead", "a share below 1", str(self.max_overhead))
         if (mtbf := self.mean_time_between_failures) is not None:
             require_number("mean_time_between_failures", mtbf, above=0)
 
@@ -72,18 +73,15 @@ class Budget(SavePolicy):
 
 def recent_cost(history: History) -> tuple[float | None, float]:
     """The median stall, and the longest time until durable, in seconds, of the newest saves."""
-    stalls: list[float] = []
-    durable = 0.0
+    # Asked at each step: no generators.
+    stalls, longest = [], 0.0
     for save in reversed(history.saved):
         if save.stall_seconds is not None:
             stalls.append(save.stall_seconds)
-            durable = max(durable, save.durable_seconds or 0.0)
+            longest = max(longest, save.durable_seconds or 0.0)
             if len(stalls) == _RECENT_SAVES:
                 break
-    if not stalls:
-        return None, 0.0
-    stalls.sort()
-    return (stalls[len(stalls) // 2] + stalls[(len(stalls) - 1) // 2]) / 2, durable
+    return median(stalls) if stalls else None, longest
 
 
 def young_interval(cost: float, mean_time_between_failures: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 
@@ -17,7 +17,7 @@ from mlflow_track.checkpoint.policy.plan import (
     steps_text,
 )
 from mlflow_track.checkpoint.policy.retention import Keep
-from mlflow_track.checkpoint.policy.save_policy import Ask, SavePolicy, members
+from mlflow_track.checkpoint.policy.save_policy import SavePolicy, members, reasons_of
 from mlflow_track.checkpoint.policy.schedule import AtSteps, EvenlySpaced, EverySteps
 from mlflow_track.wording import count_text
 
@@ -42,9 +42,6 @@ def make_plan(
     """The plan of a run.
 
     Args:
-        save, keep: The policies of the run.
-        seen: The saves to come.
-        use: What they take on the disk.
         has_sizes: Whether the size of a checkpoint is known.
         own_steps: The steps that each policy has saved before, by its name.
         present_bytes: The size of what is in the folder now.
@@ -55,23 +52,7 @@ def make_plan(
     def size(value: int | None) -> int | None:
         return value if has_sizes else None
 
-    saves = []
-    for number, (coming, at) in enumerate(zip(seen.saves, use.uses, strict=False)):
-        most = use.most[number] if number < len(use.most) else at
-        saves.append(
-            PlannedSave(
-                step=coming.step,
-                policies=_reasons(coming.asks),
-                is_milestone=coming.is_milestone,
-                size_bytes=size(coming.size_bytes),
-                kept=at.kept,
-                most_kept=len(most.kept),
-                disk_bytes=size(at.after_bytes),
-                most_disk_bytes=size(most.after_bytes),
-                peak_bytes=size(at.peak_bytes),
-                most_peak_bytes=size(most.peak_bytes),
-            )
-        )
+    saves = tuple(_planned_saves(seen, use, size))
     if len(saves) < len(seen.saves) or (not seen.is_whole and seen.last is not None):
         notes = [*notes, f"only the first {count_text(len(saves), 'save')} are listed"]
     largest = max([seen.size_bytes, *(coming.size_bytes for coming in seen.saves)])
@@ -81,7 +62,7 @@ def make_plan(
     return Plan(
         first_step=seen.first,
         last_step=seen.last,
-        saves=tuple(saves),
+        saves=saves,
         may=tuple(PossibleSaves(c.policy, c.when, c.most) for c in seen.chances),
         spacings=tuple(spacings(save, own_steps)),
         keep=None if keep is None else asdict(keep),
@@ -99,9 +80,28 @@ def make_plan(
     )
 
 
+def _planned_saves(
+    seen: Foresight, use: DiskUse, size: Callable[[int], int | None]
+) -> Iterator[PlannedSave]:
+    for number, (coming, at) in enumerate(zip(seen.saves, use.uses, strict=False)):
+        most = use.most[number] if number < len(use.most) else at
+        yield PlannedSave(
+            step=coming.step,
+            policies=reasons_of(coming.asks),
+            is_milestone=coming.is_milestone,
+            size_bytes=size(coming.size_bytes),
+            kept=at.kept,
+            most_kept=len(most.kept),
+            disk_bytes=size(at.after_bytes),
+            most_disk_bytes=size(most.after_bytes),
+            peak_bytes=size(at.peak_bytes),
+            most_peak_bytes=size(most.peak_bytes),
+        )
+
+
 def _surprises(save: SavePolicy | None, last: int | None) -> Iterator[str]:
     """Where a policy saves less than its arguments ask for."""
-    for policy in members(save) if save is not None else ():
+    for policy in members(save):
         late: Sequence[int] = ()
         if isinstance(policy, EvenlySpaced) and len(policy.steps) < policy.max_checkpoints:
             if policy.warmup_steps >= policy.last_step:
@@ -119,23 +119,15 @@ def _surprises(save: SavePolicy | None, last: int | None) -> Iterator[str]:
             yield f"{policy.name}: {steps_text(late)} {verb} after the last step, {last}"
 
 
-def _reasons(asks: Sequence[Ask]) -> dict[str, str]:
-    reasons: dict[str, str] = {}
-    for ask in asks:
-        reasons[ask.policy] = "; ".join(filter(None, [reasons.get(ask.policy), ask.reason]))
-    return reasons
-
-
 def spacings(
     save: SavePolicy | None, own_steps: OwnSteps = MappingProxyType({})
 ) -> Iterator[Spacing]:
     """The interval of each `EvenlySpaced`, as far as it has one.
 
     Args:
-        save: The policy of a run.
         own_steps: The steps that each policy has saved before, by its name.
     """
-    for policy in members(save) if save is not None else ():
+    for policy in members(save):
         if not isinstance(policy, EvenlySpaced):
             continue
         own = own_steps.get(policy.name, ())

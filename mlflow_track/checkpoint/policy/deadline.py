@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
-from mlflow_track.wording import expected, shown
+from mlflow_track.wording import shown, value_error
 
 # Below this a bare number is not a recent Unix time, but a duration without a unit.
 _FIRST_UNIX_TIME = 1_000_000_000
@@ -35,8 +35,8 @@ def parse_deadline(text: str, *, now: float) -> float:
     text = text.strip()
     if re.fullmatch(r"\d+(\.\d+)?", text):
         if float(text) < _FIRST_UNIX_TIME:
-            raise ValueError(
-                expected("MLFLOW_TRACK_DEADLINE", _FORMS, f"{text!r}, too small for Unix seconds")
+            raise value_error(
+                "MLFLOW_TRACK_DEADLINE", _FORMS, f"{text!r}, too small for Unix seconds"
             )
         return float(text)
     parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", text)
@@ -50,7 +50,7 @@ def parse_deadline(text: str, *, now: float) -> float:
         # Python 3.10 does not know the Z.
         return datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text)).timestamp()
     except ValueError:
-        raise ValueError(expected("MLFLOW_TRACK_DEADLINE", _FORMS, shown(text))) from None
+        raise value_error("MLFLOW_TRACK_DEADLINE", _FORMS, shown(text)) from None
 
 
 @dataclass(frozen=True)

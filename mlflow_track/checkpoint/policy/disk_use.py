@@ -16,7 +16,6 @@ class Present(NamedTuple):
     """The folder of checkpoints from which a plan is made.
 
     Attributes:
-        checkpoints: Its checkpoints.
         in_use: Steps that must stay: the one resumed from.
         others_bytes: The size of what else is in it, and stays.
         is_foreign: Whether the checkpoints are of an attempt that this one does not continue: a
@@ -51,7 +50,6 @@ class _Folder:
     """The folder of checkpoints while saves are made.
 
     Args:
-        present: What is in it.
         keep: Which checkpoints stay; None: all.
     """
 
@@ -88,9 +86,7 @@ class DiskUse:
     """What the saves of a run take on the disk.
 
     Args:
-        seen: The saves to come.
         keep: Which checkpoints stay; None: all.
-        present: The folder as it is.
         most_looks: At how many checkpoints retention looks one save after the other; the saves
             after that are judged at once.
 
@@ -117,7 +113,8 @@ class DiskUse:
         worst = certain
         if keep is not None and (seen.chances or keep.best):
             rated = [_rated(candidate, keep) for candidate in present.checkpoints]
-            worst = _Folder(present._replace(checkpoints=rated), _worst(keep))
+            by_rating = replace(keep, metric=_RATING, mode="min") if keep.best else keep
+            worst = _Folder(present._replace(checkpoints=rated), by_rating)
             self.most = list(_play(worst, _with_chances(seen, keep), most_looks))
         self.most_peak_bytes: int | None = worst.peak_bytes
         self.most_final_bytes: int | None = worst.bytes
@@ -168,18 +165,14 @@ def _candidate(save: Coming) -> Candidate:
 _RATING = "rating"
 
 
-def _worst(keep: Keep) -> Keep:
-    return replace(keep, metric=_RATING, mode="min") if keep.best else keep
-
-
 def _rated(candidate: Candidate, keep: Keep) -> Candidate:
-    """Best are the old ones that nothing else keeps: then the most are there."""
+    """Rates the old ones that no other rule keeps best: then the most are kept."""
     stays_anyway = candidate.is_milestone and keep.milestones
     return candidate._replace(metrics={_RATING: candidate.step + 1e18 * stays_anyway})
 
 
 def _with_chances(seen: Foresight, keep: Keep) -> Iterator[list[Candidate]]:
-    """Each certain save behind as many that may come as `keep` may keep, and such at the end."""
+    """Each certain save after as many possible ones as `keep` can hold; such a group at the end."""
     most = sum(chance.most if chance.most is not None else 1 << 62 for chance in seen.chances)
     size = _largest(seen) + seen.more_bytes
     at_once, before = keep.last + keep.best + 1, seen.first - 1

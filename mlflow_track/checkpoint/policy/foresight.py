@@ -1,4 +1,4 @@
-"""The saves to come: policies are asked beforehand, and what they cannot know yet is named."""
+"""Foresees the saves to come: asks policies beforehand, and names what they cannot know yet."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ _MOST_FOLLOWED = 3000
 
 
 class Coming(NamedTuple):
-    """A save that is certain.
-
-    Attributes:
-        step: Its step.
-        asks: What asks for it.
-        size_bytes: Its size.
-    """
+    """A save that is certain."""
 
     step: int
     asks: tuple[Ask, ...]
@@ -41,7 +35,6 @@ class Chance(NamedTuple):
     """A policy that may save beside the certain saves.
 
     Attributes:
-        policy: Its name.
         when: When it saves.
         most: How often at most; None where that is unknown.
         is_milestone: Whether its saves are milestones.
@@ -91,8 +84,6 @@ def foresee(
     """The saves of a run from the step `first` on.
 
     Args:
-        save: When to save.
-        limits: What ends the run.
         first: The first step to come.
         saves: What policies remember of earlier saves: `Memory.to_plain`.
         size_bytes: The size of a checkpoint that remembers `saves`; 0 where it is unknown.
@@ -133,7 +124,7 @@ def _divided(
     save: SavePolicy | None, asks_own: bool
 ) -> tuple[tuple[SavePolicy, ...], tuple[SavePolicy, ...]]:
     """The policies whose saves may follow from the steps, and those that may save at any step."""
-    every = members(save) if save is not None else ()
+    every = members(save)
     by_chance = [p for p in every if _speaks_for(p, "chance") and p.chance is not None]
     by_step = [p for p in every if p not in by_chance and _speaks_for(p, "next_step")]
     own = [p for p in every if p not in by_chance and p not in by_step]
@@ -224,7 +215,6 @@ class _Watched(SavePolicy):
     """A policy of the user's own: its answer is certain where it follows from the steps alone.
 
     Args:
-        policy: The policy.
         has_company: Whether other policies may save at any step, so that `saved` is not known.
     """
 

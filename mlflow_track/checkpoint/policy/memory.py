@@ -160,7 +160,6 @@ class Memory:
         Args:
             saves: The result of `to_plain` for that checkpoint.
             rows: The rows of the record: metric, step and value; the last one of a step counts.
-            watched, since: The same as for a new memory.
         """
         memory = cls(watched, since=since)
         for step, policies, *rest in saves["saved"]:

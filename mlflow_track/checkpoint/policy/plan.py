@@ -66,7 +66,6 @@ class Spacing(NamedTuple):
     Attributes:
         interval: The gap, in steps.
         slots: How many saves are between the first and the last.
-        formula: The formula.
         numbers: The formula with its numbers.
     """
 

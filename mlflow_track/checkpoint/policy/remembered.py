@@ -71,5 +71,5 @@ def most_remembered(chances: Sequence[tuple[str, int | None]]) -> int:
 
 
 def _entry_bytes(step: int, names: Sequence[str]) -> int:
-    costs = len(json.dumps(_COSTS)) - len("[]")
-    return _AROUND_BYTES + len(str(step)) + sum(len(n) + _AROUND_NAME for n in names) + costs
+    names_bytes = sum(len(name) + _AROUND_NAME for name in names)
+    return _AROUND_BYTES + len(str(step)) + names_bytes + len(json.dumps(_COSTS)) - len("[]")

@@ -9,21 +9,18 @@ from typing import NamedTuple
 
 from mlflow_track.checks import require_int, require_metric, require_mode
 from mlflow_track.record.metric import Claim, Direction, required_direction
-from mlflow_track.wording import expected
+from mlflow_track.wording import value_error
 
 
 class Candidate(NamedTuple):
     """A checkpoint as retention sees it.
 
     Attributes:
-        step: Its step.
-        metrics: The metrics of its step.
         is_finite: Whether no value of its tensors is NaN or infinite, but for what is so by design:
             see `finite_steps`.
         is_milestone: Whether a policy planned this step.
         is_pinned: Whether a person pinned it.
         is_verified: Whether it is intact, as far as that was checked: sizes, or digests as well.
-        size_bytes: Its size on disk.
     """
 
     step: int
@@ -73,9 +70,7 @@ class Keep:
         if self.metric is not None:
             require_metric(self.metric)
         if self.best and self.metric is None:
-            raise ValueError(
-                expected("metric", "the name of a metric where best is above 0", "None")
-            )
+            raise value_error("metric", "the name of a metric where best is above 0", "None")
         if self.max_bytes is not None:
             require_int("max_bytes", self.max_bytes, at_least=1)
 
@@ -157,7 +152,6 @@ def best_first(values: Mapping[int, float], direction: Direction) -> list[int]:
 
 
 def _protected(by_step: Sequence[Candidate], in_use: Collection[int]) -> Iterator[tuple[int, str]]:
-    """The steps that stay whatever the rules say."""
     for candidate in by_step:
         if candidate.step in in_use:
             yield candidate.step, "the one resumed from"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
@@ -26,6 +26,14 @@ class Ask(NamedTuple):
     reason: str
     is_milestone: bool = False
     may_wait: bool = False
+
+
+def reasons_of(asks: Iterable[Ask]) -> dict[str, str]:
+    """The reasons by policy; those of one name are joined."""
+    reasons: dict[str, str] = {}
+    for ask in asks:
+        reasons[ask.policy] = "; ".join(filter(None, [reasons.get(ask.policy), ask.reason]))
+    return reasons
 
 
 class SavePolicy:
@@ -173,6 +181,8 @@ def _numbered(policy: SavePolicy, counts: Counter[type[SavePolicy]]) -> SavePoli
     return twin
 
 
-def members(policy: SavePolicy) -> tuple[SavePolicy, ...]:
+def members(policy: SavePolicy | None) -> tuple[SavePolicy, ...]:
     """The policies that were combined with `|`; of another one itself."""
+    if policy is None:
+        return ()
     return policy.policies if isinstance(policy, AnyOf) else (policy,)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from mlflow_track.checkpoint.policy.history import History, Moment, Saved
 from mlflow_track.checkpoint.policy.save_policy import SavePolicy
 from mlflow_track.checks import require_int, require_number
-from mlflow_track.wording import count_text, expected
+from mlflow_track.wording import count_text, value_error
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class AtSteps(SavePolicy):
         for item in steps:
             given += item if isinstance(item, Sequence) and not isinstance(item, str) else [item]
         if not given:
-            raise ValueError(expected("steps", "at least one step", "none"))
+            raise value_error("steps", "at least one step", "none")
         for step in given:
             require_int("steps", step, at_least=0)
         object.__setattr__(self, "_planned", frozenset(map(int, given)))
@@ -197,7 +197,7 @@ class EvenlySpaced(SavePolicy):
         return max(before), self.max_checkpoints - len(before)
 
     def _before_plan(self, saved: Sequence[int]) -> Sequence[int]:
-        """The saves that were there when the plan was made in which the later ones are."""
+        """The saves made before the plan that the later ones belong to."""
         before: Sequence[int] = ()
         planned = self._planned
         for count, step in enumerate(saved, 1):

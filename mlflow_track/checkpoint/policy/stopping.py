@@ -17,7 +17,6 @@ class Standing(NamedTuple):
 
     Attributes:
         best: The best value; None before the first finite one.
-        best_step: Its step.
         since: How many values came after it.
     """
 

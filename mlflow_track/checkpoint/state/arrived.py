@@ -13,6 +13,9 @@ import torch
 from mlflow_track.checkpoint.disk.copying import on_cores
 from mlflow_track.checkpoint.state import kinds
 from mlflow_track.checkpoint.state.names import fit_plain
+from mlflow_track.checkpoint.state.plain import describe
+from mlflow_track.checkpoint.state.tensors import form_of
+from mlflow_track.checkpoint.state.values import dtype_text
 from mlflow_track.wording import shown
 
 # A tensor on a device comes back in pieces of this size: memory may be short on either side.
@@ -51,8 +54,6 @@ class Arrivals:
         that differ can change what follows.
 
         Args:
-            name: The name of the entry.
-            saved: Its plain data in the checkpoint.
             here: The live object as plain data, taken apart after loading.
             may_be_tied: Whether it matters which of its tensors are one, as in a model. The live
                 tensors must stay alive until `ties` has been called.
@@ -79,23 +80,22 @@ class Arrivals:
         """Tensors of the compared entries that were one at the save and are two here, or the
         other way round.
         """
-        untied = [
-            f"{_and(paths)} were one tensor at the save and are {len(paths)} here"
-            for paths in self._here_of.values()
+        forms = (
+            (self._here_of, "were one tensor at the save and are {} here"),
+            (self._saved_of, "were {} tensors at the save and are one here"),
+        )
+        return [
+            f"{' and '.join(paths.values())} {form.format(len(paths))}"
+            for groups, form in forms
+            for paths in groups.values()
             if len(paths) > 1
         ]
-        tied = [
-            f"{_and(paths)} were {len(paths)} tensors at the save and are one here"
-            for paths in self._saved_of.values()
-            if len(paths) > 1
-        ]
-        return untied + tied
 
     def _note(self, pair: _Pair) -> None:
         # A tensor without elements has no memory.
         if not pair.saved.numel():
             return
-        there, here = pair.saved.data_ptr(), _memory_of(pair.here)
+        there, here = pair.saved.data_ptr(), (pair.here.data_ptr(), *form_of(pair.here))
         self._here_of[there].setdefault(here, pair.path)
         self._saved_of[here].setdefault(there, pair.path)
 
@@ -115,14 +115,6 @@ def _under_new_names(saved: Any, here: Any) -> Any:
         return saved
     names = dict(zip(gone, new, strict=True))
     return {names.get(key, key): value for key, value in saved.items()}
-
-
-def _memory_of(tensor: torch.Tensor) -> Any:
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device
-
-
-def _and(paths: Mapping[Any, str]) -> str:
-    return " and ".join(paths.values())
 
 
 def _differences(path: str, saved: Any, here: Any, pairs: list[_Pair]) -> Iterator[str]:
@@ -159,7 +151,7 @@ def _differences(path: str, saved: Any, here: Any, pairs: list[_Pair]) -> Iterat
 def _other_form(saved: torch.Tensor, here: torch.Tensor) -> str:
     """The dtypes or shapes where they differ, else nothing."""
     if saved.dtype != here.dtype:
-        return f"{_dtype(saved)} -> {_dtype(here)}"
+        return f"{dtype_text(saved.dtype)} -> {dtype_text(here.dtype)}"
     if saved.shape != here.shape:
         return f"{list(saved.shape)} -> {list(here.shape)}"
     return ""
@@ -186,13 +178,7 @@ def _number(value: Any) -> Any:
 
 
 def _describe(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{_dtype(value)}{list(value.shape)}"
-    return shown(value) if isinstance(value, _PLAIN) else type(value).__name__
-
-
-def _dtype(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
+    return shown(value) if isinstance(value, _PLAIN) else describe(value)
 
 
 def _is_equal(saved: torch.Tensor, here: torch.Tensor) -> bool:

@@ -16,9 +16,8 @@ from mlflow_track.checkpoint.disk.metadata import Metadata
 from mlflow_track.checkpoint.state import kinds
 from mlflow_track.checkpoint.state.classes import Absent
 from mlflow_track.checkpoint.state.objects import is_object, state_of
-from mlflow_track.checkpoint.state.strides import dense_stride, is_dense, is_same_memory
-from mlflow_track.checkpoint.state.tensors import require_storable
-from mlflow_track.wording import expected, typed
+from mlflow_track.checkpoint.state.tensors import dense_stride, form_of, is_dense, require_storable
+from mlflow_track.wording import type_error, typed
 
 _PLAIN = frozenset((type(None), bool, int, str))
 _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
@@ -70,9 +69,11 @@ class Encoder:
             TypeError: Something that a checkpoint cannot hold; the message names its path.
         """
         if depth > _MOST_DEPTH:
-            raise TypeError(
-                expected(f"state at {path!r}", f"nested at most {_MOST_DEPTH} levels deep", "more")
-                + " (a cycle?)"
+            raise type_error(
+                f"state at {path!r}",
+                f"nested at most {_MOST_DEPTH} levels deep",
+                "more",
+                " (a cycle?)",
             )
         kind = type(value)
         if kind in _TENSORS:
@@ -95,14 +96,12 @@ class Encoder:
             form = self.encode(state_of(value), path, depth)
             self._is_inside_an_object = False
             return form
-        raise TypeError(
-            expected(
-                f"state at {path!r}",
-                "a tensor, array, number, string, bytes, list, tuple, set, dict, deque, named "
-                "tuple, Enum or random generator (objects with state_dict and load_state_dict "
-                "belong into `state` itself, or into a list or dict there)",
-                f"{kind.__module__}.{kind.__qualname__}",
-            )
+        raise type_error(
+            f"state at {path!r}",
+            "a tensor, array, number, string, bytes, list, tuple, set, dict, deque, named "
+            "tuple, Enum or random generator (objects with state_dict and load_state_dict "
+            "belong into `state` itself, or into a list or dict there)",
+            f"{kind.__module__}.{kind.__qualname__}",
         )
 
     def _items(self, values: Any, path: str, depth: int) -> list[Any]:
@@ -130,12 +129,10 @@ class Encoder:
         pairs = []
         for key, item in value.items():
             if not isinstance(key, _KEYS):
-                raise TypeError(
-                    expected(
-                        f"a key of state at {path!r}",
-                        "a string, number, tuple or member of an Enum",
-                        typed(key),
-                    )
+                raise type_error(
+                    f"a key of state at {path!r}",
+                    "a string, number, tuple or member of an Enum",
+                    typed(key),
                 )
             encoded = self.encode(key, f"{path}.<key>", depth + 1)
             pairs.append([encoded, self.encode(item, f"{path}.{key}", depth + 1)])
@@ -191,9 +188,9 @@ class Encoder:
         # no address.
         address = value.data_ptr()
         if address and (first := self._seen.setdefault(address, name)) is not name:
-            if is_same_memory(self.tensors[first], value):
+            if form_of(self.tensors[first]) == form_of(value):
                 return first
-            view = (address, value.dtype, value.shape, value.stride(), value.device)
+            view = (address, *form_of(value))
             if (first := self._views.setdefault(view, name)) is not name:
                 return first
         self.tensors[name] = value
@@ -226,7 +223,7 @@ class _Taking(NamedTuple):
         return self.encoder._name(tensor, self.path)
 
     def refuse(self, what: str, got: str) -> None:
-        raise TypeError(expected(f"state at {self.path!r}", what, got))
+        raise type_error(f"state at {self.path!r}", what, got)
 
 
 def _remember(encoded: dict[str, Any], value: Mapping[str, Any], path: str) -> _Known | None:

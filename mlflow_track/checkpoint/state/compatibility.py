@@ -10,7 +10,7 @@ import torch
 from mlflow_track.checkpoint.state.match import Load, loads_in
 from mlflow_track.checkpoint.state.objects import content_here
 from mlflow_track.checkpoint.state.plain import describe, is_alike, problems_of_plain
-from mlflow_track.checkpoint.state.strides import once
+from mlflow_track.checkpoint.state.tensors import once
 
 _MOST_NAMED = 8
 # What schedulers and torch itself put into the groups of an optimizer, now and then.
@@ -30,7 +30,6 @@ def require_fit(
     """Raise unless each entry of a saved state matches the live one.
 
     Args:
-        state: Live objects and plain data by name.
         plan: Their saved state, as `match` returns it.
         origin: The name of the checkpoint in the message.
         classes: The classes of the objects, by name, where the checkpoint has them.

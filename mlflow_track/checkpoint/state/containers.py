@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mlflow_track.checkpoint.state.classes import Named, named_from, origin_of
-from mlflow_track.wording import expected, shown
+from mlflow_track.wording import shown, type_error
 
 # The factories of a defaultdict: any other function would need stored code.
 _FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, int, float, str)}
@@ -19,7 +19,7 @@ def numbered(value: Any) -> dict[Any, Any]:
     return dict(enumerate(value))
 
 
-def refill_list(live: list[Any], value: list[Any]) -> list[Any]:
+def refill_list(live: Any, value: Any) -> Any:
     live[:] = value
     return live
 
@@ -60,21 +60,13 @@ def take_default(value: defaultdict[Any, Any], walk: Any) -> Any:
     name = None if factory is None else getattr(factory, "__name__", "")
     if name is not None and _FACTORIES.get(name) is not factory:
         choices = f"one of {', '.join(_FACTORIES)} (or use a dict)"
-        raise TypeError(expected(f"the default of state at {walk.path!r}", choices, shown(factory)))
+        raise type_error(f"the default of state at {walk.path!r}", choices, shown(factory))
     return [name, walk.mapping(value)]
 
 
 def put_default(content: Any, walk: Any) -> defaultdict[Any, Any]:
     name, form = content
     return defaultdict(None if name is None else _FACTORIES[name], walk.value(form))
-
-
-def same_default(one: Any, other: Any) -> bool:
-    return one.default_factory is other.default_factory
-
-
-def take_deque(value: deque[Any], walk: Any) -> Any:
-    return [value.maxlen, walk.items(value)]
 
 
 def put_deque(content: Any, walk: Any) -> deque[Any]:

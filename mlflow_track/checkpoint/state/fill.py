@@ -10,18 +10,13 @@ import torch
 
 from mlflow_track.checkpoint.disk.copying import copy_all
 from mlflow_track.checkpoint.state import kinds
-from mlflow_track.checkpoint.state.strides import once
-from mlflow_track.checkpoint.state.tensors import same_tensors
+from mlflow_track.checkpoint.state.tensors import once, same_tensors
 
 _LARGE_BYTES = 4 << 20
 
 
 class Place:
-    """Stands in a plan for what will be there.
-
-    Attributes:
-        here: The live object or tensor.
-    """
+    """Stands in a plan for what will be there."""
 
     here: Any
 
@@ -30,8 +25,6 @@ class Copy(Place):
     """A tensor that will be copied: where from, and where to once that is known.
 
     Attributes:
-        path: Its place in the state.
-        source: The saved tensor.
         here: The live tensor that is filled; None where new memory is made.
         is_left: Whether a model fills it itself.
     """
@@ -88,7 +81,7 @@ class Copies:
 
     def _tensor(self, path: str, source: torch.Tensor, existing: Any) -> Copy:
         here = existing if _can_be_filled(existing, source) else None
-        # Tied tensors stay one; those that are two here stay two, as whoever holds them has them.
+        # Tied tensors stay one; those that are two here stay two, because their holders have two.
         known = self._by_source.get(id(source))
         if known is None or (here is not None and here is not known.here):
             copy = Copy(path, source, here)

@@ -6,6 +6,7 @@ imports or calls what a checkpoint names: a class is one that the program has lo
 
 from __future__ import annotations
 
+import operator
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
@@ -17,12 +18,7 @@ import numpy as np
 import torch
 
 from mlflow_track.checkpoint.state import containers, values
-from mlflow_track.checkpoint.state.classes import (
-    Absent,
-    is_named_tuple,
-    member_form,
-    member_from,
-)
+from mlflow_track.checkpoint.state.classes import Absent, is_named_tuple, member_form, member_from
 from mlflow_track.checkpoint.state.tensors import same_tensors
 
 
@@ -95,6 +91,33 @@ def fill(live: Any, value: Any) -> Any:
     return kind.refill(live, value)
 
 
+def _mapping(tag: str, kind: Callable[..., Any]) -> Kind:
+    """A mapping that only its class tells from a dict."""
+    return Kind(
+        tag=tag,
+        types=(kind,),  # type: ignore[arg-type]
+        take=lambda value, walk: walk.mapping(value),
+        put=lambda content, walk: kind(walk.value(content)),
+        parts=dict,
+        build=lambda like, parts: kind(parts),
+        refill=containers.refill_mapping,
+    )
+
+
+def _whole(tag: str, kind: type, take: Any, put: Any, **more: Any) -> Kind:
+    """A kind without parts, of which equal values are the same."""
+    return Kind(tag=tag, types=(kind,), take=take, put=put, **{"same": operator.eq, **more})
+
+
+def _alone(function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """A function of the value or the content alone, for `take` and `put`."""
+    return lambda value, walk: function(value)
+
+
+def _of_values(kind: Callable[[list[Any]], Any]) -> Callable[[Any, Any], Any]:
+    return lambda content, walk: kind(walk.values(content))
+
+
 MAPPING = Kind(
     tag="$dict",
     types=(dict,),
@@ -117,52 +140,21 @@ _NAMED = Kind(
 _ENUM = Kind(
     tag="$enum",
     types=(Absent,),
-    take=lambda value, walk: member_form(value),
+    take=_alone(member_form),
     put=lambda content, walk: member_from(*content),
     refill=values.refill_member,
     same=lambda one, other: member_form(one)[1:] == member_form(other)[1:],
 )
 _SCALAR = Kind(
-    tag="$scalar",
-    types=(),
-    take=values.take_scalar,
-    put=values.put_scalar,
-    same=values.same_arrays,
+    tag="$scalar", types=(), take=values.take_scalar, put=values.put_scalar, same=values.same_arrays
 )
-_LIST = Kind(
-    tag="$list",
-    types=(list,),
-    take=lambda value, walk: walk.items(value),
-    put=lambda content, walk: walk.values(content),
-    parts=containers.numbered,
-    build=lambda like, parts: list(parts.values()),
-    refill=containers.refill_list,
-)
-
 KINDS = (
     MAPPING,
-    _LIST,
     _NAMED,
     _ENUM,
     _SCALAR,
-    Kind(
-        tag="$ordered",
-        types=(OrderedDict,),
-        take=lambda value, walk: walk.mapping(value),
-        put=lambda content, walk: OrderedDict(walk.value(content)),
-        parts=dict,
-        build=lambda like, parts: OrderedDict(parts),
-        refill=containers.refill_mapping,
-    ),
-    Kind(
-        tag="$counter",
-        types=(Counter,),
-        take=lambda value, walk: walk.mapping(value),
-        put=lambda content, walk: Counter(walk.value(content)),
-        parts=dict,
-        build=lambda like, parts: Counter(parts),
-        refill=containers.refill_mapping,
-    ),
+    _mapping("$ordered", OrderedDict),
+    _mapping("$counter", Counter),
     Kind(
         tag="$defaultdict",
         types=(defaultdict,),
@@ -171,90 +163,56 @@ KINDS = (
         parts=dict,
         build=lambda like, parts: defaultdict(like.default_factory, parts),
         refill=containers.refill_mapping,
-        same=containers.same_default,
+        same=lambda one, other: one.default_factory is other.default_factory,
+    ),
+    Kind(
+        tag="$list",
+        types=(list,),
+        take=lambda value, walk: walk.items(value),
+        put=_of_values(list),
+        parts=containers.numbered,
+        build=lambda like, parts: list(parts.values()),
+        refill=containers.refill_list,
     ),
     Kind(
         tag="$tuple",
         types=(tuple,),
         take=lambda value, walk: walk.items(value),
-        put=lambda content, walk: tuple(walk.values(content)),
+        put=_of_values(tuple),
         parts=containers.numbered,
         build=lambda like, parts: tuple(parts.values()),
     ),
     Kind(
-        tag="$size",
-        types=(torch.Size,),
-        take=lambda value, walk: list(value),
-        put=lambda content, walk: torch.Size(content),
-        same=lambda one, other: one == other,
-    ),
-    Kind(
         tag="$deque",
         types=(deque,),
-        take=containers.take_deque,
+        take=lambda value, walk: [value.maxlen, walk.items(value)],
         put=containers.put_deque,
         parts=containers.numbered,
         build=lambda like, parts: deque(parts.values(), maxlen=like.maxlen),
         refill=containers.refill_deque,
         same=lambda one, other: one.maxlen == other.maxlen,
     ),
-    Kind(
-        tag="$set",
-        types=(set,),
-        take=containers.take_set,
-        put=lambda content, walk: set(walk.values(content)),
-        refill=containers.refill_set,
-        same=lambda one, other: one == other,
+    _whole("$set", set, containers.take_set, _of_values(set), refill=containers.refill_set),
+    _whole("$frozenset", frozenset, containers.take_set, _of_values(frozenset)),
+    _whole("$size", torch.Size, _alone(list), _alone(torch.Size)),
+    _whole("$bytes", bytes, _alone(values.raw), _alone(values.from_raw)),
+    _whole(
+        "$bytearray",
+        bytearray,
+        _alone(values.raw),
+        lambda content, walk: bytearray(values.from_raw(content)),
+        refill=containers.refill_list,
     ),
-    Kind(
-        tag="$frozenset",
-        types=(frozenset,),
-        take=containers.take_set,
-        put=lambda content, walk: frozenset(walk.values(content)),
-        same=lambda one, other: one == other,
-    ),
-    Kind(
-        tag="$bytes",
-        types=(bytes,),
-        take=lambda value, walk: values.raw(value),
-        put=values.put_bytes,
-        same=lambda one, other: one == other,
-    ),
-    Kind(
-        tag="$bytearray",
-        types=(bytearray,),
-        take=lambda value, walk: values.raw(value),
-        put=lambda content, walk: bytearray(values.put_bytes(content, walk)),
-        refill=values.refill_bytes,
-        same=lambda one, other: one == other,
-    ),
-    Kind(
-        tag="$float",
-        types=(),
-        take=lambda value, walk: repr(value),
-        put=values.put_float,
-    ),
-    Kind(
-        tag="$complex_number",
-        types=(complex,),
-        take=values.take_complex,
-        put=values.put_complex,
+    Kind(tag="$float", types=(), take=_alone(repr), put=values.put_float),
+    _whole(
+        "$complex_number",
+        complex,
+        values.take_complex,
+        values.put_complex,
         same=lambda one, other: repr(one) == repr(other),
     ),
-    Kind(
-        tag="$dtype",
-        types=(torch.dtype,),
-        take=lambda value, walk: str(value).removeprefix("torch."),
-        put=values.put_dtype,
-        same=lambda one, other: one == other,
-    ),
-    Kind(
-        tag="$device",
-        types=(torch.device,),
-        take=lambda value, walk: str(value),
-        put=lambda content, walk: torch.device(content),
-        same=lambda one, other: one == other,
-    ),
+    _whole("$dtype", torch.dtype, _alone(values.dtype_text), values.put_dtype),
+    _whole("$device", torch.device, _alone(str), _alone(torch.device)),
     Kind(
         tag="$array",
         types=(np.ndarray,),

@@ -16,13 +16,13 @@ import torch
 from mlflow_track.checkpoint.disk import safetensors
 from mlflow_track.checkpoint.disk.store import Checkpoint, CorruptCheckpointError
 from mlflow_track.checkpoint.state import codec, kinds
-from mlflow_track.checkpoint.state.collection import without_collection
 from mlflow_track.checkpoint.state.compatibility import require_fit
 from mlflow_track.checkpoint.state.fill import Copies, Copy
+from mlflow_track.checkpoint.state.flatten import without_collection
 from mlflow_track.checkpoint.state.match import Load, loads_in, match
 from mlflow_track.checkpoint.state.objects import content_here
 from mlflow_track.checkpoint.state.rules import load_by_rules
-from mlflow_track.checkpoint.state.strides import once
+from mlflow_track.checkpoint.state.tensors import once
 from mlflow_track.record import layout
 
 
@@ -68,9 +68,6 @@ def load_into(
     arrays, dicts, lists, sets, random generators.
 
     Args:
-        state: Live objects and plain data by name.
-        saved: Their saved state.
-        checkpoint: Its origin, for messages.
         classes: The classes of the objects, where the checkpoint has them.
 
     Raises:
@@ -146,7 +143,7 @@ def _load_by_rules(loads: Sequence[Load]) -> None:
 def _load(load: Load, copies: Copies) -> None:
     target = load.here
     if load.prefixes:
-        return  # It is loaded already.
+        return  # By `_load_by_rules`.
     if isinstance(target, torch.nn.Module):
         _load_module(target, load.saved)
     elif isinstance(target, torch.Generator):

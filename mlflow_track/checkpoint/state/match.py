@@ -17,10 +17,8 @@ class Load(Place):
     """An object that gets its saved state.
 
     Attributes:
-        path: Its place in the state.
-        here: The object.
         saved: Its saved state, under the names that it has here.
-        prefixes: Of a module, the prefixes of the names that it loads by rules of its own.
+        prefixes: Of the names that a module loads by its own rules; None for another object.
         planned: The saved state with a place for each tensor.
     """
 

@@ -24,9 +24,9 @@ def bare(module: torch.nn.Module, content: Mapping[str, Any]) -> Mapping[str, An
 def fit(target: Any, saved: Any) -> Any:
     """The saved state of an object under the names that `target` has for it.
 
-    Beside a model that is whatever keeps something for each of its parameters by their names: an
-    average of a wrapped or compiled model matches the model alone, and vice versa. Names that
-    match neither way stay as they are.
+    The object is a model, or keeps something for each of its parameters by name: an average of a
+    wrapped or compiled model matches the model alone, and vice versa. Names that match neither
+    way stay as they are.
     """
     if isinstance(target, torch.Generator) or not isinstance(saved, Mapping):
         return saved
@@ -56,7 +56,6 @@ def _renamed(saved: Mapping[str, Any], own: Mapping[str, str]) -> Mapping[str, A
     """`saved` with its names replaced.
 
     Args:
-        saved: Content by name.
         own: The names here by what they are without wrappers.
     """
     if saved.keys() == own.keys() and all(bare_name == name for bare_name, name in own.items()):

@@ -13,7 +13,7 @@ from mlflow_track.checkpoint.state.names import bare
 
 
 def is_object(entry: Any) -> bool:
-    """Whether an entry of the state has a state of its own, which is loaded into it."""
+    """Whether an entry of the state has its own state, which is loaded into it."""
     return isinstance(entry, torch.Generator) or (
         hasattr(entry, "state_dict") and not isinstance(entry, type)
     )

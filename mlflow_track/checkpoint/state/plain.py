@@ -11,6 +11,7 @@ import torch
 from mlflow_track.checkpoint.state import kinds
 from mlflow_track.checkpoint.state.classes import Absent
 from mlflow_track.checkpoint.state.match import Load
+from mlflow_track.checkpoint.state.values import dtype_text
 
 
 def problems_of_plain(name: str, live: Any, saved: Any) -> Iterator[str]:
@@ -27,32 +28,23 @@ def problems_of_plain(name: str, live: Any, saved: Any) -> Iterator[str]:
 def describe(value: Any) -> str:
     """The dtype and shape of a tensor or an array, else the class."""
     if isinstance(value, torch.Tensor | np.ndarray):
-        return f"{_dtype(value)}{list(value.shape)}"
+        return f"{dtype_text(value.dtype)}{list(value.shape)}"
     return type(value).__name__
-
-
-def _dtype(value: torch.Tensor | np.ndarray) -> str:
-    return str(value.dtype).removeprefix("torch.")
 
 
 def is_alike(saved: Any, here: Any) -> bool:
     """Whether two tensors, or two arrays, have one shape and one dtype."""
-    return (
-        any(
-            isinstance(saved, kind) and isinstance(here, kind)
-            for kind in (torch.Tensor, np.ndarray)
-        )
-        and saved.shape == here.shape
-        and saved.dtype == here.dtype
-    )
+    for kind in (torch.Tensor, np.ndarray):
+        if isinstance(saved, kind) and isinstance(here, kind):
+            return saved.shape == here.shape and saved.dtype == here.dtype
+    return False
 
 
 def _of_array(name: str, live: Any, saved: Any) -> Iterator[str]:
     if not isinstance(saved, torch.Tensor | np.ndarray):
         return
     if isinstance(live, torch.Tensor) and live.is_meta:
-        words = f"{name!r} is on the meta device, without memory: give one with memory, or None"
-        yield words
+        yield f"{name!r} is on the meta device, without memory: give one with memory, or None"
         return
     is_one_kind = isinstance(saved, torch.Tensor) == isinstance(live, torch.Tensor)
     size = live.numel() if isinstance(live, torch.Tensor) else live.size
@@ -70,8 +62,7 @@ def _inside(path: str, live: Any, saved: Any) -> Iterator[str]:
     if isinstance(saved, np.random.Generator) and isinstance(live, np.random.Generator):
         kind, here = (type(g.bit_generator).__name__ for g in (saved, live))
         if kind != here:
-            words = f"{path!r} is a generator of {kind} in the checkpoint and of {here} here"
-            yield words
+            yield f"{path!r} is a generator of {kind} in the checkpoint and of {here} here"
     kind = kinds.kind_of(saved)
     if kind is None or kind.parts is None:
         return

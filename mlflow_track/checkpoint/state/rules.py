@@ -1,4 +1,4 @@
-"""Modules with loading rules of their own, and how torch loads them."""
+"""Modules with their own loading rules, and how torch loads them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from mlflow_track.checkpoint.state.fill import own_copy
 from mlflow_track.checkpoint.state.kinds import same
@@ -22,7 +23,7 @@ _USUAL = {
 
 
 def prefixes_with_rules(module: nn.Module) -> tuple[str, ...]:
-    """The prefixes of names that a module loads by rules of its own: hooks, overridden methods."""
+    """The prefixes of names that a module loads by its own rules: hooks, overridden methods."""
     found: list[str] = []
     for name, part in module.named_modules(remove_duplicate=False):
         prefix = f"{name}." if name else ""
@@ -40,7 +41,7 @@ def load_by_rules(
         ValueError: The module refuses; the message says whether it is as before.
     """
     live: Any = module.state_dict()
-    before = {key: _copied(value) for key, value in live.items() if not _is_lazy(value)}
+    before = {key: _copied(value) for key, value in live.items() if not is_lazy(value)}
     # It may keep what it is given.
     given = {k: own_copy(v) if k.startswith(prefixes) else v for k, v in saved.items()}
     if hasattr(live, "_metadata"):
@@ -73,10 +74,6 @@ def _has_rules(module: nn.Module) -> bool:
         or module._load_state_dict_pre_hooks
         or module._load_state_dict_post_hooks
     )
-
-
-def _is_lazy(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and torch.nn.parameter.is_lazy(value)
 
 
 def _copied(value: Any) -> Any:

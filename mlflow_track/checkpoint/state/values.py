@@ -30,13 +30,8 @@ def raw(value: Any) -> str:
     return base64.b64encode(value).decode()
 
 
-def put_bytes(content: Any, walk: Any) -> bytes:
-    return base64.b64decode(content, validate=True)
-
-
-def refill_bytes(live: bytearray, value: bytearray) -> bytearray:
-    live[:] = value
-    return live
+def from_raw(text: Any) -> bytes:
+    return base64.b64decode(text, validate=True)
 
 
 def refill_member(live: Any, value: Any) -> Any:
@@ -56,8 +51,12 @@ def put_complex(content: Any, walk: Any) -> complex:
 
 def put_scalar(content: Any, walk: Any) -> np.generic:
     name, text = content
-    (value,) = np.frombuffer(put_bytes(text, walk), _number_type(name))
+    (value,) = np.frombuffer(from_raw(text), _number_type(name))
     return value
+
+
+def dtype_text(value: Any) -> str:
+    return str(value).removeprefix("torch.")
 
 
 def put_dtype(content: Any, walk: Any) -> torch.dtype:

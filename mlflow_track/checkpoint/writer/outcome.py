@@ -5,24 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_track.checkpoint.disk.store import Checkpoint
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """The outcome of one save.
 
     Attributes:
-        step: The step of the request.
-        checkpoint: The committed checkpoint; None where the save failed.
-        error: The reason for a failure.
         size_bytes: Bytes of tensors.
         stall_seconds: The time that `save` blocked the training loop.
         durable_seconds: The time from the call until the checkpoint was durable or failed.
     """
 
     step: int
-    checkpoint: Checkpoint | None
     error: OSError | None
     size_bytes: int
     stall_seconds: float

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy
 import xxhash
@@ -28,28 +28,10 @@ class WriterDiedError(RuntimeError):
     """The writer ended without an answer."""
 
 
-class Writer(Protocol):
-    """Does requests in their order; at most one answer is awaited at a time."""
-
-    def send(self, request: Mapping[str, Any]) -> None:
-        """Hand over a request. When this returns, it is done whatever becomes of this process."""
-        ...
-
-    def receive(self, timeout_seconds: float | None) -> dict[str, Any] | None:
-        """The next answer, or word of progress; None where none comes in time (None: for ever).
-
-        Raises:
-            WriterDiedError: None will ever come.
-        """
-        ...
-
-    def close(self) -> None:
-        """Return when all requests are done."""
-        ...
-
-
 class ProcessWriter:
     """A small process in its own session, without torch; see `main.py`.
+
+    It does requests in their order; at most one answer is awaited at a time.
 
     Args:
         memory: The memory to read; it has a memfd.
@@ -86,6 +68,7 @@ class ProcessWriter:
         self.pid = self._process.pid
 
     def send(self, request: Mapping[str, Any]) -> None:
+        """Hand over a request. When this returns, it is done whatever becomes of this process."""
         line = json.dumps(request).encode() + b"\n"
         # A write smaller than a pipe's buffer is atomic.
         assert len(line) <= select.PIPE_BUF
@@ -95,6 +78,11 @@ class ProcessWriter:
             pass  # It died; `receive` reports it.
 
     def receive(self, timeout_seconds: float | None) -> dict[str, Any] | None:
+        """The next answer, or word of progress; None where none comes in time (None: for ever).
+
+        Raises:
+            WriterDiedError: None will ever come.
+        """
         while b"\n" not in self._received:
             if not self._poll.poll(None if timeout_seconds is None else 1000 * timeout_seconds):
                 return None
@@ -106,6 +94,7 @@ class ProcessWriter:
         return json.loads(line)
 
     def close(self) -> None:
+        """Return when all requests are done."""
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()

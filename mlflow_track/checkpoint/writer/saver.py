@@ -13,7 +13,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -22,12 +22,7 @@ from mlflow_track.checkpoint.disk.publish import Content, publish
 from mlflow_track.checkpoint.disk.store import CheckpointStore
 from mlflow_track.checkpoint.state.flatten import SaveRequest, take_apart
 from mlflow_track.checkpoint.writer.outcome import Outcome, Pending, as_error
-from mlflow_track.checkpoint.writer.process import (
-    ProcessWriter,
-    ThreadWriter,
-    Writer,
-    WriterDiedError,
-)
+from mlflow_track.checkpoint.writer.process import ProcessWriter, ThreadWriter, WriterDiedError
 from mlflow_track.checkpoint.writer.shared_memory import WarmMemory, available_bytes
 from mlflow_track.record import layout
 from mlflow_track.record.metrics import MetricsFile
@@ -40,17 +35,6 @@ _SLACK_BYTES = 256 << 10
 _MOST_WRITERS_PER_SAVE = 3
 
 
-class Publishes(Protocol):
-    """The part of a session that a saver needs."""
-
-    @property
-    def store(self) -> CheckpointStore: ...
-    @property
-    def metrics(self) -> MetricsFile: ...
-    @property
-    def announce(self) -> Callable[[str], None]: ...
-
-
 class Saver:
     """Publishes checkpoints of one run; at most one is in flight.
 
@@ -58,18 +42,19 @@ class Saver:
     here until the writer of a killed trainer is done.
 
     Args:
-        session: The store of checkpoints, and the rows to make durable before they are counted.
+        metrics: The rows to make durable before they are counted.
 
     Raises:
         TimeoutError: The writer of a previous process does not end.
     """
 
-    def __init__(self, session: Publishes) -> None:
-        self._store, self._metrics = session.store, session.metrics
-        self._announce = session.announce
-        self._lock = self._store.lock(self._announce)
+    def __init__(
+        self, store: CheckpointStore, metrics: MetricsFile, announce: Callable[[str], None]
+    ) -> None:
+        self._store, self._metrics, self._announce = store, metrics, announce
+        self._lock = store.lock(announce)
         self._memory = WarmMemory()
-        self._writer: Writer | None = None
+        self._writer: ProcessWriter | ThreadWriter | None = None
         self._planned = safetensors.CachedPlan()
         self._memory_of_state: dict[str, Any] = {}
         self._pending: deque[Pending] = deque()
@@ -116,11 +101,7 @@ class Saver:
         tensors, document = take_apart(request, self._memory_of_state)
         plan = self._planned.of(tensors)
         wide, long = self._metrics.positions(are_kept=True)
-        manifest = {
-            **request.manifest,
-            "metrics_position": wide,
-            "metrics_long_position": long,
-        }
+        manifest = {**request.manifest, "metrics_position": wide, "metrics_long_position": long}
         order = self._order(request.step, plan, manifest)
         if not self._has_memory(plan.total_bytes + len(document) + len(order)):
             return self._stream(request.step, plan, tensors, document, manifest, started)
@@ -137,7 +118,9 @@ class Saver:
             plan.total_bytes,
             started,
         )
-        self._send(pending)
+        assert self._writer is not None
+        self._pending.append(pending)
+        self._writer.send(pending.request)
         pending.stall_seconds = time.monotonic() - started
         return pending.stall_seconds
 
@@ -220,11 +203,6 @@ class Saver:
             "kill only after wait()"
         )
 
-    def _send(self, pending: Pending) -> None:
-        assert self._writer is not None
-        self._pending.append(pending)
-        self._writer.send(pending.request)
-
     def _take_answer(self, timeout_seconds: float | None) -> bool:
         """Take one answer of the writer, if one comes in time; replaces a writer that died."""
         assert self._writer is not None
@@ -267,7 +245,6 @@ class Saver:
         self._ended.append(
             Outcome(
                 step=pending.step,
-                checkpoint=None if error else self._store.expected(pending.step),
                 error=error,
                 size_bytes=pending.size_bytes,
                 stall_seconds=pending.stall_seconds,

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 
 from mlflow_track.checkpoint.disk.publish import PAGE_BYTES
+from mlflow_track.record.system import memory_groups, memory_of_groups
 
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14; Python has no name for it.
 # Reserved for the machine: a process that takes the last byte is killed for it.
 _RESERVE_SHARE = 0.05
+_UNLIMITED = 1 << 62
 
 
 class WarmMemory:
@@ -103,9 +105,10 @@ def available_bytes() -> int:
 
     A large number where the system does not say.
     """
-    known = [_of_machine(), *_of_cgroups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
-    limits = [limit for limit in known if limit is not None]
-    return int(min(limits) * (1 - _RESERVE_SHARE)) if limits else 1 << 62
+    left = [limit - used for limit, used in memory_of_groups(memory_groups(), _UNLIMITED)]
+    if (machine := _of_machine()) is not None:
+        left.append(machine)
+    return int(min(left) * (1 - _RESERVE_SHARE)) if left else _UNLIMITED
 
 
 def _cuda_runtime() -> Any:
@@ -142,28 +145,3 @@ def _of_machine() -> int | None:
         return int(found[1]) * 1024 if found else None
     except OSError:
         return None
-
-
-def _of_cgroups(membership: Path, root: Path) -> list[int]:
-    """The memory left in each cgroup (version 2) from this process's own up to the root."""
-    try:
-        found = re.search(r"^0::/(.*)$", membership.read_text(), re.MULTILINE)
-    except OSError:
-        return []
-    own = root / found[1] if found else root
-    left = []
-    for group in [own, *own.parents]:
-        try:
-            limit = (group / "memory.max").read_text().strip()
-            if limit != "max":
-                used = int((group / "memory.current").read_text())
-                # The page cache counts as used and is given back on demand.
-                cache = re.search(
-                    r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE
-                )
-                left.append(int(limit) - used + (int(cache[1]) if cache else 0))
-        except (OSError, ValueError):
-            pass
-        if group == root:
-            break
-    return left

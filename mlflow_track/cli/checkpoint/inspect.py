@@ -11,12 +11,7 @@ import click
 import msgspec
 
 from mlflow_track.cli import exit_codes
-from mlflow_track.cli.checkpoint.rows import (
-    best_step,
-    checkpoint_rows,
-    logged_values,
-    metrics_text,
-)
+from mlflow_track.cli.checkpoint.rows import best_step, checkpoint_rows, logged_values, metrics_text
 from mlflow_track.cli.output import (
     cell_text,
     echo,
@@ -28,14 +23,12 @@ from mlflow_track.cli.output import (
 )
 from mlflow_track.cli.select import (
     checkpoint_argument,
-    directory_option,
     existing_checkpoints,
     find_checkpoint,
     run_argument,
     run_or_last_argument,
     store_of,
 )
-from mlflow_track.record.schema import Manifest
 from mlflow_track.wording import count_text, expected, size_text
 
 if TYPE_CHECKING:
@@ -46,7 +39,6 @@ _MOST_METRICS = 6
 
 @click.command("ls")
 @run_or_last_argument
-@directory_option
 @output_options
 def list_checkpoints(run: str, root: Path, form: str | None) -> None:
     """List the checkpoints of RUN (default: the newest run), newest last; reads only manifests.
@@ -94,7 +86,6 @@ def _notes(row: Mapping[str, Any]) -> list[str]:
 @click.command()
 @run_or_last_argument
 @click.argument("step", required=False)
-@directory_option
 @json_option
 def verify(run: str, step: str | None, root: Path, as_json: bool) -> None:
     """Read every byte of each checkpoint of RUN (default: the newest run), or only that of STEP.
@@ -109,9 +100,8 @@ def verify(run: str, step: str | None, root: Path, as_json: bool) -> None:
     from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
 
     store, rows = store_of(root, run), []
-    for checkpoint in (
-        existing_checkpoints(store) if step is None else [find_checkpoint(store, step)]
-    ):
+    chosen = existing_checkpoints(store) if step is None else [find_checkpoint(store, step)]
+    for checkpoint in chosen:
         began, size, problem = time.monotonic(), None, None
         try:
             with held_for_reading(checkpoint.path):
@@ -120,16 +110,13 @@ def verify(run: str, step: str | None, root: Path, as_json: bool) -> None:
         except (CorruptCheckpointError, OSError) as error:
             problem = str(error)
         seconds = time.monotonic() - began
-        rows.append(
-            {"step": checkpoint.step, "bytes": size, "seconds": seconds, "problem": problem}
-        )
+        row = {"step": checkpoint.step, "bytes": size, "seconds": seconds, "problem": problem}
+        rows.append(row)
         if not as_json:
             # Each at once: reading gigabytes takes a while.
-            words = (
-                f"DAMAGED: {problem}"
-                if size is None
-                else f"verified, {size_text(size)} in {seconds:.2f} s"
-            )
+            words = f"DAMAGED: {problem}"
+            if size is not None:
+                words = f"verified, {size_text(size)} in {seconds:.2f} s"
             echo(f"step {checkpoint.step}  {words}")
     if as_json:
         print_json(rows)
@@ -152,7 +139,7 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
     from mlflow_track.checkpoint.disk.inspect import tensors_of
     from mlflow_track.checkpoint.disk.store import CheckpointStore
 
-    manifest, tensors = _manifest(checkpoint), tensors_of(checkpoint)
+    manifest, tensors = checkpoint.manifest, tensors_of(checkpoint)
     # Completed by what an older version did not write; metrics as numbers, not as the words there.
     content = {**msgspec.to_builtins(manifest), **checkpoint.content}
     content["metrics"] = checkpoint.metrics
@@ -181,7 +168,6 @@ def show(checkpoint: Checkpoint, as_json: bool) -> None:
 @run_argument
 @click.argument("first")
 @click.argument("second")
-@directory_option
 @click.option("--values", is_flag=True, help="Also compare the values of the tensors.")
 @output_options
 def diff(run: str, first: str, second: str, root: Path, values: bool, form: str | None) -> None:
@@ -195,19 +181,13 @@ def diff(run: str, first: str, second: str, root: Path, values: bool, form: str 
       mlflow-track ckpt diff demo 100 other-run:100 --values
     """
     from mlflow_track.checkpoint.disk.inspect import compare_manifests, compare_values
-    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
 
     other, _, step = second.rpartition(":")
-    a, b = (
-        find_checkpoint(store_of(root, run), first),
-        find_checkpoint(store_of(root, other or run), step),
-    )
-    try:
-        found = compare_manifests(a, b)
-        if values:
-            found += compare_values(a, b)
-    except CorruptCheckpointError as error:
-        raise click.ClickException(str(error)) from None
+    a = find_checkpoint(store_of(root, run), first)
+    b = find_checkpoint(store_of(root, other or run), step)
+    found = compare_manifests(a, b)
+    if values:
+        found += compare_values(a, b)
     names = [f"STEP {a.step}", f"STEP {b.step}"]
     if a.path.parent != b.path.parent:
         names = [f"{c.path.parents[1].name} {name}" for c, name in zip((a, b), names, strict=True)]
@@ -237,7 +217,7 @@ def export(
       mlflow-track ckpt export @last last -o model.safetensors
     """
     from mlflow_track.checkpoint.disk.inspect import export_model
-    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError, held_for_reading
+    from mlflow_track.checkpoint.disk.store import held_for_reading
 
     target = output or Path(f"{entry}-step-{checkpoint.step}.{form}")
     if target.suffix != f".{form}":
@@ -249,26 +229,11 @@ def export(
             count, skipped = export_model(checkpoint, target, entry)
     except KeyError as error:
         raise exit_codes.NotFound(error.args[0]) from None
-    except (CorruptCheckpointError, ValueError, OSError) as error:
+    except ValueError as error:
         raise click.ClickException(str(error)) from None
     if as_json:
-        print_json(
-            {
-                "file": str(target),
-                "step": checkpoint.step,
-                "tensors": count,
-                "skipped": skipped,
-            }
-        )
+        rest = {"step": checkpoint.step, "tensors": count, "skipped": skipped}
+        print_json({"file": str(target), **rest})
         return
     left = f"; skipped, not tensors: {', '.join(skipped)}" if skipped else ""
     echo(f"{target}: {count_text(count, 'tensor')} of step {checkpoint.step}{left}")
-
-
-def _manifest(checkpoint: Checkpoint) -> Manifest:
-    from mlflow_track.checkpoint.disk.store import CorruptCheckpointError
-
-    try:
-        return checkpoint.manifest
-    except CorruptCheckpointError as error:
-        raise click.ClickException(str(error)) from None

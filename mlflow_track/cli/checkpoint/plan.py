@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_track.cli import exit_codes
+from mlflow_track.cli.checkpoint.retention import Size
 from mlflow_track.cli.output import echo, json_option, print_json
 from mlflow_track.cli.select import directory_option
 from mlflow_track.record import layout
 from mlflow_track.record.files import folder_size
-from mlflow_track.wording import expected
+from mlflow_track.wording import expected, value_error
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.policy.retention import Keep
     from mlflow_track.checkpoint.policy.save_policy import SavePolicy
 
 _EVENLY = ("warmup_steps", "max_checkpoints")
+_RULES = ("last", "best", "metric", "milestones", "max_bytes")
 
 
 class _Steps(click.ParamType):
@@ -47,15 +51,18 @@ class _Steps(click.ParamType):
 @click.option("--save-on-improvement", metavar="METRIC", help="OnImprovement of this metric.")
 @click.option("--min-delta", type=float, help="Its smallest gain that counts (default: 0).")
 @click.option(
-    "--keep-last", type=int, help="Keep: how many of the newest; 1 with another rule, else all."
+    "--keep-last",
+    "last",
+    type=int,
+    help="Keep: how many of the newest; 1 with another rule, else all.",
 )
-@click.option("--keep-best", type=int, help="Keep: how many of the best by --metric.")
+@click.option("--keep-best", "best", type=int, help="Keep: how many of the best by --metric.")
 @click.option("--metric", help="The metric for --keep-best.")
 @click.option(
     "--milestones/--no-milestones", default=None, help="Keep: also the planned ones (default: yes)."
 )
-@click.option("--max-bytes", type=int, help="Keep: the most bytes that all of them may take.")
-@click.option("--state-bytes", type=int, help="The size of one checkpoint.")
+@click.option("--max-bytes", type=Size(), help="Keep: the most bytes that all may take: 10GB.")
+@click.option("--state-bytes", type=Size(), help="The size of one checkpoint: 2GB.")
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
@@ -85,30 +92,20 @@ def plan(
     Examples:
       mlflow-track plan --max-steps 1000 --warmup-steps 100 --max-checkpoints 5
       mlflow-track plan --max-steps 9000 --every 500 --keep-last 2
-      mlflow-track plan --max-steps 1000 --state-bytes 2000000000
+      mlflow-track plan --max-steps 1000 --state-bytes 2GB
     """
     from mlflow_track.checkpoint.disk.publish import free_bytes
     from mlflow_track.checkpoint.policy.compose import make_plan
     from mlflow_track.checkpoint.policy.disk_use import DiskUse, Present
     from mlflow_track.checkpoint.policy.foresight import endless_saves, foresee
     from mlflow_track.checkpoint.policy.limits import Limits
-    from mlflow_track.checks import require_int, require_number
 
     try:
-        _require_companions(options, {"step_seconds": step_seconds, "max_steps": max_steps})
-        limits = Limits(max_steps=max_steps)
-        save, keep = _save(max_steps, options), _keep(options)
-        require_int("--from-step", from_step, at_least=0)
-        if max_steps is not None and from_step >= max_steps:
-            raise ValueError(
-                expected("--from-step", f"below --max-steps {max_steps}", f"{from_step}")
-            )
-        if state_bytes is not None:
-            require_int("--state-bytes", state_bytes, at_least=1)
-            if checkpoint is not None:
-                raise ValueError("--state-bytes cannot be combined with --checkpoint")
-        if step_seconds is not None:
-            require_number("--step-seconds", step_seconds, above=0)
+        _require_companions({**options, "step_seconds": step_seconds, "max_steps": max_steps})
+        limits, save, keep = Limits(max_steps=max_steps), _save(max_steps, options), _keep(options)
+        _require_numbers(max_steps, from_step, state_bytes, step_seconds)
+        if state_bytes is not None and checkpoint is not None:
+            raise ValueError("--state-bytes cannot be combined with --checkpoint")
     except (TypeError, ValueError) as error:
         raise click.UsageError(_with_flags(str(error))) from None
     size = state_bytes if checkpoint is None else _size_of(checkpoint)
@@ -152,30 +149,39 @@ _FLAGS = {
 # An option that says something about another one.
 _COMPANIONS = {
     "min_delta": ("save_on_improvement",),
-    "metric": ("keep_best",),
-    "keep_best": ("metric",),
+    "metric": ("best",),
+    "best": ("metric",),
     "step_seconds": ("max_steps", "every_minutes"),
 }
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return _FLAGS.get(name) or f"--{name.replace('_', '-')}"
 
 
 def _with_flags(message: str) -> str:
     """A message about an argument, with the name of its option."""
     name, separator, rest = message.partition(" must be ")
     is_argument = separator and name.isidentifier()
-    return f"{_FLAGS.get(name, _flag(name))}{separator}{rest}" if is_argument else message
+    return f"{_flag(name)}{separator}{rest}" if is_argument else message
 
 
-def _require_companions(*options: dict[str, Any]) -> None:
-    """Refuse an option that has no effect without another one.
+def _require_numbers(
+    max_steps: int | None, from_step: int, state_bytes: int | None, step_seconds: float | None
+) -> None:
+    from mlflow_track.checks import require_int, require_number
 
-    Raises:
-        ValueError: The other one is missing.
-    """
-    values = {name: value for some in options for name, value in some.items()}
+    require_int("--from-step", from_step, at_least=0)
+    if max_steps is not None and from_step >= max_steps:
+        raise value_error("--from-step", f"below --max-steps {max_steps}", f"{from_step}")
+    if state_bytes is not None:
+        require_int("--state-bytes", state_bytes, at_least=1)
+    if step_seconds is not None:
+        require_number("--step-seconds", step_seconds, above=0)
+
+
+def _require_companions(values: dict[str, Any]) -> None:
+    """Refuse an option that has no effect without another one."""
     for name, others in _COMPANIONS.items():
         missing = [_flag(other) for other in others if values[other] is None]
         if values[name] is not None and missing:
@@ -183,30 +189,26 @@ def _require_companions(*options: dict[str, Any]) -> None:
 
 
 def _save(max_steps: int | None, options: dict[str, Any]) -> SavePolicy:
-    """The policies that the options name."""
     import mlflow_track as mt
 
-    policies: list[SavePolicy] = []
-    if options["every"] is not None:
-        policies.append(mt.EverySteps(options["every"]))
-    if options["at"] is not None:
-        policies.append(mt.AtSteps(options["at"]))
-    if options["every_minutes"] is not None:
-        policies.append(mt.EveryMinutes(options["every_minutes"]))
-    if options["continuous"]:
-        policies.append(mt.Continuous())
-    if options["budget"] is not None:
-        policies.append(mt.Budget(options["budget"]))
-    if (metric := options["save_on_improvement"]) is not None:
-        policies.append(mt.OnImprovement(metric, min_delta=options["min_delta"] or 0.0))
+    makers: dict[str, Callable[[Any], SavePolicy]] = {
+        "every": mt.EverySteps,
+        "at": mt.AtSteps,
+        "every_minutes": mt.EveryMinutes,
+        "continuous": lambda _: mt.Continuous(),
+        "budget": mt.Budget,
+        "save_on_improvement": partial(mt.OnImprovement, min_delta=options["min_delta"] or 0.0),
+    }
+    given = {n: value for n, value in options.items() if value is not None and value is not False}
+    policies = [make(given[name]) for name, make in makers.items() if name in given]
     evenly = {name: options[name] for name in _EVENLY if options[name] is not None}
     if evenly or not policies:
         if max_steps is None:
-            given = " and ".join(map(_flag, evenly))
+            if evenly:
+                flags = " and ".join(map(_flag, evenly))
+                raise ValueError(f"{flags} must be given together with --max-steps")
             raise ValueError(
-                f"{given} must be given together with --max-steps"
-                if given
-                else "--max-steps, or another policy than EvenlySpaced (--every …), must be given"
+                "--max-steps, or another policy than EvenlySpaced (--every …), must be given"
             )
         policies.insert(0, mt.EvenlySpaced(max_steps, **evenly))
     save, *others = policies
@@ -219,14 +221,7 @@ def _keep(options: dict[str, Any]) -> Keep | None:
     """The rules of retention that the options name; None keeps all."""
     import mlflow_track as mt
 
-    given = {
-        "last": options["keep_last"],
-        "best": options["keep_best"],
-        "metric": options["metric"],
-        "milestones": options["milestones"],
-        "max_bytes": options["max_bytes"],
-    }
-    rules = {name: value for name, value in given.items() if value is not None}
+    rules = {name: options[name] for name in _RULES if options[name] is not None}
     if not rules:
         return None
     keep = mt.Keep(**rules)

@@ -9,12 +9,7 @@ import click
 
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import cell_text, echo, json_option, print_json
-from mlflow_track.cli.select import (
-    directory_option,
-    find_checkpoint,
-    one_run,
-    run_or_last_argument,
-)
+from mlflow_track.cli.select import find_checkpoint, one_run, run_or_last_argument
 from mlflow_track.record import layout
 
 if TYPE_CHECKING:
@@ -23,7 +18,6 @@ if TYPE_CHECKING:
 
 @click.command()
 @run_or_last_argument
-@directory_option
 @click.option("--from", "first", type=int, help="The step to start from; else the last but one.")
 @click.option("--to", "last", type=int, help="The step to compare at; else the newest.")
 @click.option("--show", is_flag=True, help="Show what the command prints.")
@@ -39,7 +33,7 @@ def replay(
     Example:
       mlflow-track ckpt replay @last
     """
-    from mlflow_track.checkpoint.disk.store import CheckpointStore, CorruptCheckpointError
+    from mlflow_track.checkpoint.disk.store import CheckpointStore
     from mlflow_track.checkpoint.replay import ReplayError
     from mlflow_track.checkpoint.replay import replay as replay_run
 
@@ -49,7 +43,7 @@ def replay(
             find_checkpoint(CheckpointStore(path / layout.CHECKPOINTS), str(step))
     try:
         found = replay_run(path, first=first, last=last, show=show)
-    except (ReplayError, CorruptCheckpointError, OSError) as error:
+    except ReplayError as error:
         raise click.ClickException(str(error)) from None
     if as_json:
         print_json(

@@ -9,14 +9,8 @@ import click
 
 from mlflow_track.cli import exit_codes
 from mlflow_track.cli.output import echo, json_option, print_json
-from mlflow_track.cli.select import (
-    checkpoint_argument,
-    directory_option,
-    one_run,
-    own_keep,
-    run_argument,
-    store_of,
-)
+from mlflow_track.cli.select import checkpoint_argument, one_run, own_keep, run_argument, store_of
+from mlflow_track.wording import size_of
 
 if TYPE_CHECKING:
     from mlflow_track.checkpoint.disk.store import Checkpoint, CheckpointStore
@@ -25,9 +19,20 @@ if TYPE_CHECKING:
     from mlflow_track.record.directory import RunDirectory
 
 
+class Size(click.ParamType):
+    """A number of bytes, with or without a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return size_of("the value", value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.command()
 @run_argument
-@directory_option
 @click.option("--last", type=int, help="How many of the newest to keep; else as the run does.")
 @click.option("--best", type=int, help="How many of the best to keep.")
 @click.option("--metric", help="The metric that decides which are best.")
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--milestones/--no-milestones", default=None, help="Keep those that a policy planned."
 )
-@click.option("--max-bytes", type=int, help="The most bytes that all of them may use.")
+@click.option("--max-bytes", type=Size(), help="The most bytes that all of them may use: 10GB.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed, and why.")
 @json_option
 def prune(run: str, root: Path, dry_run: bool, as_json: bool, **rules: Any) -> None:
@@ -71,7 +76,7 @@ def prune(run: str, root: Path, dry_run: bool, as_json: bool, **rules: Any) -> N
     except RunHeldError as error:
         raise click.ClickException(str(error)) from None
     try:
-        removed, busy = prune_store(store, keep, _resumed_from(directory))
+        removed, busy = prune_store(store, judge(store, keep, _resumed_from(directory)))
     finally:
         directory.release()
     if as_json:
@@ -95,10 +100,7 @@ def pin(checkpoint: Checkpoint, as_json: bool) -> None:
     Example:
       mlflow-track ckpt pin @last last
     """
-    from mlflow_track.checkpoint import pruning
-
-    pruning.pin(checkpoint)
-    _print_pin(checkpoint, True, as_json)
+    _set_pin(checkpoint, True, as_json)
 
 
 @click.command()
@@ -111,13 +113,13 @@ def unpin(checkpoint: Checkpoint, as_json: bool) -> None:
     Example:
       mlflow-track ckpt unpin @last last
     """
+    _set_pin(checkpoint, False, as_json)
+
+
+def _set_pin(checkpoint: Checkpoint, is_pinned: bool, as_json: bool) -> None:
     from mlflow_track.checkpoint import pruning
 
-    pruning.unpin(checkpoint)
-    _print_pin(checkpoint, False, as_json)
-
-
-def _print_pin(checkpoint: Checkpoint, is_pinned: bool, as_json: bool) -> None:
+    (pruning.pin if is_pinned else pruning.unpin)(checkpoint)
     if as_json:
         print_json({"step": checkpoint.step, "is_pinned": is_pinned})
     else:
@@ -125,11 +127,8 @@ def _print_pin(checkpoint: Checkpoint, is_pinned: bool, as_json: bool) -> None:
 
 
 def _as_row(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "step": verdict.checkpoint.step,
-        "is_kept": verdict.is_kept,
-        "reason": verdict.reason,
-    }
+    step = verdict.checkpoint.step
+    return {"step": step, "is_kept": verdict.is_kept, "reason": verdict.reason}
 
 
 def _resumed_from(directory: RunDirectory) -> set[int]:

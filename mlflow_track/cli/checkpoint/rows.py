@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlflow_track.cli.exit_codes import NotFound
 from mlflow_track.cli.output import cell_text
-from mlflow_track.cli.select import own_keep
+from mlflow_track.cli.select import best_checkpoint
 from mlflow_track.record import layout
 
 if TYPE_CHECKING:
@@ -76,17 +78,9 @@ def logged_values(checkpoints: Sequence[Checkpoint]) -> dict[int, dict[str, floa
 
 def best_step(store: CheckpointStore) -> int | None:
     """The step of the best checkpoint by the metric of the run's `keep`; None without one."""
-    from mlflow_track.checkpoint.policy.retention import Keep
-    from mlflow_track.checkpoint.pruning import best_of
-
-    own = own_keep(store)
-    if own.get("metric") is None:
-        return None
-    try:
-        best = best_of(store, Keep(**own))
-    except (OSError, ValueError, TypeError):
-        return None
-    return None if best is None else best.step
+    with contextlib.suppress(NotFound, OSError, ValueError, TypeError):
+        return best_checkpoint(store).step
+    return None
 
 
 def metrics_text(row: Mapping[str, Any]) -> str:

@@ -84,7 +84,7 @@ def server_of(run: LoadedRun, tracking_uri: str | None, as_recorded: bool) -> st
 
 
 def sends_elsewhere(run: LoadedRun, name: str, tracking_uri: str | None) -> bool:
-    """Whether the run's own mirror sends it to another server than the one that is asked for."""
+    """Whether the run's own mirror sends it to another server than the requested one."""
     from mlflow_track.mirror.state import MirrorState
     from mlflow_track.record.masking import mask_password
     from mlflow_track.settings import absolute_uri

@@ -12,7 +12,7 @@ import click
 
 from mlflow_track.cli.exit_codes import NotFound
 from mlflow_track.cli.output import echo, echo_skipped, json_option, json_text, print_json
-from mlflow_track.cli.select import directory_option, runs_argument, some_runs
+from mlflow_track.cli.select import runs_argument, some_runs
 from mlflow_track.record import layout
 from mlflow_track.record.files import legible
 from mlflow_track.wording import count_text, expected
@@ -27,7 +27,6 @@ _LINES_AT_ONCE = 1000
 
 @click.command()
 @runs_argument
-@directory_option
 @click.option(
     "-o",
     "--output",
@@ -65,16 +64,17 @@ def export(
     found = _readable(some_runs(root, runs), name)
     try:
         rows = _rows(found, name)
-        if output is None:
-            if as_json:
-                print_json(rows)
-            else:
-                for piece in _csv(_table(rows)):
-                    click.echo(piece, nl=False)
-            return
-        _write(_table(rows), output, suffix)
+        if output is not None:
+            _write(_table(rows), output, suffix)
+        elif as_json:
+            print_json(rows)
+        else:
+            for piece in _csv(_table(rows)):
+                click.echo(piece, nl=False)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+    if output is None:
+        return
     if as_json:
         print_json({"file": str(output), "rows": len(rows), "runs": len(found)})
     else:

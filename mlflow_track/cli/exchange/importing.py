@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ _EXPERIMENT_HELP = "The experiment of all of them; else that of the source."
 _ONLY_HELP = "Only runs of this experiment of the source; can be given more than once."
 _RECORDED_HELP = "Confirm folders of artifacts elsewhere on this machine that SOURCE names."
 _FORMAT_HELP = "What SOURCE is; else that is found out."
+_MOST_NAMED = 3
 
 
 def _formats() -> tuple[str, ...]:
@@ -71,6 +73,7 @@ def import_(
 
     if experiment is not None and not experiment.strip():
         raise click.UsageError("--experiment must be a name of at least one character")
+    _name_single_files(source, root)
     place = _place(source, form)
     place.as_recorded = as_recorded
     try:
@@ -113,6 +116,21 @@ def _place(where: str, form: str | None) -> Source:
     return sources[0]
 
 
+def _name_single_files(where: str, root: Path) -> None:
+    from mlflow_track.importers.csv import single_files
+
+    folder = Path(where).expanduser()
+    files = single_files(folder) if folder.is_dir() else []
+    for file in files[:_MOST_NAMED]:
+        echo(
+            f"note: {file} is not imported: in a folder the name must be metrics.csv; to import "
+            f"it: mlflow-track import {shlex.quote(str(file))} --to {shlex.quote(str(root))}",
+            err=True,
+        )
+    if (more := len(files) - _MOST_NAMED) > 0:
+        echo(f"note: {count_text(more, 'more file')} like this in {where}", err=True)
+
+
 def _is_wanted(experiment: str | None, only: tuple[str, ...]) -> bool:
     """Whether a run of an experiment is to be imported; of an unknown one it may be."""
     return not only or experiment is None or experiment in only
@@ -122,7 +140,6 @@ class _Import:
     """Imports runs one by one.
 
     Args:
-        writer: Makes the records.
         only: The experiments to import; empty for all.
         no_artifacts: Whether files stay at the source.
 
@@ -153,7 +170,7 @@ class _Import:
                     raise
                 row["problems"] = [str(error)]
             except Unavailable as error:
-                # The others are there no more than this one.
+                # The others cannot be read either.
                 row["problems"] = [f"{error}; this run and those after it are not imported"]
                 self.rows.append(row)
                 return

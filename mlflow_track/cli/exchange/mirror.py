@@ -25,15 +25,10 @@ _BACKEND_HELP = "A backend, can be given more than once; else those of the run."
 # The fields of a row of a run and a backend, beside those of its status.
 _NAMED_ABOVE = ("backend", "path")
 # The worst one decides how the command ends.
-_ENDS = {
-    "failed": exit_codes.NO,
-    "pending": exit_codes.PENDING,
-    "complete": exit_codes.YES,
-}
+_ENDS = {"failed": exit_codes.NO, "pending": exit_codes.PENDING, "complete": exit_codes.YES}
 
 
 def _with_backends(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that select backends."""
     for option in (
         click.option("--as-recorded", is_flag=True, help=_RECORDED_HELP),
         click.option("--tracking-uri", help=_URI_HELP),
@@ -189,10 +184,8 @@ class _States:
         err: bool = False,
     ) -> None:
         row: dict[str, Any] = {"id": run.id, "backend": backend, "state": state, "text": text}
-        row["status"] = None
-        if status is not None:
-            fields = asdict(status)
-            row["status"] = {name: fields[name] for name in fields if name not in _NAMED_ABOVE}
+        fields = {} if status is None else asdict(status)
+        row["status"] = {k: v for k, v in fields.items() if k not in _NAMED_ABOVE} or None
         self._rows.append(row)
         if not self._as_json:
             echo(text, err=err)
@@ -236,15 +229,12 @@ class _Backends:
 def _pairs(
     runs: list[LoadedRun], backends: tuple[str, ...], tracking_uri: str | None
 ) -> list[tuple[LoadedRun, str]]:
-    """Each run with each of its selected backends."""
     from mlflow_track.settings import read_settings
 
     _require_backends(backends)
-    named = backends or (("mlflow",) if tracking_uri else ())
+    named, default = backends or (("mlflow",) if tracking_uri else ()), ()
     if not named and any(run.mirror is None for run in runs):
         default = read_settings().backends or ("mlflow",)
-    else:
-        default = ()
     return [
         (run, name)
         for run in runs

@@ -143,10 +143,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def answer_of(
-    process: subprocess.Popen[bytes],
-    most_bytes: int,
-    until: float,
-    statuses: Sequence[int] = (0,),
+    process: subprocess.Popen[bytes], most_bytes: int, until: float, statuses: Sequence[int] = (0,)
 ) -> bytes:
     """What a started git says.
 

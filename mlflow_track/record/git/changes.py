@@ -12,6 +12,7 @@ from mlflow_track.record import layout
 from mlflow_track.record.files import legible, read_file, replace_file
 from mlflow_track.record.git.ask import Git, GitError, answer_of, end
 from mlflow_track.record.git.patch import masked, sections, unquoted
+from mlflow_track.record.masking import mask_password
 from mlflow_track.wording import count_text, size_text
 
 # Of one file, before or after: git takes a larger one for binary, without reading it.
@@ -92,7 +93,7 @@ def describe_code(start: Start, folder: Path) -> dict[str, Any] | None:
     git = Git(root, start.environment, git.configured_filters(), start.until)
     described: dict[str, Any] = {
         "commit": commit,
-        "branch": legible(branch),
+        "branch": legible(mask_password(branch)),
         "root": legible(root),
         "is_dirty": None,
         "left_out": {},
@@ -252,15 +253,12 @@ def _untracked(git: Git, root: str, folder: Path) -> list[str]:
     found = [n for n in names if os.path.realpath(os.path.join(root, n)) not in runs]
     found.sort(key=lambda name: (PurePosixPath(name).suffix.lower() not in _CODE, name))
     more = len(found) - _MOST_NAMED
-    return [
-        *map(legible, found[:_MOST_NAMED]),
-        *([f"and {count_text(more, 'other')}"] if more > 0 else ()),
-    ]
+    others = [f"and {count_text(more, 'other')}"] if more > 0 else []
+    return [*map(legible, found[:_MOST_NAMED]), *others]
 
 
 def _bounded(left_out: Mapping[str, str]) -> dict[str, str]:
     items = [(legible(path), legible(why)) for path, why in left_out.items()]
-    more = len(items) - _MOST_NAMED
-    return dict(items[:_MOST_NAMED]) | (
-        {"…": f"and {count_text(more, 'other')}"} if more > 0 else {}
-    )
+    if (more := len(items) - _MOST_NAMED) > 0:
+        items[_MOST_NAMED:] = [("…", f"and {count_text(more, 'other')}")]
+    return dict(items)

@@ -152,7 +152,7 @@ def _last_name(before: str) -> str:
 
 
 def _following(line: str, end: str, is_code: bool) -> tuple[str, str]:
-    """A line of a value that began before, masked; and what ends that value, if it goes further."""
+    """A line of a value that began before, masked; and what ends the value, if it continues."""
     if end == _KEY_END:
         if _KEY_END in line:
             return line, ""

@@ -33,8 +33,6 @@ class MediaEntry(Struct, frozen=True, kw_only=True):
     Attributes:
         number: Its place among the calls of the run, from 0 on.
         kind: "image", "text" or "histogram"; a newer version may have others.
-        key: Its name.
-        step: Its step.
         time: The time of the call, in seconds of Unix time.
         file: Its file below artifacts/.
     """
@@ -121,17 +119,25 @@ def read_media(path: Path) -> list[MediaEntry]:
     Raises:
         OSError: The index is not a regular file, or cannot be read.
     """
-    reader = MediaReader(path / layout.MEDIA)
+    return newest(entries_of(path / layout.MEDIA))
+
+
+def entries_of(index: Path) -> list[MediaEntry]:
+    """What an index lists, in the order of its lines.
+
+    Raises:
+        OSError: See `MediaReader.read`.
+    """
+    reader = MediaReader(index)
     reader.read()
-    return newest(reader.entries)
+    return reader.entries
 
 
 def listed_files(path: Path) -> set[str]:
     """The files below artifacts/ that the index of the run in `path` names, if it can be read."""
-    reader = MediaReader(path / layout.MEDIA)
     with contextlib.suppress(OSError):
-        reader.read()
-    return {entry.file for entry in reader.entries}
+        return {entry.file for entry in entries_of(path / layout.MEDIA)}
+    return set()
 
 
 def newest(entries: Iterable[MediaEntry]) -> list[MediaEntry]:

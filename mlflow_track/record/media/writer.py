@@ -22,7 +22,6 @@ class MediaRewind(NamedTuple):
     """What a rewind takes out of an index.
 
     Attributes:
-        moved: The lines.
         last_kept: The largest step of those that stay.
     """
 
@@ -36,9 +35,6 @@ class MediaIndex:
     A rewind writes the list of what moves first, then moves the files, then takes the lines out: a
     crash in between is completed by the next writer.
 
-    Args:
-        path: The run's folder.
-
     Attributes:
         number: The number of the next item.
     """
@@ -50,6 +46,7 @@ class MediaIndex:
         # Another one: a call must not wait for the disk.
         self._numbering = threading.RLock()
         self._descriptor = -1
+        self._listed: set[str] | None = None
         self.number = 0
         self._continue()
 
@@ -74,6 +71,16 @@ class MediaIndex:
                 size = os.fstat(self._descriptor).st_size
                 os.ftruncate(self._descriptor, size - written)
                 raise OSError(f"no space for a line in {self._index}")
+            if self._listed is not None:
+                self._listed.add(entry.file)
+
+    def is_listed(self, file: str) -> bool:
+        """Whether a file below artifacts/ is that of a listed item."""
+        with self._lock:
+            if self._listed is None:
+                entries = (entry for entry, _ in lines_of(self._index))
+                self._listed = {entry.file for entry in entries if entry is not None}
+            return file in self._listed
 
     def sync(self) -> None:
         """Make all lines survive a power loss."""
@@ -92,7 +99,6 @@ class MediaIndex:
 
         Args:
             begin: The number of the next item when the checkpoint of this step was saved.
-            step: The step of the checkpoint.
         """
         with self._numbering:
             # A crash may have taken items that were counted, but not complete.
@@ -153,7 +159,7 @@ class MediaIndex:
         self.close()
 
     def _continue(self) -> None:
-        """Complete what an earlier writer began, and go on behind its last number."""
+        """Complete what an earlier writer began, and continue after its last number."""
         for aside in layout.media_indexes_aside(self._path):
             self._count(aside)
             self._take_out(aside)
@@ -161,9 +167,8 @@ class MediaIndex:
         self._cut_torn_line()
 
     def _count(self, index: Path) -> None:
-        for entry, _ in lines_of(index):
-            if entry is not None:
-                self.number = max(self.number, entry.number + 1)
+        numbers = (entry.number + 1 for entry, _ in lines_of(index) if entry is not None)
+        self.number = max(self.number, max(numbers, default=0))
 
     def _cut_torn_line(self) -> None:
         try:
