@@ -3,9 +3,9 @@
 `Popen` and `run` are those of `subprocess`, and what they start is a process of its own: it has its
 own session, folder, environment, descriptors and signals, it can be killed, and its exit status and
 output are those of the program. The interpreter itself is forked from `tests/fork_server.py`, which
-has imported the large packages: 0.03 CPU-seconds instead of three. What a forked interpreter cannot
-be is started as usual: one with options, with another locale, with variables that are read when an
-interpreter or torch starts.
+has imported the large packages and this one: 0.03 CPU-seconds instead of three. What a forked
+interpreter cannot be is started as usual: one with options, with another locale, with variables
+that are read when an interpreter or torch starts.
 
 Tests of the start itself (what an import takes and loads, signals before the first line, closed
 descriptors) use `subprocess`.
@@ -155,14 +155,17 @@ class Popen(subprocess.Popen):
 
 
 class PopenOfThePackage(Popen):
-    """In the place of `subprocess.Popen`: forks only what the package starts."""
+    """In the place of `subprocess.Popen`: forks only what the package starts.
+
+    These are modules, and files: what writes checkpoints, and the program of a replay.
+    """
 
     @staticmethod
     def _program_of(args: Any) -> list[str] | None:
         program = program_of(args)
         if program is None:
             return None
-        is_ours = program[1] in _STARTED_BY_THE_PACKAGE or program[1].endswith(_WRITER_FILE)
+        is_ours = program[0] == "file" or program[1] in _STARTED_BY_THE_PACKAGE
         return program if is_ours else None
 
 

@@ -181,7 +181,7 @@ def environment(checkout: Path) -> dict[str, str]:
         # What is shown is said by a run that MLflow has taken, however busy the machine is.
         "MLFLOW_TRACK_FINISH_TIMEOUT": "120",
         "MLFLOW_TRACK_MIRROR_NICE": "0",
-        "ARGS": "-P max_steps=60 -P warmup_steps=10 -P eval_interval=20 -P eval_batches=2",
+        "ARGS": "-P max_steps=30 -P warmup_steps=5 -P eval_interval=10 -P eval_batches=2",
     }
 
 
