@@ -45,15 +45,17 @@ def load_corpus(path: str | None) -> Corpus:
     """Python's own help texts, or the file at `path`: text as bytes, or a file of tokens.
 
     Raises:
-        FileNotFoundError: There is no file at `path`.
+        FileNotFoundError: There is no regular file at `path`.
         ValueError: The file is neither text nor a list of tokens; the message says what to do.
     """
     if path is None:
         return _help_texts()
     file = Path(path).expanduser()
     if not file.is_file():
-        what = "that is a folder" if file.is_dir() else "there is no such file"
-        raise FileNotFoundError(f"--data {path}: {what}")
+        is_other = "that is not a regular file" if file.exists() else "there is no such file"
+        raise FileNotFoundError(
+            f"--data {path}: {'that is a folder' if file.is_dir() else is_other}"
+        )
     if file.suffix in SUFFIXES:
         return _of_tokens(file, token_data(file))
     raw = text_bytes(file)

@@ -164,7 +164,8 @@ class Planner:
         own = _own_steps(saves)
         for policy in members(save):
             if isinstance(policy, EvenlySpaced):
-                steps = [step for step in policy.steps_after(own) if step >= first]
+                saved = own.get(policy.name, ())
+                steps = [step for step in policy.steps_after(saved) if step >= first]
                 gap = "".join(f", interval {s.interval:g}" for s in spacings(policy, own))
                 self._session.announce(
                     f"{policy.name} saves {count_text(len(steps), 'step')}: "
@@ -172,8 +173,12 @@ class Planner:
                 )
 
 
-def _own_steps(saves: Mapping[str, Any]) -> list[int]:
-    return [step for step, names, *_ in saves["saved"] if "EvenlySpaced" in names]
+def _own_steps(saves: Mapping[str, Any]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for step, names, *_ in saves["saved"]:
+        for name in names:
+            found.setdefault(name, []).append(step)
+    return found
 
 
 def _warning(plan: Plan) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -111,7 +112,11 @@ class _Table:
         if step is None:
             raise ValueError("there is no column step")
         self.has_times = moment is not None
-        self.problems: list[str] = []
+        self.problems = [
+            f"column {shown(name)} is there {count:,} times: the first one is imported"
+            for name, count in Counter(names).items()
+            if count > 1 and name
+        ]
         self._bad: list[str] = []
         self._bad_count = 0
         columns = {

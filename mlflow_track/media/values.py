@@ -81,9 +81,12 @@ def take(values: Any, name: str, what: str) -> Taken:
             kind = "b" if dtype == "torch.bool" else "f" if values.is_floating_point() else "i"
             size_bytes = values.numel() * values.element_size()
             shape = tuple(values.shape)
-            return Taken(shape, kind, size_bytes, False, lambda: copy.wait_for_tensor().numpy())
+            return Taken(
+                shape, kind, size_bytes, False, lambda: copy.wait_for_tensor().resolve_neg().numpy()
+            )
     try:
-        array = (values.cpu().numpy() if is_tensor else numpy.asarray(values)).copy()
+        # NumPy knows no negative sign that waits to be applied, as of a conjugate's imaginary part.
+        array = (values.cpu().resolve_neg().numpy() if is_tensor else numpy.asarray(values)).copy()
     except (TypeError, ValueError, RuntimeError) as error:
         raise type_error(name, what, f"{type(values).__name__}: {error}") from None
     if array.dtype.kind not in "buif":

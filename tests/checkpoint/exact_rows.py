@@ -137,6 +137,22 @@ _HEADS: Edits = [
     ("return self.d(", "return self.heads(x, x, x)[0] + self.d("),
 ]
 
+_NET, _INIT = "class Net(nn.Module):", "self.scale = 1.0"
+_CONFIG: Edits = [
+    (_NET, f"import argparse\n{_NET}"),
+    (_INIT, f"{_INIT}; self.config = argparse.Namespace(p=0.1, log_every=1, resume=False)"),
+    *_forward("x = nn.functional.dropout(x, self.config.p)"),
+]
+
+
+def _holds(code: str, use: str) -> Edits:
+    """The model holds something more, and uses it."""
+    return [(_INIT, f"{_INIT}; self.more = {code}"), *_forward(use)]
+
+
+_AVERAGE = "get_ema_multi_avg_fn(0.9)"
+_NO_SCHEDULE: Edits = [(_SCHED, "Counter()"), ("sched.step()", "pass")]
+
 # Between save and resume the script changes in a way that changes what is computed.
 DELIBERATE: dict[str, tuple[Edits, Edits]] = {
     "dropout": ([], [("Dropout(0.5)", "Dropout(0.3)")]),
@@ -233,6 +249,102 @@ DELIBERATE: dict[str, tuple[Edits, Edits]] = {
             (_TOP, "two.mul_(2)"),
         ],
         [("*[torch.ones(2)] * 2", "torch.ones(2), torch.ones(2)")],
+    ),
+}
+
+DELIBERATE |= {
+    "configuration of a model": (_CONFIG, [("p=0.1", "p=0.4")]),
+    "list of a model": (
+        _holds("[1.0, 2.0]", "x = x * self.more[1]"),
+        [("[1.0, 2.0]", "[1.0, 3.0]")],
+    ),
+    "nested dict of a model": (
+        _holds("{'mlp': {'p': 2.0}}", "x = x * self.more['mlp']['p']"),
+        [("{'p': 2.0}", "{'p': 3.0}")],
+    ),
+    "word with a hyphen": (
+        _holds("'pre-norm'", "x = x * (1 + (self.more == 'pre-norm'))"),
+        [("more = 'pre", "more = 'post")],
+    ),
+    "dtype of a model": (
+        _holds("torch.float32", "x = x.to(self.more).float()"),
+        [("more = torch.float32", "more = torch.bfloat16")],
+    ),
+    "array of a model": (
+        _holds("torch.ones(4).numpy()", "x = x * torch.from_numpy(self.more)"),
+        [("ones(4).numpy()", "zeros(4).numpy()")],
+    ),
+    "nothing that became a number": (
+        _holds("None", "x = x if self.more is None else x * self.more"),
+        [("self.more = None", "self.more = 0.5")],
+    ),
+    "attribute of a class": (
+        [(_NET, f"{_NET}\n    factor = 1.0"), *_forward("x = x * self.factor")],
+        [("factor = 1.0", "factor = 2.0")],
+    ),
+    "partial function of a model": (
+        _holds("functools.partial(lambda x, k: x * k, k=2)", "x = self.more(x)"),
+        [("k=2)", "k=3)")],
+    ),
+    "generator of a model": (
+        _holds("torch.Generator()", "x = x + torch.randn(x.shape, generator=self.more)"),
+        [],
+    ),
+    "generator of an object": (
+        [
+            ("self.n = 0", "self.n, self.more = 0, random.Random(1)"),
+            (_TOP, "counter.more.random()"),
+        ],
+        [],
+    ),
+    "number of an object": (
+        [("self.n = 0", "self.n, self.by = 0, 1"), ("counter.n += 1", "counter.n += counter.by")],
+        [("self.by = 0, 1", "self.by = 0, 2")],
+    ),
+    "order of a sequence": (
+        _holds(
+            "nn.Sequential(collections.OrderedDict(a=nn.ReLU(), b=nn.Softmax(1)))",
+            "x = self.more(x)",
+        ),
+        [("a=nn.ReLU(), b=nn.Softmax(1)", "b=nn.Softmax(1), a=nn.ReLU()")],
+    ),
+    "decay of an average": (
+        [
+            (_STATE, '"counter": counter, "average": average}'),
+            (
+                "warmup = 10",
+                f"warmup = 10; average = _swa.AveragedModel(net, multi_avg_fn=_swa.{_AVERAGE})",
+            ),
+            (_GLOBAL, "_swa = torch.optim.swa_utils"),
+            (_BEFORE, "average.update_parameters(net)"),
+        ],
+        [("avg_fn(0.9)", "avg_fn(0.5)")],
+    ),
+    "schedule of another optimizer": (
+        [
+            (
+                "sched = torch",
+                "other = torch.optim.SGD([nn.Parameter(torch.ones(2))])\nsched = torch",
+            ),
+            (_STATE, '"counter": counter, "other": other}'),
+        ],
+        [("LambdaLR(opt,", "LambdaLR(other,")],
+    ),
+    "channels last": (
+        _holds(
+            "nn.Conv2d(4, 4, 3)",
+            "x = x + self.more(x[:, :, None, None].expand(-1, -1, 3, 3))[..., 0, 0]",
+        ),
+        [(_RUN, f"net = net.to(memory_format=torch.channels_last)\n{_RUN}")],
+    ),
+    "no nnpack": ([], [(_GLOBAL, "torch.backends.nnpack.set_flags(False)")]),
+    "parameter that was replaced": (
+        [],
+        [(_RESTORED, "net.d.weight = nn.Parameter(net.d.weight.detach().clone())")],
+    ),
+    "learning rate set after the restore": (
+        _NO_SCHEDULE,
+        [(_RESTORED, "opt.param_groups[0]['lr'] = 5e-2")],
     ),
 }
 
@@ -341,6 +453,38 @@ HARMLESS: dict[str, tuple[Edits, Edits]] = {
     "text and tags": ([], [(_RESTORED, 'run.set_tag("a", "b"); run.log_text("hello", "a.txt")')]),
     "data that has no name any more": ([], [(_INPUT, "")]),
     "stream of numbers beside": ([], [(_TOP, "random.Random(3).random()")]),
+}
+
+HARMLESS |= {
+    "configuration of a model": (_CONFIG, []),
+    "log interval of a configuration": (_CONFIG, [("log_every=1,", "log_every=5,")]),
+    "flag that resumes": (_CONFIG, [("resume=False", "resume=True")]),
+    "losses that a model keeps": (_holds("[]", "self.more.append(float(x.mean()))"), []),
+    "counts that a model keeps": (_holds("{'n': 0}", "self.more['n'] += 1"), []),
+    "cache of a model": (_holds("{}", "self.more['x'] = x.detach()"), []),
+    "result that a model keeps": (_holds("None", "self.more = 3"), []),
+    "cycle in a model": (_holds("[self]", "x = x"), []),
+    "set of words": (_holds("{'a', 'b'}", "x = x"), [("{'a', 'b'}", "{'b', 'a'}")]),
+    "generator that nobody asks": (_holds("torch.Generator()", "x = x"), []),
+    "generator in the state": (
+        [
+            *_holds("torch.Generator()", "x = x + torch.randn(x.shape, generator=self.more)"),
+            (_STATE, '"counter": counter, "generator": net.more}'),
+        ],
+        [],
+    ),
+    "time that an object began": (
+        [("self.n = 0", "import time; self.n, self.start_time = 0, time.time()")],
+        [],
+    ),
+    "schedule by hand": (
+        [*_NO_SCHEDULE, (_TOP, "opt.param_groups[0]['lr'] = 1e-2 / (1 + step)")],
+        [],
+    ),
+    "learning rate set to the same": (
+        _NO_SCHEDULE,
+        [(_RESTORED, "opt.param_groups[0]['lr'] = 1e-2")],
+    ),
 }
 
 # The checkpoint replaces what the code says now: exact, and named with both values.

@@ -17,6 +17,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 # What runs with each change of the package; `make tables` runs all.
 _SAMPLE = {
     *("dropout", "params in another order", "load_state_dict that does nothing"),
+    *("configuration of a model", "generator of a model"),
     *("no training mode", "buffer that counts", "DataLoader"),
     *("nothing", "variable of a script", "evaluation now and then", "lambda as activation"),
     *("evaluation around the save", "param of a log interval"),

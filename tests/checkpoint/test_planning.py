@@ -100,6 +100,7 @@ def test_plan_without_an_end_says_how_it_begins() -> None:
         plan = run.checkpoints(save=mt.EverySteps(100)).plan(small_state())
         assert plan.steps[:3] == (100, 200, 300) and not plan.is_complete
         assert plan.last_step is plan.peak_bytes is plan.final_bytes is None
+        assert str(plan).startswith(f"the first {len(plan)} saves in steps 0 to an unknown end")
         plan = run.checkpoints(save=mt.EverySteps(100), keep=mt.Keep(last=30)).plan(small_state())
         assert plan.peak_bytes == pytest.approx(31 * (plan.checkpoint_bytes or 0), rel=0.02)
         assert not run.checkpoints().plan().saves
@@ -134,6 +135,18 @@ def test_plan_after_a_restore_is_about_the_rest() -> None:
     (spacing,) = plan.spacings
     assert spacing.interval == eval(spacing.numbers) == (99 - 30) / 5
     assert "EvenlySpaced saves 5 steps: 44, 58, 71, 85, 99, interval 13.8" in log_of(run)
+
+
+def test_several_evenly_spaced_follow_each_its_own_saves() -> None:
+    sparse = mt.EvenlySpaced(21, max_checkpoints=3)
+    dense = mt.EvenlySpaced(21, warmup_steps=19, max_checkpoints=5)
+    with mt.start_run() as run:
+        checkpoints = run.checkpoints(save=sparse | dense)
+        steps = checkpoints.plan({}).steps
+        assert steps == (0, 10, 19, 20)
+        assert steps == tuple(step for step in range(21) if checkpoints.step(step, {}))
+        assert "EvenlySpaced 2 saves 2 steps: 19, 20" in log_of(run)
+    assert (sparse.name, dense.name) == ("EvenlySpaced", "EvenlySpaced")
 
 
 def test_steps_of_evenly_spaced_stand_in_the_log_in_one_short_line() -> None:

@@ -115,6 +115,13 @@ def test_damage_is_named_and_the_rest_imported() -> None:
     assert by_name["version_2"]["a"].last == 3
 
 
+def test_columns_of_one_name_are_named() -> None:
+    Path("a.csv").write_text("step,loss,,loss,\n1,2,3,4,5\n")
+    result = run_import("a.csv")
+    assert "column 'loss' is there 2 times: the first one is imported" in result.stderr
+    assert load_runs("runs")[0].summary.metrics["loss"].last == 2
+
+
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     secret = lightning(tmp_path / "secret", ROWS)
     for number in range(3):

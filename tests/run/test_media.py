@@ -82,6 +82,7 @@ def test_media_of_steps_are_files_and_an_index() -> None:
         torch.from_numpy(RED).permute(2, 0, 1),
         torch.tensor(RED / 255, dtype=torch.bfloat16, requires_grad=True),
         torch.from_numpy(RED > 0),
+        torch.complex(torch.zeros(RED.shape), torch.tensor(RED / -255).float()).conj().imag,
         RED.tolist(),
         Image.fromarray(RED),
         Image.fromarray(RED).convert("RGBA"),

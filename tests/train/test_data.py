@@ -217,5 +217,7 @@ def test_an_archive_must_hold_one_array_and_tokens_must_fit_a_vocabulary(tmp_pat
     np.save(tmp_path / "large.npy", np.array([1, 2**40, 3]))
     with pytest.raises(ValueError, match=f"got {2**40}"):
         load_corpus(str(tmp_path / "large.npy"))
+    with pytest.raises(FileNotFoundError, match="that is not a regular file"):
+        load_corpus("/dev/null")
     with pytest.raises(FileNotFoundError, match="that is a folder"):
         load_corpus(str(tmp_path))

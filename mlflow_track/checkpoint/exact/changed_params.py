@@ -19,7 +19,7 @@ _LENGTH_WORDS = frozenset(("steps", "epochs", "iterations", "iters", "max"))
 # A param whose name has words of both rows, or of the first alone, cannot change a number.
 _TELLING = frozenset(
     "log logs logging logger print printing verbose progress report reporting wandb tensorboard "
-    "notes note comment description save saves saving checkpoint checkpoints ckpt".split()
+    "notes note comment description save saves saving checkpoint checkpoints ckpt resume".split()
 )
 _BESIDE = frozenset(
     "every interval intervals freq frequency period each n num number of steps step epochs epoch "

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlflow_track.checkpoint.exact.changed_params import is_harmless
 from mlflow_track.checkpoint.exact.fingerprint import Facts
 from mlflow_track.checkpoint.exact.objects import LAZY, module_names, parameter_names
 from mlflow_track.checkpoint.exact.report import Findings
@@ -47,6 +48,27 @@ def differences(then: Facts, now: Facts, state: Mapping[str, Any]) -> Findings:
         found.append(f"{path} of a metric is not in the state and has another value")
     found += _flags("requires_grad", then.grads, now.grads, parameter_names(state))
     return Findings(found, unknown, may_matter)
+
+
+def differences_of_given(then: Facts | None, now: Facts, used: Mapping[str, str]) -> Findings:
+    """Compare what the code gave to objects beside their state at the save with what it gives here.
+
+    Args:
+        then, now: The facts of the save and of here.
+        used: What is there after the load: a `load_state_dict` may have put the saved one back.
+    """
+    unknown: list[str] = []
+    may_matter: list[str] = []
+    if then is None:
+        return Findings()
+    for path, here in now.given.items():
+        before, (owner, _, key) = then.given.get(path, here), path.rpartition(".")
+        is_said = any(p in then.attributes and p in now.attributes for p in (path, owner))
+        if before == here or used.get(path) != here or is_said:
+            continue
+        words = f"{path}, not in the state, {before} -> {here}"
+        (may_matter if is_harmless(key) else unknown).append(words)
+    return Findings([], unknown, may_matter)
 
 
 def differences_of_place(then: Facts, now: Facts, state: Mapping[str, Any]) -> list[str]:

@@ -12,9 +12,11 @@ from mlflow_track.checkpoint.disk.store import Checkpoint
 from mlflow_track.checkpoint.exact import comparison, fingerprint
 from mlflow_track.checkpoint.exact.changed_params import changed_params, differing
 from mlflow_track.checkpoint.exact.fingerprint import Facts
+from mlflow_track.checkpoint.exact.given import given_by_code
 from mlflow_track.checkpoint.exact.objects import mode_of
 from mlflow_track.checkpoint.exact.replaced import (
     Replaced,
+    moved_at_once,
     put_back,
     replaced_settings,
     settings_of,
@@ -57,11 +59,13 @@ class Continuation:
             words = "a DataLoader was iterating and is not in the state"
             self._base = self._base.with_findings(Findings(unknown=[words]))
         self._replaced: list[Replaced] = []
+        self._used: dict[str, Any] = {}
         self.is_settled = False
         self._is_first = True
         # Only steps with these models in training mode can be compared with that of the save.
         self._awaits = ""
         self._loaded = Facts()
+        self._given = Findings()
         self.report = self._base
 
     def compare(self, state: Mapping[str, Any], code: Mapping[str, Any]) -> Report:
@@ -71,8 +75,12 @@ class Continuation:
             code: The settings that the code gave them before it.
         """
         then = None if self._then is None else self._then.settings
-        self._replaced = replaced_settings(then, code, settings_of(state))
+        self._used = settings_of(state)
+        self._replaced = replaced_settings(then, code, self._used)
         self._loaded = self._session.fingerprints.take(state)
+        self._given = comparison.differences_of_given(
+            self._then, self._loaded, given_by_code(state)
+        )
         self.report = self._compared(state, self._loaded)
         return self.report
 
@@ -100,7 +108,11 @@ class Continuation:
         self._is_first = False
         now = self._session.fingerprints.take(state, verb)
         report = self._compared(state, self._with_what_moves(now))
-        report = report.with_difference(*put_back(self._replaced, settings_of(state)))
+        settings = settings_of(state)
+        report = report.with_difference(*put_back(self._replaced, settings))
+        if self._then is not None:
+            moved = moved_at_once(self._then.settings, self._used, settings)
+            report = report.with_findings(Findings(unknown=moved))
         flags: list[str] = []
         if self._then is not None and is_same_place:
             flags = comparison.differences_of_place(self._then, now, state)
@@ -149,8 +161,8 @@ class Continuation:
         return replace(
             base,
             differences=(*differences, *facts.differences, *base.differences),
-            unknown=(*params.unknown, *facts.unknown, *base.unknown),
-            may_matter=(*params.may_matter, *facts.may_matter),
+            unknown=(*params.unknown, *facts.unknown, *self._given.unknown, *base.unknown),
+            may_matter=(*params.may_matter, *facts.may_matter, *self._given.may_matter),
             replaced=(*map(str, self._replaced), *params.replaced),
             free=params.free,
         )

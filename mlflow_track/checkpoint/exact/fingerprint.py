@@ -14,11 +14,14 @@ import torch
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mlflow_track.checkpoint.exact.given import COMPLETE, given_by_code
 from mlflow_track.checkpoint.exact.kernels import autocast
 from mlflow_track.checkpoint.exact.objects import (
+    GENERATORS,
     attributes_of,
     compilation_of,
     digest_of,
+    digest_of_generator,
     function_text,
     kind_of,
     mode_of,
@@ -30,6 +33,7 @@ from mlflow_track.checkpoint.exact.objects import (
 )
 from mlflow_track.checkpoint.exact.replaced import settings_of
 
+_LOSABLE = GENERATORS | {torch.Tensor}
 _REMEMBERED = frozenset((int, float, complex, str, bool, tuple))
 _MOST_BYTES, _MOST_MODES = 64 << 20, 8
 
@@ -44,6 +48,7 @@ class Facts(Struct, frozen=True, kw_only=True):
         buffers: Digests of buffers that are not saved, behind their shape.
         metrics: Digests of states of metrics that are not saved.
         settings: What the code gave to optimizers and schedules, before any checkpoint.
+        given: What it gave to objects beside their state, at the same time.
         grads: Which parameters of each model require a gradient.
         training: Which modules of each model are in training mode.
         autocast: Where autocast is on.
@@ -58,6 +63,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     buffers: dict[str, str] = {}
     metrics: dict[str, str] = {}
     settings: dict[str, Any] = {}
+    given: dict[str, str] = {}
     grads: dict[str, str] = {}
     training: dict[str, str] = {}
     autocast: str = ""
@@ -80,14 +86,19 @@ class Fingerprints:
 
     Attributes:
         devices: Where the tensors and parameters were that were described last.
+        given: What the code gave to objects beside their state.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
         self.devices: set[torch.device] = set()
         self._first: dict[str, str] = {}
+        self._is_noted = False
         self._settings: dict[str, Any] = {}
+        self.given: dict[str, str] = {}
         self._modes: dict[str, None] = {}
+        # The parameters of all models, by `id`.
+        self._owners: list[int] = []
         # The params of each group of an optimizer, and their names.
         self._groups: dict[str, tuple[list[weakref.ref[Any]], str]] = {}
         torch.get_num_threads()  # Before a DataLoader that pins memory changes a first answer.
@@ -99,20 +110,32 @@ class Fingerprints:
 
     def note_settings(self, state: Mapping[str, Any]) -> None:
         """Remember the settings of the code; those that are known stay as they were first."""
+        self._is_noted = True
         for path, value in settings_of(state).items():
             self._settings.setdefault(path, value)
+        for path, text in given_by_code(state).items():
+            self.given.setdefault(path, text)
 
     def take(self, state: Mapping[str, Any], verb: str = "") -> Facts:
         """The facts of the live objects of `state`."""
-        if not self._settings:
+        if not self._is_noted:
             self.note_settings(state)
         self.devices = {item.device for item in state.values() if isinstance(item, torch.Tensor)}
         facts = Facts(static={f"class of {name}": kind_of(item) for name, item in state.items()})
-        for name, item in (objects := dict(objects_of(state))).items():
+        objects = dict(objects_of(state))
+        owners: list[int] = []
+        for name, item in objects.items():
             if isinstance(item, torch.nn.Module):
-                self._of_module(name, item, facts)
-            elif isinstance(item, torch.optim.Optimizer):
+                self._of_module(name, item, facts, owners)
+        if owners != self._owners:
+            # Params have the names of those that hold them.
+            self._owners = owners
+            self._groups.clear()
+        for name, item in objects.items():
+            if isinstance(item, torch.optim.Optimizer):
                 self._of_optimizer(name, item, state, objects, facts)
+            elif type(item).__module__.partition(".")[0] not in COMPLETE:
+                _of_generators(name, item, facts)
             for number, function in enumerate(getattr(item, "lr_lambdas", None) or ()):
                 facts.attributes[f"{name}.lr_lambdas.{number}"] = function_text(function)
         first = self._first
@@ -121,6 +144,7 @@ class Fingerprints:
             facts,
             changing=tuple(changing),
             settings=self._settings,
+            given=self.given,
             autocast=autocast(),
             verb=verb,
             mode=mode_of(state),
@@ -131,7 +155,7 @@ class Fingerprints:
         """Remember the `mode_of` the state at some steps of the run."""
         self._modes.update(dict.fromkeys(modes[: _MOST_MODES - len(self._modes)]))
 
-    def _of_module(self, name: str, root: torch.nn.Module, facts: Facts) -> None:
+    def _of_module(self, name: str, root: torch.nn.Module, facts: Facts, owners: list[int]) -> None:
         flags: list[bool] = []
         grads: list[bool] = []
         known, devices = self._known, self.devices
@@ -153,8 +177,9 @@ class Fingerprints:
             own_parameters = [p for p in own["_parameters"].values() if p is not None]
             grads += [p.requires_grad for p in own_parameters]
             devices.update([p.device for p in own_parameters])
+            owners += map(id, own_parameters)
             has_more = own["_non_persistent_buffers_set"] or "_defaults" in own
-            if has_more or torch.Tensor in map(type, own.values()):
+            if has_more or not _LOSABLE.isdisjoint(map(type, own.values())):
                 _of_lost(path, module, facts)
         facts.training[name], facts.grads[name] = _run_lengths(flags), _run_lengths(grads)
 
@@ -221,6 +246,14 @@ def _of_lost(path: str, module: torch.nn.Module, facts: Facts) -> None:
     for key, value in module.__dict__.items():
         if type(value) is torch.Tensor and not value.requires_grad and key not in states:
             facts.buffers[f"{path}.{key}"] = digest_of(value)
+    _of_generators(path, module, facts)
+
+
+def _of_generators(path: str, item: Any, facts: Facts) -> None:
+    """Note where generators are that an object draws from; torch's own are in no object."""
+    for key, value in getattr(item, "__dict__", {}).items():
+        if type(value) in GENERATORS:
+            facts.buffers[f"{path}.{key}"] = digest_of_generator(value)
 
 
 def _run_lengths(flags: list[bool]) -> str:

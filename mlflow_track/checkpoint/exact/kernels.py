@@ -25,6 +25,8 @@ _SWITCHES: dict[str, dict[str, Callable[[], Any]]] = {
         ),
         "flush denormal": lambda: is_flushing_denormals(),
         "mkldnn": lambda: torch.backends.mkldnn.enabled,
+        "mkldnn.deterministic": lambda: torch.backends.mkldnn.deterministic,
+        "nnpack": lambda: _of_torch("_C._get_nnpack_enabled")(),
         "flash attention": torch.backends.cuda.flash_sdp_enabled,
         "memory-efficient attention": torch.backends.cuda.mem_efficient_sdp_enabled,
         "math attention": torch.backends.cuda.math_sdp_enabled,

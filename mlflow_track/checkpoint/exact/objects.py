@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import random
 import re
 import zlib
 from collections.abc import Iterator, Mapping
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 
@@ -21,6 +24,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 # Attributes of a module that say what it is; longer texts and paths say where it runs.
 _SETTINGS = (bool, int, float, complex)
 _MOST_TEXT, _MOST_ITEMS = 60, 1000
+GENERATORS = frozenset((torch.Generator, random.Random, np.random.Generator, np.random.RandomState))
 _OF_EVERY_MODULE = frozenset(torch.nn.Module().__dict__)
 _WHOLE_BYTES, _SAMPLES = 1 << 20, 1 << 12
 
@@ -139,6 +143,10 @@ def attributes_of(path: str, module: torch.nn.Module) -> Iterator[tuple[str, str
             yield key, repr(value)
         elif callable(value) and hasattr(value, "__qualname__"):
             yield key, function_text(value)
+    for name, parameter in module._parameters.items():
+        # Which kernels compute: channels last, or not.
+        if parameter is not None and parameter.dim() > 3:
+            yield f"{path}.{name} strides", str(parameter.stride())
 
 
 def compilation_of(module: Any) -> str:
@@ -152,6 +160,19 @@ def compilation_of(module: Any) -> str:
         return _ADDRESS.sub("", f"compiled ({name} {options})")
     except Exception:  # Private names of torch, which another version may not have.
         return "compiled"
+
+
+def digest_of_generator(generator: Any) -> str:
+    """A digest of where a generator of random numbers is."""
+    if isinstance(generator, torch.Generator):
+        return digest_of(generator.get_state())
+    if isinstance(generator, random.Random):
+        state = generator.getstate()
+    elif isinstance(generator, np.random.Generator):
+        state = generator.bit_generator.state
+    else:
+        state = generator.get_state(legacy=False)
+    return f"{type(generator).__name__} {zlib.crc32(repr(state).encode()):08x}"
 
 
 def digest_of(tensor: torch.Tensor) -> str:
@@ -180,9 +201,12 @@ def function_text(function: Any) -> str:
         return f"{function_text(function.func)} with {_ADDRESS.sub('', repr(given))}"
     code = getattr(function, "__code__", None)
     module = str(getattr(function, "__module__", None))
-    if code is None or module.partition(".")[0] == "torch":
+    is_of_torch = module.partition(".")[0] == "torch"
+    if code is None or (is_of_torch and not function.__closure__):
         return getattr(function, "__name__", type(function).__name__)
-    names = getattr(function, "__globals__", {})
+    if is_of_torch:
+        function = inspect.unwrap(function)
+    names = {} if is_of_torch else getattr(function, "__globals__", {})
     used = [names.get(name) for name in code.co_names]
     for cell in function.__closure__ or ():
         try:
@@ -191,6 +215,8 @@ def function_text(function: Any) -> str:
             pass  # Not set yet.
     numbers = [repr(value) for value in used if isinstance(value, _SETTINGS)]
     digest = f"function {zlib.crc32(repr(_plain_code(code)).encode()):08x}"
+    if is_of_torch:
+        digest = function.__name__
     return f"{digest} of {', '.join(numbers)}" if numbers else digest
 
 

@@ -87,6 +87,28 @@ def put_back(replaced: Iterator[Replaced] | list[Replaced], now: Mapping[str, An
     ]
 
 
+def moved_at_once(
+    then: Mapping[str, Any], used: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[str]:
+    """Settings of optimizers that the first step found changed, and no step before the save had.
+
+    Args:
+        then: The settings of the code at the save.
+        used: The live ones after the load.
+        now: Those at the first step.
+    """
+    return [
+        f"{path} {shown(used[path])} -> {shown(value)}, set after the restore"
+        for path, value in now.items()
+        if ".param_groups." in path
+        and path in used
+        and used[path] != value
+        and then.get(path) == used[path]
+        # A schedule that has not moved it yet says itself what it began with.
+        and f"{path.rpartition('.')[0]}.initial_lr" not in used
+    ]
+
+
 def _plain(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()

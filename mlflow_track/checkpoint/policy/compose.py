@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 
 from mlflow_track.checkpoint.policy.disk_use import DiskUse
 from mlflow_track.checkpoint.policy.foresight import Foresight
@@ -20,6 +21,7 @@ from mlflow_track.checkpoint.policy.save_policy import SavePolicy, members, reas
 from mlflow_track.checkpoint.policy.schedule import AtSteps, EvenlySpaced, EverySteps
 from mlflow_track.wording import count_text
 
+OwnSteps = Mapping[str, Sequence[int]]
 _FORMULA = "(max_steps - 1 - warmup_steps) / (slots + 1)"
 _FORMULA_LATER = "(max_steps - 1 - newest_saved) / (slots + 1)"
 
@@ -31,7 +33,7 @@ def make_plan(
     use: DiskUse,
     *,
     has_sizes: bool,
-    own_steps: Sequence[int] = (),
+    own_steps: OwnSteps = MappingProxyType({}),
     present_bytes: int = 0,
     folder: str,
     free_bytes: int | None = None,
@@ -41,7 +43,7 @@ def make_plan(
 
     Args:
         has_sizes: Whether the size of a checkpoint is known.
-        own_steps: The steps that `EvenlySpaced` has saved before.
+        own_steps: The steps that each policy has saved before, by its name.
         present_bytes: The size of what is in the folder now.
         folder, free_bytes: The folder of checkpoints, and what is free there.
         notes: What the numbers do not include.
@@ -107,7 +109,7 @@ def _surprises(save: SavePolicy | None, last: int | None) -> Iterator[str]:
             else:
                 why = "there are no more steps"
             saves = count_text(len(policy.steps), "save")
-            yield f"EvenlySpaced makes {saves}, not {policy.max_checkpoints:,}: {why}"
+            yield f"{policy.name} makes {saves}, not {policy.max_checkpoints:,}: {why}"
         elif isinstance(policy, AtSteps) and last is not None:
             late = policy.steps[bisect_right(policy.steps, last) :]
         elif isinstance(policy, EverySteps) and last is not None and policy.interval > last:
@@ -117,17 +119,20 @@ def _surprises(save: SavePolicy | None, last: int | None) -> Iterator[str]:
             yield f"{policy.name}: {steps_text(late)} {verb} after the last step, {last}"
 
 
-def spacings(save: SavePolicy | None, own_steps: Sequence[int] = ()) -> Iterator[Spacing]:
+def spacings(
+    save: SavePolicy | None, own_steps: OwnSteps = MappingProxyType({})
+) -> Iterator[Spacing]:
     """The interval of each `EvenlySpaced`, as far as it has one.
 
     Args:
-        own_steps: The steps that it has saved before.
+        own_steps: The steps that each policy has saved before, by its name.
     """
     for policy in members(save):
         if not isinstance(policy, EvenlySpaced):
             continue
-        last, (first, gaps) = policy.max_steps - 1, policy.gaps_after(own_steps)
-        is_first_plan = policy.steps_after(own_steps) is policy.steps
+        own = own_steps.get(policy.name, ())
+        last, (first, gaps) = policy.max_steps - 1, policy.gaps_after(own)
+        is_first_plan = policy.steps_after(own) is policy.steps
         if first < last and gaps > 0:
             slots, formula = gaps - 1, _FORMULA if is_first_plan else _FORMULA_LATER
             numbers = f"({policy.max_steps} - 1 - {first}) / ({slots} + 1)"

@@ -210,9 +210,10 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"no more saves: step {last} is the last one"
     else:
         end = "an unknown end" if last is None else str(last)
+        which, rest = ("", "") if plan.is_complete else ("the first ", ", …")
         yield from _wrapped(
-            f"{count_text(len(plan), 'save')} in steps {plan.first_step} to {end}: "
-            f"{steps_text(plan.steps)}{'' if plan.is_complete else ', …'}"
+            f"{which}{count_text(len(plan), 'save')} in steps {plan.first_step} to {end}: "
+            f"{steps_text(plan.steps)}{rest}"
         )
     for spacing in plan.spacings if plan.saves else ():
         head = f"interval {spacing.interval:g} steps = "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
@@ -43,10 +45,15 @@ class SavePolicy:
 
     is_milestone: ClassVar[bool] = False
     may_wait: ClassVar[bool] = False
+    # Its plan depends on the saves that it asked for itself, which are known by its name.
+    _follows_its_own: ClassVar[bool] = False
+    _number = 1
 
     @property
     def name(self) -> str:
-        return type(self).__name__
+        """The class; of several of one union that follow their own saves, with a number."""
+        kind = type(self).__name__
+        return kind if self._number == 1 else f"{kind} {self._number}"
 
     @property
     def watched(self) -> frozenset[str]:
@@ -120,6 +127,11 @@ class AnyOf(SavePolicy):
 
     policies: tuple[SavePolicy, ...]
 
+    def __post_init__(self) -> None:
+        counts: Counter[type[SavePolicy]] = Counter()
+        policies = tuple(_numbered(policy, counts) for policy in self.policies)
+        object.__setattr__(self, "policies", policies)
+
     @property
     def watched(self) -> frozenset[str]:
         return frozenset().union(*(policy.watched for policy in self.policies))
@@ -157,6 +169,16 @@ class AnyOf(SavePolicy):
 
     def __str__(self) -> str:
         return " | ".join(map(str, self.policies))
+
+
+def _numbered(policy: SavePolicy, counts: Counter[type[SavePolicy]]) -> SavePolicy:
+    counts[type(policy)] += 1
+    number = counts[type(policy)]
+    if not policy._follows_its_own or policy._number == number:
+        return policy
+    twin = copy.copy(policy)
+    object.__setattr__(twin, "_number", number)
+    return twin
 
 
 def members(policy: SavePolicy | None) -> tuple[SavePolicy, ...]:

@@ -142,6 +142,7 @@ class EvenlySpaced(SavePolicy):
     # The saves that the plan was made for, and the plan.
     _made: tuple[tuple[Saved, ...], frozenset[int]] = field(init=False, compare=False, repr=False)
     is_milestone: ClassVar[bool] = True
+    _follows_its_own: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_int("max_steps", self.max_steps, at_least=1)
