@@ -221,14 +221,7 @@ def server_of(number: int, request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("number", "seed"),
-    [
-        # In the suite one on each server.
-        pytest.param(number, seed, marks=[] if number in (0, 4) else [pytest.mark.slow])
-        for number, seed in enumerate(_SEEDS)
-    ],
-)
+@pytest.mark.parametrize(("number", "seed"), list(enumerate(_SEEDS)))
 def test_a_schedule_of_faults_loses_and_doubles_nothing(number, seed, request, monkeypatch):
     server = server_of(number, request)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
