@@ -20,7 +20,7 @@ from tests import forked
 BUDGETS: dict[str, float] = {
     "run": 80,
     "mirror": 80,
-    "checkpoint": 70,
+    "checkpoint": 80,
     "test_docs.py": 70,
     "train": 50,
     "record": 50,
