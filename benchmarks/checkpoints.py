@@ -116,7 +116,7 @@ class Ways:
         self.state, self.folder, self.number = state, folder, 0
         self.store = CheckpointStore(folder / "ours")
         self.metrics, self.announce = MetricsFile(folder / "metrics.csv"), print
-        self.saver = Saver(self)
+        self.saver = Saver(self.store, self.metrics, self.announce)
         self.saver.prepare(state)
         # Large ones first, so that none begins at an odd address: the quickest copy there is.
         self.tensors = sorted(tensors_of(plain(state)).values(), key=lambda t: -t.numel())
@@ -387,7 +387,7 @@ def memory_table(state: dict[str, Any], folder: Path) -> None:
         ways.folder.mkdir()
         ways.store = CheckpointStore(ways.folder / "ours")
         ways.metrics, ways.announce = MetricsFile(ways.folder / "metrics.csv"), print
-        ways.saver = Saver(ways)
+        ways.saver = Saver(ways.store, ways.metrics, ways.announce)
         call = {OURS: ways.ours, arms[0]: ways.dcp_async, arms[1]: ways.fabric_async}[arm]
         most, is_done = [0], threading.Event()
 
