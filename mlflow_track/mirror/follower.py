@@ -273,8 +273,12 @@ class Follower:
 def try_lock(
     path: Path, backend: str, lock: Callable[[Path, str], Path] = layout.mirror_lock
 ) -> int | None:
-    """The lock for sending the run in `path` to a backend; None where another process has it."""
-    make_folder(path / layout.MIRROR)
+    """The lock for sending the run in `path` to a backend; None where another process has it.
+
+    Raises:
+        FileNotFoundError: The run's folder was deleted; it is not made again.
+    """
+    make_folder(path / layout.MIRROR, with_parents=False)
     try:
         return take_lock(lock(path, backend))
     except BlockingIOError:

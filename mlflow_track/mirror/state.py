@@ -113,7 +113,7 @@ class MirrorState:
         data = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass")
         file = layout.mirror_state(path, backend)
         if not file.parent.is_dir():
-            make_folder(file.parent)
+            make_folder(file.parent, with_parents=False)
         first = layout.first_mirror_state(path, backend)
         is_first = first is not None and first.exists()
         if is_durable or is_first:

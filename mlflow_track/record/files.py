@@ -39,9 +39,13 @@ def absolute(path: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(errno.ENOENT, WITHOUT_FOLDER, str(path)) from None
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and its parents; a power loss cannot take back those that it made."""
-    for folder in (*reversed(path.parents), path):
+def make_folder(path: Path, *, with_parents: bool = True) -> None:
+    """Make a folder and its parents; a power loss cannot take back those that it made.
+
+    Raises:
+        FileNotFoundError: There is no parent, and none is to be made.
+    """
+    for folder in (*reversed(path.parents if with_parents else ()), path):
         # Not is_dir first: another process may be making the same one.
         try:
             folder.mkdir()

@@ -19,6 +19,8 @@ from click.testing import CliRunner
 import mlflow_track as mt
 from mlflow_track import divergence
 from mlflow_track.cli import main
+from mlflow_track.mirror.follower import try_lock
+from mlflow_track.mirror.state import MirrorState
 from mlflow_track.record import directory
 from mlflow_track.record.exit_status import _Exits, ending_of, one_line
 from mlflow_track.record.info import is_held, read_info
@@ -389,3 +391,12 @@ def test_the_command_of_a_run_is_the_one_that_trained_it(run_script) -> None:
     assert run.info["provenance"] == trained.info["provenance"]
     shown = CliRunner().invoke(main, ["show", str(run.path)]).output
     assert "auto KILLED loss" in shown and "test/acc evaluate" in shown
+
+
+def test_the_mirror_makes_no_folder_of_a_run_again(tmp_path):
+    gone = tmp_path / "run"
+    with pytest.raises(FileNotFoundError):
+        try_lock(gone, "mlflow")
+    with pytest.raises(FileNotFoundError):
+        MirrorState().write(gone, "mlflow")
+    assert not gone.exists()
