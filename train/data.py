@@ -45,7 +45,7 @@ def load_corpus(path: str | None) -> Corpus:
     """Python's own help texts, or the file at `path`: text as bytes, or a file of tokens.
 
     Raises:
-        FileNotFoundError: There is no regular file at `path`.
+        FileNotFoundError: `path` does not exist or is not a regular file.
         ValueError: The file is neither text nor a list of tokens; the message says what to do.
     """
     if path is None:

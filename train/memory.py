@@ -18,10 +18,10 @@ _MODEL, _BATCH = ("d_model", "num_layers", "d_ff"), ("batch_size", "context_leng
 
 
 def require_memory(config: Config, corpus: Corpus, hardware: Hardware, ranks: Ranks) -> None:
-    """Refuse what cannot fit into all the memory there is: counted is the least that it takes.
+    """Refuse settings whose smallest possible size exceeds the memory of the device.
 
     Raises:
-        ValueError: It is too little; the message names the flags that make it too little.
+        ValueError: The memory is too small; the message names the flags to lower.
     """
     if hardware.device.type == "cuda":
         available = torch.cuda.mem_get_info(hardware.device)[1]

@@ -182,7 +182,7 @@ def candidate_of(checkpoint: Checkpoint, values: Values, finite: Collection[int]
 
 
 class BackgroundPruning:
-    """Removes what retention does not keep, in a thread: it takes longer than a save stalls."""
+    """Removes what retention does not keep, in a thread because removing is slower than saving."""
 
     def __init__(
         self, store: CheckpointStore, keep: Keep | None, announce: Callable[[str], None]

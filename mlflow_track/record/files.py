@@ -43,7 +43,7 @@ def make_folder(path: Path, *, with_parents: bool = True) -> None:
     """Make a folder and its parents; a power loss cannot take back those that it made.
 
     Raises:
-        FileNotFoundError: There is no parent, and none is to be made.
+        FileNotFoundError: The parent does not exist, and `with_parents` is False.
     """
     for folder in (*reversed(path.parents if with_parents else ()), path):
         # Not is_dir first: another process may be making the same one.
