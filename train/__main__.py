@@ -128,8 +128,8 @@ def _finish(
     """The artifacts of a run that came to its end: a sample and the curves."""
     text = sample_text(model, config, corpus, length=_SAMPLE_TOKENS, device=hardware.device)
     run.log_text(text, "sample.txt")
-    metrics = run.metrics()
     try:
+        metrics = run.metrics()
         if len(metrics):
             run.log_figure(draw_curves(metrics, run.name), "curves.png")
     except Exception as error:

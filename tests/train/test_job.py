@@ -19,7 +19,6 @@ import pandas as pd
 import pytest
 
 import mlflow_track as mt
-import train.__main__
 from tests import forked
 from tests.campaign import sampled
 from train.__main__ import main
@@ -106,11 +105,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
         os.chdir(before)
 
 
-def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_finished(monkeypatch):
+# Without pandas the rows cannot be read.
+@pytest.mark.parametrize("failing", ["train.__main__.draw_curves", "mlflow_track.run.Run.metrics"])
+def test_a_picture_that_cannot_be_drawn_is_a_warning_and_the_run_is_finished(failing, monkeypatch):
     def fail(*arguments):
         raise ValueError("no picture")
 
-    monkeypatch.setattr(train.__main__, "draw_curves", fail)
+    monkeypatch.setattr(failing, fail)
     assert main(flags(run_name="lr $x_{$", max_steps=12, warmup_steps=1, max_checkpoints=1)) == 0
     run = only_run()
     assert run.status == "FINISHED" and not (run.path / "artifacts/curves.png").exists()
